@@ -1,0 +1,100 @@
+//! Incremental checksums (RFC 1624): what changed, as one number, told to whoever keeps the checksum.
+//!
+//! Nothing here touches a packet. A transport checksum in an skb may be complete, absent, or left to the device with only
+//! the pseudo-header in the field (CHECKSUM_PARTIAL), and only the kernel's helpers know which; so a [`Delta`] is computed
+//! once when a flow is made and handed to [`Packet::replace_l4`](crate::packet::Packet::replace_l4) for each packet.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::tuple::{Address, Port};
+
+/// The one's-complement difference between new and old bytes that a checksum covers, in the byte order of the machine
+/// over words read from memory, as the kernel's `__wsum` is.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Delta(u32);
+
+impl Delta {
+    /// Nothing changed.
+    pub const NONE: Self = Self(0);
+
+    /// Whether applying it changes nothing.
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The value for the kernel's `bpf_l3_csum_replace` and `bpf_l4_csum_replace` with `from` and `size` zero.
+    pub const fn wsum(self) -> u32 {
+        self.0
+    }
+
+    /// This change and, besides, two bytes going from `old` to `new`.
+    pub fn and_word(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        let sum = self.0 + u32::from(!u16::from_ne_bytes(old)) + u32::from(u16::from_ne_bytes(new));
+        Self(folded(sum))
+    }
+
+    /// This change and, besides, an address going from `old` to `new`, in a header or a pseudo-header.
+    pub fn and_address(self, old: Address, new: Address) -> Self {
+        if old == new {
+            return self;
+        }
+        let mut delta = self;
+        // The words before the last are those of the IPv4-mapped prefix, equal for two IPv4 addresses.
+        for i in 0..4 {
+            let (old, new) = (old.word(i), new.word(i));
+            if old != new {
+                delta = delta.and_word([old[0], old[1]], [new[0], new[1]]).and_word([old[2], old[3]], [new[2], new[3]]);
+            }
+        }
+        delta
+    }
+
+    /// This change and, besides, a port going from `old` to `new`.
+    pub fn and_port(self, old: Port, new: Port) -> Self {
+        if old == new { self } else { self.and_word(old.bytes(), new.bytes()) }
+    }
+
+    /// The checksum field that holds `field` now, after this change (RFC 1624, equation 3).
+    pub fn applied_to(self, field: [u8; 2]) -> [u8; 2] {
+        let sum = folded(u32::from(!u16::from_ne_bytes(field)) + self.0);
+        (!(sum as u16)).to_ne_bytes()
+    }
+
+    /// The uncomplemented sum `field` after this change: what a field holds whose checksum is left to the device.
+    pub fn added_to(self, field: [u8; 2]) -> [u8; 2] {
+        (folded(u32::from(u16::from_ne_bytes(field)) + self.0) as u16).to_ne_bytes()
+    }
+}
+
+/// A sum of 16-bit words folded into 16 bits, its carries added back.
+const fn folded(sum: u32) -> u32 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    (once & 0xffff) + (once >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checksum(bytes: &[u8]) -> [u8; 2] {
+        let sum = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        (!(folded(sum) as u16)).to_be_bytes()
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624_section_4() {
+        let delta = Delta::NONE.and_word([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(delta.applied_to([0xdd, 0x2f]), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn a_change_of_every_field_equals_recomputing() {
+        let before = [10, 176, 0, 2, 198, 51, 100, 7, 0x80, 0x01, 0x00, 0x35];
+        let after = [192, 0, 2, 1, 198, 51, 100, 7, 0x4e, 0x20, 0x00, 0x35];
+        let delta = Delta::NONE
+            .and_address(Address::v4([10, 176, 0, 2]), Address::v4([192, 0, 2, 1]))
+            .and_port(Port::new(0x8001), Port::new(0x4e20));
+        assert_eq!(delta.applied_to(checksum(&before)), checksum(&after));
+    }
+}

@@ -1,0 +1,22 @@
+//! Everything a packet can experience in netd, and every map's key and value.
+//!
+//! The same code runs in the kernel, monomorphised over the skb and the BPF maps by `netd-ebpf`, and in plain tests over a
+//! `Vec<u8>` and ordinary collections. Nothing here performs IO, keeps state of its own, allocates or panics.
+//!
+//! Reading order: [`hooks`] has one function per place where a packet meets us; [`conntrack`] and [`nat`] are what they
+//! lean on; [`tables`] and [`packet`] are the seams to the world.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod conntrack;
+pub mod forward;
+pub mod hooks;
+pub mod nat;
+pub mod packet;
+pub mod parse;
+pub mod policy;
+pub mod publish;
+pub mod tables;
+pub mod tuple;
+pub mod verdict;

@@ -1,0 +1,71 @@
+//! The packet in hand, seen through offsets and values. The seam between one body of logic and two worlds.
+
+use crate::{checksum::Delta, verdict::DropReason};
+
+/// Length of an Ethernet header without tags.
+pub const ETH: usize = 14;
+
+/// What a change that a transport checksum covers belongs to. The two differ where the checksum is left to the device: the
+/// field then holds the sum of the pseudo-header alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Covers {
+    /// The pseudo-header: an address.
+    PseudoHeader,
+    /// The segment itself: a port or an identifier.
+    Segment,
+}
+
+/// How a transport protocol writes its checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zero {
+    /// Zero is a sum like any other: TCP, ICMP.
+    IsASum,
+    /// Zero says that there is none, and a sum of zero is written as `0xffff`: UDP (RFC 768).
+    MeansNone,
+}
+
+/// What a `from_*` hook notes on a packet for the hooks after it on this host. Every `from_*` hook writes it first, so that
+/// nothing can be brought along.
+#[repr(u16)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Label {
+    /// Nothing is known.
+    None = 0,
+    /// One of our hooks has decided about it and translated what had to be.
+    Approved = 0x6e64,
+}
+
+/// A packet that can be read and rewritten.
+///
+/// Offsets count from the first byte of the Ethernet header. What is out of bounds is [`DropReason::Malformed`].
+pub trait Packet {
+    /// `N` bytes at `at`.
+    fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason>;
+
+    /// Puts `bytes` at `at`. Checksums stay as they are.
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), DropReason>;
+
+    /// Tells the IPv4 header checksum at `at` what changed in the header.
+    fn replace_l3(&mut self, at: usize, delta: Delta) -> Result<(), DropReason>;
+
+    /// Tells the transport checksum at `at` what changed under it.
+    fn replace_l4(&mut self, at: usize, delta: Delta, covers: Covers, zero: Zero) -> Result<(), DropReason>;
+
+    /// Its whole length in bytes, the Ethernet header included.
+    fn length(&self) -> usize;
+
+    /// Payload bytes of each segment it will be cut into, 0 where it goes out as it is (GSO).
+    fn segment_size(&self) -> usize;
+
+    /// Index of the device at whose hook it is.
+    fn device(&self) -> u32;
+
+    /// Index of the device by which the stack received it, 0 if this host sent it.
+    fn came_by(&self) -> u32;
+
+    /// What an earlier hook noted.
+    fn label(&self) -> Label;
+
+    /// Notes something for later hooks.
+    fn set_label(&mut self, label: Label);
+}

@@ -1,0 +1,4 @@
+//! netd: container networking with TC/XDP eBPF programs.
+mod reconcile;
+
+fn main() {}

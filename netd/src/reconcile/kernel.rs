@@ -1,0 +1,104 @@
+//! The seam to the kernel: what the daemon's decisions need of it, and no more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
+use netd_common::tuple::{Address, Tuple, Zone};
+use serde::{Deserialize, Serialize};
+
+use super::{LinkName, Sandbox, State, Step};
+
+/// What the plan depends on and netd does not decide.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostFacts {
+    /// Devices towards the outside.
+    pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// Destinations that the host routes by devices that are not ours, in any table, default routes aside: the route and
+    /// the device it leaves by.
+    pub routes: BTreeSet<(IpNet, String)>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub ephemeral: Option<PortRange>,
+    /// Seconds by [`Timeout`], from nf_conntrack's sysctls where they are present, else its defaults.
+    pub timeouts: [u32; Timeout::COUNT],
+    /// Sandboxes of the model that are still there, by the path asked for.
+    pub sandboxes: BTreeMap<PathBuf, Sandbox>,
+}
+
+/// A device towards the outside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Uplink {
+    /// In bytes.
+    pub mtu: u32,
+    /// Its addresses, the primary one of each family first.
+    pub addresses: Vec<IpNet>,
+    /// Whether forwarding was off before netd: then what is neither for the host nor ours is dropped.
+    pub was_no_router: bool,
+}
+
+/// A process that is in the way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its command name (`/proc/PID/comm`).
+    pub command: String,
+}
+
+/// The host, as far as netd reads and changes it.
+///
+/// Everything happens in the network namespace in which the daemon runs. Errors name the cause and the thing in the way.
+#[expect(async_fn_in_trait, reason = "one implementor and its double, both in this crate")]
+pub trait Kernel {
+    /// Everything of ours that exists: links with our `ifalias`, programs, map entries. What is not marked as ours is not in it.
+    async fn observe(&mut self) -> anyhow::Result<State>;
+
+    /// Makes one step true. A step that finds its work done already succeeds.
+    async fn apply(&mut self, step: &Step) -> anyhow::Result<()>;
+
+    /// Reads what the plan depends on. `sandboxes` are the namespace paths of the model.
+    async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts>;
+
+    /// The namespace at `path`, or why it is none that a container can have (no such file, no network namespace, the host's own).
+    async fn sandbox(&mut self, path: &std::path::Path) -> anyhow::Result<Sandbox>;
+
+    /// Names of the network interfaces in a namespace.
+    async fn interfaces(&mut self, sandbox: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>>;
+
+    /// The process that has a port of the host, if any; `Err(None)`-like absence of a culprit is `Ok(Some)` with pid 0.
+    async fn holder(&mut self, address: IpAddr, protocol: u8, port: u16) -> anyhow::Result<Option<Process>>;
+
+    /// Calls `each` with every flow of the table, expired ones included, with the ticks of this moment.
+    fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<netd_common::tables::Instant>;
+
+    /// Takes away both halves of every flow that goes to or comes from this address of this zone.
+    fn forget_flows_of(&mut self, zone: Zone, address: Address) -> anyhow::Result<usize>;
+
+    /// Takes away what has expired; how many entries.
+    fn collect(&mut self) -> anyhow::Result<usize>;
+
+    /// The counters of every hook, summed over the CPUs.
+    fn counters(&self) -> anyhow::Result<BTreeMap<Hook, Counters>>;
+
+    /// How each program is attached and how large the verifier found it, for `status`.
+    fn programs(&self) -> anyhow::Result<Vec<Program>>;
+}
+
+/// A loaded program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Program {
+    /// Its name, that of its hook.
+    pub name: String,
+    /// Kernel's id.
+    pub id: u32,
+    /// Instructions the verifier processed; `None` on kernels that do not tell (before 5.16).
+    pub verified_instructions: Option<u32>,
+    /// `tcx` or `clsact`.
+    pub attach: String,
+    /// Devices it is attached to.
+    pub devices: Vec<String>,
+}

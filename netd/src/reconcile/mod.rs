@@ -1,0 +1,12 @@
+//! Desired against observed: one type for both, the difference as ordered steps, and the seam to the kernel.
+//!
+//! Invariant: nothing here performs IO. First start, restart, crash, upgrade and healing are one path:
+//! `diff(&plan(model, facts), &kernel.observe())`, applied step by step.
+
+mod diff;
+mod kernel;
+mod state;
+
+pub use diff::{Step, diff};
+pub use kernel::{HostFacts, Kernel, Process, Program, Uplink};
+pub use state::{Bridge, DeviceRecord, EndpointRecord, Interface, LinkName, Sandbox, State, Veth};

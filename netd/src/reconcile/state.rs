@@ -1,0 +1,153 @@
+//! Everything of ours that exists on a host, desired or observed: what only the kernel decides (interface indexes) is not
+//! in it, so comparing is `==`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use netd_common::{
+    tables::{EndpointKey, Hook, Publication, PublicationKey, Settings},
+    tuple::{Mac, Zone},
+};
+
+/// Name of a network device, 1 to 15 bytes (`IFNAMSIZ` less its NUL).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The name, or `None` if the kernel would refuse it: empty, too long, `.`, `..`, or with a slash, colon or white space.
+    pub fn new(name: impl Into<String>) -> Option<Self> {
+        let name = name.into();
+        let fits = !name.is_empty() && name.len() < 16 && name != "." && name != "..";
+        let clean = !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        (fits && clean).then_some(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything of ours, in the order in which it depends on one another.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct State {
+    /// One bridge a network.
+    pub bridges: BTreeMap<LinkName, Bridge>,
+    /// One veth pair an attachment, by the name of its host side.
+    pub veths: BTreeMap<LinkName, Veth>,
+    /// Devices of ours or uplinks on which IPv4 forwarding must be on (`net.ipv4.conf.DEV.forwarding`).
+    pub forwarding: BTreeSet<LinkName>,
+    /// Programs at their hooks.
+    pub hooks: BTreeSet<(LinkName, Hook)>,
+    /// Records of the device tables.
+    pub devices: BTreeMap<LinkName, DeviceRecord>,
+    /// Interface indexes with a record and no device; desired is always empty.
+    pub orphans: BTreeSet<u32>,
+    /// The endpoint table.
+    pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
+    /// The publication table.
+    pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The settings table; `None` before they are written.
+    pub settings: Option<Settings>,
+}
+
+/// A network's bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// The network it belongs to: the rest of its `ifalias` after `netd network `.
+    pub owner: String,
+    /// Fixed at creation, so that it does not follow its ports.
+    pub mac: Mac,
+    /// In bytes.
+    pub mtu: u32,
+    /// The gateway's address with the subnet's prefix length.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+/// A container's veth pair: the host's side, and the interface at the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Veth {
+    /// The endpoint it belongs to: the rest of its `ifalias` after `netd endpoint `.
+    pub owner: String,
+    /// The bridge it is a port of.
+    pub bridge: LinkName,
+    /// In bytes, on both sides.
+    pub mtu: u32,
+    /// Where the other side is.
+    pub sandbox: Sandbox,
+    /// The other side.
+    pub interface: Interface,
+}
+
+/// A container's network namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sandbox {
+    /// A path that names it.
+    pub path: PathBuf,
+    /// Its inode: a path may come to name another.
+    pub inode: u64,
+}
+
+/// A container's network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Its name in the container.
+    pub name: LinkName,
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// With the subnet's prefix length.
+    pub addresses: BTreeSet<IpNet>,
+    /// The next hop of its default routes, at most one a family; none in an internal network.
+    pub gateways: BTreeSet<IpAddr>,
+}
+
+/// A [`netd_common::tables::Device`] by name: what the kernel numbers is left out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceRecord {
+    /// A `DeviceKind` as its number.
+    pub kind: u8,
+    /// Of `device_flags`.
+    pub flags: u8,
+    /// The network, or `Zone::HOST`.
+    pub zone: Zone,
+    /// The network's bridge; `None` for an uplink.
+    pub bridge: Option<LinkName>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Own or masquerade address; zero for none.
+    pub ipv4: [u8; 4],
+    /// The gateway's; zero for none.
+    pub gateway_ipv4: [u8; 4],
+    /// Own or masquerade address; zero for none.
+    pub ipv6: [u8; 16],
+    /// The gateway's; zero for none.
+    pub gateway_ipv6: [u8; 16],
+    /// The container's.
+    pub mac: Mac,
+    /// The bridge's.
+    pub gateway_mac: Mac,
+}
+
+/// A [`netd_common::tables::Endpoint`] by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointRecord {
+    /// The host-side veth.
+    pub device: LinkName,
+    /// In bytes.
+    pub mtu: u32,
+    /// The container's.
+    pub mac: Mac,
+    /// The bridge's.
+    pub gateway_mac: Mac,
+}
