@@ -1,1 +1,297 @@
-//! Stub.
+//! Flows: how a pair of entries comes to be, stays one pair, and ends.
+//!
+//! Each direction of a flow has an entry of its own under its packet's tuple ([`Flow`]). An entry alone can rewrite its
+//! packets and rebuild the other. A pair has one life: at most once a tick a packet notes itself in both entries,
+//! puts back a half that is missing, and gives up its own if the other's place has become another flow's. An entry past its
+//! deadline counts as absent, so nothing depends on a collector.
+//!
+//! Each direction writes only its own leg, so two CPUs never undo each other's notes.
+
+use crate::{
+    checksum::Delta,
+    parse::{Transport, tcp_flags},
+    tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
+    tuple::{TCP, Tuple, UDP},
+};
+
+/// What one direction of a flow has shown: bits of an element of [`Flow::legs`].
+pub struct Leg;
+
+impl Leg {
+    /// A packet.
+    pub const SEEN: u8 = 1;
+    /// A TCP segment that acknowledges and opens nothing: with it the handshake is over.
+    pub const ACKED: u8 = 2;
+    /// A FIN.
+    pub const FIN: u8 = 4;
+    /// A RST, and since then no other segment.
+    pub const RESET: u8 = 8;
+}
+
+/// What a stored flow must carry in `check` to belong to this key.
+#[inline(always)]
+pub fn digest(key: &Tuple) -> u32 {
+    let ports = u32::from(key.src_port.number()) << 16 | u32::from(key.dst_port.number());
+    let mut sum = ports ^ u32::from(key.protocol) ^ u32::from(key.echo) << 8 ^ u32::from(key.zone.0) << 16;
+    // Rotated, so that a tuple and its reverse differ.
+    for (src, dst) in key.src.words().into_iter().zip(key.dst.words()) {
+        sum = sum.rotate_left(5) ^ src;
+        sum = sum.rotate_left(5) ^ dst;
+    }
+    sum
+}
+
+/// The leg after a packet that carries `transport`.
+#[inline(always)]
+pub fn leg_after(leg: u8, transport: Transport) -> u8 {
+    let Transport::Tcp(flags) = transport else { return leg | Leg::SEEN };
+    if flags & tcp_flags::RST != 0 {
+        return leg | Leg::SEEN | Leg::RESET;
+    }
+    // The sender goes on: a reset in its name was not its own, or came too late to matter.
+    let mut leg = (leg | Leg::SEEN) & !Leg::RESET;
+    if flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::ACK {
+        leg |= Leg::ACKED;
+    }
+    if flags & tcp_flags::FIN != 0 {
+        leg |= Leg::FIN;
+    }
+    leg
+}
+
+/// How long a flow in this state lives without a packet.
+#[inline(always)]
+pub fn timeout(protocol: u8, legs: [u8; 2]) -> Timeout {
+    let replied = legs[1] & Leg::SEEN != 0;
+    match protocol {
+        TCP if (legs[0] | legs[1]) & Leg::RESET != 0 => Timeout::Reset,
+        TCP if legs[0] & legs[1] & Leg::FIN != 0 => Timeout::TimeWait,
+        TCP if (legs[0] | legs[1]) & Leg::FIN != 0 => Timeout::Closing,
+        TCP if !replied => Timeout::SynSent,
+        TCP if legs[0] & Leg::ACKED == 0 => Timeout::SynReceived,
+        TCP => Timeout::Established,
+        UDP if replied => Timeout::UdpReplied,
+        UDP => Timeout::UdpUnreplied,
+        _ => Timeout::Echo,
+    }
+}
+
+/// Whether a TCP flow in this state is over, so that a new SYN of the same tuple opens another.
+#[inline(always)]
+pub fn is_over(legs: [u8; 2]) -> bool {
+    legs[0] & legs[1] & Leg::FIN != 0 || (legs[0] | legs[1]) & Leg::RESET != 0
+}
+
+/// Whether the packet opens something: what may create state.
+#[inline(always)]
+pub fn opens(transport: Transport) -> bool {
+    match transport {
+        Transport::Tcp(flags) => {
+            flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN) == tcp_flags::SYN
+        }
+        Transport::Udp | Transport::EchoRequest => true,
+        Transport::EchoReply | Transport::Fragment | Transport::Opaque => false,
+    }
+}
+
+/// Looks up the flow of `s.key` into `s.flow`; true if there is one that is alive and goes on with this packet.
+///
+/// What is found but over (expired, or closed and met by a new SYN) is taken out, both halves.
+#[inline(always)]
+pub fn find<T: Tables>(t: &T, s: &mut Scratch, transport: Transport, now: Instant) -> bool {
+    if !transport.has_flow() || !t.flow(&s.key, &mut s.flow) {
+        return false;
+    }
+    if s.flow.check != digest(&s.key) {
+        // The element was given to another key while it was being copied: ours is gone.
+        return false;
+    }
+    let reopened = s.key.protocol == TCP && s.flow.direction == 0 && opens(transport) && is_over(s.flow.legs);
+    if !reopened && now <= s.flow.deadline {
+        return true;
+    }
+    release_pair(t, s, now, reopened);
+    false
+}
+
+/// Takes out the flow in `s.flow` under `s.key`, and its other half unless that still lives.
+#[inline(always)]
+fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) {
+    s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
+    if t.flow(&s.peer_key, &mut s.peer) && is_half_of(&s.peer, &s.key) && (even_alive || now > s.peer.deadline) {
+        t.release(&s.peer_key);
+    }
+    t.release(&s.key);
+}
+
+/// Whether `peer` answers packets with the tuple `key`.
+#[inline(always)]
+fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
+    peer.becomes == key.reversed(key.zone)
+}
+
+/// Whether a packet that carries `transport` must be noted on the flow in `s.flow`: once a tick, and when it changes the
+/// flow's state. Then its way is looked up anew, too, and [`refresh`] writes both.
+#[inline(always)]
+pub fn must_note(s: &Scratch, transport: Transport, now: Instant) -> bool {
+    let leg = if s.flow.direction == 0 { s.flow.legs[0] } else { s.flow.legs[1] };
+    now != s.flow.last_seen || leg_after(leg, transport) != leg
+}
+
+/// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
+/// another flow's: then this half is taken out and the packet starts anew.
+#[inline(always)]
+pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, transport: Transport, now: Instant) -> bool {
+    let direction = s.flow.direction;
+    let leg = &mut s.flow.legs[if direction == 0 { 0 } else { 1 }];
+    *leg = leg_after(*leg, transport);
+    s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
+    let exists = t.flow(&s.peer_key, &mut s.peer);
+    if exists && !is_half_of(&s.peer, &s.key) {
+        t.release(&s.key);
+        return false;
+    }
+    if exists {
+        // The other leg is the other half's to know.
+        let other = if direction == 0 { 1 } else { 0 };
+        s.flow.legs[other] |= s.peer.legs[other];
+    }
+    live_on(&mut s.flow, s.key.protocol, settings, now);
+    t.note(&s.key, &s.flow, direction);
+    if exists {
+        s.peer.legs = s.flow.legs;
+        s.peer.last_seen = s.flow.last_seen;
+        s.peer.deadline = s.flow.deadline;
+        t.note(&s.peer_key, &s.peer, direction);
+        return true;
+    }
+    mirror(s);
+    // A loser of the race to put it back finds it there at the next tick.
+    let _ = t.claim(&s.peer_key, &s.peer);
+    true
+}
+
+/// Writes into a stored half what a packet of `direction` noted: the times, that direction's leg, and, in the half of the
+/// direction itself, the way. What [`Tables::note`] does with the element it finds.
+#[inline(always)]
+pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) {
+    if stored.check != noted.check {
+        return;
+    }
+    stored.last_seen = noted.last_seen;
+    stored.deadline = noted.deadline;
+    if direction == 0 {
+        stored.legs[0] = noted.legs[0];
+    } else {
+        stored.legs[1] = noted.legs[1];
+    }
+    if stored.direction == direction {
+        stored.next = noted.next;
+        stored.via = noted.via;
+    }
+}
+
+#[inline(always)]
+fn live_on(flow: &mut Flow, protocol: u8, settings: &Settings, now: Instant) {
+    flow.last_seen = now;
+    let timeout = timeout(protocol, flow.legs) as usize;
+    if let Some(span) = settings.timeouts.get(timeout) {
+        flow.deadline = now.after(*span);
+    }
+}
+
+/// Fills in `s.peer_key` and `s.peer`, the other half of `s.flow`, whose way is not known yet.
+#[inline(always)]
+fn mirror(s: &mut Scratch) {
+    s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
+    s.peer.becomes = s.key.reversed(s.key.zone);
+    s.peer.next = Default::default();
+    s.peer.last_seen = s.flow.last_seen;
+    s.peer.deadline = s.flow.deadline;
+    s.peer.address_delta = address_delta(&s.peer_key, &s.peer.becomes);
+    s.peer.port_delta = port_delta(&s.peer_key, &s.peer.becomes);
+    s.peer.legs = s.flow.legs;
+    s.peer.direction = 1 - (s.flow.direction & 1);
+    s.peer.via = crate::tables::Via::Stack as u8;
+    s.peer.check = digest(&s.peer_key);
+}
+
+/// Why a flow could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EstablishError {
+    /// The reply's tuple is another flow's: another port may do.
+    ReplyTaken,
+    /// Another CPU made a flow of this tuple first; it is in the table now.
+    Lost,
+    /// The table is full.
+    Full,
+    /// The kernel refused for the moment.
+    Busy,
+}
+
+impl From<ClaimError> for EstablishError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Taken => Self::ReplyTaken,
+            ClaimError::Full => Self::Full,
+            ClaimError::Busy => Self::Busy,
+        }
+    }
+}
+
+/// Fills in both halves of the flow in which `s.key` becomes `s.flow.becomes`, all but what depends on its source port.
+/// `s.flow.next` and `via` are the caller's.
+#[inline(always)]
+pub fn prepare(s: &mut Scratch, settings: &Settings, transport: Transport, now: Instant) {
+    s.flow.legs = [leg_after(0, transport), 0];
+    s.flow.direction = 0;
+    s.flow.address_delta = address_delta(&s.key, &s.flow.becomes);
+    s.flow.check = digest(&s.key);
+    live_on(&mut s.flow, s.key.protocol, settings, now);
+    mirror(s);
+}
+
+/// Makes the flow that was prepared, with the source port in `s.flow.becomes`: claims the reply's tuple first, so that no
+/// two flows ever share one, then its own.
+#[inline(always)]
+pub fn establish<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), EstablishError> {
+    s.flow.port_delta = port_delta(&s.key, &s.flow.becomes);
+    s.peer_key.dst_port = s.flow.becomes.src_port;
+    s.peer.port_delta = port_delta(&s.peer_key, &s.peer.becomes);
+    s.peer.check = digest(&s.peer_key);
+    t.claim(&s.peer_key, &s.peer)?;
+    let Err(error) = t.claim(&s.key, &s.flow) else { return Ok(()) };
+    t.release(&s.peer_key);
+    Err(if error == ClaimError::Taken { EstablishError::Lost } else { error.into() })
+}
+
+/// Frees the reply's tuple of the flow being made if what holds it is over; true if it may be tried again.
+#[inline(always)]
+pub fn evict_expired_reply<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
+    if !t.flow(&s.peer_key, &mut s.evicted) {
+        return true;
+    }
+    if now <= s.evicted.deadline {
+        return false;
+    }
+    // An expired half may go only if its peer is expired too; halves are noted together, so it nearly always is.
+    s.evicted_key = s.evicted.becomes.reversed(s.evicted.becomes.zone);
+    if t.flow(&s.evicted_key, &mut s.evicted) && is_half_of(&s.evicted, &s.peer_key) {
+        if now <= s.evicted.deadline {
+            return false;
+        }
+        t.release(&s.evicted_key);
+    }
+    t.release(&s.peer_key);
+    true
+}
+
+#[inline(always)]
+fn address_delta(from: &Tuple, to: &Tuple) -> Delta {
+    Delta::NONE.and_address(from.src, to.src).and_address(from.dst, to.dst)
+}
+
+#[inline(always)]
+fn port_delta(from: &Tuple, to: &Tuple) -> Delta {
+    Delta::NONE.and_port(from.src_port, to.src_port).and_port(from.dst_port, to.dst_port)
+}

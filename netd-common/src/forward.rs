@@ -1,1 +1,116 @@
-//! Stub.
+//! Where a packet goes after its translation, and what keeps it from the fast path.
+
+use crate::{
+    packet::{ETH, Label, Packet},
+    parse::{Headers, Transport},
+    tables::{DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
+    tuple::{Address, Mac, Zone},
+    verdict::{DropReason, Packed, Verdict},
+};
+
+/// Bytes of a TCP header without options.
+const TCP_HEADER: usize = 20;
+/// Bytes of a UDP header.
+const UDP_HEADER: usize = 8;
+
+/// Fills in `s.flow`'s way to the container that a packet which has become `s.flow.becomes` is for. An address without a
+/// container is nobody's: the packet is dropped, not left to whoever has the address next.
+#[inline(always)]
+pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> {
+    s.endpoint = EndpointKey { address: s.flow.becomes.dst, zone: s.flow.becomes.zone, pad: 0 };
+    let Some(endpoint) = t.endpoint(&s.endpoint) else { return Err(DropReason::NoEndpoint) };
+    s.flow.next = NextHop::peer(endpoint.device, endpoint.mtu, endpoint.mac, endpoint.gateway_mac);
+    s.flow.via = Via::Peer as u8;
+    Ok(())
+}
+
+/// What the host's routing says of a packet that leaves a container's network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WayOut {
+    /// By this uplink, which masquerades as this address; `s.flow`'s way is filled in.
+    Uplink(Address),
+    /// It is for the host.
+    Local,
+    /// The stack must answer: there is no way, or none for a program.
+    Stack,
+}
+
+/// Looks up the way of a packet from a network whose bridge is `bridge` and fills it in in `s.flow`. A first packet is
+/// looked up by what it is, an answer by what it becomes: a published flow answers from the published address.
+#[inline(always)]
+pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, bridge: u32, answers: bool) -> Result<WayOut, DropReason> {
+    let tuple = if answers { &s.flow.becomes } else { &s.key };
+    match t.route(bridge, tuple, &mut s.flow.next) {
+        Route::Local => return Ok(WayOut::Local),
+        Route::Stack => return Ok(WayOut::Stack),
+        Route::Forward => {}
+    }
+    s.flow.via = Via::Neighbour as u8;
+    let Some(device) = t.device(s.flow.next.device) else { return Err(DropReason::UncoveredDevice) };
+    if !device.is(DeviceKind::Uplink) {
+        // Back into its own network by way of the gateway: the stack's to route.
+        return if device.zone == s.key.zone { Ok(WayOut::Stack) } else { Err(DropReason::Isolated) };
+    }
+    if s.flow.next.mtu == 0 {
+        s.flow.next.mtu = device.mtu;
+    }
+    let Some(address) = device.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
+    Ok(WayOut::Uplink(address))
+}
+
+/// Whether the stack must route this packet: it would have to answer it (its time is up) or to cut it.
+#[inline(always)]
+pub fn needs_stack<P: Packet>(p: &P, h: Headers, mtu: u32) -> Result<bool, DropReason> {
+    if h.ttl <= 1 {
+        return Ok(true);
+    }
+    let segment = p.segment_size();
+    let length = if segment == 0 { p.length().saturating_sub(ETH) } else { segment_length(p, h, segment)? };
+    Ok(length > mtu as usize)
+}
+
+/// Length of the IP packets that this one will be cut into, by its sender's own wish (GSO).
+#[inline(always)]
+fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize, DropReason> {
+    let header = match h.transport {
+        Transport::Tcp(_) => usize::from(p.read::<1>(h.l4 + 12)?[0] >> 4) * 4,
+        Transport::Udp => UDP_HEADER,
+        _ => TCP_HEADER,
+    };
+    Ok(h.l4 - ETH + header + segment)
+}
+
+/// Sends a translated packet on its way.
+#[inline(always)]
+pub fn send<P: Packet>(p: &mut P, s: &Scratch) -> Result<Packed, DropReason> {
+    p.set_label(Label::Approved);
+    if s.flow.via == Via::Peer as u8 {
+        p.write(0, s.flow.next.macs())?;
+        return Ok(Verdict::Peer(s.flow.next.device).packed());
+    }
+    if s.flow.via == Via::Neighbour as u8 {
+        return Ok(Verdict::Neighbour(s.flow.next.device).packed());
+    }
+    Ok(Verdict::Pass.packed())
+}
+
+/// Delivers a frame inside a network, if its destination is a container there. What is unknown, or would not fit, is the
+/// bridge's.
+#[inline(always)]
+pub fn switch<P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    s: &mut Scratch,
+    zone: Zone,
+    destination: Mac,
+) -> Result<Packed, DropReason> {
+    s.endpoint = EndpointKey { address: s.key.dst, zone, pad: 0 };
+    let Some(endpoint) = t.endpoint(&s.endpoint) else { return Ok(Verdict::Pass.packed()) };
+    let fits = p.segment_size() != 0 || p.length() <= endpoint.mtu as usize + ETH;
+    // A frame for another's link-layer address is not this container's, whatever its IP header says.
+    if endpoint.mac != destination || !fits {
+        return Ok(Verdict::Pass.packed());
+    }
+    p.set_label(Label::Approved);
+    Ok(Verdict::Peer(endpoint.device).packed())
+}

@@ -1,1 +1,233 @@
-//! Stub.
+//! Translation: giving a packet the tuple its flow says, and finding a port for a flow that leaves.
+
+use core::ops::ControlFlow;
+
+use crate::{
+    conntrack::{self, EstablishError},
+    packet::{Covers, ETH, Packet, Zero},
+    parse::{Headers, Transport},
+    tables::{CURSORS, Instant, PublicationKey, Scratch, Settings, Tables},
+    tuple::{Address, ICMP, Port, TCP, Tuple, UDP, Zone},
+    verdict::DropReason,
+};
+
+/// Ports tried for one flow before it is refused. At 25 the chance of a success that has not come is near none.
+const PROBES: u32 = 32;
+
+/// Bytes from an IPv4 header's start to its fields.
+mod ipv4 {
+    pub const TTL: usize = 8;
+    pub const CHECKSUM: usize = 10;
+    pub const SOURCE: usize = 12;
+    pub const DESTINATION: usize = 16;
+}
+
+/// Bytes from an IPv6 header's start to its fields.
+mod ipv6 {
+    pub const HOP_LIMIT: usize = 7;
+    pub const SOURCE: usize = 8;
+    pub const DESTINATION: usize = 24;
+}
+
+/// What a packet's time to live does on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ttl {
+    /// We route it: one less.
+    Decrement,
+    /// The stack routes it, before or after us.
+    Keep,
+}
+
+/// Gives the packet in hand, whose headers are `h` and whose tuple is `s.key`, the tuple that `s.flow` says.
+#[inline(always)]
+pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
+    rewrite_ip(p, h, s, ttl)?;
+    match h.transport {
+        Transport::Tcp(_) => rewrite_ports(p, h.l4, 16, Zero::IsASum, s),
+        Transport::Udp => rewrite_ports(p, h.l4, 6, Zero::MeansNone, s),
+        Transport::EchoRequest => rewrite_identifier(p, h, s, s.flow.becomes.src_port),
+        Transport::EchoReply => rewrite_identifier(p, h, s, s.flow.becomes.dst_port),
+        Transport::Fragment | Transport::Opaque => Err(DropReason::Untranslatable),
+    }
+}
+
+#[inline(always)]
+fn rewrite_ip<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
+    let (key, becomes) = (&s.key, &s.flow.becomes);
+    let lower = h.ttl.saturating_sub(1);
+    if h.v4 {
+        let mut delta = s.flow.address_delta;
+        if ttl == Ttl::Decrement {
+            delta = delta.and_word([h.ttl, key.protocol], [lower, key.protocol]);
+            p.write(ETH + ipv4::TTL, [lower])?;
+        }
+        p.replace_l3(ETH + ipv4::CHECKSUM, delta)?;
+        p.write(ETH + ipv4::SOURCE, becomes.src.v4_bytes())?;
+        return p.write(ETH + ipv4::DESTINATION, becomes.dst.v4_bytes());
+    }
+    if ttl == Ttl::Decrement {
+        p.write(ETH + ipv6::HOP_LIMIT, [lower])?;
+    }
+    p.write(ETH + ipv6::SOURCE, becomes.src.bytes())?;
+    p.write(ETH + ipv6::DESTINATION, becomes.dst.bytes())
+}
+
+#[inline(always)]
+fn rewrite_ports<P: Packet>(p: &mut P, l4: usize, field: usize, zero: Zero, s: &Scratch) -> Result<(), DropReason> {
+    let becomes = &s.flow.becomes;
+    let (a, b) = (becomes.src_port.bytes(), becomes.dst_port.bytes());
+    p.write(l4, [a[0], a[1], b[0], b[1]])?;
+    if !s.flow.address_delta.is_none() {
+        p.replace_l4(l4 + field, s.flow.address_delta, Covers::PseudoHeader, zero)?;
+    }
+    if !s.flow.port_delta.is_none() {
+        p.replace_l4(l4 + field, s.flow.port_delta, Covers::Segment, zero)?;
+    }
+    Ok(())
+}
+
+/// An echo's identifier stands where it stands; ICMP has no pseudo-header, ICMPv6 has (RFC 4443 section 2.3).
+#[inline(always)]
+fn rewrite_identifier<P: Packet>(p: &mut P, h: Headers, s: &Scratch, identifier: Port) -> Result<(), DropReason> {
+    p.write(h.l4 + 4, identifier.bytes())?;
+    if !s.flow.port_delta.is_none() {
+        p.replace_l4(h.l4 + 2, s.flow.port_delta, Covers::Segment, Zero::IsASum)?;
+    }
+    if s.key.protocol != ICMP && !s.flow.address_delta.is_none() {
+        p.replace_l4(h.l4 + 2, s.flow.address_delta, Covers::PseudoHeader, Zero::IsASum)?;
+    }
+    Ok(())
+}
+
+/// Makes the flow in which `s.key` becomes `s.flow.becomes`, with a source port that leads every answer back to it alone:
+/// its own where it may be kept, else one of the pools.
+///
+/// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
+#[inline(always)]
+pub fn establish_with_port<T: Tables>(
+    t: &T,
+    s: &mut Scratch,
+    settings: &Settings,
+    transport: Transport,
+    now: Instant,
+    keep: bool,
+) -> Result<(), DropReason> {
+    conntrack::prepare(s, settings, transport, now);
+    let size = settings.pools[0].len() + settings.pools[1].len();
+    if size == 0 {
+        return Err(DropReason::PortsExhausted);
+    }
+    let mut search =
+        Search { own: keep || may_be_kept(&s.key, settings), offset: 0, outcome: Err(DropReason::PortsExhausted) };
+    if !search.own {
+        search.offset = start(t, s, settings);
+    }
+    t.repeat(PROBES, || {
+        if search.own {
+            s.flow.becomes.src_port = s.key.src_port;
+        } else {
+            s.flow.becomes.src_port = Port::new(pool_port(settings, search.offset.checked_rem(size).unwrap_or(0)));
+        }
+        if keep || !is_published(t, s) {
+            match conntrack::establish(t, s) {
+                Ok(()) => return search.ends(Ok(())),
+                Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => return search.ends(Ok(())),
+                Err(EstablishError::Full) => return search.ends(Err(DropReason::TableFull)),
+                // The same once more: the winner is gone again, the kernel was busy, or what held the place was over.
+                Err(EstablishError::Lost | EstablishError::Busy) => return ControlFlow::Continue(()),
+                Err(EstablishError::ReplyTaken) if conntrack::evict_expired_reply(t, s, now) => {
+                    return ControlFlow::Continue(());
+                }
+                Err(EstablishError::ReplyTaken) => {}
+            }
+        }
+        search.offset = if search.own { start(t, s, settings) } else { search.offset.wrapping_add(1) };
+        search.own = false;
+        ControlFlow::Continue(())
+    });
+    search.outcome
+}
+
+/// A search for a port, between two rounds.
+struct Search {
+    /// The packet's own port is the candidate, not one of the pools.
+    own: bool,
+    /// The candidate's place in the pools.
+    offset: u32,
+    /// How it ended.
+    outcome: Result<(), DropReason>,
+}
+
+impl Search {
+    #[inline(always)]
+    fn ends(&mut self, outcome: Result<(), DropReason>) -> ControlFlow<()> {
+        self.outcome = outcome;
+        ControlFlow::Break(())
+    }
+}
+
+/// Whether the source port may stay: the host's own sockets are not given it. An echo's identifier is no port.
+#[inline(always)]
+fn may_be_kept(key: &Tuple, settings: &Settings) -> bool {
+    let has_port = key.protocol == TCP || key.protocol == UDP;
+    !has_port || !settings.ephemeral.contains(key.src_port.number())
+}
+
+/// Whether the candidate source address and port are published, exactly or on every address.
+#[inline(always)]
+fn is_published<T: Tables>(t: &T, s: &mut Scratch) -> bool {
+    let becomes = &s.flow.becomes;
+    s.publication = PublicationKey { address: becomes.src, port: becomes.src_port, protocol: becomes.protocol, pad: 0 };
+    if t.publication(&s.publication).is_some() {
+        return true;
+    }
+    s.publication.address = becomes.src.any_of_family();
+    t.publication(&s.publication).is_some()
+}
+
+/// Where the search for a port starts: a keyed hash of the destination, and from there one further for each flow to it
+/// (RFC 6056 section 3.3.4), so that ports fill up in order and come back oldest first.
+#[inline(always)]
+fn start<T: Tables>(t: &T, s: &Scratch, settings: &Settings) -> u32 {
+    let hash = hash(settings.secret, &s.flow.becomes);
+    hash.wrapping_add(t.cursor(hash % CURSORS))
+}
+
+/// A hash of the destination that one who does not know the secret cannot predict.
+#[inline(always)]
+fn hash(secret: [u32; 2], tuple: &Tuple) -> u32 {
+    let mut h = secret[0];
+    for word in tuple.dst.words() {
+        h = mix(h, word);
+    }
+    let ports = u32::from(tuple.dst_port.number()) << 16 | u32::from(tuple.protocol);
+    mix(mix(h, ports), secret[1])
+}
+
+/// One round of a 32-bit mixer (the finaliser of MurmurHash3 between keyed additions).
+#[inline(always)]
+fn mix(h: u32, word: u32) -> u32 {
+    let mut h = (h ^ word).wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ h >> 16
+}
+
+/// Port `offset` of the two pools laid end to end.
+#[inline(always)]
+fn pool_port(settings: &Settings, offset: u32) -> u16 {
+    let [first, second] = settings.pools;
+    if offset < first.len() {
+        first.first.wrapping_add(offset as u16)
+    } else {
+        second.first.wrapping_add((offset - first.len()) as u16)
+    }
+}
+
+/// Sets up `s.flow.becomes` for a packet that leaves as `source`.
+#[inline(always)]
+pub fn masquerade_as(s: &mut Scratch, source: Address) {
+    s.flow.becomes = s.key;
+    s.flow.becomes.src = source;
+    s.flow.becomes.zone = Zone::HOST;
+}

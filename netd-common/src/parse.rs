@@ -1,1 +1,168 @@
-//! Stub.
+//! From bytes to a tuple: what the headers of a packet say, and where they stand.
+//!
+//! Parsing only reads. What it does not understand it names ([`Transport::Opaque`]) instead of guessing.
+
+use crate::{
+    packet::{ETH, Packet},
+    tuple::{Address, ICMP, ICMPV6, Mac, Port, TCP, Tuple, UDP, echo},
+    verdict::DropReason,
+};
+
+/// EtherType of IPv4 (IEEE 802).
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// EtherType of ARP (RFC 826).
+pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+/// EtherType of IPv6 (RFC 2464).
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+
+const ICMP_ECHO_REPLY: u8 = 0;
+const ICMP_ECHO_REQUEST: u8 = 8;
+const ICMPV6_ECHO_REQUEST: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
+
+/// Flag bits of the TCP header's byte 13 (RFC 9293 section 3.1).
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Opens a connection.
+    pub const SYN: u8 = 0x02;
+    /// Ends it at once.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement field holds one.
+    pub const ACK: u8 = 0x10;
+}
+
+/// The Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ethernet {
+    /// To whom.
+    pub destination: Mac,
+    /// From whom.
+    pub source: Mac,
+    /// What follows.
+    pub ethertype: [u8; 2],
+}
+
+/// Reads the Ethernet header.
+#[inline(always)]
+pub fn ethernet<P: Packet>(p: &P) -> Result<Ethernet, DropReason> {
+    let b = p.read::<ETH>(0)?;
+    Ok(Ethernet {
+        destination: Mac([b[0], b[1], b[2], b[3], b[4], b[5]]),
+        source: Mac([b[6], b[7], b[8], b[9], b[10], b[11]]),
+        ethertype: [b[12], b[13]],
+    })
+}
+
+/// What an IP packet carries, as far as translation cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP with these flags.
+    Tcp(u8),
+    /// UDP.
+    Udp,
+    /// An ICMP or ICMPv6 echo request.
+    EchoRequest,
+    /// An ICMP or ICMPv6 echo reply.
+    EchoReply,
+    /// Part of a packet: only the first has ports, and it alone must not be translated either.
+    Fragment,
+    /// Anything else: other protocols, ICMP errors, extension headers.
+    Opaque,
+}
+
+impl Transport {
+    /// Whether the tuple tells the packet's flow: fragments and what is opaque belong to none.
+    #[inline(always)]
+    pub fn has_flow(self) -> bool {
+        !matches!(self, Self::Fragment | Self::Opaque)
+    }
+}
+
+/// Where the headers of a packet stand, and what does not go into its tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Headers {
+    /// Offset of the transport header.
+    pub l4: usize,
+    /// What it is.
+    pub transport: Transport,
+    /// Whether the packet is IPv4.
+    pub v4: bool,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+}
+
+/// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.
+#[inline(always)]
+pub fn ip<P: Packet>(p: &P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
+    let (l4, v4, ttl, fragment) = if ethertype == ETHERTYPE_IPV4 {
+        let b = p.read::<20>(ETH)?;
+        let header = usize::from(b[0] & 0x0f) * 4;
+        if b[0] >> 4 != 4 || header < 20 {
+            return Err(DropReason::Malformed);
+        }
+        tuple.protocol = b[9];
+        tuple.src = Address::v4([b[12], b[13], b[14], b[15]]);
+        tuple.dst = Address::v4([b[16], b[17], b[18], b[19]]);
+        // More fragments, or an offset; "don't fragment" and the reserved bit say nothing of this packet.
+        (ETH + header, true, b[8], b[6] & 0x3f != 0 || b[7] != 0)
+    } else if ethertype == ETHERTYPE_IPV6 {
+        let b = p.read::<8>(ETH)?;
+        if b[0] >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        tuple.protocol = b[6];
+        tuple.src = Address::v6(p.read::<16>(ETH + 8)?);
+        tuple.dst = Address::v6(p.read::<16>(ETH + 24)?);
+        (ETH + 40, false, b[7], false)
+    } else {
+        return Ok(None);
+    };
+    tuple.echo = echo::NONE;
+    tuple.src_port = Port::NONE;
+    tuple.dst_port = Port::NONE;
+    let transport = if fragment { Transport::Fragment } else { transport(p, l4, v4, tuple)? };
+    Ok(Some(Headers { l4, transport, v4, ttl }))
+}
+
+#[inline(always)]
+fn transport<P: Packet>(p: &P, l4: usize, v4: bool, tuple: &mut Tuple) -> Result<Transport, DropReason> {
+    match tuple.protocol {
+        TCP => {
+            let b = p.read::<20>(l4)?;
+            ports(tuple, [b[0], b[1], b[2], b[3]]);
+            Ok(Transport::Tcp(b[13]))
+        }
+        UDP => {
+            let b = p.read::<8>(l4)?;
+            ports(tuple, [b[0], b[1], b[2], b[3]]);
+            Ok(Transport::Udp)
+        }
+        ICMP if v4 => identifier(p, l4, [ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY], tuple),
+        ICMPV6 if !v4 => identifier(p, l4, [ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY], tuple),
+        _ => Ok(Transport::Opaque),
+    }
+}
+
+#[inline(always)]
+fn ports(tuple: &mut Tuple, b: [u8; 4]) {
+    tuple.src_port = Port::from_wire([b[0], b[1]]);
+    tuple.dst_port = Port::from_wire([b[2], b[3]]);
+}
+
+#[inline(always)]
+fn identifier<P: Packet>(p: &P, l4: usize, types: [u8; 2], tuple: &mut Tuple) -> Result<Transport, DropReason> {
+    let b = p.read::<8>(l4)?;
+    let id = Port::from_wire([b[4], b[5]]);
+    if b[0] == types[0] {
+        tuple.src_port = id;
+        tuple.echo = echo::REQUEST;
+        return Ok(Transport::EchoRequest);
+    }
+    if b[0] == types[1] {
+        tuple.dst_port = id;
+        tuple.echo = echo::REPLY;
+        return Ok(Transport::EchoReply);
+    }
+    Ok(Transport::Opaque)
+}

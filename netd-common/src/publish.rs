@@ -1,1 +1,16 @@
-//! Stub.
+//! Published ports: which container answers where a client knocks.
+
+use crate::tables::{Publication, PublicationKey, Route, Scratch, Tables};
+
+/// The publication that a packet with the tuple `s.key` knocks at: of exactly its destination, or of every address if the
+/// destination is the host's own. Traffic in transit to the same port is nobody's.
+#[inline(always)]
+pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> {
+    s.publication = PublicationKey { address: s.key.dst, port: s.key.dst_port, protocol: s.key.protocol, pad: 0 };
+    if let Some(publication) = t.publication(&s.publication) {
+        return Some(*publication);
+    }
+    s.publication.address = s.key.dst.any_of_family();
+    let publication = *t.publication(&s.publication)?;
+    (t.route(input, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
+}

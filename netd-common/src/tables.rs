@@ -3,12 +3,14 @@
 //! Every type here is the key or the value of a BPF map, shared byte for byte with the daemon: padding is explicit and
 //! zero, and `bytemuck::Pod` refuses what is not.
 
+use core::ops::ControlFlow;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
     checksum::Delta,
     tuple::{Address, Mac, Port, Tuple, Zone},
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Packed},
 };
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
@@ -46,16 +48,19 @@ impl Instant {
     pub const TICK_NS: u64 = 1 << 30;
 
     /// The tick that `ns` nanoseconds of the monotonic clock fall into.
+    #[inline(always)]
     pub const fn from_ns(ns: u64) -> Self {
         Self((ns >> 30) as u32)
     }
 
     /// The moment `span` later.
+    #[inline(always)]
     pub const fn after(self, span: Span) -> Self {
         Self(self.0.saturating_add(span.0))
     }
 
     /// Whole seconds from `earlier` to this moment, 0 if it is not earlier.
+    #[inline(always)]
     pub const fn seconds_since(self, earlier: Self) -> u64 {
         (self.0.saturating_sub(earlier.0) as u64 * Self::TICK_NS) / 1_000_000_000
     }
@@ -68,6 +73,7 @@ pub struct Span(u32);
 
 impl Span {
     /// At least `seconds`, in whole ticks; one more than it takes, since a moment is known to a tick only.
+    #[inline(always)]
     pub const fn at_least_seconds(seconds: u32) -> Self {
         Self((seconds as u64 * 1_000_000_000 / Instant::TICK_NS + 1) as u32)
     }
@@ -94,36 +100,45 @@ pub struct NextHop {
     /// Largest IP packet that device takes, in bytes.
     pub mtu: u32,
     /// For [`Via::Neighbour`] the neighbour's address; for [`Via::Peer`] destination MAC, source MAC and four zeroes.
-    pub hop: [u8; 16],
+    pub hop: [u32; 4],
 }
 
 impl NextHop {
     /// The way into a container.
+    #[inline(always)]
     pub fn peer(device: u32, mtu: u32, destination: Mac, source: Mac) -> Self {
         let (d, s) = (destination.0, source.0);
-        let hop = [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5], 0, 0, 0, 0];
+        let hop = [
+            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+            0,
+        ];
         Self { device, mtu, hop }
     }
 
     /// The way out by an uplink.
+    #[inline(always)]
     pub fn neighbour(device: u32, mtu: u32, address: Address) -> Self {
-        Self { device, mtu, hop: address.bytes() }
+        Self { device, mtu, hop: address.words() }
     }
 
     /// The neighbour's address, where this leads to one.
+    #[inline(always)]
     pub fn address(&self) -> Address {
-        Address::v6(self.hop)
+        Address::from_words(self.hop)
     }
 
     /// The first twelve bytes of the Ethernet header, where this leads into a container.
+    #[inline(always)]
     pub fn macs(&self) -> [u8; 12] {
-        let h = self.hop;
-        [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11]]
+        let [a, b, c] = [self.hop[0].to_ne_bytes(), self.hop[1].to_ne_bytes(), self.hop[2].to_ne_bytes()];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]]
     }
 }
 
 /// Value of the flow table: one direction of a flow, enough by itself to rewrite its packets and to rebuild its other half.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Flow {
     /// What a packet of this direction becomes; its zone is the one in which the answer is seen.
@@ -204,27 +219,32 @@ pub struct Device {
 
 impl Device {
     /// The array slot of an interface index.
+    #[inline(always)]
     pub const fn slot(ifindex: u32) -> u32 {
         ifindex % DEVICE_SLOTS
     }
 
     /// Whether it is of this kind.
+    #[inline(always)]
     pub const fn is(&self, kind: DeviceKind) -> bool {
         self.kind == kind as u8
     }
 
     /// Whether it has this flag.
+    #[inline(always)]
     pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
     /// Its address of the family of `like`; `None` where it has none.
+    #[inline(always)]
     pub fn address(&self, like: Address) -> Option<Address> {
         let address = if like.is_v4() { Address::v4(self.ipv4) } else { Address::v6(self.ipv6) };
         (address != like.any_of_family()).then_some(address)
     }
 
     /// The gateway's address of the family of `like`, unspecified where there is none.
+    #[inline(always)]
     pub fn gateway(&self, like: Address) -> Address {
         if like.is_v4() { Address::v4(self.gateway_ipv4) } else { Address::v6(self.gateway_ipv6) }
     }
@@ -232,7 +252,7 @@ impl Device {
 
 /// Key of the endpoint table: an address in a network.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct EndpointKey {
     /// The container's address.
     pub address: Address,
@@ -258,7 +278,7 @@ pub struct Endpoint {
 
 /// Key of the publication table: where clients knock.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct PublicationKey {
     /// An address of the host, or [`Address::ANY_V4`] or [`Address::ANY_V6`] for each of them.
     pub address: Address,
@@ -294,16 +314,19 @@ pub struct PortRange {
 
 impl PortRange {
     /// How many ports it has.
+    #[inline(always)]
     pub const fn len(self) -> u32 {
         if self.last < self.first { 0 } else { self.last as u32 - self.first as u32 + 1 }
     }
 
     /// Whether it has none.
+    #[inline(always)]
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
 
     /// Whether `port` is one of them.
+    #[inline(always)]
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
@@ -400,12 +423,13 @@ pub struct Counters {
 
 impl Counters {
     /// Counts one packet.
-    pub fn count(&mut self, verdict: Verdict) {
-        let counter = match verdict {
-            Verdict::Pass => &mut self.passed,
-            Verdict::Peer(_) => &mut self.to_peer,
-            Verdict::Neighbour(_) => &mut self.to_neighbour,
-            Verdict::Drop(reason) => match self.dropped.get_mut(reason as usize) {
+    #[inline(always)]
+    pub fn count(&mut self, verdict: Packed) {
+        let counter = match verdict.counter() {
+            0 => &mut self.passed,
+            1 => &mut self.to_peer,
+            2 => &mut self.to_neighbour,
+            n => match self.dropped.get_mut(n - 3) {
                 Some(counter) => counter,
                 None => return,
             },
@@ -426,6 +450,10 @@ pub struct Scratch {
     pub peer_key: Tuple,
     /// The flow's other half.
     pub peer: Flow,
+    /// The tuple of a flow that is in the way and may be over.
+    pub evicted_key: Tuple,
+    /// That flow.
+    pub evicted: Flow,
     /// A publication being looked up.
     pub publication: PublicationKey,
     /// An endpoint being looked up.
@@ -439,8 +467,8 @@ pub enum ClaimError {
     Taken,
     /// The table is full.
     Full,
-    /// The kernel refused, and refused again.
-    Refused,
+    /// The kernel refused for the moment: the bucket is locked on this CPU, or its allocator empty. Another try may do.
+    Busy,
 }
 
 /// What the host's routing says of a packet.
@@ -483,9 +511,15 @@ pub trait Tables {
     /// Takes a flow out, if it is there.
     fn release(&self, key: &Tuple);
 
-    /// Writes what moves in the flow with this key, in place: `last_seen`, `deadline`, the leg of `direction`, and the next hop.
+    /// Writes what a packet of `direction` noted into the flow with this key, in place, by
+    /// [`write_note`](crate::conntrack::write_note).
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
 
-    /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop.
+    /// Calls `round` until it breaks, at most `times` times. Loops that look things up go by this: the kernel's verifier then
+    /// follows one round instead of every path through all of them.
+    fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, round: F);
+
+    /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
+    /// that the route has none of its own.
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
 }

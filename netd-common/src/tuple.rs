@@ -2,7 +2,10 @@
 //!
 //! Values are in host order in the program and in network order only in their bytes, which nobody outside sees.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::{
+    cmp::Ordering,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -18,24 +21,36 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
 /// An IPv4 or IPv6 address in 16 bytes; IPv4 as its IPv4-mapped form (RFC 4291 section 2.5.5.2).
+///
+/// Kept as four words whose bytes in memory are those of the header: words are compared and copied without loops.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
-pub struct Address([u8; 16]);
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Address([u32; 4]);
+
+/// The third word of an IPv4-mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl Address {
     /// `0.0.0.0`: every IPv4 address of the host, where a publication says so.
     pub const ANY_V4: Self = Self::v4([0; 4]);
     /// `::`: every IPv6 address of the host, where a publication says so.
-    pub const ANY_V6: Self = Self([0; 16]);
+    pub const ANY_V6: Self = Self([0; 4]);
 
     /// The IPv4 address with these bytes, as they stand in a header.
+    #[inline(always)]
     pub const fn v4(b: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+        Self([0, 0, MAPPED, u32::from_ne_bytes(b)])
     }
 
     /// The IPv6 address with these bytes, as they stand in a header.
+    #[inline(always)]
     pub const fn v6(b: [u8; 16]) -> Self {
-        Self(b)
+        Self([
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ])
     }
 
     /// The address of either family that the type of the standard library holds.
@@ -48,39 +63,76 @@ impl Address {
 
     /// The same address as the standard library's type.
     pub fn ip(self) -> IpAddr {
-        if self.is_v4() { Ipv4Addr::from(self.v4_bytes()).into() } else { Ipv6Addr::from(self.0).into() }
+        if self.is_v4() { Ipv4Addr::from(self.v4_bytes()).into() } else { Ipv6Addr::from(self.bytes()).into() }
     }
 
     /// Whether it is an IPv4 address.
-    pub fn is_v4(self) -> bool {
-        self.0[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        self.0[0] | self.0[1] | (self.0[2] ^ MAPPED) == 0
     }
 
     /// The last four bytes: of an IPv4 address, all of it.
+    #[inline(always)]
     pub const fn v4_bytes(self) -> [u8; 4] {
-        let b = self.0;
-        [b[12], b[13], b[14], b[15]]
+        self.0[3].to_ne_bytes()
     }
 
     /// All sixteen bytes.
+    #[inline(always)]
     pub const fn bytes(self) -> [u8; 16] {
+        let [a, b, c, d] =
+            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+
+    /// Its bytes as four words of memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
         self.0
     }
 
-    /// Four bytes at word `i`, counted from the front; zero past the end.
-    pub fn word(self, i: usize) -> [u8; 4] {
-        match i {
-            0 => [self.0[0], self.0[1], self.0[2], self.0[3]],
-            1 => [self.0[4], self.0[5], self.0[6], self.0[7]],
-            2 => [self.0[8], self.0[9], self.0[10], self.0[11]],
-            3 => [self.0[12], self.0[13], self.0[14], self.0[15]],
-            _ => [0; 4],
-        }
+    /// The address whose bytes are these words of memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// Whether it is an IPv6 address of one link (RFC 4291 section 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        let [a, b, ..] = self.0[0].to_ne_bytes();
+        a == 0xfe && b & 0xc0 == 0x80
     }
 
     /// The unspecified address of the same family: `0.0.0.0` or `::`.
-    pub fn any_of_family(self) -> Self {
+    #[inline(always)]
+    pub const fn any_of_family(self) -> Self {
         if self.is_v4() { Self::ANY_V4 } else { Self::ANY_V6 }
+    }
+}
+
+impl PartialEq for Address {
+    /// Without a loop or a branch: this runs in the kernel, where a library's `memcmp` counts bytes.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.0, other.0);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl Eq for Address {}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Address {
+    /// As the bytes stand in a header: numerically.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes().cmp(&other.bytes())
     }
 }
 
@@ -128,8 +180,18 @@ impl Port {
 
 /// A link-layer address.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct Mac(pub [u8; 6]);
+
+impl PartialEq for Mac {
+    /// Without a loop, as for [`Address`].
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.0, other.0);
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]) == u32::from_ne_bytes([b[0], b[1], b[2], b[3]])
+            && u16::from_ne_bytes([a[4], a[5]]) == u16::from_ne_bytes([b[4], b[5]])
+    }
+}
 
 impl Mac {
     /// Whether it names a group (broadcast included) and not one station (IEEE 802, the I/G bit).
@@ -148,12 +210,22 @@ impl Zone {
     pub const HOST: Self = Self(0);
 }
 
+/// Values of [`Tuple::echo`].
+pub mod echo {
+    /// No echo.
+    pub const NONE: u8 = 0;
+    /// An echo request.
+    pub const REQUEST: u8 = 1;
+    /// An echo reply.
+    pub const REPLY: u8 = 2;
+}
+
 /// What identifies a packet's flow and direction, and the key of the flow table.
 ///
 /// An ICMP echo carries its identifier as the source port of a request and the destination port of a reply, so that the
 /// two are each other's [`reversed`](Tuple::reversed).
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct Tuple {
     /// Source address.
     pub src: Address,
@@ -165,14 +237,16 @@ pub struct Tuple {
     pub dst_port: Port,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Which of an ICMP echo's two messages it is ([`echo`]); without it a request and a reply with the identifier 0 were
+    /// the same.
+    pub echo: u8,
     /// The zone in which the packet is seen.
     pub zone: Zone,
 }
 
 impl Tuple {
     /// The tuple of a packet that answers this one, seen in `zone`.
+    #[inline(always)]
     pub fn reversed(&self, zone: Zone) -> Self {
         Self {
             src: self.dst,
@@ -180,7 +254,7 @@ impl Tuple {
             src_port: self.dst_port,
             dst_port: self.src_port,
             protocol: self.protocol,
-            pad: 0,
+            echo: if self.echo == echo::NONE { echo::NONE } else { echo::REQUEST + echo::REPLY - self.echo },
             zone,
         }
     }
@@ -206,7 +280,7 @@ mod tests {
             src_port: Port::new(1),
             dst_port: Port::new(2),
             protocol: TCP,
-            pad: 0,
+            echo: echo::NONE,
             zone: Zone(3),
         };
         assert_eq!(tuple.reversed(Zone::HOST).reversed(Zone(3)), tuple);

@@ -14,10 +14,79 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// A [`Verdict`] in one word: its kind in the low half, what it says of in the high half.
+///
+/// An enum leaves the bytes undefined that a variant does not use. Where paths meet, LLVM may keep any register there, a
+/// pointer too, and the kernel's verifier rejects what is then done to it as a number. In a word every bit is defined.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packed(u64);
+
+impl Verdict {
+    /// The same in one word.
+    #[inline(always)]
+    pub const fn packed(self) -> Packed {
+        let (kind, of) = match self {
+            Self::Pass => (0, 0),
+            Self::Peer(device) => (1, device as u64),
+            Self::Neighbour(device) => (2, device as u64),
+            Self::Drop(reason) => (3, reason as u64),
+        };
+        Packed(kind | of << 32)
+    }
+}
+
+impl Packed {
+    /// The verdict.
+    #[inline(always)]
+    pub fn verdict(self) -> Verdict {
+        let of = (self.0 >> 32) as u32;
+        match self.0 as u32 {
+            1 => Verdict::Peer(of),
+            2 => Verdict::Neighbour(of),
+            3 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
+            _ => Verdict::Pass,
+        }
+    }
+
+    /// Number of the counter to raise for it: 0 passed, 1 to a peer, 2 to a neighbour, and from 3 on the drop reasons.
+    #[inline(always)]
+    pub const fn counter(self) -> usize {
+        let kind = self.0 as u32 as usize;
+        if kind < 3 { kind } else { 3 + (self.0 >> 32) as usize }
+    }
+
+    /// What the kernel is asked to do.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        let of = (self.0 >> 32) as u32;
+        match self.0 as u32 {
+            0 => Action::Pass,
+            1 => Action::Peer(of),
+            2 => Action::Neighbour(of),
+            _ => Action::Drop,
+        }
+    }
+}
+
+/// A [`Verdict`] without its reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// To the stack.
+    Pass,
+    /// Into the namespace behind this veth.
+    Peer(u32),
+    /// Out of this device.
+    Neighbour(u32),
+    /// Gone.
+    Drop,
+}
+
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
         /// Why a packet was dropped. One list serves the counters, the listings and the documentation.
-        #[repr(u8)]
+        // A word wide, so that a result with it has no undefined bytes either.
+        #[repr(u64)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum DropReason { $($(#[doc = $doc])+ $name = $number,)+ }
 
@@ -66,6 +135,8 @@ drop_reasons! {
     Fragment = 14, "fragment";
     /// The kernel refused to change the packet or to run one of our lookups.
     Refused = 15, "refused";
+    /// For a container that is gone.
+    NoEndpoint = 16, "no_endpoint";
 }
 
 impl DropReason {
@@ -81,6 +152,7 @@ mod tests {
     fn reasons_are_numbered_without_gaps() {
         for (i, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
+            assert_eq!(Verdict::Drop(*reason).packed().verdict(), Verdict::Drop(*reason));
         }
     }
 }

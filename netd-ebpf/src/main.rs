@@ -1,7 +1,59 @@
-//! netd's TC programs.
+//! netd's TC programs: one function per hook, which hands the packet to `netd-common` and its verdict to the kernel.
+//!
+//! No decision is made here. `skb` adapts the packet, `maps` the tables.
 #![no_std]
 #![no_main]
+#![expect(missing_docs, reason = "the classifier macro makes an undocumented function of each documented one")]
+
+mod maps;
+mod skb;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netd_common::{hooks, tables::Hook};
+
+use crate::{maps::Maps, skb::Skb};
+
+/// Ingress of a container's host-side veth.
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    run(Hook::FromContainer, ctx)
+}
+
+/// Egress of a container's host-side veth.
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    run(Hook::ToContainer, ctx)
+}
+
+/// Ingress of an uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    run(Hook::FromUplink, ctx)
+}
+
+/// Egress of an uplink.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    run(Hook::ToUplink, ctx)
+}
+
+#[inline(always)]
+fn run(hook: Hook, ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else {
+        return skb::PASS;
+    };
+    let verdict = hooks::run(hook, &mut skb, &Maps::new(&ctx), scratch);
+    counters.count(verdict);
+    skb.act(verdict, scratch)
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+// The helpers that rewrite and redirect packets ask for a GPL-compatible licence by this name.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

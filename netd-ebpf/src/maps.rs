@@ -1,0 +1,259 @@
+//! The BPF maps as [`Tables`].
+
+use core::{ffi::c_void, ops::ControlFlow, ptr};
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
+        bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
+        bpf_fib_lookup__bindgen_ty_5,
+    },
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::TcContext,
+};
+use netd_common::{
+    conntrack,
+    tables::{
+        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Hook, Instant, NextHop,
+        Publication, PublicationKey, Route, Scratch, Settings, Tables,
+    },
+    tuple::{Address, Tuple},
+};
+
+const HOOKS: u32 = Hook::ALL.len() as u32;
+const BPF_NOEXIST: u64 = 1;
+const BPF_FIB_LKUP_RET_SUCCESS: i64 = 0;
+const BPF_FIB_LKUP_RET_NOT_FWDED: i64 = 4;
+const BPF_FIB_LKUP_RET_NO_NEIGH: i64 = 7;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
+const EINVAL: i64 = -22;
+const EBUSY: i32 = -16;
+const EEXIST: i32 = -17;
+const E2BIG: i32 = -7;
+
+// The sizes of the hash maps are the daemon's to say when it creates them.
+#[map]
+static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static DEVICES: Array<Device> = Array::with_max_entries(DEVICE_SLOTS, 0);
+#[map]
+static DEVICES_FAR: HashMap<u32, Device> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static PUBLICATIONS: HashMap<PublicationKey, Publication> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map(name = "CURSORS")]
+static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS, 0);
+
+/// This CPU's scratch of a hook.
+#[inline(always)]
+pub fn scratch(hook: Hook) -> Option<&'static mut Scratch> {
+    // SAFETY: a hook does not interrupt itself on a CPU, and no other program uses its element.
+    SCRATCH.get_ptr_mut(hook as u32).map(|s| unsafe { &mut *s })
+}
+
+/// This CPU's counters of a hook.
+#[inline(always)]
+pub fn counters(hook: Hook) -> Option<&'static mut Counters> {
+    // SAFETY: as for the scratch; the daemon only reads.
+    COUNTERS.get_ptr_mut(hook as u32).map(|c| unsafe { &mut *c })
+}
+
+/// All of them, as a packet in hand sees them.
+pub struct Maps {
+    skb: *mut __sk_buff,
+}
+
+impl Maps {
+    /// The maps for the packet of this context.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
+    #[inline(always)]
+    fn fib(&self, question: &mut FibLookup, flags: u32) -> i64 {
+        // SAFETY: the context in hand, and parameters that live through the call with their size told.
+        unsafe { bpf_fib_lookup(self.skb.cast(), question, size_of::<FibLookup>() as i32, flags) }
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn now(&self) -> Instant {
+        // SAFETY: takes nothing, returns a number.
+        Instant::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        let near = DEVICES.get(Device::slot(ifindex))?;
+        if near.ifindex == ifindex {
+            return Some(near);
+        }
+        // SAFETY: records are replaced by the daemon as a whole; a reader may see parts of two of one device.
+        unsafe { DEVICES_FAR.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
+        // SAFETY: as for devices.
+        unsafe { ENDPOINTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        // SAFETY: as for devices.
+        unsafe { PUBLICATIONS.get(key) }
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        let settings = SETTINGS.get(0)?;
+        (settings.secret != [0, 0]).then_some(settings)
+    }
+
+    #[inline(always)]
+    fn cursor(&self, bucket: u32) -> u32 {
+        let Some(cursor) = CURSORS_USED.get_ptr_mut(bucket) else { return 0 };
+        // SAFETY: an element of the array. Two CPUs may read the same number: then one of them probes once more.
+        unsafe {
+            let next = (*cursor).wrapping_add(1);
+            *cursor = next;
+            next
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        let Some(found) = FLOWS.get_ptr(key) else { return false };
+        // SAFETY: the element stays mapped through the program run; `check` tells if it became another's meanwhile.
+        unsafe { copy(found.cast(), ptr::from_mut(flow).cast()) };
+        true
+    }
+
+    #[inline(always)]
+    fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
+        match FLOWS.insert(key, flow, BPF_NOEXIST) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(ClaimError::Taken),
+            Err(E2BIG) => Err(ClaimError::Full),
+            // EBUSY and ENOMEM, both of the moment.
+            Err(_) => Err(ClaimError::Busy),
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self, key: &Tuple) {
+        if FLOWS.remove(key) == Err(EBUSY) {
+            let _ = FLOWS.remove(key);
+        }
+    }
+
+    #[inline(always)]
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) {
+        let Some(stored) = FLOWS.get_ptr_mut(key) else { return };
+        // SAFETY: the element stays mapped; `write_note` writes only if it is still this key's.
+        conntrack::write_note(unsafe { &mut *stored }, noted, direction);
+    }
+
+    #[inline(always)]
+    fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {
+        // SAFETY: the helper calls `once::<F>` with the pointer to the closure, which outlives the call.
+        unsafe { bpf_loop(times, once::<F> as *mut c_void, (&raw mut round).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        let mut fib = lookup(input, tuple);
+        let mut result = self.fib(&mut fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
+        if result == EINVAL {
+            // Kernels before 6.3 do not know the flag.
+            result = self.fib(&mut fib, 0);
+        }
+        match result {
+            BPF_FIB_LKUP_RET_SUCCESS => {}
+            // The neighbour is the sending's to find. The MTU was not filled in then.
+            BPF_FIB_LKUP_RET_NO_NEIGH => fib.__bindgen_anon_1.mtu_result = 0,
+            // Also what the host has no route for at all: either way the stack knows what to say.
+            BPF_FIB_LKUP_RET_NOT_FWDED => return Route::Local,
+            _ => return Route::Stack,
+        }
+        *next = NextHop::neighbour(fib.ifindex, mtu(&fib), gateway(&fib));
+        Route::Forward
+    }
+}
+
+/// One round of a `bpf_loop`: 1 ends it.
+unsafe extern "C" fn once<F: FnMut() -> ControlFlow<()>>(_: u32, round: *mut c_void) -> i64 {
+    // SAFETY: `repeat` passes its closure.
+    let round = unsafe { &mut *round.cast::<F>() };
+    i64::from(round().is_break())
+}
+
+/// Words of a flow.
+const FLOW_WORDS: usize = size_of::<Flow>() / size_of::<u64>();
+
+/// Copies a flow word by word. Volatile, since another CPU may be writing it, and since LLVM would make a call of it to a
+/// `memcpy` that counts bytes.
+#[inline(always)]
+unsafe fn copy(from: *const u64, to: *mut u64) {
+    for i in 0..FLOW_WORDS {
+        // SAFETY: the caller's two flows are this long and aligned to words.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+/// The question to the kernel's routing. A length of one byte asks for the route's MTU and never exceeds it.
+#[inline(always)]
+fn lookup(input: u32, tuple: &Tuple) -> FibLookup {
+    let (src, dst) = (tuple.src.words(), tuple.dst.words());
+    let mut fib = FibLookup {
+        family: AF_INET6,
+        l4_protocol: tuple.protocol,
+        sport: u16::from_ne_bytes(tuple.src_port.bytes()),
+        dport: u16::from_ne_bytes(tuple.dst_port.bytes()),
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 1 },
+        ifindex: input,
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: src },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: dst },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    if tuple.dst.is_v4() {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_3.ipv4_src = src[3];
+        fib.__bindgen_anon_4.ipv4_dst = dst[3];
+    }
+    fib
+}
+
+/// The neighbour of the answer: the destination itself where it is on the link. IPv4 may go by an IPv6 neighbour (RFC 5549).
+#[inline(always)]
+fn gateway(fib: &FibLookup) -> Address {
+    // SAFETY: `family` says which member the kernel filled in; both are plain bytes.
+    unsafe {
+        if fib.family == AF_INET {
+            return Address::v4(fib.__bindgen_anon_4.ipv4_dst.to_ne_bytes());
+        }
+        Address::from_words(fib.__bindgen_anon_4.ipv6_dst)
+    }
+}
+
+#[inline(always)]
+fn mtu(fib: &FibLookup) -> u32 {
+    // SAFETY: a union of two numbers; the kernel wrote the result over the question.
+    unsafe { fib.__bindgen_anon_1.mtu_result.into() }
+}

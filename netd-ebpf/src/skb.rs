@@ -1,0 +1,185 @@
+//! The kernel's `sk_buff` as a [`Packet`], and a verdict as what a TC program returns. Verifier appeasement lives here.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_pull_data,
+    },
+    programs::TcContext,
+};
+use netd_common::{
+    checksum::Delta,
+    packet::{Covers, Label, Packet, Zero},
+    tables::Scratch,
+    verdict::{Action, DropReason, Packed},
+};
+
+/// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
+pub const PASS: i32 = TC_ACT_UNSPEC;
+
+/// Bytes that all headers of a packet fit in: Ethernet, IPv4 with all its options, and TCP with none.
+const HEAD: u32 = 14 + 60 + 20;
+/// Offsets past this are no header's: bounds the arithmetic that the verifier must follow.
+const FARTHEST: usize = 512;
+
+const PACKET_HOST: u32 = 0;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// A packet at a TC hook.
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// The packet in hand, its headers in the linear part.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        let this = Self { skb: ctx.skb.skb };
+        let (data, end) = this.bounds();
+        let wanted = if this.field_len() < HEAD { this.field_len() } else { HEAD };
+        if end - data < wanted as usize {
+            // SAFETY: the context is the one this program was called with. A failure shows as headers out of bounds.
+            unsafe { bpf_skb_pull_data(this.skb, wanted) };
+        }
+        this
+    }
+
+    #[inline(always)]
+    fn field_len(&self) -> u32 {
+        // SAFETY: the context outlives the program run, and the verifier knows the field.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: as above; the two fields are the bounds of the packet's linear part.
+        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+    }
+
+    /// Address of `N` bytes at `at`, checked against the packet's end.
+    #[inline(always)]
+    fn pointer<const N: usize>(&self, at: usize) -> Result<usize, DropReason> {
+        if at > FARTHEST {
+            return Err(DropReason::Malformed);
+        }
+        let (data, end) = self.bounds();
+        // The very register that is checked must be the one that is used: LLVM would add the offset twice.
+        let start = core::hint::black_box(data + at);
+        if start + N > end { Err(DropReason::Malformed) } else { Ok(start) }
+    }
+
+    /// Carries out a verdict.
+    #[inline(always)]
+    pub fn act(&mut self, verdict: Packed, scratch: &Scratch) -> i32 {
+        match verdict.action() {
+            Action::Pass => PASS,
+            Action::Drop => TC_ACT_SHOT,
+            Action::Peer(device) => self.into_peer(device),
+            Action::Neighbour(device) => self.to_neighbour(device, scratch),
+        }
+    }
+
+    /// A frame for another station, or with a mark of its old life, would be lost or misled in the new namespace: kernels
+    /// before 6.15 do not clear either.
+    #[inline(always)]
+    fn into_peer(&mut self, device: u32) -> i32 {
+        // SAFETY: fields and helpers of the context in hand.
+        unsafe {
+            if (*self.skb).pkt_type != PACKET_HOST {
+                bpf_skb_change_type(self.skb, PACKET_HOST);
+            }
+            (*self.skb).mark = 0;
+            bpf_redirect_peer(device, 0) as i32
+        }
+    }
+
+    #[inline(always)]
+    fn to_neighbour(&mut self, device: u32, scratch: &Scratch) -> i32 {
+        let address = scratch.flow.next.address();
+        let mut to = bpf_redir_neigh {
+            nh_family: AF_INET6,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() },
+        };
+        if address.is_v4() {
+            to.nh_family = AF_INET;
+            to.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(address.v4_bytes());
+        }
+        // SAFETY: `to` lives through the call and its size is told.
+        unsafe { bpf_redirect_neigh(device, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
+        let start = self.pointer::<N>(at)?;
+        // SAFETY: the bytes are inside the packet, and an array of bytes has no alignment.
+        Ok(unsafe { ptr::read(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), DropReason> {
+        let start = self.pointer::<N>(at)?;
+        // SAFETY: as in `read`; the kernel made the linear part writable before the program ran.
+        unsafe { ptr::write(start as *mut [u8; N], bytes) };
+        Ok(())
+    }
+
+    /// An IPv4 header's checksum is always complete in its field, whoever sums the rest.
+    #[inline(always)]
+    fn replace_l3(&mut self, at: usize, delta: Delta) -> Result<(), DropReason> {
+        let field = self.read::<2>(at)?;
+        self.write(at, delta.applied_to(field))
+    }
+
+    #[inline(always)]
+    fn replace_l4(&mut self, at: usize, delta: Delta, covers: Covers, zero: Zero) -> Result<(), DropReason> {
+        let covers = if covers == Covers::PseudoHeader { BPF_F_PSEUDO_HDR as u64 } else { 0 };
+        let zero = if zero == Zero::MeansNone { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        // SAFETY: the context in hand; from 0 and size 0 tell the helper that `to` is a difference.
+        let result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, delta.wsum().into(), covers | zero) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Refused) }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.field_len() as usize
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> usize {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).gso_size as usize }
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn came_by(&self) -> u32 {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn label(&self) -> Label {
+        // SAFETY: a field of the context in hand.
+        let index = unsafe { (*self.skb).tc_index };
+        if index == Label::Approved as u32 { Label::Approved } else { Label::None }
+    }
+
+    #[inline(always)]
+    fn set_label(&mut self, label: Label) {
+        // SAFETY: a field of the context in hand that TC programs may write.
+        unsafe { (*self.skb).tc_index = label as u32 }
+    }
+}

@@ -1,0 +1,222 @@
+//! Packets as builders, and the oracle that recomputes their checksums from nothing.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{
+    EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, Ipv4Options, TcpHeader,
+    UdpHeader,
+};
+use netd_common::{packet::ETH, parse::tcp_flags};
+
+/// A packet to be.
+#[derive(Clone, Debug)]
+pub struct Build {
+    ethernet: Ethernet2Header,
+    ip: Ipv4Header,
+    transport: Transport,
+    payload: Vec<u8>,
+    udp_checksum: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Transport {
+    Tcp(TcpHeader),
+    Udp(UdpHeader),
+    Icmp(Icmpv4Type),
+}
+
+/// A TCP SYN with 100 bytes of payload room left empty.
+pub fn tcp(from: &str, to: &str) -> Build {
+    let ((src, sport), (dst, dport)) = (parse(from), parse(to));
+    let mut tcp = TcpHeader::new(sport, dport, 1000, 64240);
+    tcp.syn = true;
+    Build::new(src, dst, Transport::Tcp(tcp))
+}
+
+/// A UDP datagram.
+pub fn udp(from: &str, to: &str) -> Build {
+    let ((src, sport), (dst, dport)) = (parse(from), parse(to));
+    let udp = UdpHeader { source_port: sport, destination_port: dport, length: 0, checksum: 0 };
+    Build::new(src, dst, Transport::Udp(udp)).payload(b"datagram")
+}
+
+/// An ICMP echo request with this identifier.
+pub fn ping(from: &str, to: &str, id: u16) -> Build {
+    let echo = Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 });
+    Build::new(address(from), address(to), Transport::Icmp(echo)).payload(b"are you there?")
+}
+
+/// An ICMP echo reply with this identifier.
+pub fn pong(from: &str, to: &str, id: u16) -> Build {
+    let echo = Icmpv4Type::EchoReply(IcmpEchoHeader { id, seq: 1 });
+    Build::new(address(from), address(to), Transport::Icmp(echo)).payload(b"are you there?")
+}
+
+impl Build {
+    fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
+        let ip = Ipv4Header { source: src.octets(), destination: dst.octets(), time_to_live: 64, ..Default::default() };
+        let ethernet = Ethernet2Header { ether_type: EtherType::IPV4, ..Default::default() };
+        Self { ethernet, ip, transport, payload: Vec::new(), udp_checksum: true }
+    }
+
+    /// With these link-layer addresses.
+    pub fn macs(mut self, source: [u8; 6], destination: [u8; 6]) -> Self {
+        (self.ethernet.source, self.ethernet.destination) = (source, destination);
+        self
+    }
+
+    /// With these TCP flags, of [`tcp_flags`].
+    pub fn flags(mut self, flags: u8) -> Self {
+        if let Transport::Tcp(tcp) = &mut self.transport {
+            tcp.syn = flags & tcp_flags::SYN != 0;
+            tcp.ack = flags & tcp_flags::ACK != 0;
+            tcp.fin = flags & tcp_flags::FIN != 0;
+            tcp.rst = flags & tcp_flags::RST != 0;
+        }
+        self
+    }
+
+    /// With this payload.
+    pub fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// With this time to live.
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ip.time_to_live = ttl;
+        self
+    }
+
+    /// With so many bytes of no-operation options in the IP header, a multiple of four up to 40.
+    pub fn ip_options(mut self, bytes: usize) -> Self {
+        self.ip.options = Ipv4Options::try_from(&[1u8; 40][..bytes]).expect("a multiple of four up to 40");
+        self
+    }
+
+    /// As a fragment: with more to come, or at this offset in units of eight bytes.
+    pub fn fragment(mut self, more: bool, offset: u16) -> Self {
+        self.ip.more_fragments = more;
+        self.ip.fragment_offset = offset.try_into().expect("13 bits");
+        self
+    }
+
+    /// Without a UDP checksum.
+    pub fn without_udp_checksum(mut self) -> Self {
+        self.udp_checksum = false;
+        self
+    }
+
+    /// The bytes, with every checksum right.
+    pub fn bytes(mut self) -> Vec<u8> {
+        let mut segment = Vec::new();
+        match &mut self.transport {
+            Transport::Tcp(tcp) => {
+                self.ip.protocol = IpNumber::TCP;
+                tcp.checksum = tcp.calc_checksum_ipv4(&self.ip, &self.payload).expect("fits");
+                tcp.write(&mut segment).expect("a vector takes all");
+            }
+            Transport::Udp(udp) => {
+                self.ip.protocol = IpNumber::UDP;
+                udp.length = 8 + self.payload.len() as u16;
+                if self.udp_checksum {
+                    udp.checksum = udp.calc_checksum_ipv4(&self.ip, &self.payload).expect("fits");
+                }
+                udp.write(&mut segment).expect("a vector takes all");
+            }
+            Transport::Icmp(kind) => {
+                self.ip.protocol = IpNumber::ICMP;
+                let icmp = Icmpv4Header::with_checksum(kind.clone(), &self.payload);
+                icmp.write(&mut segment).expect("a vector takes all");
+            }
+        }
+        segment.extend_from_slice(&self.payload);
+        self.ip.set_payload_len(segment.len()).expect("fits");
+        self.ip.header_checksum = self.ip.calc_header_checksum();
+        let mut bytes = Vec::new();
+        self.ethernet.write(&mut bytes).expect("a vector takes all");
+        self.ip.write_raw(&mut bytes).expect("a vector takes all");
+        bytes.extend_from_slice(&segment);
+        bytes
+    }
+}
+
+fn parse(text: &str) -> (Ipv4Addr, u16) {
+    let (address, port) = text.split_once(':').expect("ADDRESS:PORT");
+    (self::address(address), port.parse().expect("a port"))
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().expect("an address")
+}
+
+/// The one's-complement sum of 16-bit words in network order (RFC 1071), not complemented.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn pseudo_header_sum(packet: &[u8], length: usize) -> u16 {
+    let mut pseudo = packet[ETH + 12..ETH + 20].to_vec();
+    pseudo.extend([0, packet[ETH + 9]]);
+    pseudo.extend((length as u16).to_be_bytes());
+    sum(&pseudo)
+}
+
+/// Where the transport checksum of a whole IPv4 packet is, and where its segment starts.
+fn checksum_field(packet: &[u8]) -> Option<(usize, usize)> {
+    let l4 = ETH + usize::from(packet[ETH] & 0x0f) * 4;
+    match packet[ETH + 9] {
+        6 => Some((l4 + 16, l4)),
+        17 => Some((l4 + 6, l4)),
+        1 => Some((l4 + 2, l4)),
+        _ => None,
+    }
+}
+
+/// Leaves the TCP or UDP checksum of a packet to the device, as a sender with offload does: only the pseudo-header is summed.
+pub fn left_to_the_device(mut packet: Vec<u8>) -> Vec<u8> {
+    let (field, l4) = checksum_field(&packet).expect("TCP or UDP");
+    let partial = pseudo_header_sum(&packet, packet.len() - l4);
+    packet[field..field + 2].copy_from_slice(&partial.to_be_bytes());
+    packet
+}
+
+/// What the device does then: sums the segment, the pseudo-header's sum being in the field.
+pub fn summed_by_the_device(mut packet: Vec<u8>) -> Vec<u8> {
+    let (field, l4) = checksum_field(&packet).expect("TCP or UDP");
+    let complete = !sum(&packet[l4..]);
+    packet[field..field + 2].copy_from_slice(&complete.to_be_bytes());
+    packet
+}
+
+/// Recomputes the checksums of an IPv4 packet from its bytes; an error names the one that is wrong. A UDP checksum that is
+/// absent is right; what is cut off cannot be told, nor a
+/// fragment's transport checksum.
+pub fn checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
+    let header = usize::from(packet[ETH] & 0x0f) * 4;
+    let Some(ip) = packet.get(ETH..ETH + header) else { return Ok(()) };
+    if sum(ip) != 0xffff {
+        return Err("IPv4 header checksum");
+    }
+    let total = usize::from(u16::from_be_bytes([packet[ETH + 2], packet[ETH + 3]]));
+    let fragment = packet[ETH + 6] & 0x3f != 0 || packet[ETH + 7] != 0;
+    let Some((field, l4)) = checksum_field(packet) else { return Ok(()) };
+    if fragment || total + ETH != packet.len() {
+        return Ok(());
+    }
+    let protocol = packet[ETH + 9];
+    if protocol == 17 && packet[field..field + 2] == [0, 0] {
+        return Ok(());
+    }
+    let mut all = vec![];
+    if protocol != 1 {
+        all.extend(pseudo_header_sum(packet, packet.len() - l4).to_be_bytes());
+    }
+    all.extend_from_slice(&packet[l4..]);
+    if sum(&all) == 0xffff { Ok(()) } else { Err("transport checksum") }
+}

@@ -1,0 +1,156 @@
+//! One host for packet stories: two networks with containers, an internal one, an uplink, two publications. The same in
+//! the [`World`] and, by [`commands`], in a network namespace.
+
+use std::cell::Cell;
+
+use netd_common::{
+    tables::{
+        Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
+        device_flags,
+    },
+    tuple::{Address, Mac, Port, TCP, UDP, Zone},
+};
+
+use crate::world::{RouteTo, World};
+
+/// Interface index of the uplink.
+pub const UPLINK: u32 = 10;
+/// A device that is not netd's and no uplink.
+pub const FOREIGN: u32 = 50;
+/// Host-side veth of container A of network blue, 10.176.1.2, published as 0.0.0.0:8080/tcp → 80.
+pub const A: u32 = 21;
+/// Of container B of network blue, 10.176.1.3, published as 192.0.2.1:5353/udp → 53.
+pub const B: u32 = 22;
+/// Of container C of network red, 10.176.2.2.
+pub const C: u32 = 31;
+/// Of container D of the internal network, 10.176.3.2.
+pub const D: u32 = 41;
+
+/// Bridges: interface index, network, gateway.
+pub const BRIDGES: [(u32, Zone, [u8; 4]); 3] =
+    [(20, Zone(1), [10, 176, 1, 1]), (30, Zone(2), [10, 176, 2, 1]), (40, Zone(3), [10, 176, 3, 1])];
+
+/// The host's address on the uplink.
+pub const HOST: [u8; 4] = [192, 0, 2, 1];
+/// The router beyond the uplink.
+pub const ROUTER: [u8; 4] = [192, 0, 2, 254];
+
+/// A container's link-layer address.
+pub const fn container_mac(device: u32) -> [u8; 6] {
+    [0x02, 0, 0, 0, 0, device as u8]
+}
+
+/// A bridge's link-layer address.
+pub const fn bridge_mac(bridge: u32) -> [u8; 6] {
+    [0x02, 0, 0, 0, 1, bridge as u8]
+}
+
+/// The uplink's link-layer address, and its router's.
+pub const UPLINK_MACS: [[u8; 6]; 2] = [[0x02, 0, 0, 0, 2, 1], [0x02, 0, 0, 0, 2, 2]];
+
+/// Settings with pools small enough to look at and timeouts as nf_conntrack's.
+pub fn settings() -> Settings {
+    let mut timeouts = [Span::default(); Timeout::COUNT];
+    for (timeout, seconds) in [120, 60, 432_000, 120, 120, 10, 30, 120, 30].into_iter().enumerate() {
+        timeouts[timeout] = Span::at_least_seconds(seconds);
+    }
+    Settings {
+        secret: [0x5eed, 0xcafe],
+        pools: [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }],
+        ephemeral: PortRange { first: 32_768, last: 60_999 },
+        timeouts,
+    }
+}
+
+/// The host in memory, one hour after its start.
+pub fn world() -> World {
+    let mut world = World { settings: Some(settings()), clock: Cell::new(3_600_000_000_000), ..World::default() };
+    for (ifindex, zone, gateway_ipv4) in BRIDGES {
+        let flags = if zone == Zone(3) { device_flags::INTERNAL } else { 0 };
+        let bridge = Device {
+            ifindex,
+            kind: DeviceKind::Bridge as u8,
+            flags,
+            zone,
+            bridge: ifindex,
+            mtu: 1500,
+            gateway_ipv4,
+            gateway_mac: Mac(bridge_mac(ifindex)),
+            ..Device::default()
+        };
+        world.devices.insert(ifindex, bridge);
+        let subnet = [gateway_ipv4[0], gateway_ipv4[1], gateway_ipv4[2], 0];
+        world.routes.push((Address::v4(subnet), 120, RouteTo::Device(ifindex, 1500, None)));
+        world.routes.push((Address::v4(gateway_ipv4), 128, RouteTo::Local));
+    }
+    for (device, bridge, ipv4) in
+        [(A, 0, [10, 176, 1, 2]), (B, 0, [10, 176, 1, 3]), (C, 1, [10, 176, 2, 2]), (D, 2, [10, 176, 3, 2])]
+    {
+        add_container(&mut world, device, BRIDGES[bridge], ipv4);
+    }
+    world.devices.insert(
+        UPLINK,
+        Device { ifindex: UPLINK, kind: DeviceKind::Uplink as u8, mtu: 1500, ipv4: HOST, ..Device::default() },
+    );
+    world.routes.push((Address::v4([192, 0, 2, 0]), 120, RouteTo::Device(UPLINK, 1500, None)));
+    world.routes.push((Address::v4(HOST), 128, RouteTo::Local));
+    world.routes.push((Address::v4([198, 18, 0, 0]), 111, RouteTo::Device(FOREIGN, 1500, None)));
+    world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
+    for (address, port, protocol, to, to_port) in
+        [(Address::ANY_V4, 8080, TCP, [10, 176, 1, 2], 80), (Address::v4(HOST), 5353, UDP, [10, 176, 1, 3], 53)]
+    {
+        let key = PublicationKey { address, port: Port::new(port), protocol, pad: 0 };
+        let value = Publication { address: Address::v4(to), port: Port::new(to_port), zone: Zone(1) };
+        world.publications.insert(key, value);
+    }
+    world
+}
+
+fn add_container(world: &mut World, ifindex: u32, (bridge, zone, gateway_ipv4): (u32, Zone, [u8; 4]), ipv4: [u8; 4]) {
+    let flags = if zone == Zone(3) { device_flags::INTERNAL } else { 0 };
+    let (mac, gateway_mac) = (Mac(container_mac(ifindex)), Mac(bridge_mac(bridge)));
+    world.devices.insert(
+        ifindex,
+        Device {
+            ifindex,
+            kind: DeviceKind::Container as u8,
+            flags,
+            zone,
+            bridge,
+            mtu: 1500,
+            ipv4,
+            gateway_ipv4,
+            mac,
+            gateway_mac,
+            ..Device::default()
+        },
+    );
+    let key = EndpointKey { address: Address::v4(ipv4), zone, pad: 0 };
+    world.endpoints.insert(key, Endpoint { device: ifindex, mtu: 1500, mac, gateway_mac });
+}
+
+/// What makes the same host's devices, addresses and routes in an empty network namespace, as `ip` batch lines.
+pub fn commands() -> Vec<String> {
+    let mut lines = vec![
+        "link set lo up".to_owned(),
+        format!("link add uplink index {UPLINK} type veth peer name beyond"),
+        format!("link add foreign index {FOREIGN} type veth peer name elsewhere"),
+    ];
+    for (bridge, _, gateway) in BRIDGES {
+        let [a, b, c, d] = gateway;
+        lines.push(format!("link add br{bridge} index {bridge} type bridge"));
+        lines.push(format!("address add {a}.{b}.{c}.{d}/24 dev br{bridge}"));
+        lines.push(format!("link set br{bridge} up"));
+    }
+    for container in [A, B, C, D] {
+        lines.push(format!("link add veth{container} index {container} type veth peer name inside{container}"));
+        lines.push(format!("link set veth{container} up"));
+    }
+    for device in ["uplink", "beyond", "foreign", "elsewhere"] {
+        lines.push(format!("link set {device} up"));
+    }
+    lines.push("address add 192.0.2.1/24 dev uplink".to_owned());
+    lines.push("route add 198.18.0.0/15 dev foreign".to_owned());
+    lines.push("route add default via 192.0.2.254 dev uplink".to_owned());
+    lines
+}

@@ -1,0 +1,98 @@
+//! A packet in memory that does with checksums what the kernel does with an skb's.
+
+use netd_common::{
+    checksum::Delta,
+    packet::{Covers, Label, Packet, Zero},
+    verdict::DropReason,
+};
+
+/// How the transport checksum of a packet stands (the kernel's `ip_summed`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Summed {
+    /// Complete in its field (CHECKSUM_NONE): it came from a wire, or from a sender without offload.
+    None,
+    /// Left to the device (CHECKSUM_PARTIAL): the field holds the uncomplemented sum of the pseudo-header.
+    Partial,
+}
+
+/// A packet and what the kernel knows besides its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// The state of its transport checksum.
+    pub summed: Summed,
+    /// Payload bytes of each segment, 0 for none.
+    pub segment_size: usize,
+    /// Index of the device at whose hook it is.
+    pub device: u32,
+    /// Index of the device that received it, 0 for the host itself.
+    pub came_by: u32,
+    /// What a hook noted.
+    pub label: Label,
+}
+
+impl Frame {
+    /// A packet with a complete checksum at a hook of `device`.
+    pub fn at(device: u32, bytes: Vec<u8>) -> Self {
+        Self { bytes, summed: Summed::None, segment_size: 0, device, came_by: device, label: Label::None }
+    }
+}
+
+impl Packet for Frame {
+    fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
+        let bytes = self.bytes.get(at..at + N).ok_or(DropReason::Malformed)?;
+        bytes.try_into().map_err(|_| DropReason::Malformed)
+    }
+
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), DropReason> {
+        self.bytes.get_mut(at..at + N).ok_or(DropReason::Malformed)?.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn replace_l3(&mut self, at: usize, delta: Delta) -> Result<(), DropReason> {
+        let field = self.read::<2>(at)?;
+        self.write(at, delta.applied_to(field))
+    }
+
+    /// `bpf_l4_csum_replace` and `inet_proto_csum_replace_by_diff` (net/core/filter.c, net/core/utils.c).
+    fn replace_l4(&mut self, at: usize, delta: Delta, covers: Covers, zero: Zero) -> Result<(), DropReason> {
+        let field = self.read::<2>(at).map_err(|_| DropReason::Refused)?;
+        if zero == Zero::MeansNone && field == [0, 0] {
+            return Ok(());
+        }
+        let mut new = match (self.summed, covers) {
+            (Summed::Partial, Covers::PseudoHeader) => delta.added_to(field),
+            (Summed::Partial, Covers::Segment) => field,
+            (Summed::None, _) => delta.applied_to(field),
+        };
+        if zero == Zero::MeansNone && new == [0, 0] {
+            new = [0xff, 0xff];
+        }
+        self.write(at, new)
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn segment_size(&self) -> usize {
+        self.segment_size
+    }
+
+    fn device(&self) -> u32 {
+        self.device
+    }
+
+    fn came_by(&self) -> u32 {
+        self.came_by
+    }
+
+    fn label(&self) -> Label {
+        self.label
+    }
+
+    fn set_label(&mut self, label: Label) {
+        self.label = label;
+    }
+}

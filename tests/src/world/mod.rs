@@ -1,0 +1,7 @@
+//! The World: the shipped packet code over ordinary collections, in memory, under a clock that tests set.
+
+mod frame;
+mod tables;
+
+pub use frame::{Frame, Summed};
+pub use tables::{RouteTo, World};

@@ -1,0 +1,145 @@
+//! The tables in memory, and the hooks over them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::ControlFlow,
+};
+
+use netd_common::{
+    conntrack, hooks,
+    tables::{
+        ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, NextHop, Publication, PublicationKey,
+        Route, Scratch, Settings, Tables,
+    },
+    tuple::{Address, Tuple},
+    verdict::Verdict,
+};
+
+use super::Frame;
+
+/// Where the host's routing sends a destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteTo {
+    /// To the host itself.
+    Local,
+    /// By a device, whose largest packet is told, to a neighbour, or to the destination itself where there is none.
+    Device(u32, u32, Option<Address>),
+}
+
+/// One host in memory.
+#[derive(Debug, Default)]
+pub struct World {
+    /// The flow table.
+    pub flows: RefCell<BTreeMap<Tuple, Flow>>,
+    /// How many entries it takes; 0 for any number.
+    pub capacity: usize,
+    /// By interface index.
+    pub devices: BTreeMap<u32, Device>,
+    /// The endpoint table.
+    pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    /// The publication table.
+    pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The settings.
+    pub settings: Option<Settings>,
+    /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
+    pub routes: Vec<(Address, u32, RouteTo)>,
+    /// Nanoseconds of the clock.
+    pub clock: Cell<u64>,
+    /// By hook.
+    pub counters: RefCell<BTreeMap<Hook, Counters>>,
+    /// How many ports were handed out, by bucket.
+    pub cursors: RefCell<BTreeMap<u32, u32>>,
+}
+
+impl World {
+    /// Runs a hook on a packet and counts the verdict.
+    pub fn run(&self, hook: Hook, frame: &mut Frame) -> Verdict {
+        let verdict = hooks::run(hook, frame, self, &mut Scratch::default());
+        self.counters.borrow_mut().entry(hook).or_default().count(verdict);
+        verdict.verdict()
+    }
+
+    /// Lets time pass.
+    pub fn sleep_seconds(&self, seconds: u64) {
+        self.clock.set(self.clock.get() + seconds * 1_000_000_000);
+    }
+}
+
+fn covers(prefix: Address, bits: u32, address: Address) -> bool {
+    let bits = bits as usize;
+    let (p, a) = (prefix.bytes(), address.bytes());
+    let whole = bits / 8;
+    let rest = bits % 8;
+    p[..whole] == a[..whole] && (rest == 0 || (p[whole] ^ a[whole]) >> (8 - rest) == 0)
+}
+
+impl Tables for World {
+    fn now(&self) -> Instant {
+        Instant::from_ns(self.clock.get())
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.devices.get(&ifindex)
+    }
+
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
+        self.endpoints.get(key)
+    }
+
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        self.publications.get(key)
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    fn cursor(&self, bucket: u32) -> u32 {
+        let mut cursors = self.cursors.borrow_mut();
+        let cursor = cursors.entry(bucket).or_default();
+        *cursor = cursor.wrapping_add(1);
+        *cursor
+    }
+
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        self.flows.borrow().get(key).map(|found| *flow = *found).is_some()
+    }
+
+    fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(key) {
+            return Err(ClaimError::Taken);
+        }
+        if self.capacity != 0 && flows.len() >= self.capacity {
+            return Err(ClaimError::Full);
+        }
+        flows.insert(*key, *flow);
+        Ok(())
+    }
+
+    fn release(&self, key: &Tuple) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) {
+        if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
+            conntrack::write_note(stored, noted, direction);
+        }
+    }
+
+    fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {
+        let _ = (0..times).try_for_each(|_| round());
+    }
+
+    fn route(&self, _input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        let matching = self.routes.iter().filter(|(prefix, bits, _)| covers(*prefix, *bits, tuple.dst));
+        match matching.max_by_key(|(_, bits, _)| *bits) {
+            Some((_, _, RouteTo::Device(device, mtu, via))) => {
+                *next = NextHop::neighbour(*device, *mtu, via.unwrap_or(tuple.dst));
+                Route::Forward
+            }
+            Some((_, _, RouteTo::Local)) | None => Route::Local,
+        }
+    }
+}

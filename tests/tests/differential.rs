@@ -1,0 +1,344 @@
+//! The programs in the kernel and the World in memory are the same: every verdict, byte and counter over random packets.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, process::Command};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+};
+use netd_common::{
+    packet::ETH,
+    parse::tcp_flags,
+    tables::{
+        Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, Publication, PublicationKey, Settings, names,
+    },
+    tuple::{Tuple, Zone, echo},
+    verdict::Verdict,
+};
+use netd_tests::{
+    packets::{self, Build, checksums_hold, ping, pong, tcp, udp},
+    scene::{self, A, B, C, D, UPLINK},
+    world::{Frame, World},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+const PACKETS: usize = 20_000;
+const SEED: u64 = 0x006e_6574_6400_0001;
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Wire<T>(T);
+// SAFETY: `bytemuck::Pod` promises what `aya::Pod` asks: any bytes are a value, and there is no padding.
+unsafe impl<T: bytemuck::Pod> aya::Pod for Wire<T> {}
+
+/// The loaded programs, their maps filled as the World's.
+struct Kernel {
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    fn like(world: &World) -> Self {
+        let path = std::env::var("NETD_BPF_OBJECT").expect("NETD_BPF_OBJECT is unset: run `cargo xtask test`");
+        let object = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}: run `cargo xtask test`"));
+        let mut ebpf = Ebpf::load(&object).expect("load the object");
+        let settings = world.settings.expect("settings");
+        Array::<_, Wire<Settings>>::try_from(ebpf.map_mut(names::SETTINGS).unwrap())
+            .unwrap()
+            .set(0, Wire(settings), 0)
+            .unwrap();
+        let mut devices = Array::<_, Wire<Device>>::try_from(ebpf.map_mut(names::DEVICES).unwrap()).unwrap();
+        for (ifindex, device) in &world.devices {
+            devices.set(Device::slot(*ifindex), Wire(*device), 0).unwrap();
+        }
+        let mut endpoints =
+            HashMap::<_, Wire<EndpointKey>, Wire<Endpoint>>::try_from(ebpf.map_mut(names::ENDPOINTS).unwrap()).unwrap();
+        for (key, endpoint) in &world.endpoints {
+            endpoints.insert(Wire(*key), Wire(*endpoint), 0).unwrap();
+        }
+        let mut publications =
+            HashMap::<_, Wire<PublicationKey>, Wire<Publication>>::try_from(ebpf.map_mut(names::PUBLICATIONS).unwrap())
+                .unwrap();
+        for (key, publication) in &world.publications {
+            publications.insert(Wire(*key), Wire(*publication), 0).unwrap();
+        }
+        for hook in Hook::ALL {
+            program(&mut ebpf, hook).load().expect("the verifier accepts the program");
+            let instructions = program(&mut ebpf, hook).info().unwrap().verified_instruction_count();
+            println!("{}: {instructions:?} verified instructions", hook.name());
+        }
+        Self { ebpf }
+    }
+
+    /// Runs a hook on a packet at a device; what the program returned and what became of the bytes.
+    fn run(&mut self, hook: Hook, frame: &Frame) -> (i32, Vec<u8>) {
+        let mut out = vec![0; frame.bytes.len()];
+        let context = context(frame);
+        let options = TestRunOptions {
+            data_in: Some(&frame.bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..Default::default()
+        };
+        let result = program(&mut self.ebpf, hook).test_run(options);
+        let result = result.unwrap_or_else(|e| panic!("test run: {e}: {frame:02x?}"));
+        (result.return_value as i32, out)
+    }
+
+    fn flows(&self) -> BTreeMap<Tuple, Flow> {
+        let flows = HashMap::<_, Wire<Tuple>, Wire<Flow>>::try_from(self.ebpf.map(names::FLOWS).unwrap()).unwrap();
+        flows.iter().map(|entry| entry.map(|(key, flow)| (key.0, flow.0)).unwrap()).collect()
+    }
+
+    fn counters(&self, hook: Hook) -> Counters {
+        let counters = PerCpuArray::<_, Wire<Counters>>::try_from(self.ebpf.map(names::COUNTERS).unwrap()).unwrap();
+        let mut sum = Counters::default();
+        for cpu in counters.get(&(hook as u32), 0).unwrap().iter() {
+            sum.passed += cpu.0.passed;
+            sum.to_peer += cpu.0.to_peer;
+            sum.to_neighbour += cpu.0.to_neighbour;
+            for (sum, dropped) in sum.dropped.iter_mut().zip(cpu.0.dropped) {
+                *sum += dropped;
+            }
+        }
+        sum
+    }
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
+    ebpf.program_mut(hook.name()).expect("the object has the program").try_into().expect("a classifier")
+}
+
+/// The fields of `__sk_buff` (linux/bpf.h) that a test run takes: the device it is at and the one it came by.
+fn context(frame: &Frame) -> Vec<u8> {
+    const INGRESS_IFINDEX: usize = 9;
+    const IFINDEX: usize = 10;
+    const WORDS: usize = 48;
+    let mut words = [0u32; WORDS];
+    words[INGRESS_IFINDEX] = frame.came_by;
+    words[IFINDEX] = frame.device;
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// Runs in a network namespace of its own with the scene's devices in it, which goes with the thread.
+fn in_the_scene(story: impl FnOnce() + Send) {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `sudo cargo xtask test`");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            for line in scene::commands() {
+                let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2");
+                assert!(status.success(), "ip {line}");
+            }
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
+            story();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+#[test]
+fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
+    in_the_scene(|| {
+        let world = scene::world();
+        let mut kernel = Kernel::like(&world);
+        let mut random = StdRng::seed_from_u64(SEED);
+        let mut seen = BTreeMap::<String, usize>::new();
+
+        for i in 0..PACKETS {
+            let (hook, frame) = packet(&mut random, &world);
+            world.clock.set(far_from_the_next_tick());
+            let mut in_world = frame.clone();
+            let verdict = world.run(hook, &mut in_world);
+            let (returned, bytes) = kernel.run(hook, &frame);
+
+            assert_eq!(returned, expected_return(verdict), "packet {i} at {hook:?}: {verdict:?} {frame:02x?}");
+            assert_eq!(bytes, in_world.bytes, "packet {i} at {hook:?}: {verdict:?} {frame:02x?}");
+            if !matches!(verdict, Verdict::Drop(_)) && frame.bytes.get(12..14) == Some(&[0x08, 0x00]) {
+                checksums_hold(&bytes).unwrap_or_else(|e| panic!("packet {i} at {hook:?}: {e} {bytes:02x?}"));
+            }
+            let what = format!("{hook:?} {verdict:?}");
+            *seen
+                .entry(what.split('(').take(if what.contains("Drop") { 2 } else { 1 }).collect::<Vec<_>>().join(" "))
+                .or_default() += 1;
+        }
+
+        println!("{seen:#?}");
+        for hook in Hook::ALL {
+            assert_eq!(kernel.counters(hook), world.counters.borrow()[&hook], "{hook:?}");
+        }
+        let flows = world.flows.borrow();
+        for (key, flow) in kernel.flows() {
+            assert_eq!(flows.get(&key), Some(&flow), "{key:?}");
+        }
+        assert_eq!(kernel.flows().len(), flows.len());
+        assert!(flows.len() > 200, "only {} flows: the packets are too alike", flows.len());
+        assert!(seen.len() >= 16, "only {} kinds of verdict: {seen:?}", seen.len());
+    });
+}
+
+/// The monotonic clock, not within a quarter of a second before a tick: the kernel's next packet falls into the same.
+fn far_from_the_next_tick() -> u64 {
+    const MARGIN: u64 = 250_000_000;
+    loop {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+        let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+        let left = Instant::TICK_NS - now % Instant::TICK_NS;
+        if left > MARGIN {
+            return now;
+        }
+        std::thread::sleep(std::time::Duration::from_nanos(left));
+    }
+}
+
+fn expected_return(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Pass => -1,
+        Verdict::Drop(_) => 2,
+        Verdict::Peer(_) | Verdict::Neighbour(_) => 7,
+    }
+}
+
+fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
+    from[random.random_range(0..from.len())]
+}
+
+fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
+    let hook = pick(
+        random,
+        &[
+            Hook::FromContainer,
+            Hook::FromContainer,
+            Hook::FromUplink,
+            Hook::FromUplink,
+            Hook::ToUplink,
+            Hook::ToContainer,
+        ],
+    );
+    let known = world.flows.borrow().keys().nth(random.random_range(0..64)).copied();
+    let (device, came_by) = match hook {
+        Hook::FromContainer => (pick(random, &[A, A, B, C, D]), 0),
+        Hook::FromUplink => (UPLINK, 0),
+        Hook::ToUplink => (UPLINK, pick(random, &[20, 20, 30, 40, UPLINK, scene::FOREIGN])),
+        Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
+    };
+    let build = match known {
+        Some(tuple) if random.random_bool(0.4) && is_seen_at(hook, &tuple) => of_tuple(random, &tuple),
+        _ => anything(random, hook, device),
+    };
+    let mut bytes = decorate(random, build, hook, device).bytes();
+    if random.random_ratio(1, 20) {
+        bytes.truncate(random.random_range(ETH + 20..=bytes.len()));
+    }
+    if random.random_ratio(1, 40) {
+        let ethertype = pick(random, &[[0x81, 0x00], [0x86, 0xdd], [0x88, 0xcc], [0x08, 0x06]]);
+        bytes[12..14].copy_from_slice(&ethertype);
+        // A test run takes no packet shorter than the header that its ethertype promises.
+        bytes.resize(bytes.len().max(ETH + 40), 0);
+    }
+    (hook, Frame { came_by, ..Frame::at(device, bytes) })
+}
+
+/// Whether a packet with this tuple may come by this hook: one of a network from its container, one of the host's zone from outside.
+fn is_seen_at(hook: Hook, tuple: &Tuple) -> bool {
+    (tuple.zone == Zone::HOST) == (hook == Hook::FromUplink)
+}
+
+fn of_tuple(random: &mut StdRng, tuple: &Tuple) -> Build {
+    let (from, to) = (
+        format!("{}:{}", tuple.src.ip(), tuple.src_port.number()),
+        format!("{}:{}", tuple.dst.ip(), tuple.dst_port.number()),
+    );
+    match tuple.protocol {
+        6 => with_flags(random, tcp(&from, &to)),
+        17 => udp(&from, &to),
+        _ if tuple.echo == echo::REQUEST => {
+            ping(&tuple.src.ip().to_string(), &tuple.dst.ip().to_string(), tuple.src_port.number())
+        }
+        _ => pong(&tuple.src.ip().to_string(), &tuple.dst.ip().to_string(), tuple.dst_port.number()),
+    }
+}
+
+fn with_flags(random: &mut StdRng, build: Build) -> Build {
+    use tcp_flags::{ACK, FIN, RST, SYN};
+    build.flags(pick(random, &[SYN, SYN, SYN | ACK, ACK, ACK, ACK | FIN, RST, RST | ACK, 0]))
+}
+
+fn anything(random: &mut StdRng, hook: Hook, device: u32) -> Build {
+    let own = Ipv4Addr::from(match device {
+        A => [10, 176, 1, 2],
+        B => [10, 176, 1, 3],
+        C => [10, 176, 2, 2],
+        D => [10, 176, 3, 2],
+        _ => [198, 51, 100, 7],
+    });
+    let inside = ["10.176.1.2", "10.176.1.3", "10.176.2.2", "10.176.3.2", "10.176.1.1", "10.176.2.1", "10.176.1.77"];
+    let outside = ["198.51.100.7", "203.0.113.9", "192.0.2.77", "198.18.4.4", "192.0.2.1"];
+    let from = match hook {
+        Hook::FromContainer if random.random_bool(0.95) => own.to_string(),
+        Hook::FromUplink if random.random_bool(0.95) => pick(random, &outside).to_owned(),
+        _ => pick(random, &inside).to_owned(),
+    };
+    let to = match hook {
+        Hook::FromUplink => {
+            pick(random, &["192.0.2.1", "192.0.2.1", "192.0.2.1", "10.176.1.2", "127.0.0.1", "203.0.113.5"]).to_owned()
+        }
+        _ if random.random_bool(0.5) => pick(random, &outside).to_owned(),
+        _ => pick(random, &inside).to_owned(),
+    };
+    let sport = pick(random, &[1024u16, 5000, 20_000, 33_000, 33_001, 45_000, 61_001]);
+    let dport = pick(random, &[53u16, 80, 443, 5353, 5353, 8080, 8080, 20_005]);
+    let id = pick(random, &[0u16, 1, 7, 4711]);
+    match random.random_range(0..8) {
+        0..=3 => with_flags(random, tcp(&format!("{from}:{sport}"), &format!("{to}:{dport}"))).payload(&[7; 33]),
+        4..=5 => udp(&format!("{from}:{sport}"), &format!("{to}:{dport}")),
+        6 => ping(&from, &to, id),
+        _ => pong(&from, &to, id),
+    }
+}
+
+fn decorate(random: &mut StdRng, mut build: Build, hook: Hook, device: u32) -> Build {
+    let bridge = match device {
+        A | B => 20,
+        C => 30,
+        _ => 40,
+    };
+    let destination = if random.random_bool(0.7) {
+        scene::bridge_mac(bridge)
+    } else {
+        pick(random, &[scene::container_mac(A), scene::container_mac(B), [0xff; 6], [2, 9, 9, 9, 9, 9]])
+    };
+    build = match hook {
+        Hook::FromContainer if random.random_ratio(1, 30) => build.macs([2, 6, 6, 6, 6, 6], destination),
+        Hook::FromContainer => build.macs(scene::container_mac(device), destination),
+        _ => build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]),
+    };
+    if random.random_ratio(1, 12) {
+        build = build.ip_options(pick(random, &[4, 12, 40]));
+    }
+    if random.random_ratio(1, 25) {
+        build = build.ttl(pick(random, &[0, 1, 2]));
+    }
+    if random.random_ratio(1, 25) {
+        build = build.fragment(random.random(), random.random_range(0..4));
+    }
+    if random.random_ratio(1, 6) {
+        build = build.without_udp_checksum();
+    }
+    if random.random_ratio(1, 30) {
+        build = build.payload(&[1; 1600]);
+    }
+    build
+}
+
+#[test]
+fn the_oracle_finds_a_wrong_checksum() {
+    let mut bytes = tcp("10.0.0.1:1", "10.0.0.2:2").payload(b"odd").bytes();
+    assert_eq!(packets::checksums_hold(&bytes), Ok(()));
+
+    *bytes.last_mut().unwrap() ^= 1;
+
+    assert_eq!(packets::checksums_hold(&bytes), Err("transport checksum"));
+}
