@@ -69,19 +69,19 @@ fn switched<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &De
 /// From a container to beyond its network.
 #[inline(always)]
 fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
-    let now = t.now();
-    if !conntrack::find(t, s, h.transport, now) {
-        return opened_by_container(p, t, s, device, h);
-    }
-    if conntrack::must_note(s, h.transport, now) {
-        let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
-        let answers = s.flow.direction != 0;
-        if forward::find_way_out(t, s, device.bridge, answers)? == WayOut::Stack {
-            s.flow.via = Via::Stack as u8;
+    if !goes_on(t, s, h, |t, s| find_answers_way_out(t, s, device))? {
+        let source = match forward::find_way_out(t, s, device.bridge, false)? {
+            WayOut::Local | WayOut::Stack => return Ok(PASS),
+            WayOut::Uplink(source) => source,
+        };
+        if device.has(device_flags::INTERNAL) {
+            return Err(DropReason::Internal);
         }
-        if !conntrack::refresh(t, s, settings, h.transport, now) {
-            return opened_by_container(p, t, s, device, h);
+        // Untranslated, and without a flow: the stack may have to answer it.
+        if forward::needs_stack(p, h, s.flow.next.mtu)? {
+            return Ok(PASS);
         }
+        masquerade(t, s, h, source)?;
     }
     // What the stack must route leaves as it is, and is translated on its way out of the uplink.
     if s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)? {
@@ -91,28 +91,35 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
     forward::send(p, s)
 }
 
-/// A container's packet that belongs to no flow.
+/// Looks up the way of a flow that a container goes on with. Without one the stack must know.
 #[inline(always)]
-fn opened_by_container<P: Packet, T: Tables>(
-    p: &mut P,
+fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<(), DropReason> {
+    let answers = s.flow.direction != 0;
+    if !matches!(forward::find_way_out(t, s, device.bridge, answers)?, WayOut::Uplink(_)) {
+        s.flow.via = Via::Stack as u8;
+    }
+    Ok(())
+}
+
+/// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
+/// noted, and its way is looked up anew by `find_way`.
+#[inline(always)]
+fn goes_on<T: Tables>(
     t: &T,
     s: &mut Scratch,
-    device: &Device,
     h: Headers,
-) -> Decided {
-    let source = match forward::find_way_out(t, s, device.bridge, false)? {
-        WayOut::Local | WayOut::Stack => return Ok(PASS),
-        WayOut::Uplink(source) => source,
-    };
-    if device.has(device_flags::INTERNAL) {
-        return Err(DropReason::Internal);
+    find_way: impl FnOnce(&T, &mut Scratch) -> Result<(), DropReason>,
+) -> Result<bool, DropReason> {
+    let now = t.now();
+    if !conntrack::find(t, s, h.transport, now) {
+        return Ok(false);
     }
-    if forward::needs_stack(p, h, s.flow.next.mtu)? {
-        return Ok(PASS);
+    if !conntrack::must_note(s, h.transport, now) {
+        return Ok(true);
     }
-    masquerade(t, s, h, source)?;
-    nat::rewrite(p, h, s, Ttl::Decrement)?;
-    forward::send(p, s)
+    let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
+    find_way(t, s)?;
+    Ok(conntrack::refresh(t, s, settings, h.transport, now))
 }
 
 /// Makes the flow of a packet that leaves as `source`.
@@ -127,8 +134,10 @@ fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) ->
         return Err(DropReason::NoFlow);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
+    let now = t.now();
     nat::masquerade_as(s, source);
-    nat::establish_with_port(t, s, settings, h.transport, t.now(), false)
+    conntrack::prepare(s, settings, h.transport, now);
+    nat::establish_with_port(t, s, settings, now, false)
 }
 
 /// Egress of the host's side of a container's veth: what the slow path delivers.
@@ -155,35 +164,29 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if !h.transport.has_flow() {
         return Ok(PASS);
     }
-    let now = t.now();
-    if !conntrack::find(t, s, h.transport, now) {
-        return opened_from_outside(p, t, s, h);
-    }
-    if conntrack::must_note(s, h.transport, now) {
-        let Some(settings) = t.settings() else { return Ok(PASS) };
-        forward::find_way_in(t, s)?;
-        if !conntrack::refresh(t, s, settings, h.transport, now) {
-            return opened_from_outside(p, t, s, h);
-        }
+    if !goes_on(t, s, h, forward::find_way_in)? && !opened_from_outside(t, s, h, p.device())? {
+        return Ok(PASS);
     }
     enter(p, s, h)
 }
 
-/// A packet from outside that belongs to no flow: it is the host's, unless it opens one to a published port.
+/// Whether a packet from outside that belongs to no flow opens one to a published port. It is the host's if not.
 #[inline(always)]
-fn opened_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u32) -> Result<bool, DropReason> {
     if h.transport == Transport::EchoRequest || !conntrack::opens(h.transport) {
-        return Ok(PASS);
+        return Ok(false);
     }
-    let Some(publication) = publish::at(t, s, p.device()) else { return Ok(PASS) };
-    let Some(settings) = t.settings() else { return Ok(PASS) };
+    let Some(publication) = publish::at(t, s, uplink) else { return Ok(false) };
+    let Some(settings) = t.settings() else { return Ok(false) };
     s.flow.becomes = s.key;
     s.flow.becomes.dst = publication.address;
     s.flow.becomes.dst_port = publication.port;
     s.flow.becomes.zone = publication.zone;
     forward::find_way_in(t, s)?;
-    nat::establish_with_port(t, s, settings, h.transport, t.now(), true)?;
-    enter(p, s, h)
+    let now = t.now();
+    conntrack::prepare(s, settings, h.transport, now);
+    nat::establish_with_port(t, s, settings, now, true)?;
+    Ok(true)
 }
 
 /// Translates a packet and puts it into its container, or leaves it to the stack to route there.

@@ -39,7 +39,7 @@ pub enum Ttl {
 }
 
 /// Gives the packet in hand, whose headers are `h` and whose tuple is `s.key`, the tuple that `s.flow` says.
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
     rewrite_ip(p, h, s, ttl)?;
     match h.transport {
@@ -99,20 +99,20 @@ fn rewrite_identifier<P: Packet>(p: &mut P, h: Headers, s: &Scratch, identifier:
     Ok(())
 }
 
-/// Makes the flow in which `s.key` becomes `s.flow.becomes`, with a source port that leads every answer back to it alone:
+/// Makes the flow that was [prepared](conntrack::prepare), with a source port that leads every answer back to it alone:
 /// its own where it may be kept, else one of the pools.
 ///
+/// Not inlined: the verifier reads it once a call and not once a path.
+///
 /// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
-#[inline(always)]
+#[inline(never)]
 pub fn establish_with_port<T: Tables>(
     t: &T,
     s: &mut Scratch,
     settings: &Settings,
-    transport: Transport,
     now: Instant,
     keep: bool,
 ) -> Result<(), DropReason> {
-    conntrack::prepare(s, settings, transport, now);
     let size = settings.pools[0].len() + settings.pools[1].len();
     if size == 0 {
         return Err(DropReason::PortsExhausted);

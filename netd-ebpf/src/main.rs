@@ -45,7 +45,20 @@ fn run(hook: Hook, ctx: TcContext) -> i32 {
     };
     let verdict = hooks::run(hook, &mut skb, &Maps::new(&ctx), scratch);
     counters.count(verdict);
+    #[cfg(feature = "log")]
+    log_drop(&ctx, hook, verdict);
     skb.act(verdict, scratch)
+}
+
+/// Tells the daemon of a dropped packet: its hook, device and reason, by their numbers.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log_drop(ctx: &TcContext, hook: Hook, verdict: netd_common::verdict::Packed) {
+    if verdict.action() == netd_common::verdict::Action::Drop {
+        // SAFETY: a field of the context in hand.
+        let device = unsafe { (*ctx.skb.skb).ifindex };
+        aya_log_ebpf::debug!(ctx, "hook {} device {} drop reason {}", hook as u8, device, verdict.counter() as u32 - 3);
+    }
 }
 
 #[panic_handler]
