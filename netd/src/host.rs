@@ -106,7 +106,7 @@ impl Kernel for Host {
             Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
             Step::Detach(link, hook) => self.detach(link, *hook).await,
             Step::DeleteVeth(link) | Step::DeleteBridge(link) => self.delete(link).await,
-            Step::RestoreForwarding(link) => self.forwarding.give_back(link),
+            Step::RestoreForwarding(link) => self.forwarding.give_back(link).map(|_| ()),
             Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
             Step::CreateBridge(link, bridge) => self.links.create_bridge(link, bridge).await,
             Step::UpdateBridge(link, bridge) => self.links.update_bridge(link, bridge).await,
@@ -186,3 +186,6 @@ fn index(link: &LinkName) -> Result<Option<u32>> {
 fn needed_index(link: &LinkName) -> Result<u32> {
     index(link)?.with_context(|| format!("there is no device {link}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,3 +55,11 @@ pub fn sandbox() -> Sandbox {
 pub fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
 }
+
+/// Makes a veth pair with both sides here; `index` is that of the first.
+pub async fn add_veth(name: &str, peer: &str, index: u32) {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    let message = rtnetlink::LinkVeth::new(name, peer).index(index).up().build();
+    handle.link().add(message).execute().await.unwrap();
+}

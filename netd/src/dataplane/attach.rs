@@ -34,8 +34,8 @@ pub struct Attachments {
 
 impl Attachments {
     /// None yet but those that are pinned.
-    pub fn open(pins: Pins) -> Self {
-        let without_tcx = std::env::var_os("NETD_FORCE_CLSACT").is_some_and(|value| value == "1");
+    pub fn open(pins: Pins, clsact_only: bool) -> Self {
+        let without_tcx = clsact_only || std::env::var_os("NETD_FORCE_CLSACT").is_some_and(|value| value == "1");
         Self { pins, on_clsact: BTreeSet::new(), without_tcx }
     }
 
@@ -107,7 +107,7 @@ impl Attachments {
         Ok(self.pins.made_qdisc(index))
     }
 
-    /// Where programs of ours are attached.
+    /// Where programs of ours are attached. Pins of devices that are gone hold nothing but memory, and go.
     pub fn observed(
         &mut self,
         links: &BTreeMap<u32, LinkName>,
@@ -116,10 +116,13 @@ impl Attachments {
         self.note(filters);
         let mut found = self.on_clsact.clone();
         for (index, hook) in self.pins.attachments()? {
-            if links.contains_key(&index) && self.is_alive(index, hook) {
+            if !links.contains_key(&index) {
+                Pins::unpin(&self.pins.link(hook, index))?;
+            } else if self.is_alive(index, hook) {
                 found.insert((index, hook));
             }
         }
+        self.pins.forget_qdiscs_but(links)?;
         let named = |(index, hook): (u32, Hook)| Some((links.get(&index)?.clone(), hook));
         Ok(found.into_iter().filter_map(named).collect())
     }
@@ -207,7 +210,7 @@ impl Attachments {
 }
 
 /// The hook of a filter that is ours.
-pub fn is_ours(filter: &Filter) -> Option<Hook> {
+fn is_ours(filter: &Filter) -> Option<Hook> {
     Hook::ALL.into_iter().find(|hook| {
         let egress = matches!(hook, Hook::ToContainer | Hook::ToUplink);
         filter.name == hook.name()

@@ -6,6 +6,8 @@
 
 mod attach;
 mod flows;
+#[cfg(feature = "log")]
+mod log;
 mod object;
 mod pins;
 mod requirements;
@@ -21,11 +23,7 @@ use aya::{Ebpf, maps::MapInfo, programs::SchedClassifier};
 use netd_common::tables::{Hook, names};
 
 use self::{attach::Attachments, tables::Tables};
-pub use self::{
-    attach::{is_ours, removed_filter},
-    pins::Pins,
-    tables::Records,
-};
+pub use self::{attach::removed_filter, pins::Pins, tables::Records};
 use crate::{
     link::Filter,
     reconcile::{LinkName, Program},
@@ -37,6 +35,8 @@ pub struct Options {
     /// Entries of the flow table, two a flow; `None` for as many as the object says. A table that is pinned already keeps
     /// its size.
     pub flows_max: Option<u32>,
+    /// Never to try TCX, as if `NETD_FORCE_CLSACT=1` were set in the environment.
+    pub clsact_only: bool,
 }
 
 /// The loaded programs, with their maps.
@@ -59,9 +59,11 @@ impl Dataplane {
         requirements::check(&bpf_dir)?;
         let pins = Pins::create(bpf_dir)?;
         let mut programs = object::load(&pins, options)?;
+        #[cfg(feature = "log")]
+        log::read(&mut programs)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut programs, flows.max_entries())?;
-        let attachments = Attachments::open(pins);
+        let attachments = Attachments::open(pins, options.clsact_only);
         let mut dataplane = Self { programs, tables, attachments };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
@@ -135,6 +137,3 @@ fn program_mut(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> 
     let program = programs.program_mut(hook.name()).context("the object lacks one of its programs")?;
     Ok(program.try_into()?)
 }
-
-#[cfg(test)]
-mod tests;

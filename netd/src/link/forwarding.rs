@@ -13,25 +13,29 @@ use anyhow::{Context, Result};
 
 use crate::reconcile::LinkName;
 
-/// The notes, one file in the state directory: a line a device, its name and the value it had.
+/// The notes, one file in the state directory: the number of this boot, then a line a device, its name and the value it had.
 pub struct Forwarding {
     file: PathBuf,
+    boot: String,
     before: BTreeMap<LinkName, String>,
 }
 
 impl Forwarding {
-    /// The notes of a state directory.
+    /// The notes of a state directory. Those of an earlier boot are void: the devices started anew since.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let file = state_dir.join("forwarding");
         let text = match fs::read_to_string(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.with_context(|| format!("cannot read {}", file.display()))?,
         };
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the number of this boot")?;
+        let notes = text.strip_prefix(&boot).unwrap_or_default();
         let line = |line: &str| {
             let (name, value) = line.split_once(' ')?;
             Some((LinkName::new(name)?, value.to_owned()))
         };
-        Ok(Self { before: text.lines().filter_map(line).collect(), file })
+        Ok(Self { before: notes.lines().filter_map(line).collect(), file, boot })
     }
 
     /// Whether forwarding is on.
@@ -65,17 +69,20 @@ impl Forwarding {
         fs::write(sysctl(link), "1").with_context(|| format!("cannot switch forwarding on for {link}"))
     }
 
-    /// Gives a device back the value it had; one that was not switched on here keeps what it has.
-    pub fn give_back(&mut self, link: &LinkName) -> Result<()> {
-        let Some(value) = self.before.get(link) else { return Ok(()) };
-        match fs::write(sysctl(link), value) {
+    /// Gives a device back the value it had; whether there was one to give back to. A device that was not switched on here
+    /// keeps what it has.
+    pub fn give_back(&mut self, link: &LinkName) -> Result<bool> {
+        let Some(value) = self.before.get(link) else { return Ok(false) };
+        let given = match fs::write(sysctl(link), value) {
+            Ok(()) => true,
             // The device is gone, and its value with it.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
                 return Err(error).with_context(|| format!("cannot give forwarding of {link} back its value {value}"));
             }
-            _ => {}
-        }
-        self.forget(link)
+        };
+        self.forget(link)?;
+        Ok(given)
     }
 
     /// Forgets the note of a device that is gone.
@@ -85,9 +92,11 @@ impl Forwarding {
 
     /// Gives every device back what it had, and removes the notes; the devices.
     pub fn give_everything_back(mut self) -> Result<Vec<LinkName>> {
-        let links: Vec<LinkName> = self.before.keys().cloned().collect();
-        for link in &links {
-            self.give_back(link)?;
+        let mut links = Vec::new();
+        for link in self.before.keys().cloned().collect::<Vec<_>>() {
+            if self.give_back(&link)? {
+                links.push(link);
+            }
         }
         match fs::remove_file(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -99,9 +108,9 @@ impl Forwarding {
 
     /// Whole or not at all: a note that is lost is a host that keeps forwarding.
     fn save(&self) -> Result<()> {
-        let text: String = self.before.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        let notes: String = self.before.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
         let next = self.file.with_extension("next");
-        let written = fs::write(&next, text)
+        let written = fs::write(&next, format!("{}{notes}", self.boot))
             .and_then(|()| fs::File::open(&next)?.sync_all())
             .and_then(|()| fs::rename(&next, &self.file));
         written.with_context(|| format!("cannot write {}", self.file.display()))

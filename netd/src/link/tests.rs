@@ -272,6 +272,18 @@ fn forwarding_is_given_back_by_another_process_and_only_where_netd_switched_it_o
 }
 
 #[test]
+fn notes_of_another_boot_are_void() {
+    on_a_host_of_its_own(async |directory| {
+        let another = "11111111-1111-1111-1111-111111111111\nlo 0\n";
+        std::fs::write(directory.join("forwarding"), another).unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/lo/forwarding", "1").unwrap();
+
+        assert_eq!(Forwarding::open(&directory).unwrap().give_everything_back().unwrap(), []);
+        assert!(Forwarding::is_on(&link("lo")));
+    });
+}
+
+#[test]
 fn a_change_of_links_wakes_the_watcher() {
     on_a_host_of_its_own(async |_| {
         let links = Links::open().unwrap();
