@@ -22,6 +22,8 @@ use anyhow::{Context, Result};
 use aya::{Ebpf, maps::MapInfo, programs::SchedClassifier};
 use netd_common::tables::{Hook, names};
 
+#[cfg(test)]
+pub use self::object::OBJECT;
 use self::{attach::Attachments, tables::Tables};
 pub use self::{attach::removed_filter, pins::Pins, tables::Records};
 use crate::{
@@ -56,6 +58,7 @@ impl Dataplane {
         links: &BTreeMap<u32, LinkName>,
         filters: &BTreeSet<Filter>,
     ) -> Result<Self> {
+        object::check_built_in()?;
         requirements::check(&bpf_dir)?;
         let pins = Pins::create(bpf_dir)?;
         let mut programs = object::load(&pins, options)?;

@@ -9,7 +9,8 @@ use netd_common::tables::{Hook, names};
 
 use super::{Options, Pins};
 
-static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
+/// The object; empty if there was none when this was built.
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 
 /// The maps that outlive the daemon.
 const PINNED: [&str; 8] = [
@@ -42,16 +43,16 @@ impl fmt::Display for Misfit {
 
 impl std::error::Error for Misfit {}
 
-/// Whether this binary holds the programs.
-pub fn is_built_in() -> bool {
-    !OBJECT.is_empty()
+/// Refuses if this binary was built without the programs.
+pub fn check_built_in() -> Result<()> {
+    if OBJECT.is_empty() {
+        bail!("netd was built without its eBPF programs; run `cargo xtask build-ebpf` and build again");
+    }
+    Ok(())
 }
 
 /// Loads the object's maps, pinned, and its programs.
 pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
-    if !is_built_in() {
-        bail!("netd was built without its eBPF programs; run `cargo xtask build-ebpf` and build again");
-    }
     let expected = Object::parse(OBJECT).context("the eBPF object in this binary is damaged")?;
     let flows = fitting_maps(&expected, pins)?.or(options.flows_max);
 

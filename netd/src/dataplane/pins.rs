@@ -18,6 +18,9 @@ use nix::{
 
 use crate::reconcile::LinkName;
 
+/// What the kernel itself puts into a fresh bpffs.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// A directory of pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -124,13 +127,16 @@ impl Pins {
 
     /// Removes the directory if nothing of another's is in it.
     fn remove_directory(&self) -> Result<()> {
+        if listed(&self.bpf_dir)?.iter().any(|name| !KERNELS_OWN.contains(&name.as_str())) {
+            return Ok(());
+        }
         let mut removed = fs::remove_dir(&self.bpf_dir);
         if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
             umount(&self.bpf_dir).with_context(|| format!("cannot unmount {}", self.bpf_dir.display()))?;
             removed = fs::remove_dir(&self.bpf_dir);
         }
         match removed {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.bpf_dir.display()))
             }
             _ => Ok(()),

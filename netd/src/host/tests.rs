@@ -5,7 +5,13 @@ use std::{
     time::{Duration, Instant as Moment},
 };
 
-use aya::{maps::MapData, programs::loaded_programs};
+use aya::{
+    maps::MapData,
+    programs::{
+        SchedClassifier, TcAttachType, loaded_programs,
+        tc::{NlOptions, TcAttachOptions},
+    },
+};
 use netd_common::{
     tables::{
         Device, DeviceKind, EndpointKey, LAYOUT, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
@@ -279,6 +285,59 @@ fn every_program_tells_its_size_and_counts_from_nothing() {
         assert!(programs.iter().all(|program| program.verified_instructions > Some(0)), "{programs:?}");
         assert_eq!(host.counters().unwrap(), Hook::ALL.map(|hook| (hook, Counters::default())).into());
         assert!(host.flows(&mut |_, _| panic!("there is no flow")).unwrap() > Instant::default());
+    });
+}
+
+#[test]
+fn a_clsact_qdisc_of_ours_stays_while_another_uses_it() {
+    on_a_host_of_its_own(async |directory| {
+        add_veth("wan0", "wan1", 7).await;
+        let mut host = open(&directory, true).await;
+        host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
+        // Another's program, by chance of the same name.
+        let mut stranger = aya::Ebpf::load(crate::dataplane::OBJECT).unwrap();
+        let program: &mut SchedClassifier = stranger.program_mut("from_uplink").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program
+            .attach_with_options("wan0", TcAttachType::Ingress, TcAttachOptions::Netlink(NlOptions::default()))
+            .unwrap();
+        assert_eq!(host.links.filters().await.unwrap().len(), 2);
+
+        host.apply(&Step::Detach(link("wan0"), Hook::FromUplink)).await.unwrap();
+        assert_eq!(host.links.filters().await.unwrap().len(), 1);
+        drop(host);
+        uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
+
+        let left = Links::open().unwrap().filters().await.unwrap();
+        assert_eq!(left.into_iter().map(|filter| filter.name).collect::<Vec<_>>(), ["from_uplink"]);
+        assert!(qdiscs().contains("clsact"));
+    });
+}
+
+#[test]
+fn what_another_pins_beside_ours_stays() {
+    on_a_host_of_its_own(async |directory| {
+        drop(open(&directory, false).await);
+        let foreign = directory.join("bpf/foreign");
+        aya::maps::HashMap::<MapData, u32, u32>::create(1, 0).unwrap().pin(&foreign).unwrap();
+
+        uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
+
+        assert!(foreign.exists());
+        assert!(!directory.join("bpf").join(LAYOUT).exists());
+    });
+}
+
+#[test]
+fn a_host_lives_in_a_task_that_any_thread_may_run() {
+    on_a_host_of_its_own(async |directory| {
+        let mut host = open(&directory, false).await;
+        let task = tokio::spawn(async move {
+            host.apply(&Step::PutSettings(settings())).await.unwrap();
+            host.facts(&BTreeSet::new()).await.unwrap();
+            host.observe().await.unwrap()
+        });
+        assert_eq!(task.await.unwrap().settings, Some(settings()));
     });
 }
 

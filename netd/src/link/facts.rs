@@ -48,7 +48,7 @@ impl Links {
         let destinations = routes.iter().filter(|route| leads_outside(route)).filter_map(|route| {
             let destination = destination(route)?;
             let link = output(route).and_then(|index| links.get(&index));
-            let ours = link.is_some_and(|link| link.owner().is_some());
+            let ours = link.is_some_and(|link| link.owner().is_some() || link.loopback);
             let by = link.map_or_else(|| format!("{:?}", route.header.kind).to_lowercase(), |l| l.name.to_string());
             (!ours && destination.prefix_len() > 0).then_some((destination, by))
         });
