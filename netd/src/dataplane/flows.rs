@@ -196,7 +196,15 @@ mod tests {
     /// Container `n` of zone 5 asks a server outside.
     fn request(n: u8) -> Tuple {
         let (src, dst) = (Address::v4([10, 0, 0, n]), Address::v4([192, 0, 2, 1]));
-        Tuple { src, dst, src_port: Port::new(4000), dst_port: Port::new(53), protocol: UDP, pad: 0, zone: Zone(5) }
+        Tuple {
+            src,
+            dst,
+            src_port: Port::new(4000),
+            dst_port: Port::new(53),
+            protocol: UDP,
+            zone: Zone(5),
+            ..Tuple::default()
+        }
     }
 
     fn masqueraded(n: u8) -> Tuple {
