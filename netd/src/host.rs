@@ -136,9 +136,18 @@ impl Kernel for Host {
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
         let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         let Sysctls { ephemeral, timeouts } = Sysctls::read();
-        let there = |path: &PathBuf| Some((path.clone(), Namespace::open(path).ok()?.sandbox().clone()));
-        let sandboxes = sandboxes.iter().filter_map(there).collect();
-        Ok(HostFacts { uplinks, routes, ephemeral, timeouts, sandboxes })
+        let mut there = BTreeMap::new();
+        for path in sandboxes {
+            match Namespace::open(path) {
+                Ok(namespace) => {
+                    there.insert(path.clone(), namespace.sandbox().clone());
+                }
+                Err(error) if error.is_final() => {}
+                // A sandbox that cannot be looked at is not one that is gone: what it has would be taken away.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(HostFacts { uplinks, routes, ephemeral, timeouts, sandboxes: there })
     }
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {

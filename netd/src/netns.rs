@@ -71,6 +71,18 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
+impl Unfit {
+    /// Whether the path leads to no such namespace, and will not by itself: everything but a failure to look.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Unreachable { error, .. } => {
+                error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+            }
+            Self::NoNamespace(_) | Self::AnotherKind(_) | Self::HostsOwn(_) | Self::Replaced(_) => true,
+        }
+    }
+}
+
 /// An open network namespace: it stays while this does, whatever becomes of its path.
 #[derive(Debug)]
 pub struct Namespace {

@@ -6,13 +6,16 @@ use std::{
     net::IpAddr,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netd_common::tuple::Mac;
 use rtnetlink::{
     Error, LinkUnspec, RouteMessageBuilder,
-    packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_core::{
+        NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
+        NetlinkPayload,
+    },
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
@@ -23,6 +26,9 @@ use rtnetlink::{
 
 use super::{GROUP, Links, PREFIX};
 use crate::reconcile::LinkName;
+
+/// How often a listing is begun anew before it is given up.
+const DUMPS: usize = 16;
 
 /// Whose a link of ours is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -196,9 +202,13 @@ impl Assigned {
 impl Links {
     /// Every device by its index.
     pub(super) async fn all(&self) -> Result<BTreeMap<u32, Link>> {
-        let messages: Vec<_> =
-            self.handle.link().get().execute().try_collect().await.map_err(refusal).context("cannot list the links")?;
-        Ok(messages.into_iter().filter_map(Link::of).map(|link| (link.index, link)).collect())
+        let listed =
+            self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await.context("cannot list the links")?;
+        let links = listed.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(message) => Link::of(message),
+            _ => None,
+        });
+        Ok(links.map(|link| (link.index, link)).collect())
     }
 
     /// The device of this name.
@@ -213,16 +223,12 @@ impl Links {
 
     /// Every address of every device, in the kernel's order: the primary one of a subnet before the others.
     pub(super) async fn addresses(&self) -> Result<Vec<Assigned>> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(refusal)
-            .context("cannot list the addresses")?;
-        Ok(messages.iter().filter_map(Assigned::of).collect())
+        let listed = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await;
+        let addresses = listed.context("cannot list the addresses")?.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) => Assigned::of(&message),
+            _ => None,
+        });
+        Ok(addresses.collect())
     }
 
     /// Every route of both families, in every table.
@@ -232,8 +238,11 @@ impl Links {
             RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
         ] {
-            let listed: Result<Vec<_>, _> = self.handle.route().get(family).execute().try_collect().await;
-            routes.extend(listed.map_err(refusal).context("cannot list the routes")?);
+            let listed = self.dump(RouteNetlinkMessage::GetRoute(family)).await.context("cannot list the routes")?;
+            routes.extend(listed.into_iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => Some(route),
+                _ => None,
+            }));
         }
         Ok(routes)
     }
@@ -319,6 +328,30 @@ impl Links {
             Err(error) if !is(&error, nix::libc::ENODEV) => Err(refusal(error)),
             _ => Ok(()),
         }
+    }
+
+    /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is
+    /// lacking would be taken for gone.
+    async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+        use futures_util::StreamExt;
+        for _ in 0..DUMPS {
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = self.handle.clone().request(message).map_err(refusal)?;
+            let (mut listed, mut torn) = (Vec::new(), false);
+            while let Some(answer) = answers.next().await {
+                torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => listed.push(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
+                    _ => {}
+                }
+            }
+            if !torn {
+                return Ok(listed);
+            }
+        }
+        bail!("it changed in the middle, {DUMPS} times over")
     }
 
     async fn acknowledged(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<()> {

@@ -64,8 +64,8 @@ impl Links {
     }
 
     /// Our bridges and veths. `sandboxes` says where the other side of a veth is; one that is not in it, or not where
-    /// it says, is reported in a sandbox of no name, and so equal to nothing desired. The addresses of a side that is
-    /// down do not count.
+    /// it says, is reported in a sandbox of no name, and so equal to nothing desired; one that cannot be looked at is an
+    /// error. The addresses of a side that is down do not count.
     pub async fn observe(
         &self,
         sandboxes: &BTreeMap<LinkName, Sandbox>,
@@ -81,7 +81,7 @@ impl Links {
                 Some(Owner::Endpoint(owner)) => {
                     let bridge = link.master.and_then(|index| links.get(&index)).map(|bridge| &bridge.name);
                     let sandbox = sandboxes.get(&link.name);
-                    veths.insert(link.name.clone(), veth::observed(link, owner, bridge, sandbox).await);
+                    veths.insert(link.name.clone(), veth::observed(link, owner, bridge, sandbox).await?);
                 }
                 None => {}
             }

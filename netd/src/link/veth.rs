@@ -22,18 +22,23 @@ use crate::{
 };
 
 /// What a host-side veth of ours is found to be.
-pub async fn observed(link: &Link, owner: String, bridge: Option<&LinkName>, sandbox: Option<&Sandbox>) -> Veth {
+pub async fn observed(
+    link: &Link,
+    owner: String,
+    bridge: Option<&LinkName>,
+    sandbox: Option<&Sandbox>,
+) -> Result<Veth> {
     let inside = match sandbox {
-        Some(sandbox) => interface(link, sandbox).await.ok().flatten().map(|found| (sandbox.clone(), found)),
+        Some(sandbox) => interface(link, sandbox).await?.map(|found| (sandbox.clone(), found)),
         None => None,
     };
     let (sandbox, (mtu, mut interface)) = inside.unwrap_or_else(|| (nowhere(), (link.mtu, no_interface())));
     if !link.up {
         interface.addresses.clear();
     }
-    // The MTU is that of both sides: whichever differs from what is desired is the one to report.
+    // The MTU is that of both sides: where they differ it is none.
     let mtu = if link.mtu == mtu { mtu } else { 0 };
-    Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface }
+    Ok(Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface })
 }
 
 impl Links {
@@ -161,7 +166,11 @@ impl Links {
 
 /// The container's side of a veth and its MTU; `None` if it is not in that sandbox.
 async fn interface(host_side: &Link, sandbox: &Sandbox) -> Result<Option<(u32, Interface)>> {
-    let inside = Links::open_inside(&Namespace::of(sandbox)?)?;
+    let namespace = match Namespace::of(sandbox) {
+        Err(error) if error.is_final() => return Ok(None),
+        namespace => namespace?,
+    };
+    let inside = Links::open_inside(&namespace)?;
     let Some(link) = inside.other_side(host_side).await? else { return Ok(None) };
     let addresses = inside.addresses().await?;
     let counts = |a: &super::kernel::Assigned| a.index == link.index && a.set && link.up;
