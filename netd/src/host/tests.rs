@@ -19,6 +19,8 @@ use netd_common::{
     tuple::{Mac, Port, TCP},
 };
 
+use nix::libc;
+
 use super::*;
 use crate::{
     reconcile::{Bridge, DeviceRecord, EndpointRecord, Interface, Veth},
@@ -338,6 +340,39 @@ fn a_host_lives_in_a_task_that_any_thread_may_run() {
             host.observe().await.unwrap()
         });
         assert_eq!(task.await.unwrap().settings, Some(settings()));
+    });
+}
+
+#[test]
+fn all_that_is_missing_is_said_at_once_and_nothing_is_made() {
+    on_a_host_of_its_own(async |directory| {
+        let options = options(&directory, false);
+        let keep = libc::uid_t::MAX;
+        // SAFETY: takes no pointer. The system call itself, which concerns this thread alone: libc's function tells all
+        // threads of the test binary.
+        let became_nobody = unsafe { libc::syscall(libc::SYS_setresuid, keep, 65_534, keep) };
+        assert_eq!(became_nobody, 0);
+
+        let refused = Host::open(options).await.err().unwrap().to_string();
+
+        let capabilities = "CAP_NET_ADMIN (links, addresses, routes); \
+                            CAP_SYS_ADMIN (entering the containers' namespaces); \
+                            CAP_BPF and CAP_PERFMON (loading programs)";
+        assert_eq!(refused, format!("netd cannot run here; missing: {capabilities}"));
+        assert!(!directory.join("bpf").exists());
+    });
+}
+
+#[test]
+fn a_place_where_no_bpffs_can_be_is_refused_by_name() {
+    on_a_host_of_its_own(async |directory| {
+        std::fs::write(directory.join("file"), "").unwrap();
+        let bpf_dir = directory.join("file/bpf");
+
+        let refused = Host::open(HostOptions { bpf_dir: bpf_dir.clone(), ..options(&directory, false) }).await;
+
+        let refused = refused.err().unwrap().to_string();
+        assert!(refused.contains(&format!("a bpffs at {}, which cannot be made", bpf_dir.display())), "{refused}");
     });
 }
 
