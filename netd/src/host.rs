@@ -197,4 +197,6 @@ fn needed_index(link: &LinkName) -> Result<u32> {
 }
 
 #[cfg(test)]
+pub mod fixtures;
+#[cfg(test)]
 mod tests;

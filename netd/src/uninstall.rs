@@ -51,3 +51,6 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     Ok(Report { pins, filters, links, forwarding })
 }
+
+#[cfg(test)]
+mod tests;

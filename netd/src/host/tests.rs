@@ -1,34 +1,19 @@
-//! A whole host: steps applied, state read back, restarts, and what stays after an uninstall.
+//! A whole host: programs attached and replaced, records written and read back, and what is refused at start.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant as Moment},
-};
+use std::time::{Duration, Instant as Moment};
 
-use aya::{
-    maps::MapData,
-    programs::{
-        SchedClassifier, TcAttachType, loaded_programs,
-        tc::{NlOptions, TcAttachOptions},
-    },
-};
+use aya::{maps::MapData, programs::loaded_programs};
 use netd_common::{
-    tables::{
-        Device, DeviceKind, EndpointKey, LAYOUT, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
-    },
-    tuple::{Mac, Port, TCP},
+    tables::{DEVICE_SLOTS, Device, LAYOUT, Publication, Settings},
+    tuple::{Mac, Port},
 };
-
 use nix::libc;
 
-use super::*;
+use super::{fixtures::*, *};
 use crate::{
-    reconcile::{Bridge, DeviceRecord, EndpointRecord, Interface, Veth},
-    testing::{add_veth, link, on_a_host_of_its_own, sandbox},
-    uninstall::{Report, uninstall},
+    reconcile::{DeviceRecord, EndpointRecord},
+    testing::{add_veth, link, on_a_host_of_its_own},
 };
-
-const BOTH_MANNERS: [(&str, bool); 2] = [("tcx", false), ("clsact", true)];
 
 #[test]
 fn programs_attach_in_both_manners_and_detaching_leaves_nothing() {
@@ -129,8 +114,8 @@ fn what_is_written_to_the_maps_is_read_back_and_goes() {
     on_a_host_of_its_own(async |directory| {
         // Two devices that want one slot.
         add_veth("wan0", "wan1", 7).await;
-        add_veth("wan2", "wan3", 7 + netd_common::tables::DEVICE_SLOTS).await;
-        assert_eq!(Device::slot(7), Device::slot(7 + netd_common::tables::DEVICE_SLOTS));
+        add_veth("wan2", "wan3", 7 + DEVICE_SLOTS).await;
+        assert_eq!(Device::slot(7), Device::slot(7 + DEVICE_SLOTS));
         let mut host = open(&directory, false).await;
         let empty = host.observe().await.unwrap();
         let device = DeviceRecord { bridge: Some(link("wan1")), ..uplink() };
@@ -217,68 +202,6 @@ fn a_pinned_map_of_another_size_is_refused_by_name_and_the_flow_table_keeps_its_
 }
 
 #[test]
-fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
-    for (manner, clsact_only) in BOTH_MANNERS {
-        on_a_host_of_its_own(async move |directory| {
-            add_veth("wan0", "wan1", 7).await;
-            add_veth("nd0", "foreign", 20).await;
-            std::fs::write("/proc/sys/net/ipv4/conf/wan0/forwarding", "0").unwrap();
-            aya::programs::tc::qdisc_add_clsact("wan1").unwrap();
-            let before = (links(), qdiscs());
-            let mut host = open(&directory, clsact_only).await;
-            let (bridge, veth) = network(sandbox());
-            let record = DeviceRecord { bridge: Some(link("nd1")), kind: DeviceKind::Container as u8, ..uplink() };
-
-            for _ in 0..2 {
-                for step in [
-                    Step::PutSettings(settings()),
-                    Step::CreateBridge(link("nd1"), bridge.clone()),
-                    Step::Forward(link("wan0")),
-                    Step::Forward(link("nd1")),
-                    Step::CreateVeth(link("nd11"), veth.clone()),
-                    Step::Attach(link("nd11"), Hook::FromContainer),
-                    Step::Attach(link("nd11"), Hook::ToContainer),
-                    Step::Attach(link("wan0"), Hook::FromUplink),
-                    Step::Attach(link("wan1"), Hook::ToUplink),
-                    Step::PutDevice(link("nd11"), record.clone()),
-                    Step::ConnectVeth(link("nd11"), veth.clone()),
-                ] {
-                    host.apply(&step).await.unwrap();
-                }
-            }
-            let hooks = BTreeSet::from([
-                (link("nd11"), Hook::FromContainer),
-                (link("nd11"), Hook::ToContainer),
-                (link("wan0"), Hook::FromUplink),
-                (link("wan1"), Hook::ToUplink),
-            ]);
-            let built = State {
-                bridges: [(link("nd1"), bridge)].into(),
-                veths: [(link("nd11"), veth)].into(),
-                forwarding: [link("nd1"), link("wan0")].into(),
-                hooks,
-                devices: [(link("nd11"), record)].into(),
-                settings: Some(settings()),
-                ..State::default()
-            };
-            assert_eq!(host.observe().await.unwrap(), built, "{manner}");
-
-            drop(host);
-            let report = uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
-
-            assert_eq!(report.links, [link("nd11"), link("nd1")]);
-            assert_eq!(report.forwarding, [link("wan0")]);
-            assert_eq!((links(), qdiscs()), before, "{manner}");
-            assert!(!Forwarding::is_on(&link("wan0")));
-            assert!(!directory.join("bpf").exists());
-            assert_eq!(std::fs::read_dir(directory.join("state")).unwrap().count(), 0);
-            let again = uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
-            assert_eq!(again, Report::default());
-        });
-    }
-}
-
-#[test]
 fn every_program_tells_its_size_and_counts_from_nothing() {
     on_a_host_of_its_own(async |directory| {
         let host = open(&directory, false).await;
@@ -287,46 +210,6 @@ fn every_program_tells_its_size_and_counts_from_nothing() {
         assert!(programs.iter().all(|program| program.verified_instructions > Some(0)), "{programs:?}");
         assert_eq!(host.counters().unwrap(), Hook::ALL.map(|hook| (hook, Counters::default())).into());
         assert!(host.flows(&mut |_, _| panic!("there is no flow")).unwrap() > Instant::default());
-    });
-}
-
-#[test]
-fn a_clsact_qdisc_of_ours_stays_while_another_uses_it() {
-    on_a_host_of_its_own(async |directory| {
-        add_veth("wan0", "wan1", 7).await;
-        let mut host = open(&directory, true).await;
-        host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
-        // Another's program, by chance of the same name.
-        let mut stranger = aya::Ebpf::load(crate::dataplane::OBJECT).unwrap();
-        let program: &mut SchedClassifier = stranger.program_mut("from_uplink").unwrap().try_into().unwrap();
-        program.load().unwrap();
-        program
-            .attach_with_options("wan0", TcAttachType::Ingress, TcAttachOptions::Netlink(NlOptions::default()))
-            .unwrap();
-        assert_eq!(host.links.filters().await.unwrap().len(), 2);
-
-        host.apply(&Step::Detach(link("wan0"), Hook::FromUplink)).await.unwrap();
-        assert_eq!(host.links.filters().await.unwrap().len(), 1);
-        drop(host);
-        uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
-
-        let left = Links::open().unwrap().filters().await.unwrap();
-        assert_eq!(left.into_iter().map(|filter| filter.name).collect::<Vec<_>>(), ["from_uplink"]);
-        assert!(qdiscs().contains("clsact"));
-    });
-}
-
-#[test]
-fn what_another_pins_beside_ours_stays() {
-    on_a_host_of_its_own(async |directory| {
-        drop(open(&directory, false).await);
-        let foreign = directory.join("bpf/foreign");
-        aya::maps::HashMap::<MapData, u32, u32>::create(1, 0).unwrap().pin(&foreign).unwrap();
-
-        uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
-
-        assert!(foreign.exists());
-        assert!(!directory.join("bpf").join(LAYOUT).exists());
     });
 }
 
@@ -374,88 +257,4 @@ fn a_place_where_no_bpffs_can_be_is_refused_by_name() {
         let refused = refused.err().unwrap().to_string();
         assert!(refused.contains(&format!("a bpffs at {}, which cannot be made", bpf_dir.display())), "{refused}");
     });
-}
-
-async fn open(directory: &Path, clsact_only: bool) -> Host {
-    Host::open(options(directory, clsact_only)).await.unwrap()
-}
-
-fn options(directory: &Path, clsact_only: bool) -> HostOptions {
-    let state_dir = directory.join("state");
-    std::fs::create_dir_all(&state_dir).unwrap();
-    let dataplane = Options { clsact_only, ..Options::default() };
-    HostOptions { bpf_dir: directory.join("bpf"), state_dir, uplinks: Vec::new(), dataplane }
-}
-
-/// Each link's name and link-layer address; whether it has a carrier settles a little later.
-fn links() -> Vec<(String, String)> {
-    let columns = |line: &str| -> Option<(String, String)> {
-        let mut words = line.split_whitespace();
-        Some((words.next()?.to_owned(), words.nth(1)?.to_owned()))
-    };
-    ip(&["-br", "link"]).lines().filter_map(columns).collect()
-}
-
-fn qdiscs() -> String {
-    let out = Command::new("tc").args(["qdisc", "show"]).output().unwrap();
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn delete(name: &str) {
-    ip(&["link", "del", name]);
-}
-
-fn ip(arguments: &[&str]) -> String {
-    let out = Command::new("ip").args(arguments).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn network(sandbox: Sandbox) -> (Bridge, Veth) {
-    let mac = Mac([2, 0, 0, 0, 0, 1]);
-    let bridge = Bridge { owner: "blue".into(), mac, mtu: 1500, addresses: ["10.176.0.1/24".parse().unwrap()].into() };
-    let interface = Interface {
-        name: link("eth0"),
-        mac: Mac([2, 0, 0, 0, 0, 2]),
-        addresses: ["10.176.0.2/24".parse().unwrap()].into(),
-        gateways: ["10.176.0.1".parse().unwrap()].into(),
-    };
-    (bridge, Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1500, sandbox, interface })
-}
-
-fn uplink() -> DeviceRecord {
-    DeviceRecord {
-        kind: DeviceKind::Uplink as u8,
-        flags: 2,
-        zone: Zone::HOST,
-        bridge: None,
-        mtu: 1500,
-        ipv4: [192, 0, 2, 1],
-        gateway_ipv4: [0; 4],
-        ipv6: [1; 16],
-        gateway_ipv6: [0; 16],
-        mac: Mac([2; 6]),
-        gateway_mac: Mac::default(),
-    }
-}
-
-fn settings() -> Settings {
-    Settings {
-        secret: [1, 2],
-        pools: [PortRange { first: 10_000, last: 27_000 }; 2],
-        ephemeral: PortRange { first: 32_768, last: 60_999 },
-        timeouts: [Span::at_least_seconds(30); Timeout::COUNT],
-    }
-}
-
-fn address(last: u8) -> Address {
-    Address::v4([10, 176, 0, last])
-}
-
-fn endpoint_key() -> EndpointKey {
-    EndpointKey { address: address(2), zone: Zone(5), pad: 0 }
-}
-
-fn publication_key() -> PublicationKey {
-    PublicationKey { address: Address::ANY_V4, port: Port::new(8080), protocol: TCP, pad: 0 }
 }

@@ -5,7 +5,8 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, packet_route::link::
 
 use super::{
     GROUP, Links,
-    kernel::{Assigned, Existing, Link, Owner, refusal, write_sysctl},
+    kernel::{Assigned, refusal, write_sysctl},
+    ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{Bridge, LinkName};
 

@@ -16,7 +16,8 @@ use rtnetlink::packet_route::{
 
 use super::{
     Forwarding, Links,
-    kernel::{Assigned, Link, address_of, output},
+    kernel::{Assigned, address_of, output},
+    ours::Link,
 };
 use crate::reconcile::{LinkName, Uplink};
 

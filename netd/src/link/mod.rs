@@ -8,6 +8,7 @@ mod facts;
 mod filters;
 mod forwarding;
 mod kernel;
+mod ours;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
 use tokio::sync::watch;
 
-use self::kernel::{Existing, Fit, Link, Owner, quoted};
+use self::ours::{Existing, Fit, Link, Owner, quoted};
 pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding};
 use crate::{
     netns::Namespace,

@@ -14,7 +14,8 @@ use rtnetlink::{
 
 use super::{
     GROUP, Links,
-    kernel::{Existing, Link, Owner, refusal, write_sysctl},
+    kernel::{refusal, write_sysctl},
+    ours::{Existing, Link, Owner},
 };
 use crate::{
     netns::Namespace,
