@@ -27,6 +27,12 @@ impl LinkName {
         (fits && clean).then_some(Self(name))
     }
 
+    /// What stands for a device that is gone, and whose index alone is known. Nothing desired has such a name, and it is
+    /// always short enough to be one.
+    pub fn gone(index: u32) -> Self {
+        Self(format!("gone-{index}"))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

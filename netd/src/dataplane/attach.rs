@@ -1,0 +1,290 @@
+//! Where the programs are attached: by TCX where the kernel takes it, on a clsact qdisc where it does not.
+//!
+//! Which of the two is found by trying, or set to clsact by `NETD_FORCE_CLSACT=1` (for tests). What is attached stays
+//! attached in the manner it was, and gets a new program by an update in place: there is no moment without one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::{FdLink, Link, PinnedLink},
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+};
+use netd_common::tables::Hook;
+use nix::{libc, net::if_::if_indextoname};
+
+use super::Pins;
+use crate::{link::Filter, reconcile::LinkName};
+
+/// Number of our filters among those of their priority.
+const HANDLE: u16 = 0x6e64;
+/// Priority of our filters: before nearly all others.
+const FIRST: u16 = 10;
+/// Priority of our filter at the egress of uplinks: after all others.
+const LAST: u16 = 0xfff0;
+
+/// The attachments there are.
+pub struct Attachments {
+    pins: Pins,
+    on_clsact: BTreeSet<(u32, Hook)>,
+    /// Set by the environment, or found when the kernel refused TCX.
+    without_tcx: bool,
+}
+
+impl Attachments {
+    /// None yet but those that are pinned.
+    pub fn open(pins: Pins, clsact_only: bool) -> Self {
+        let without_tcx = clsact_only || std::env::var_os("NETD_FORCE_CLSACT").is_some_and(|value| value == "1");
+        Self { pins, on_clsact: BTreeSet::new(), without_tcx }
+    }
+
+    /// The pins.
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Puts `program` in the place of every one attached at `hook`. Pins whose device is gone go.
+    pub fn replace(
+        &mut self,
+        program: &mut SchedClassifier,
+        hook: Hook,
+        links: &BTreeMap<u32, LinkName>,
+        filters: &BTreeSet<Filter>,
+    ) -> Result<()> {
+        for (index, _) in self.pins.attachments()?.into_iter().filter(|(_, at)| *at == hook) {
+            if !links.contains_key(&index) || !self.update(program, index, hook)? {
+                Pins::unpin(&self.pins.link(hook, index))?;
+            }
+        }
+        self.note(filters);
+        for (index, _) in self.on_clsact.clone().into_iter().filter(|(_, at)| *at == hook) {
+            if let Some(name) = links.get(&index) {
+                replace_filter(program, name, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches `program` to a device, or puts it in the place of ours there.
+    pub fn attach(&mut self, program: &mut SchedClassifier, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
+        let path = self.pins.link(hook, index);
+        if path.exists() {
+            if self.update(program, index, hook)? {
+                return Ok(());
+            }
+            Pins::unpin(&path)?;
+        }
+        if self.on_clsact.contains(&(index, hook)) && replace_filter(program, link, hook)? {
+            return Ok(());
+        }
+
+        if !self.without_tcx {
+            let order = if hook == Hook::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
+            match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
+                Ok(id) => {
+                    let attached: FdLink = program.take_link(id)?.try_into()?;
+                    attached.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+                    return Ok(());
+                }
+                Err(error) if lacks_tcx(&error) => {
+                    tracing::info!(%error, "the kernel takes no TCX attachment: using clsact");
+                    self.without_tcx = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.attach_to_clsact(program, link, index, hook)
+    }
+
+    /// Detaches our program from a device; whether its clsact qdisc is our making.
+    pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
+        Pins::unpin(&self.pins.link(hook, index))?;
+        if !self.on_clsact.remove(&(index, hook)) {
+            return Ok(false);
+        }
+        remove_filter(link, hook)?;
+        Ok(self.pins.made_qdisc(index))
+    }
+
+    /// Where programs of ours are attached. Pins of devices that are gone hold nothing but memory, and go.
+    pub fn observed(
+        &mut self,
+        links: &BTreeMap<u32, LinkName>,
+        filters: &BTreeSet<Filter>,
+    ) -> Result<BTreeSet<(LinkName, Hook)>> {
+        self.note(filters);
+        let mut found = self.on_clsact.clone();
+        for (index, hook) in self.pins.attachments()? {
+            if !links.contains_key(&index) {
+                Pins::unpin(&self.pins.link(hook, index))?;
+            } else if self.is_alive(index, hook) {
+                found.insert((index, hook));
+            }
+        }
+        self.pins.forget_qdiscs_but(links)?;
+        let named = |(index, hook): (u32, Hook)| Some((links.get(&index)?.clone(), hook));
+        Ok(found.into_iter().filter_map(named).collect())
+    }
+
+    /// How the program of a hook is attached; how it would be, where it is attached to nothing.
+    pub fn manner(&self, hook: Hook) -> Result<&'static str> {
+        let tcx = self.pins.attachments()?.iter().any(|(_, at)| *at == hook);
+        let clsact = self.on_clsact.iter().any(|(_, at)| *at == hook);
+        Ok(match (tcx, clsact) {
+            (true, true) => "tcx, clsact",
+            (true, false) => "tcx",
+            (false, true) => "clsact",
+            (false, false) if self.without_tcx => "clsact",
+            (false, false) => "tcx",
+        })
+    }
+
+    /// Names of the devices that the program of a hook is attached to.
+    pub fn devices(&self, hook: Hook) -> Result<Vec<String>> {
+        let attached: BTreeSet<(u32, Hook)> = self.pins.attachments()?.union(&self.on_clsact).copied().collect();
+        let here = attached.into_iter().filter(|(_, at)| *at == hook);
+        Ok(here.filter_map(|(index, _)| if_indextoname(index).ok()?.into_string().ok()).collect())
+    }
+
+    /// Updates the pinned link; false if it is no longer attached to anything.
+    fn update(&self, program: &mut SchedClassifier, index: u32, hook: Hook) -> Result<bool> {
+        let path = self.pins.link(hook, index);
+        let pinned = PinnedLink::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match program.attach_to_link(FdLink::from(pinned).try_into()?) {
+            Ok(id) => {
+                // Dropping it closes a descriptor: the pin holds the link.
+                drop(program.take_link(id)?);
+                Ok(true)
+            }
+            Err(error) if number(&error) == Some(libc::ENOLINK) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot update {}", path.display())),
+        }
+    }
+
+    fn attach_to_clsact(
+        &mut self,
+        program: &mut SchedClassifier,
+        link: &LinkName,
+        index: u32,
+        hook: Hook,
+    ) -> Result<()> {
+        // Noted first: a note of a qdisc that was not made is harmless, the qdisc has to be empty to go.
+        let noted = self.pins.made_qdisc(index);
+        self.pins.note_qdisc(index)?;
+        match tc::qdisc_add_clsact(link.as_str()) {
+            Ok(()) => {}
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if !noted {
+                    self.pins.forget_qdisc(index)?;
+                }
+            }
+            Err(error) => return Err(error).context("cannot add a clsact qdisc"),
+        }
+        if !replace_filter(program, link, hook)? {
+            let options = NlOptions { priority: priority(hook), handle: TcHandle::new(0, HANDLE), classid: None };
+            let id = program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::Netlink(options))?;
+            // Dropping it would detach.
+            std::mem::forget(program.take_link(id)?);
+        }
+        self.on_clsact.insert((index, hook));
+        Ok(())
+    }
+
+    fn note(&mut self, filters: &BTreeSet<Filter>) {
+        self.on_clsact = filters.iter().filter_map(|filter| Some((filter.index, is_ours(filter)?))).collect();
+    }
+
+    /// A pinned link stays when its device goes, and is then attached to nothing.
+    fn is_alive(&self, index: u32, hook: Hook) -> bool {
+        let path = self.pins.link(hook, index);
+        let Some(link) = PinnedLink::from_pin(path).ok().and_then(|pinned| FdLink::from(pinned).info().ok()) else {
+            return false;
+        };
+        let Ok(name) = if_indextoname(index) else { return false };
+        let Ok((_, attached)) = SchedClassifier::query_tcx(&name.to_string_lossy(), direction(hook)) else {
+            return false;
+        };
+        attached.iter().any(|program| program.id() == link.program_id())
+    }
+}
+
+/// The hook of a filter that is ours.
+fn is_ours(filter: &Filter) -> Option<Hook> {
+    Hook::ALL.into_iter().find(|hook| {
+        let egress = matches!(hook, Hook::ToContainer | Hook::ToUplink);
+        filter.name == hook.name()
+            && filter.egress == egress
+            && filter.priority == priority(*hook)
+            && filter.handle == u32::from(HANDLE)
+    })
+}
+
+/// Removes a filter of ours; whether it was one.
+pub fn removed_filter(link: &LinkName, filter: &Filter) -> Result<bool> {
+    let Some(hook) = is_ours(filter) else { return Ok(false) };
+    remove_filter(link, hook)?;
+    Ok(true)
+}
+
+fn remove_filter(link: &LinkName, hook: Hook) -> Result<()> {
+    let filter = match attached_filter(link, hook) {
+        // The device is gone, and its filters with it.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        found => found?,
+    };
+    match filter.detach() {
+        Err(ProgramError::NetlinkError(error))
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
+        {
+            Ok(())
+        }
+        detached => Ok(detached?),
+    }
+}
+
+/// Puts `program` in the place of our filter; false if there is none.
+fn replace_filter(program: &mut SchedClassifier, link: &LinkName, hook: Hook) -> Result<bool> {
+    match program.attach_to_link(attached_filter(link, hook)?) {
+        Ok(id) => {
+            // Dropping it would detach.
+            std::mem::forget(program.take_link(id)?);
+            Ok(true)
+        }
+        Err(error) if matches!(number(&error), Some(libc::ENOENT | libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error).context("cannot replace the filter"),
+    }
+}
+
+fn attached_filter(link: &LinkName, hook: Hook) -> std::io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(link.as_str(), direction(hook), priority(hook), TcHandle::new(0, HANDLE), None)
+}
+
+const fn direction(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::FromContainer | Hook::FromUplink => TcAttachType::Ingress,
+        Hook::ToContainer | Hook::ToUplink => TcAttachType::Egress,
+    }
+}
+
+const fn priority(hook: Hook) -> u16 {
+    match hook {
+        Hook::ToUplink => LAST,
+        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink => FIRST,
+    }
+}
+
+/// What kernels without TCX (before 6.6, or built without it) answer: they do not know the attach type, or not the
+/// attributes that come with it.
+fn lacks_tcx(error: &ProgramError) -> bool {
+    matches!(number(error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::E2BIG))
+}
+
+fn number(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => error.raw_os_error(),
+        ProgramError::IOError(error) | ProgramError::TcError(TcError::IoError(error)) => error.raw_os_error(),
+        _ => None,
+    }
+}

@@ -1,0 +1,142 @@
+//! The programs and their maps: loading, pinning, attaching, and typed access.
+//!
+//! Maps and links are pinned, so that packets are served while no daemon is there; a daemon that starts takes over what it
+//! finds. Everything acts in the network namespace of the calling thread. No netlink of its own but aya's: what is on a
+//! clsact qdisc comes in from `link`.
+
+mod attach;
+mod flows;
+#[cfg(feature = "log")]
+mod log;
+mod object;
+mod pins;
+mod requirements;
+mod tables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use aya::{Ebpf, maps::MapInfo, programs::SchedClassifier};
+use netd_common::tables::{Hook, names};
+
+#[cfg(test)]
+pub use self::object::OBJECT;
+use self::{attach::Attachments, tables::Tables};
+pub use self::{attach::removed_filter, pins::Pins, tables::Records};
+use crate::{
+    link::Filter,
+    reconcile::{LinkName, Program},
+};
+
+/// What may be chosen of a dataplane.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Entries of the flow table, two a flow; `None` for as many as the object says. A table that is pinned already keeps
+    /// its size.
+    pub flows_max: Option<u32>,
+    /// Never to try TCX, as if `NETD_FORCE_CLSACT=1` were set in the environment.
+    pub clsact_only: bool,
+}
+
+/// The loaded programs, with their maps.
+pub struct Dataplane {
+    programs: Ebpf,
+    tables: Tables,
+    attachments: Attachments,
+}
+
+impl Dataplane {
+    /// Checks that the kernel and the process have what it takes, loads the programs with the maps that are pinned under
+    /// `bpf_dir`, or pins new ones there, and puts the programs in the place of those that a former daemon attached.
+    /// `links` are the devices there are, `filters` what is on their clsact qdiscs.
+    pub fn open(
+        bpf_dir: PathBuf,
+        options: &Options,
+        links: &BTreeMap<u32, LinkName>,
+        filters: &BTreeSet<Filter>,
+    ) -> Result<Self> {
+        object::check_built_in()?;
+        requirements::check(&bpf_dir)?;
+        let pins = Pins::create(bpf_dir)?;
+        let mut programs = object::load(&pins, options)?;
+        #[cfg(feature = "log")]
+        log::read(&mut programs)?;
+        let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
+        let tables = Tables::take(&mut programs, flows.max_entries())?;
+        let attachments = Attachments::open(pins, options.clsact_only);
+        let mut dataplane = Self { programs, tables, attachments };
+        dataplane.take_over(links, filters)?;
+        Ok(dataplane)
+    }
+
+    /// Attaches the program of `hook`, or replaces ours there.
+    pub fn attach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
+        let program = program_mut(&mut self.programs, hook)?;
+        let attached = self.attachments.attach(program, link, index, hook);
+        attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
+    }
+
+    /// Detaches our program, if it is there; whether the device's clsact qdisc was made by us and may be empty by now.
+    pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
+        let detached = self.attachments.detach(link, index, hook);
+        detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))
+    }
+
+    /// Notes that the clsact qdisc of a device is gone.
+    pub fn forget_qdisc(&self, index: u32) -> Result<()> {
+        self.attachments.pins().forget_qdisc(index)
+    }
+
+    /// Where programs of ours are attached.
+    pub fn hooks(
+        &mut self,
+        links: &BTreeMap<u32, LinkName>,
+        filters: &BTreeSet<Filter>,
+    ) -> Result<BTreeSet<(LinkName, Hook)>> {
+        self.attachments.observed(links, filters)
+    }
+
+    /// The maps.
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The maps, to write.
+    pub const fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// Every program, with the devices it is attached to.
+    pub fn programs(&self) -> Result<Vec<Program>> {
+        Hook::ALL.into_iter().map(|hook| self.program(hook)).collect()
+    }
+
+    fn program(&self, hook: Hook) -> Result<Program> {
+        let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
+        let details = program.info().with_context(|| format!("cannot read about the program {}", hook.name()))?;
+        Ok(Program {
+            name: hook.name().to_owned(),
+            id: details.id(),
+            verified_instructions: details.verified_instruction_count(),
+            attach: self.attachments.manner(hook)?.to_owned(),
+            devices: self.attachments.devices(hook)?,
+        })
+    }
+
+    fn take_over(&mut self, links: &BTreeMap<u32, LinkName>, filters: &BTreeSet<Filter>) -> Result<()> {
+        for hook in Hook::ALL {
+            let program = program_mut(&mut self.programs, hook)?;
+            let replaced = self.attachments.replace(program, hook, links, filters);
+            replaced.with_context(|| format!("cannot replace the attached program {}", hook.name()))?;
+        }
+        self.attachments.pins().forget_qdiscs_but(links)
+    }
+}
+
+fn program_mut(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let program = programs.program_mut(hook.name()).context("the object lacks one of its programs")?;
+    Ok(program.try_into()?)
+}

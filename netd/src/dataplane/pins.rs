@@ -1,0 +1,194 @@
+//! The files under `--bpf-dir`: a map a file, an attachment a file, and a note of each clsact qdisc that we made.
+//!
+//! `BPF_DIR/LAYOUT/maps/NAME`, `BPF_DIR/LAYOUT/links/HOOK@IFINDEX`, `BPF_DIR/LAYOUT/qdiscs/IFINDEX` (an empty directory).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::programs::links::PinnedLink;
+use netd_common::tables::{Hook, LAYOUT};
+use nix::{
+    mount::umount,
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use crate::reconcile::LinkName;
+
+/// What the kernel itself puts into a fresh bpffs.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// A directory of pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    bpf_dir: PathBuf,
+}
+
+impl Pins {
+    /// Those under `bpf_dir`, whose directories are made where they are missing.
+    pub fn create(bpf_dir: PathBuf) -> Result<Self> {
+        let pins = Self { bpf_dir };
+        for directory in [pins.maps(), pins.links(), pins.qdiscs()] {
+            fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        Ok(pins)
+    }
+
+    /// Those under `bpf_dir`, of whatever layout, if there are any.
+    pub const fn existing(bpf_dir: PathBuf) -> Self {
+        Self { bpf_dir }
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where an attachment is pinned.
+    pub fn link(&self, hook: Hook, index: u32) -> PathBuf {
+        self.links().join(format!("{}@{index}", hook.name()))
+    }
+
+    /// The attachments that are pinned.
+    pub fn attachments(&self) -> Result<BTreeSet<(u32, Hook)>> {
+        Ok(listed(&self.links())?.iter().filter_map(|name| parse(name)).collect())
+    }
+
+    /// Detaches what is pinned at `path`, if something is; it is detached when this returns.
+    pub fn unpin(path: &Path) -> Result<bool> {
+        let pinned = match PinnedLink::from_pin(path) {
+            Ok(pinned) => pinned,
+            Err(_) if !path.exists() => return Ok(false),
+            Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+        };
+        // The pin goes before the descriptor: the last to go takes the attachment along, and a descriptor does it at once.
+        pinned.unpin().with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(true)
+    }
+
+    /// Notes that the clsact qdisc of a device is our making.
+    pub fn note_qdisc(&self, index: u32) -> Result<()> {
+        fs::create_dir_all(self.qdisc(index)).context("cannot note that a clsact qdisc is netd's")
+    }
+
+    /// Whether the clsact qdisc of a device is our making.
+    pub fn made_qdisc(&self, index: u32) -> bool {
+        self.qdisc(index).is_dir()
+    }
+
+    /// Devices whose clsact qdisc is our making.
+    pub fn qdiscs_made(&self) -> Result<BTreeSet<u32>> {
+        Ok(listed(&self.qdiscs())?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Forgets a qdisc that is gone.
+    pub fn forget_qdisc(&self, index: u32) -> Result<()> {
+        match fs::remove_dir(self.qdisc(index)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("cannot forget a clsact qdisc"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets the qdiscs of devices that are gone.
+    pub fn forget_qdiscs_but(&self, links: &BTreeMap<u32, LinkName>) -> Result<()> {
+        for index in self.qdiscs_made()?.into_iter().filter(|index| !links.contains_key(index)) {
+            self.forget_qdisc(index)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches every link that is pinned here, in the layout of any version of netd, and removes every map; what there
+    /// was. A bpffs that is mounted here for netd alone goes too.
+    pub fn remove_everything(&self) -> Result<Vec<PathBuf>> {
+        if !statfs(&self.bpf_dir).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+            return Ok(Vec::new());
+        }
+        let mut removed = Vec::new();
+        for layout in listed(&self.bpf_dir)?.into_iter().filter(|name| is_layout(name)) {
+            let layout = self.bpf_dir.join(layout);
+            for name in listed(&layout.join("links"))? {
+                let path = layout.join("links").join(name);
+                Self::unpin(&path)?;
+                removed.push(path);
+            }
+            for name in listed(&layout.join("maps"))? {
+                let path = layout.join("maps").join(name);
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                removed.push(path);
+            }
+            fs::remove_dir_all(&layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+        }
+        self.remove_directory()?;
+        Ok(removed)
+    }
+
+    /// Removes the directory if nothing of another's is in it.
+    fn remove_directory(&self) -> Result<()> {
+        if listed(&self.bpf_dir)?.iter().any(|name| !KERNELS_OWN.contains(&name.as_str())) {
+            return Ok(());
+        }
+        let mut removed = fs::remove_dir(&self.bpf_dir);
+        if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
+            umount(&self.bpf_dir).with_context(|| format!("cannot unmount {}", self.bpf_dir.display()))?;
+            removed = fs::remove_dir(&self.bpf_dir);
+        }
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.bpf_dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.bpf_dir.join(LAYOUT).join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.bpf_dir.join(LAYOUT).join("links")
+    }
+
+    fn qdiscs(&self) -> PathBuf {
+        self.bpf_dir.join(LAYOUT).join("qdiscs")
+    }
+
+    fn qdisc(&self, index: u32) -> PathBuf {
+        self.qdiscs().join(index.to_string())
+    }
+}
+
+fn listed(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.with_context(|| format!("cannot list {}", directory.display()))?,
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+fn is_layout(name: &str) -> bool {
+    name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn parse(name: &str) -> Option<(u32, Hook)> {
+    let (hook, index) = name.split_once('@')?;
+    let hook = Hook::ALL.into_iter().find(|known| known.name() == hook)?;
+    Some((index.parse().ok()?, hook))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_tells_its_hook_and_device() {
+        let pins = Pins::existing("/pins".into());
+        let path = pins.link(Hook::ToUplink, 7);
+
+        assert_eq!(path, Path::new("/pins/v1/links/to_uplink@7"));
+        assert_eq!(parse("to_uplink@7"), Some((7, Hook::ToUplink)));
+        assert_eq!(parse("to_nowhere@7"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! The maps as the types of `netd-common`, and by the names of devices where the kernel has numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use netd_common::tables::{
+    Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Hook, Publication, PublicationKey, Settings, names,
+};
+use nix::libc;
+
+use super::flows::Flows;
+use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
+
+/// A value as it is in a map.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Wire<T>(pub T);
+
+// SAFETY: transparent over a type that `bytemuck` has proved to have no padding and to be valid for any bytes.
+unsafe impl<T: bytemuck::Pod> Pod for Wire<T> {}
+
+/// A hash map in the kernel.
+pub type Hash<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
+
+/// The maps.
+pub struct Tables {
+    /// The flow table.
+    pub flows: Flows,
+    devices: Array<MapData, Wire<Device>>,
+    devices_far: HashMap<MapData, u32, Wire<Device>>,
+    endpoints: Hash<EndpointKey, Endpoint>,
+    publications: Hash<PublicationKey, Publication>,
+    settings: Array<MapData, Wire<Settings>>,
+    counters: PerCpuArray<MapData, Wire<Counters>>,
+}
+
+/// What the maps say, by the names of devices.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Records {
+    /// Devices that exist.
+    pub devices: BTreeMap<LinkName, DeviceRecord>,
+    /// Indexes of records whose device does not.
+    pub orphans: BTreeSet<u32>,
+    /// Where containers are.
+    pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
+    /// Where clients knock.
+    pub publications: BTreeMap<PublicationKey, Publication>,
+    /// `None` before they are written.
+    pub settings: Option<Settings>,
+}
+
+impl Tables {
+    /// Takes the maps over from a loaded object, whose flow table has room for `capacity` entries.
+    pub fn take(object: &mut Ebpf, capacity: u32) -> Result<Self> {
+        Ok(Self {
+            flows: Flows::new(taken(object, names::FLOWS)?, capacity),
+            devices: taken(object, names::DEVICES)?,
+            devices_far: taken(object, names::DEVICES_FAR)?,
+            endpoints: taken(object, names::ENDPOINTS)?,
+            publications: taken(object, names::PUBLICATIONS)?,
+            settings: taken(object, names::SETTINGS)?,
+            counters: taken(object, names::COUNTERS)?,
+        })
+    }
+
+    /// Writes the record of the device `index`; `bridge` is the index of its network's.
+    pub fn put_device(&mut self, index: u32, bridge: u32, record: &DeviceRecord) -> Result<()> {
+        let device = Device {
+            ifindex: index,
+            kind: record.kind,
+            flags: record.flags,
+            zone: record.zone,
+            bridge,
+            mtu: record.mtu,
+            ipv4: record.ipv4,
+            gateway_ipv4: record.gateway_ipv4,
+            ipv6: record.ipv6,
+            gateway_ipv6: record.gateway_ipv6,
+            mac: record.mac,
+            gateway_mac: record.gateway_mac,
+        };
+        let slot = Device::slot(index);
+        let there = self.devices.get(&slot, 0)?.0.ifindex;
+        if there != 0 && there != index {
+            return self.devices_far.insert(index, Wire(device), 0).context("cannot write a device record");
+        }
+        self.devices.set(slot, Wire(device), 0).context("cannot write a device record")?;
+        // One place a device: a record from when the slot was another's would be found after this one is gone.
+        removed(self.devices_far.remove(&index))
+    }
+
+    /// Takes out the record of the device `index`, if there is one.
+    pub fn remove_device(&mut self, index: u32) -> Result<()> {
+        let slot = Device::slot(index);
+        if self.devices.get(&slot, 0)?.0.ifindex == index {
+            self.devices.set(slot, Wire(Device::default()), 0).context("cannot clear a device record")?;
+        }
+        removed(self.devices_far.remove(&index))
+    }
+
+    /// Writes where a container is; `device` is the index of its host-side veth.
+    pub fn put_endpoint(&mut self, key: EndpointKey, device: u32, record: &EndpointRecord) -> Result<()> {
+        let endpoint = Endpoint { device, mtu: record.mtu, mac: record.mac, gateway_mac: record.gateway_mac };
+        self.endpoints.insert(Wire(key), Wire(endpoint), 0).context("cannot write an endpoint")
+    }
+
+    /// Takes out an endpoint, if it is there.
+    pub fn remove_endpoint(&mut self, key: EndpointKey) -> Result<()> {
+        removed(self.endpoints.remove(&Wire(key)))
+    }
+
+    /// Writes a publication.
+    pub fn put_publication(&mut self, key: PublicationKey, publication: Publication) -> Result<()> {
+        self.publications.insert(Wire(key), Wire(publication), 0).context("cannot write a publication")
+    }
+
+    /// Takes out a publication, if it is there.
+    pub fn remove_publication(&mut self, key: PublicationKey) -> Result<()> {
+        removed(self.publications.remove(&Wire(key)))
+    }
+
+    /// Writes the settings.
+    pub fn put_settings(&mut self, settings: Settings) -> Result<()> {
+        self.settings.set(0, Wire(settings), 0).context("cannot write the settings")
+    }
+
+    /// The counters of a hook, summed over the CPUs.
+    pub fn counters(&self, hook: Hook) -> Result<Counters> {
+        let per_cpu = self.counters.get(&(hook as u32), 0).context("cannot read the counters")?;
+        Ok(per_cpu.iter().fold(Counters::default(), |sum, Wire(one)| added(sum, one)))
+    }
+
+    /// Everything that the daemon writes, read back.
+    pub fn records(&self, links: &BTreeMap<u32, LinkName>) -> Result<Records> {
+        let name = |index: u32| links.get(&index).cloned().unwrap_or_else(|| LinkName::gone(index));
+        let mut records = Records::default();
+        for device in self.all_devices()? {
+            match links.get(&device.ifindex) {
+                Some(link) => {
+                    records.devices.insert(link.clone(), record(&device, name));
+                }
+                None => {
+                    records.orphans.insert(device.ifindex);
+                }
+            }
+        }
+        for entry in &self.endpoints {
+            let (Wire(key), Wire(endpoint)) = entry.context("cannot read the endpoints")?;
+            let Endpoint { device, mtu, mac, gateway_mac } = endpoint;
+            records.endpoints.insert(key, EndpointRecord { device: name(device), mtu, mac, gateway_mac });
+        }
+        for entry in &self.publications {
+            let (Wire(key), Wire(publication)) = entry.context("cannot read the publications")?;
+            records.publications.insert(key, publication);
+        }
+        let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
+        records.settings = (settings != Settings::default()).then_some(settings);
+        Ok(records)
+    }
+
+    fn all_devices(&self) -> Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        for slot in 0..DEVICE_SLOTS {
+            let Wire(device) = self.devices.get(&slot, 0).context("cannot read the devices")?;
+            if device.ifindex != 0 {
+                devices.push(device);
+            }
+        }
+        for entry in &self.devices_far {
+            devices.push(entry.context("cannot read the devices")?.1.0);
+        }
+        Ok(devices)
+    }
+}
+
+/// What taking out of a map comes to: that there was nothing to take is fine.
+pub fn removed(answer: Result<(), MapError>) -> Result<()> {
+    match answer {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        answer => answer.context("cannot take an entry out of a map"),
+    }
+}
+
+fn taken<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T> {
+    let map = object.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"))?;
+    T::try_from(map).with_context(|| format!("the map {name} of the eBPF object is not what netd expects"))
+}
+
+fn record(device: &Device, name: impl Fn(u32) -> LinkName) -> DeviceRecord {
+    DeviceRecord {
+        kind: device.kind,
+        flags: device.flags,
+        zone: device.zone,
+        bridge: (device.bridge != 0).then(|| name(device.bridge)),
+        mtu: device.mtu,
+        ipv4: device.ipv4,
+        gateway_ipv4: device.gateway_ipv4,
+        ipv6: device.ipv6,
+        gateway_ipv6: device.gateway_ipv6,
+        mac: device.mac,
+        gateway_mac: device.gateway_mac,
+    }
+}
+
+fn added(mut sum: Counters, one: &Counters) -> Counters {
+    sum.passed += one.passed;
+    sum.to_peer += one.to_peer;
+    sum.to_neighbour += one.to_neighbour;
+    for (total, count) in sum.dropped.iter_mut().zip(one.dropped) {
+        *total += count;
+    }
+    sum
+}

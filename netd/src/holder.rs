@@ -1,0 +1,184 @@
+//! Who has a port of the host: `/proc/net`'s tables matched to the process that holds the socket.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
+
+use netd_common::tuple::{TCP, UDP};
+
+use crate::reconcile::Process;
+
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+const LISTEN: u8 = 0x0a;
+
+/// The process that has `port` of `address`, in the calling thread's namespace; one of id 0 if it is in none that can be
+/// seen. `None` if the port is free, or the protocol has no ports that the kernel lists.
+pub fn holder(address: IpAddr, protocol: u8, port: u16) -> io::Result<Option<Process>> {
+    let tables: &[&str] = match protocol {
+        TCP => &["tcp", "tcp6"],
+        UDP => &["udp", "udp6"],
+        _ => return Ok(None),
+    };
+    for table in tables {
+        let text = match fs::read_to_string(Path::new("/proc/thread-self/net").join(table)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            read => read?,
+        };
+        let taken = text.lines().filter_map(parse).find(|socket| {
+            let counts = protocol != TCP || socket.state == LISTEN;
+            counts && socket.local.port() == port && overlap(socket.local.ip(), address)
+        });
+        if let Some(socket) = taken {
+            return Ok(Some(owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() })));
+        }
+    }
+    Ok(None)
+}
+
+/// A line of one of `/proc/net`'s socket tables.
+#[derive(PartialEq, Eq, Debug)]
+struct Socket {
+    local: SocketAddr,
+    state: u8,
+    inode: u64,
+}
+
+/// `None` for the heading, and for what is no line of such a table.
+fn parse(line: &str) -> Option<Socket> {
+    let mut words = line.split_ascii_whitespace();
+    let local = words.nth(1)?;
+    let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
+    let inode = words.nth(5)?.parse().ok()?;
+    let (address, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some(Socket { local: SocketAddr::new(parse_address(address)?, port), state, inode })
+}
+
+/// The kernel prints addresses as 32-bit words of its own byte order, each of which holds four bytes of network order.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    if !text.is_ascii() {
+        return None;
+    }
+    let word = |i: usize| {
+        let digits = text.get(i * 8..i * 8 + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for i in 0..4 {
+                bytes[i * 4..i * 4 + 4].copy_from_slice(&word(i)?);
+            }
+            Some(Ipv6Addr::from(bytes).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a socket bound to `bound` is in the way of `wanted`. One bound to `::` may or may not take IPv4 as well
+/// (`IPV6_V6ONLY`), which no table tells: it counts.
+fn overlap(bound: IpAddr, wanted: IpAddr) -> bool {
+    if bound == wanted {
+        return true;
+    }
+    let one_family = bound.is_ipv4() == wanted.is_ipv4();
+    match (bound.is_unspecified(), wanted.is_unspecified()) {
+        (false, false) => false,
+        (true, _) if bound.is_ipv6() => true,
+        (_, true) if wanted.is_ipv6() => true,
+        _ => one_family,
+    }
+}
+
+/// The process that has the socket with this inode open.
+fn owner(inode: u64) -> Option<Process> {
+    let socket = format!("socket:[{inode}]");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let mut open = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        open.find(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == socket.as_str()))?;
+        let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        Some(Process { pid, command: command.trim_end().to_owned() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_is_read_whole() {
+        let line =
+            "   0: 0100007F:0277 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 18345 1 x";
+        let expected = Socket { local: "127.0.0.1:631".parse().unwrap(), state: LISTEN, inode: 18345 };
+
+        assert_eq!(parse(line), Some(expected));
+    }
+
+    #[test]
+    fn an_ipv6_line_is_read_whole() {
+        let line =
+            "  1: B80D01200000000000000000010000FF:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 77 1";
+
+        assert_eq!(parse(line).unwrap().local, "[2001:db8::ff00:1]:80".parse().unwrap());
+    }
+
+    #[test]
+    fn a_mapped_address_counts_as_the_ipv4_address_it_is() {
+        let line =
+            "  1: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 77 1";
+
+        assert_eq!(parse(line).unwrap().local, "127.0.0.1:80".parse().unwrap());
+    }
+
+    #[test]
+    fn the_heading_and_nonsense_are_no_sockets() {
+        for line in
+            ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid", "", "0: zz:1 a 0A"]
+        {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_in_the_way_of_every_address_it_may_take() {
+        let cases = [
+            ("0.0.0.0", "192.0.2.1", true),
+            ("192.0.2.1", "0.0.0.0", true),
+            ("::", "192.0.2.1", true),
+            ("::", "0.0.0.0", true),
+            ("2001:db8::1", "::", true),
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("0.0.0.0", "2001:db8::1", false),
+            ("2001:db8::1", "0.0.0.0", false),
+        ];
+        for (bound, wanted, expected) in cases {
+            assert_eq!(overlap(bound.parse().unwrap(), wanted.parse().unwrap()), expected, "{bound} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_listening_socket_of_this_process_is_found_with_its_name() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+
+        let found = holder(Ipv4Addr::UNSPECIFIED.into(), TCP, port).unwrap().unwrap();
+
+        assert_eq!(found.pid, std::process::id());
+        assert!(!found.command.is_empty());
+        assert_eq!(holder(Ipv4Addr::UNSPECIFIED.into(), UDP, port).unwrap(), None);
+    }
+
+    #[test]
+    fn a_bound_udp_socket_has_its_port() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+
+        assert_eq!(holder(Ipv4Addr::LOCALHOST.into(), UDP, port).unwrap().unwrap().pid, std::process::id());
+        assert_eq!(holder(Ipv4Addr::new(127, 0, 0, 2).into(), UDP, port).unwrap(), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! The kernel as the reconciler sees it: links, programs and maps put together. Decides nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use netd_common::{
+    tables::{Counters, Flow, Hook, Instant},
+    tuple::{Address, Tuple, Zone},
+};
+use nix::{errno::Errno, net::if_::if_nametoindex};
+use tokio::sync::watch;
+
+use crate::{
+    dataplane::{Dataplane, Options, Records},
+    holder,
+    link::{self, Forwarding, Links, Sysctls},
+    netns::Namespace,
+    reconcile::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
+};
+
+/// What a host is opened with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostOptions {
+    /// Where maps and attachments are pinned (`--bpf-dir`).
+    pub bpf_dir: PathBuf,
+    /// Where the notes for `uninstall` are (`--state-dir`); it exists.
+    pub state_dir: PathBuf,
+    /// Devices towards the outside (`--uplink`); none for every one that looks like it.
+    pub uplinks: Vec<LinkName>,
+    /// Of the programs and maps.
+    pub dataplane: Options,
+}
+
+/// The host that the calling thread's network namespace is.
+pub struct Host {
+    links: Links,
+    dataplane: Dataplane,
+    forwarding: Forwarding,
+    uplinks: Vec<LinkName>,
+    sandboxes: BTreeMap<LinkName, Sandbox>,
+}
+
+impl Host {
+    /// Checks what is needed, loads the programs, and takes over what a former daemon left.
+    pub async fn open(options: HostOptions) -> Result<Self> {
+        let links = Links::open()?;
+        let names = links.names().await?;
+        let filters = links.filters().await?;
+        let dataplane = Dataplane::open(options.bpf_dir, &options.dataplane, &names, &filters)?;
+        let forwarding = Forwarding::open(&options.state_dir)?;
+        Ok(Self { links, dataplane, forwarding, uplinks: options.uplinks, sandboxes: BTreeMap::new() })
+    }
+
+    /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
+    /// the model's, before the first [`observe`](Kernel::observe); steps keep it up from then on.
+    pub fn remember_sandboxes(&mut self, sandboxes: BTreeMap<LinkName, Sandbox>) {
+        self.sandboxes.extend(sandboxes);
+    }
+
+    /// Tells of every change of the host's links, addresses and routes: [`link::watch`].
+    pub fn watch(&self) -> Result<watch::Receiver<u64>> {
+        link::watch()
+    }
+
+    async fn detach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
+        let Some(index) = index(link)? else { return Ok(()) };
+        if self.dataplane.detach(link, index, hook)? && self.links.remove_empty_clsact(index).await? {
+            self.dataplane.forget_qdisc(index)?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, link: &LinkName) -> Result<()> {
+        self.links.delete(link).await?;
+        self.sandboxes.remove(link);
+        self.forwarding.forget(link)
+    }
+}
+
+impl Kernel for Host {
+    async fn observe(&mut self) -> Result<State> {
+        let names = self.links.names().await?;
+        let (bridges, veths) = self.links.observe(&self.sandboxes).await?;
+        let filters = self.links.filters().await?;
+        let hooks = self.dataplane.hooks(&names, &filters)?;
+        let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
+        let candidates = bridges.keys().chain(uplinks.keys()).chain(self.forwarding.noted());
+        let forwarding = candidates.filter(|link| Forwarding::is_on(link)).cloned().collect();
+        let Records { devices, orphans, endpoints, publications, settings } =
+            self.dataplane.tables().records(&names)?;
+        Ok(State { bridges, veths, forwarding, hooks, devices, orphans, endpoints, publications, settings })
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::RemovePublication(key) => self.dataplane.tables_mut().remove_publication(*key),
+            Step::RemoveEndpoint(key) => self.dataplane.tables_mut().remove_endpoint(*key),
+            Step::RemoveDevice(link) => match index(link)? {
+                Some(index) => self.dataplane.tables_mut().remove_device(index),
+                None => Ok(()),
+            },
+            Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
+            Step::Detach(link, hook) => self.detach(link, *hook).await,
+            Step::DeleteVeth(link) | Step::DeleteBridge(link) => self.delete(link).await,
+            Step::RestoreForwarding(link) => self.forwarding.give_back(link).map(|_| ()),
+            Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
+            Step::CreateBridge(link, bridge) => self.links.create_bridge(link, bridge).await,
+            Step::UpdateBridge(link, bridge) => self.links.update_bridge(link, bridge).await,
+            Step::Forward(link) => self.forwarding.switch_on(link),
+            Step::CreateVeth(link, veth) => {
+                self.links.create_veth(link, veth).await?;
+                self.sandboxes.insert(link.clone(), veth.sandbox.clone());
+                Ok(())
+            }
+            Step::Attach(link, hook) => self.dataplane.attach(link, needed_index(link)?, *hook),
+            Step::PutDevice(link, record) => {
+                let bridge = record.bridge.as_ref().map_or(Ok(0), needed_index)?;
+                self.dataplane.tables_mut().put_device(needed_index(link)?, bridge, record)
+            }
+            Step::ConnectVeth(link, veth) => {
+                self.links.connect_veth(link, veth).await?;
+                self.sandboxes.insert(link.clone(), veth.sandbox.clone());
+                Ok(())
+            }
+            Step::PutEndpoint(key, record) => {
+                self.dataplane.tables_mut().put_endpoint(*key, needed_index(&record.device)?, record)
+            }
+            Step::PutPublication(key, publication) => self.dataplane.tables_mut().put_publication(*key, *publication),
+        }
+    }
+
+    async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
+        let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
+        let Sysctls { ephemeral, timeouts } = Sysctls::read();
+        let mut there = BTreeMap::new();
+        for path in sandboxes {
+            match Namespace::open(path) {
+                Ok(namespace) => {
+                    there.insert(path.clone(), namespace.sandbox().clone());
+                }
+                Err(error) if error.is_final() => {}
+                // A sandbox that cannot be looked at is not one that is gone: what it has would be taken away.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(HostFacts { uplinks, routes, ephemeral, timeouts, sandboxes: there })
+    }
+
+    async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {
+        Ok(Namespace::open(path)?.sandbox().clone())
+    }
+
+    async fn interfaces(&mut self, sandbox: &Sandbox) -> Result<BTreeSet<LinkName>> {
+        Links::interfaces(sandbox).await
+    }
+
+    async fn holder(&mut self, address: IpAddr, protocol: u8, port: u16) -> Result<Option<Process>> {
+        holder::holder(address, protocol, port).context("cannot read who holds the host's ports")
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> Result<Instant> {
+        self.dataplane.tables().flows.each(each)
+    }
+
+    fn forget_flows_of(&mut self, zone: Zone, address: Address) -> Result<usize> {
+        self.dataplane.tables_mut().flows.forget(zone, address)
+    }
+
+    fn collect(&mut self) -> Result<usize> {
+        self.dataplane.tables_mut().flows.collect()
+    }
+
+    fn counters(&self) -> Result<BTreeMap<Hook, Counters>> {
+        Hook::ALL.into_iter().map(|hook| Ok((hook, self.dataplane.tables().counters(hook)?))).collect()
+    }
+
+    fn programs(&self) -> Result<Vec<Program>> {
+        self.dataplane.programs()
+    }
+}
+
+/// The index of a device; `None` if there is no such device.
+fn index(link: &LinkName) -> Result<Option<u32>> {
+    match if_nametoindex(link.as_str()) {
+        Ok(index) => Ok(Some(index)),
+        Err(Errno::ENODEV | Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {link}")),
+    }
+}
+
+fn needed_index(link: &LinkName) -> Result<u32> {
+    index(link)?.with_context(|| format!("there is no device {link}"))
+}
+
+#[cfg(test)]
+pub mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! What the host has and netd does not decide: devices towards the outside, routes, and sysctls that a plan depends on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use netd_common::tables::{PortRange, Timeout};
+use rtnetlink::packet_route::{
+    AddressFamily,
+    route::{RouteAttribute, RouteMessage, RouteType},
+};
+
+use super::{
+    Forwarding, Links,
+    kernel::{Assigned, address_of, output},
+    ours::Link,
+};
+use crate::reconcile::{LinkName, Uplink};
+
+impl Links {
+    /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
+    /// a route that is not ours, not `lo`, and no port of another device. With the destinations that the host routes by
+    /// devices that are not ours, default routes and link-local ones aside.
+    pub async fn outside(
+        &self,
+        chosen: &[LinkName],
+        forwarding: &Forwarding,
+    ) -> Result<(BTreeMap<LinkName, Uplink>, BTreeSet<(IpNet, String)>)> {
+        let links = self.all().await?;
+        let addresses = self.addresses().await?;
+        let routes = self.routes().await?;
+        let is_uplink = |link: &&Link| {
+            if !chosen.is_empty() {
+                return chosen.contains(&link.name);
+            }
+            let used = addresses.iter().any(|a| a.index == link.index && !is_link_local(&a.address))
+                || routes.iter().any(|route| output(route) == Some(link.index) && leads_outside(route));
+            used && !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made()
+        };
+        let uplinks = links.values().filter(is_uplink).map(|link| {
+            let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index));
+            let was_no_router = forwarding.was_off(&link.name);
+            (link.name.clone(), Uplink { mtu: link.mtu, addresses, was_no_router })
+        });
+        let destinations = routes.iter().filter(|route| leads_outside(route)).filter_map(|route| {
+            let destination = destination(route)?;
+            let link = output(route).and_then(|index| links.get(&index));
+            let ours = link.is_some_and(|link| link.owner().is_some() || link.loopback);
+            let by = link.map_or_else(|| format!("{:?}", route.header.kind).to_lowercase(), |l| l.name.to_string());
+            (!ours && destination.prefix_len() > 0).then_some((destination, by))
+        });
+        Ok((uplinks.collect(), destinations.collect()))
+    }
+}
+
+/// Sysctls that a plan depends on, of the calling thread's namespace.
+pub struct Sysctls {
+    /// `net.ipv4.ip_local_port_range`.
+    pub ephemeral: Option<PortRange>,
+    /// Seconds by [`Timeout`]: nf_conntrack's where it is there, else its defaults.
+    pub timeouts: [u32; Timeout::COUNT],
+}
+
+impl Sysctls {
+    /// Reads them.
+    pub fn read() -> Self {
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let mut timeouts = [0; Timeout::COUNT];
+        for (timeout, sysctl, default) in TIMEOUTS {
+            let path = format!("/proc/sys/net/netfilter/nf_conntrack_{sysctl}");
+            let seconds = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            timeouts[timeout as usize] = seconds.unwrap_or(default);
+        }
+        Self { ephemeral: parse_range(&range), timeouts }
+    }
+}
+
+/// The end of the sysctl's name, and the kernel's default in seconds.
+const TIMEOUTS: [(Timeout, &str, u32); Timeout::COUNT] = [
+    (Timeout::SynSent, "tcp_timeout_syn_sent", 120),
+    (Timeout::SynReceived, "tcp_timeout_syn_recv", 60),
+    (Timeout::Established, "tcp_timeout_established", 432_000),
+    (Timeout::Closing, "tcp_timeout_fin_wait", 120),
+    (Timeout::TimeWait, "tcp_timeout_time_wait", 120),
+    (Timeout::Reset, "tcp_timeout_close", 10),
+    (Timeout::UdpUnreplied, "udp_timeout", 30),
+    (Timeout::UdpReplied, "udp_timeout_stream", 120),
+    (Timeout::Echo, "icmp_timeout", 30),
+];
+
+fn parse_range(text: &str) -> Option<PortRange> {
+    let mut ports = text.split_ascii_whitespace().map_while(|port| port.parse().ok());
+    Some(PortRange { first: ports.next()?, last: ports.next()? })
+}
+
+/// The kernel lists them by age, those that are secondary to another of their subnet among them.
+fn primary_first<'a>(addresses: impl Iterator<Item = &'a Assigned>) -> Vec<IpNet> {
+    let mut addresses: Vec<&Assigned> = addresses.filter(|a| !is_link_local(&a.address)).collect();
+    addresses.sort_by_key(|a| (a.address.addr().is_ipv6(), a.secondary));
+    addresses.into_iter().map(|a| a.address).collect()
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    matches!(address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// Whether a route says where packets go that are for neither this host nor a group.
+fn leads_outside(route: &RouteMessage) -> bool {
+    let kind = matches!(
+        route.header.kind,
+        RouteType::Unicast | RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+    );
+    let group_or_link = destination(route).is_some_and(|d| d.addr().is_multicast() || is_link_local(&d));
+    kind && route.header.table != nix::libc::RT_TABLE_LOCAL && !group_or_link
+}
+
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let any = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let address = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => address_of(address),
+        _ => None,
+    });
+    IpNet::new(address.unwrap_or(any), route.header.destination_prefix_length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_range_is_read_as_the_kernel_prints_it() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(PortRange { first: 32768, last: 60999 }));
+        assert_eq!(parse_range(""), None);
+    }
+
+    #[test]
+    fn every_timeout_has_its_sysctl() {
+        assert!(TIMEOUTS.iter().enumerate().all(|(i, (timeout, ..))| *timeout as usize == i));
+    }
+}

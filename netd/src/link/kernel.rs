@@ -1,0 +1,281 @@
+//! What rtnetlink says, as values: devices, addresses, default routes, and requests whose refusal is a sentence.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::{
+    Error, LinkUnspec, RouteMessageBuilder,
+    packet_core::{
+        NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
+        NetlinkPayload,
+    },
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
+        link::LinkMessage,
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
+    },
+};
+
+use super::{Links, ours::Link};
+use crate::reconcile::LinkName;
+
+/// How often a listing is begun anew before it is given up.
+const DUMPS: usize = 16;
+
+/// An address of a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assigned {
+    pub index: u32,
+    pub address: IpNet,
+    /// Set by someone, and not learned from a router's word or made up from the link-layer address.
+    pub set: bool,
+    /// A further address of a subnet in which the device has one already.
+    pub secondary: bool,
+}
+
+impl Assigned {
+    fn of(message: &AddressMessage) -> Option<Self> {
+        let (mut local, mut address) = (None, None);
+        let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Flags(wide) => flags = *wide,
+                _ => {}
+            }
+        }
+        let ip = local.or(address)?;
+        let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        Some(Self {
+            index: message.header.index,
+            address: IpNet::new(ip, message.header.prefix_len).ok()?,
+            set: flags.contains(AddressFlags::Permanent) && !link_local,
+            secondary: flags.contains(AddressFlags::Secondary) && ip.is_ipv4(),
+        })
+    }
+}
+
+impl Links {
+    /// Every device by its index.
+    pub(super) async fn all(&self) -> Result<BTreeMap<u32, Link>> {
+        let listed =
+            self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await.context("cannot list the links")?;
+        let links = listed.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(message) => Link::of(message),
+            _ => None,
+        });
+        Ok(links.map(|link| (link.index, link)).collect())
+    }
+
+    /// The device of this name.
+    pub(super) async fn named(&self, name: &LinkName) -> Result<Option<Link>> {
+        let found = self.handle.link().get().match_name(name.as_str()).execute().try_next().await;
+        match found {
+            Ok(message) => Ok(message.and_then(Link::of)),
+            Err(error) if is(&error, nix::libc::ENODEV) => Ok(None),
+            Err(error) => Err(refusal(error)).with_context(|| format!("cannot look at {name}")),
+        }
+    }
+
+    /// Every address of every device, in the kernel's order: the primary one of a subnet before the others.
+    pub(super) async fn addresses(&self) -> Result<Vec<Assigned>> {
+        let listed = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await;
+        let addresses = listed.context("cannot list the addresses")?.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) => Assigned::of(&message),
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    /// Every route of both families, in every table.
+    pub(super) async fn routes(&self) -> Result<Vec<RouteMessage>> {
+        let mut routes = Vec::new();
+        for family in [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ] {
+            let listed = self.dump(RouteNetlinkMessage::GetRoute(family)).await.context("cannot list the routes")?;
+            routes.extend(listed.into_iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => Some(route),
+                _ => None,
+            }));
+        }
+        Ok(routes)
+    }
+
+    /// The default routes of the main table by this device that someone set, with their next hops.
+    pub(super) async fn default_routes(&self, index: u32) -> Result<Vec<(IpAddr, RouteMessage)>> {
+        let routes = self.routes().await?.into_iter().filter(|route| {
+            let header = &route.header;
+            header.destination_prefix_length == 0
+                && header.table == RouteHeader::RT_TABLE_MAIN
+                && header.kind == RouteType::Unicast
+                && header.protocol != RouteProtocol::Ra
+                && output(route) == Some(index)
+        });
+        Ok(routes.filter_map(|route| Some((gateway(&route)?, route))).collect())
+    }
+
+    /// Gives a device exactly these addresses, beside those that nobody set. IPv6 ones are usable at once.
+    pub(super) async fn assign(&self, index: u32, wanted: &BTreeSet<IpNet>) -> Result<()> {
+        let assigned = |all: Vec<Assigned>| -> BTreeSet<IpNet> {
+            all.into_iter().filter(|a| a.index == index && a.set).map(|a| a.address).collect()
+        };
+        let before = assigned(self.addresses().await?);
+        for address in before.difference(wanted) {
+            let gone = self.handle.address().add(index, address.addr(), address.prefix_len()).message_mut().clone();
+            match self.handle.address().del(gone).execute().await {
+                // Went with the primary address of its subnet.
+                Err(error) if !is(&error, nix::libc::EADDRNOTAVAIL) => {
+                    return Err(refusal(error)).with_context(|| format!("cannot take away {address}"));
+                }
+                _ => {}
+            }
+        }
+        let left = assigned(self.addresses().await?);
+        for address in wanted.difference(&left) {
+            let mut request = self.handle.address().add(index, address.addr(), address.prefix_len()).replace();
+            if address.addr().is_ipv6() {
+                request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+            }
+            request.execute().await.map_err(refusal).with_context(|| format!("cannot assign {address}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a device exactly these next hops for its default routes, behind those that others have set.
+    pub(super) async fn route_by_default(&self, index: u32, wanted: &BTreeSet<IpAddr>) -> Result<()> {
+        let before = self.default_routes(index).await?;
+        for (gateway, route) in &before {
+            if !wanted.contains(gateway) {
+                let gone = self.handle.route().del(route.clone()).execute().await;
+                gone.map_err(refusal).with_context(|| format!("cannot take away the default route by {gateway}"))?;
+            }
+        }
+        for gateway in wanted.iter().filter(|wanted| before.iter().all(|(gateway, _)| gateway != *wanted)) {
+            let route = match gateway {
+                IpAddr::V4(ip) => {
+                    RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(*ip).output_interface(index).build()
+                }
+                IpAddr::V6(ip) => {
+                    RouteMessageBuilder::<std::net::Ipv6Addr>::new().gateway(*ip).output_interface(index).build()
+                }
+            };
+            // Appended: replacing would take the place of a default route that another network of the container has.
+            let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+            request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+            self.acknowledged(request).await.with_context(|| format!("cannot set the default route by {gateway}"))?;
+        }
+        Ok(())
+    }
+
+    /// Changes a device.
+    pub(super) async fn set(&self, message: LinkMessage) -> Result<()> {
+        self.handle.link().set(message).execute().await.map_err(refusal)
+    }
+
+    /// Sets a device up.
+    pub(super) async fn set_up(&self, index: u32) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(index).up().build()).await.context("cannot set it up")
+    }
+
+    pub(super) async fn delete_index(&self, index: u32) -> Result<()> {
+        match self.handle.link().del(index).execute().await {
+            Err(error) if !is(&error, nix::libc::ENODEV) => Err(refusal(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is
+    /// lacking would be taken for gone.
+    async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+        use futures_util::StreamExt;
+        for _ in 0..DUMPS {
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = self.handle.clone().request(message).map_err(refusal)?;
+            let (mut listed, mut torn) = (Vec::new(), false);
+            while let Some(answer) = answers.next().await {
+                torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => listed.push(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
+                    _ => {}
+                }
+            }
+            if !torn {
+                return Ok(listed);
+            }
+        }
+        bail!("it changed in the middle, {DUMPS} times over")
+    }
+
+    async fn acknowledged(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<()> {
+        use futures_util::StreamExt;
+        let mut answers = self.handle.clone().request(request).map_err(refusal)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(error.to_io().into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The device a route leaves by: of several, the first.
+pub fn output(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    })
+}
+
+fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => address_of(address),
+        _ => None,
+    })
+}
+
+/// An address of a route as the standard library's type.
+pub fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+/// What the kernel answered, without the wrapping.
+pub fn refusal(error: Error) -> anyhow::Error {
+    match error {
+        Error::NetlinkError(message) => message.to_io().into(),
+        other => anyhow!(other),
+    }
+}
+
+/// Whether the kernel answered with this error number.
+pub fn is(error: &Error, number: i32) -> bool {
+    matches!(error, Error::NetlinkError(message) if message.raw_code().abs() == number)
+}
+
+/// Writes a sysctl of the calling thread's namespace; one that this kernel does not have is none to write.
+pub fn write_sysctl(path: &str, value: &str) -> Result<()> {
+    match fs::write(path, value) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot write {path}"))
+        }
+        _ => Ok(()),
+    }
+}

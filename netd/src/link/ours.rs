@@ -1,0 +1,143 @@
+//! Devices, and which of them are ours: the prefix of a name is not enough, nor is an alias.
+
+use netd_common::tuple::Mac;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+use super::{GROUP, PREFIX};
+use crate::reconcile::LinkName;
+
+/// Whose a link of ours is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The bridge of a network.
+    Network(String),
+    /// The host's side of an endpoint's veth pair.
+    Endpoint(String),
+}
+
+impl Owner {
+    const NETWORK: &str = "netd network ";
+    const ENDPOINT: &str = "netd endpoint ";
+
+    /// The `ifalias` that says so.
+    pub fn alias(&self) -> String {
+        match self {
+            Self::Network(owner) => format!("{}{owner}", Self::NETWORK),
+            Self::Endpoint(owner) => format!("{}{owner}", Self::ENDPOINT),
+        }
+    }
+
+    fn of(alias: &str) -> Option<Self> {
+        let network = alias.strip_prefix(Self::NETWORK).map(|owner| Self::Network(owner.to_owned()));
+        network.or_else(|| alias.strip_prefix(Self::ENDPOINT).map(|owner| Self::Endpoint(owner.to_owned())))
+    }
+}
+
+/// An owner as messages name it.
+pub fn quoted(owner: &Owner) -> String {
+    match owner {
+        Owner::Network(name) => format!("network {name}"),
+        Owner::Endpoint(name) => format!("endpoint {name}"),
+    }
+}
+
+/// A link that has the name of one to be made.
+pub enum Existing {
+    /// There is none.
+    None,
+    /// It is the very one.
+    Ours(Box<Link>),
+}
+
+/// What a link is to an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fit {
+    /// The owner's.
+    Ours,
+    /// Ours, of a creation that was cut off.
+    HalfMade,
+    /// Another's.
+    Foreign,
+}
+
+/// A network device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub index: u32,
+    pub name: LinkName,
+    pub alias: Option<String>,
+    pub kind: Option<InfoKind>,
+    pub group: u32,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub up: bool,
+    pub loopback: bool,
+    pub master: Option<u32>,
+    /// Index of a veth's other side, in the namespace where that is.
+    pub peer: Option<u32>,
+}
+
+impl Link {
+    /// Whose it is, if it is marked as ours in both ways.
+    pub fn owner(&self) -> Option<Owner> {
+        if !self.name.as_str().starts_with(PREFIX) {
+            return None;
+        }
+        let owner = Owner::of(self.alias.as_deref()?)?;
+        let kind = match owner {
+            Owner::Network(_) => InfoKind::Bridge,
+            Owner::Endpoint(_) => InfoKind::Veth,
+        };
+        (self.kind.as_ref() == Some(&kind)).then_some(owner)
+    }
+
+    /// Whether it was made by us and never got its alias.
+    pub fn is_half_made(&self) -> bool {
+        let kind = matches!(self.kind, Some(InfoKind::Bridge | InfoKind::Veth));
+        kind && self.name.as_str().starts_with(PREFIX) && self.alias.is_none() && self.group == GROUP && !self.up
+    }
+
+    /// What it is to `owner`.
+    pub fn fit(&self, owner: &Owner) -> Fit {
+        if self.owner().as_ref() == Some(owner) {
+            return Fit::Ours;
+        }
+        if self.is_half_made() { Fit::HalfMade } else { Fit::Foreign }
+    }
+
+    /// The device that a message of the kernel tells of.
+    pub fn of(message: LinkMessage) -> Option<Self> {
+        let mut link = Self {
+            index: message.header.index,
+            name: LinkName::new("?")?,
+            alias: None,
+            kind: None,
+            group: 0,
+            mac: Mac::default(),
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            master: None,
+            peer: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = LinkName::new(name)?,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().map(Mac).unwrap_or_default(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.master = Some(index),
+                LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}

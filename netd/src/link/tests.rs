@@ -1,0 +1,343 @@
+//! Links in namespaces of their own: what is asked for is what is there, and nothing else changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::UdpSocket,
+    time::Duration,
+};
+
+use netd_common::tuple::Mac;
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::*;
+use crate::{
+    reconcile::Interface,
+    testing::{link, on_a_host_of_its_own, sandbox},
+};
+
+#[test]
+fn what_is_created_is_what_is_observed_and_doing_it_again_changes_nothing() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let (bridge, veth) = (blue(), web(sandbox()));
+        let sandboxes = BTreeMap::from([(link("nd11"), veth.sandbox.clone())]);
+
+        for _ in 0..2 {
+            links.create_bridge(&link("nd1"), &bridge).await.unwrap();
+            links.create_veth(&link("nd11"), &veth).await.unwrap();
+            links.connect_veth(&link("nd11"), &veth).await.unwrap();
+
+            let (bridges, veths) = links.observe(&sandboxes).await.unwrap();
+            assert_eq!(bridges, BTreeMap::from([(link("nd1"), bridge.clone())]));
+            assert_eq!(veths, BTreeMap::from([(link("nd11"), veth.clone())]));
+        }
+        let before = links.all().await.unwrap();
+        links.update_bridge(&link("nd1"), &bridge).await.unwrap();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+        assert_eq!(links.all().await.unwrap(), before);
+    });
+}
+
+#[test]
+fn two_containers_reach_each_other_through_the_bridge_alone() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let (web, db) = (web(sandbox()), db(sandbox()));
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        for (name, veth) in [("nd11", &web), ("nd12", &db)] {
+            links.create_veth(&link(name), veth).await.unwrap();
+            links.connect_veth(&link(name), veth).await.unwrap();
+        }
+        let bind = |veth: &Veth, address: &str| {
+            Namespace::of(&veth.sandbox).unwrap().inside(|| UdpSocket::bind(address).unwrap()).unwrap()
+        };
+
+        let (client, server) = (bind(&web, "10.176.0.2:0"), bind(&db, "10.176.0.3:53"));
+        server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        client.send_to(b"who", "10.176.0.3:53").unwrap();
+
+        let mut packet = [0; 8];
+        let (length, from) = server.recv_from(&mut packet).unwrap();
+        assert_eq!((&packet[..length], from.ip()), (b"who".as_slice(), "10.176.0.2".parse().unwrap()));
+    });
+}
+
+#[test]
+fn what_differs_is_mended() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let container = sandbox();
+        let before = web(container.clone());
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        links.create_bridge(&link("nd2"), &Bridge { owner: "green".into(), ..blue() }).await.unwrap();
+        links.create_veth(&link("nd11"), &before).await.unwrap();
+        links.connect_veth(&link("nd11"), &before).await.unwrap();
+
+        let interface = Interface {
+            addresses: nets(&["10.176.0.7/24", "fd00::7/64"]),
+            gateways: ["10.176.0.254".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
+            ..before.interface
+        };
+        let veth = Veth { bridge: link("nd2"), mtu: 1300, interface, ..before };
+        let bridge = Bridge { mtu: 1300, addresses: nets(&["10.176.0.254/24", "fd00::1/64"]), ..blue() };
+        links.update_bridge(&link("nd1"), &bridge).await.unwrap();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+
+        let sandboxes = BTreeMap::from([(link("nd11"), container)]);
+        let (bridges, veths) = links.observe(&sandboxes).await.unwrap();
+        assert_eq!(bridges[&link("nd1")], bridge);
+        assert_eq!(veths[&link("nd11")], veth);
+    });
+}
+
+#[test]
+fn a_bridge_keeps_its_mtu_when_its_last_port_leaves() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let veth = web(sandbox());
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        links.create_veth(&link("nd11"), &veth).await.unwrap();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+
+        links.delete(&link("nd11")).await.unwrap();
+
+        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().0, BTreeMap::from([(link("nd1"), blue())]));
+    });
+}
+
+#[test]
+fn a_side_that_is_down_is_no_connected_veth() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let veth = web(sandbox());
+        let sandboxes = BTreeMap::from([(link("nd11"), veth.sandbox.clone())]);
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        links.create_veth(&link("nd11"), &veth).await.unwrap();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+        links.set(LinkUnspec::new_with_name("nd11").down().build()).await.unwrap();
+
+        assert_ne!(links.observe(&sandboxes).await.unwrap().1[&link("nd11")], veth);
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+        assert_eq!(links.observe(&sandboxes).await.unwrap().1[&link("nd11")], veth);
+    });
+}
+
+#[test]
+fn a_veth_whose_sandbox_is_not_known_equals_nothing_desired() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let veth = web(sandbox());
+        links.create_veth(&link("nd11"), &veth).await.unwrap();
+
+        let observed = links.observe(&BTreeMap::new()).await.unwrap().1[&link("nd11")].clone();
+        assert_eq!((observed.owner, observed.sandbox.inode), ("web".into(), 0));
+    });
+}
+
+#[test]
+fn what_lacks_our_prefix_or_our_alias_is_invisible_and_stays() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        add_bridge(&links, "nd0", None).await;
+        add_bridge(&links, "br0", Some("netd network blue")).await;
+        add_bridge(&links, "nd5", Some("netd endpoint web")).await;
+        let before = links.all().await.unwrap();
+
+        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap(), Default::default());
+        assert_eq!(links.delete_all().await.unwrap(), []);
+        for name in ["nd0", "br0", "nd5"] {
+            let refused = links.delete(&link(name)).await.unwrap_err().to_string();
+            assert_eq!(refused, format!("{name} is not one of netd's devices: it is left alone"));
+        }
+        let refused = links.create_bridge(&link("nd0"), &blue()).await.unwrap_err().to_string();
+        assert_eq!(refused, "a device nd0 exists already and is not netd's network blue");
+        assert_eq!(links.all().await.unwrap(), before);
+    });
+}
+
+#[test]
+fn a_name_that_the_sandbox_has_already_is_refused_and_nothing_stays() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let veth = web(sandbox());
+        let inside = Links::open_inside(&Namespace::of(&veth.sandbox).unwrap()).unwrap();
+        inside.handle.link().add(LinkVeth::new("eth0", "eth9").build()).execute().await.unwrap();
+        let before = (links.all().await.unwrap(), inside.all().await.unwrap());
+
+        let refused = links.create_veth(&link("nd11"), &veth).await.unwrap_err().to_string();
+
+        assert_eq!(refused, format!("an interface eth0 exists already in {}", veth.sandbox.path.display()));
+        assert_eq!((links.all().await.unwrap(), inside.all().await.unwrap()), before);
+    });
+}
+
+#[test]
+fn nothing_stays_of_a_veth_that_the_kernel_refuses() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let mut veth = web(sandbox());
+        veth.interface.mac = Mac([0xff; 6]);
+        let inside = Links::open_inside(&Namespace::of(&veth.sandbox).unwrap()).unwrap();
+        let before = (links.all().await.unwrap(), inside.all().await.unwrap());
+
+        let refused = format!("{:#}", links.create_veth(&link("nd11"), &veth).await.unwrap_err());
+
+        assert!(refused.starts_with("cannot make the veth pair nd11 of endpoint web: "), "{refused}");
+        assert_eq!((links.all().await.unwrap(), inside.all().await.unwrap()), before);
+    });
+}
+
+#[test]
+fn what_was_left_half_made_makes_room() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let half = LinkMessageBuilder::<LinkBridge>::new("nd1").link_group(GROUP).build();
+        links.handle.link().add(half).execute().await.unwrap();
+
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+
+        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().0, BTreeMap::from([(link("nd1"), blue())]));
+    });
+}
+
+#[test]
+fn a_network_without_a_gateway_gives_no_default_route() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let mut veth = web(sandbox());
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        links.create_veth(&link("nd11"), &veth).await.unwrap();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+
+        veth.interface.gateways.clear();
+        links.connect_veth(&link("nd11"), &veth).await.unwrap();
+
+        let inside = Links::open_inside(&Namespace::of(&veth.sandbox).unwrap()).unwrap();
+        let routes = inside.routes().await.unwrap();
+        assert!(routes.iter().all(|route| route.header.destination_prefix_length != 0));
+        assert_eq!(Links::interfaces(&veth.sandbox).await.unwrap(), [link("eth0"), link("lo")].into());
+    });
+}
+
+#[test]
+fn devices_with_an_address_that_are_not_ours_are_uplinks_and_their_routes_are_told() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open().unwrap();
+        let mut forwarding = Forwarding::open(&directory).unwrap();
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        for (name, peer) in [("wan0", "wan1"), ("wan2", "wan3")] {
+            links.handle.link().add(LinkVeth::new(name, peer).up().build()).execute().await.unwrap();
+        }
+        let wan = links.named(&link("wan0")).await.unwrap().unwrap();
+        for address in ["192.0.2.1", "192.0.2.2"] {
+            links.handle.address().add(wan.index, address.parse().unwrap(), 24).execute().await.unwrap();
+        }
+
+        let (uplinks, routes) = links.outside(&[], &forwarding).await.unwrap();
+        let chosen = links.outside(&[link("wan3"), link("none")], &forwarding).await.unwrap().0;
+
+        assert_eq!(uplinks.keys().collect::<Vec<_>>(), [&link("wan0")]);
+        let uplink = &uplinks[&link("wan0")];
+        assert_eq!(uplink.addresses, ["192.0.2.1/24".parse().unwrap(), "192.0.2.2/24".parse().unwrap()]);
+        assert_eq!((uplink.mtu, uplink.was_no_router), (1500, true));
+        assert_eq!(routes, [("192.0.2.0/24".parse().unwrap(), "wan0".into())].into());
+        assert_eq!(chosen.keys().collect::<Vec<_>>(), [&link("wan3")]);
+
+        forwarding.switch_on(&link("wan0")).unwrap();
+        assert!(links.outside(&[], &forwarding).await.unwrap().0[&link("wan0")].was_no_router);
+    });
+}
+
+#[test]
+fn forwarding_is_given_back_by_another_process_and_only_where_netd_switched_it_on() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open().unwrap();
+        links.handle.link().add(LinkVeth::new("wan0", "wan1").build()).execute().await.unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/wan0/forwarding", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/wan1/forwarding", "1").unwrap();
+        let on = || ["wan0", "wan1"].map(|name| Forwarding::is_on(&link(name)));
+
+        let mut forwarding = Forwarding::open(&directory).unwrap();
+        for name in ["wan0", "wan1", "wan0"] {
+            forwarding.switch_on(&link(name)).unwrap();
+        }
+        assert_eq!(on(), [true, true]);
+        assert_eq!(["wan0", "wan1"].map(|name| forwarding.was_off(&link(name))), [true, false]);
+
+        let given_back = Forwarding::open(&directory).unwrap().give_everything_back().unwrap();
+        assert_eq!(given_back, [link("wan0")]);
+        assert_eq!(on(), [false, true]);
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn notes_of_another_boot_are_void() {
+    on_a_host_of_its_own(async |directory| {
+        let another = "11111111-1111-1111-1111-111111111111\nlo 0\n";
+        std::fs::write(directory.join("forwarding"), another).unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/lo/forwarding", "1").unwrap();
+
+        assert_eq!(Forwarding::open(&directory).unwrap().give_everything_back().unwrap(), []);
+        assert!(Forwarding::is_on(&link("lo")));
+    });
+}
+
+#[test]
+fn a_change_of_links_wakes_the_watcher() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let mut changes = watch().unwrap();
+
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+
+        tokio::time::timeout(Duration::from_secs(3), changes.changed()).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_veth_is_not_connected_to_a_namespace_that_took_the_place_of_its_sandbox() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let veth = web(sandbox());
+        links.create_veth(&link("nd11"), &veth).await.unwrap();
+        let elsewhere = Veth { sandbox: Sandbox { inode: veth.sandbox.inode + 1, ..veth.sandbox.clone() }, ..veth };
+
+        let refused = links.connect_veth(&link("nd11"), &elsewhere).await;
+
+        assert!(refused.is_err());
+    });
+}
+
+async fn add_bridge(links: &Links, name: &str, alias: Option<&str>) {
+    links.handle.link().add(LinkBridge::new(name).build()).execute().await.unwrap();
+    if let Some(alias) = alias {
+        links.set(LinkUnspec::new_with_name(name).alias(alias).build()).await.unwrap();
+    }
+}
+
+fn nets(addresses: &[&str]) -> BTreeSet<ipnet::IpNet> {
+    addresses.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+fn blue() -> Bridge {
+    let addresses = nets(&["10.176.0.1/24"]);
+    Bridge { owner: "blue".into(), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, addresses }
+}
+
+fn web(sandbox: Sandbox) -> Veth {
+    let interface = Interface {
+        name: link("eth0"),
+        mac: Mac([2, 0, 0, 0, 0, 2]),
+        addresses: nets(&["10.176.0.2/24"]),
+        gateways: ["10.176.0.1".parse().unwrap()].into(),
+    };
+    Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1400, sandbox, interface }
+}
+
+fn db(sandbox: Sandbox) -> Veth {
+    let mut veth = Veth { owner: "db".into(), ..web(sandbox) };
+    veth.interface.mac = Mac([2, 0, 0, 0, 0, 3]);
+    veth.interface.addresses = nets(&["10.176.0.3/24"]);
+    veth
+}

@@ -1,0 +1,195 @@
+//! A container's veth pair: the host's side a port of the network's bridge, the other side the container's interface.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+use netd_common::tuple::Mac;
+use rtnetlink::{
+    LinkBridgePort, LinkUnspec, LinkVeth,
+    packet_route::{
+        link::{InfoData, InfoKind, InfoVeth},
+        neighbour::{NeighbourFlags, NeighbourState},
+    },
+};
+
+use super::{
+    GROUP, Links,
+    kernel::{refusal, write_sysctl},
+    ours::{Existing, Link, Owner},
+};
+use crate::{
+    netns::Namespace,
+    reconcile::{Interface, LinkName, Sandbox, Veth},
+};
+
+/// What a host-side veth of ours is found to be.
+pub async fn observed(
+    link: &Link,
+    owner: String,
+    bridge: Option<&LinkName>,
+    sandbox: Option<&Sandbox>,
+) -> Result<Veth> {
+    let inside = match sandbox {
+        Some(sandbox) => interface(link, sandbox).await?.map(|found| (sandbox.clone(), found)),
+        None => None,
+    };
+    let (sandbox, (mtu, mut interface)) = inside.unwrap_or_else(|| (nowhere(), (link.mtu, no_interface())));
+    if !link.up {
+        interface.addresses.clear();
+    }
+    // The MTU is that of both sides: where they differ it is none.
+    let mtu = if link.mtu == mtu { mtu } else { 0 };
+    Ok(Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface })
+}
+
+impl Links {
+    /// Makes a veth pair: the container's side with its name, address and MTU in its namespace, both sides down, the
+    /// host's side not yet a port. Nothing stays of one that fails.
+    pub async fn create_veth(&self, name: &LinkName, veth: &Veth) -> Result<()> {
+        let owner = Owner::Endpoint(veth.owner.clone());
+        let namespace = Namespace::of(&veth.sandbox)?;
+        if let Existing::Ours(link) = self.make_room(name, &owner).await? {
+            if interface(&link, &veth.sandbox).await?.is_some_and(|(_, found)| found.name == veth.interface.name) {
+                return Ok(());
+            }
+            self.delete_index(link.index)
+                .await
+                .with_context(|| format!("cannot delete {name}, which leads elsewhere"))?;
+        }
+        if Self::open_inside(&namespace)?.named(&veth.interface.name).await?.is_some() {
+            bail!("an interface {} exists already in {}", veth.interface.name, veth.sandbox.path.display());
+        }
+
+        let made = self.make_veth(name, veth, &owner, &namespace).await;
+        if made.is_err() {
+            self.delete(name).await?;
+        }
+        made.with_context(|| format!("cannot make the veth pair {name} of endpoint {}", veth.owner))
+    }
+
+    /// Makes a veth of ours a port of its bridge with the container's address known to it, sets both sides up and gives
+    /// the container its addresses and default routes; mends what differs.
+    pub async fn connect_veth(&self, name: &LinkName, veth: &Veth) -> Result<()> {
+        self.connect_host_side(name, veth)
+            .await
+            .with_context(|| format!("cannot connect {name} to {}", veth.bridge))?;
+        self.connect_inside(name, veth)
+            .await
+            .with_context(|| format!("cannot configure {} of endpoint {}", veth.interface.name, veth.owner))
+    }
+
+    async fn make_veth(&self, name: &LinkName, veth: &Veth, owner: &Owner, namespace: &Namespace) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let peer = LinkUnspec::new_with_name(veth.interface.name.as_str())
+            .address(veth.interface.mac.0.to_vec())
+            .mtu(veth.mtu)
+            .setns_by_fd(namespace.file().as_raw_fd())
+            .build();
+        let message = LinkVeth::new(name.as_str(), veth.interface.name.as_str())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .link_group(GROUP)
+            .mtu(veth.mtu)
+            .build();
+        self.handle.link().add(message).execute().await.map_err(refusal)?;
+        let Some(link) = self.named(name).await? else { bail!("it is gone again") };
+        let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
+        self.set(message).await.context("cannot mark it as netd's")?;
+        // The host takes no part in the network by this side: that is the bridge's.
+        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")
+    }
+
+    async fn connect_host_side(&self, name: &LinkName, veth: &Veth) -> Result<()> {
+        let link = self.ours(name, veth).await?;
+        let Some(bridge) = self.named(&veth.bridge).await? else { bail!("there is no bridge {}", veth.bridge) };
+        if link.mtu != veth.mtu {
+            let message = LinkUnspec::new_with_index(link.index).mtu(veth.mtu).build();
+            self.set(message).await.with_context(|| format!("cannot set the MTU to {}", veth.mtu))?;
+        }
+        if link.master != Some(bridge.index) {
+            let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
+            self.set(message).await.context("cannot make it a port")?;
+        }
+        let port = LinkBridgePort::new(link.index).learning(false).flood(false).build();
+        self.handle.link().set_port(port).execute().await.map_err(refusal).context("cannot set the port's options")?;
+        // NOARP is what `static` is called here; PERMANENT would make it an address of the host itself.
+        self.handle
+            .neighbours()
+            .add_bridge(link.index, &veth.interface.mac.0)
+            .flags(NeighbourFlags::Controller)
+            .state(NeighbourState::Noarp)
+            .replace()
+            .execute()
+            .await
+            .map_err(refusal)
+            .context("cannot tell the bridge the container's link-layer address")?;
+        self.set_up(link.index).await
+    }
+
+    /// Addresses come last but for the routes that need them: a container that has its addresses has everything else.
+    async fn connect_inside(&self, name: &LinkName, veth: &Veth) -> Result<()> {
+        let host_side = self.ours(name, veth).await?;
+        let inside = Self::open_inside(&Namespace::of(&veth.sandbox)?)?;
+        let Some(link) = inside.other_side(&host_side).await? else {
+            bail!("it is not in {}", veth.sandbox.path.display());
+        };
+        if let Some(lo) = inside.all().await?.values().find(|link| link.loopback) {
+            inside.set_up(lo.index).await?;
+        }
+        if link.mac != veth.interface.mac {
+            let message = LinkUnspec::new_with_index(link.index).address(veth.interface.mac.0.to_vec()).build();
+            inside.set(message).await.context("cannot set its link-layer address")?;
+        }
+        if link.mtu != veth.mtu {
+            let message = LinkUnspec::new_with_index(link.index).mtu(veth.mtu).build();
+            inside.set(message).await.with_context(|| format!("cannot set its MTU to {}", veth.mtu))?;
+        }
+        inside.set_up(link.index).await?;
+        inside.assign(link.index, &veth.interface.addresses).await?;
+        inside.route_by_default(link.index, &veth.interface.gateways).await
+    }
+
+    async fn ours(&self, name: &LinkName, veth: &Veth) -> Result<Link> {
+        let Some(link) = self.named(name).await? else { bail!("there is no device {name}") };
+        if link.owner() != Some(Owner::Endpoint(veth.owner.clone())) {
+            bail!("{name} is not the veth of endpoint {}", veth.owner);
+        }
+        Ok(link)
+    }
+
+    /// The other side of a veth, looked for in this namespace.
+    async fn other_side(&self, host_side: &Link) -> Result<Option<Link>> {
+        let mut links = self.all().await?;
+        let Some(link) = host_side.peer.and_then(|index| links.remove(&index)) else { return Ok(None) };
+        let paired = link.kind == Some(InfoKind::Veth) && link.peer == Some(host_side.index);
+        Ok(paired.then_some(link))
+    }
+}
+
+/// The container's side of a veth and its MTU; `None` if it is not in that sandbox.
+async fn interface(host_side: &Link, sandbox: &Sandbox) -> Result<Option<(u32, Interface)>> {
+    let namespace = match Namespace::of(sandbox) {
+        Err(error) if error.is_final() => return Ok(None),
+        namespace => namespace?,
+    };
+    let inside = Links::open_inside(&namespace)?;
+    let Some(link) = inside.other_side(host_side).await? else { return Ok(None) };
+    let addresses = inside.addresses().await?;
+    let counts = |a: &super::kernel::Assigned| a.index == link.index && a.set && link.up;
+    let addresses = addresses.into_iter().filter(counts).map(|a| a.address).collect();
+    let gateways = inside.default_routes(link.index).await?.into_iter().map(|(gateway, _)| gateway).collect();
+    Ok(Some((link.mtu, Interface { name: link.name, mac: link.mac, addresses, gateways })))
+}
+
+/// What is desired is never here.
+fn nowhere() -> Sandbox {
+    Sandbox { path: Default::default(), inode: 0 }
+}
+
+fn no_interface() -> Interface {
+    Interface { name: no_name(), mac: Mac::default(), addresses: BTreeSet::new(), gateways: BTreeSet::new() }
+}
+
+/// The name of no bridge of ours and of no interface.
+fn no_name() -> LinkName {
+    LinkName::gone(0)
+}

@@ -1,0 +1,56 @@
+//! Takes away everything of netd's from the host, and nothing else. Needs no daemon, and no daemon may be running.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use crate::{
+    dataplane::{Pins, removed_filter},
+    link::{Forwarding, Links},
+    reconcile::LinkName,
+};
+
+/// What was taken away.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Pinned attachments and maps.
+    pub pins: Vec<PathBuf>,
+    /// Devices that a filter of ours was on.
+    pub filters: BTreeSet<LinkName>,
+    /// Links.
+    pub links: Vec<LinkName>,
+    /// Devices whose forwarding has the value back that it had before netd.
+    pub forwarding: Vec<LinkName>,
+}
+
+/// Detaches every program, deletes every link and map of ours, and gives the host its forwarding back. What is gone
+/// already is no error: a second call finds nothing.
+pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
+    let links = Links::open()?;
+    let names = links.names().await?;
+    let pins = Pins::existing(bpf_dir.to_owned());
+    let qdiscs = pins.qdiscs_made()?;
+
+    // From the outside in: packets stop coming to us before what they need goes.
+    let mut filters = BTreeSet::new();
+    for filter in links.filters().await? {
+        if let Some(name) = names.get(&filter.index)
+            && removed_filter(name, &filter)?
+        {
+            filters.insert(name.clone());
+        }
+    }
+    for index in qdiscs.into_iter().filter(|index| names.contains_key(index)) {
+        links.remove_empty_clsact(index).await?;
+    }
+    let pins = pins.remove_everything()?;
+    let links = links.delete_all().await?;
+    let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
+    Ok(Report { pins, filters, links, forwarding })
+}
+
+#[cfg(test)]
+mod tests;
