@@ -37,6 +37,12 @@ impl Delta {
         Self(folded(sum))
     }
 
+    /// This change and that one.
+    #[inline(always)]
+    pub fn and(self, other: Self) -> Self {
+        Self(folded(self.0 + other.0))
+    }
+
     /// This change and, besides, an address going from `old` to `new`, in a header or a pseudo-header.
     #[inline(always)]
     pub fn and_address(self, old: Address, new: Address) -> Self {

@@ -9,7 +9,7 @@
 
 use crate::{
     checksum::Delta,
-    parse::{Transport, tcp_flags},
+    parse::{Headers, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
     tuple::{TCP, Tuple, UDP},
 };
@@ -41,10 +41,13 @@ pub fn digest(key: &Tuple) -> u32 {
     sum
 }
 
-/// The leg after a packet that carries `transport`.
+/// The leg after a packet with these headers.
 #[inline(always)]
-pub fn leg_after(leg: u8, transport: Transport) -> u8 {
-    let Transport::Tcp(flags) = transport else { return leg | Leg::SEEN };
+pub fn leg_after(leg: u8, h: Headers) -> u8 {
+    if h.transport != Transport::Tcp {
+        return leg | Leg::SEEN;
+    }
+    let flags = h.tcp_flags;
     if flags & tcp_flags::RST != 0 {
         return leg | Leg::SEEN | Leg::RESET;
     }
@@ -84,13 +87,12 @@ pub fn is_over(legs: [u8; 2]) -> bool {
 
 /// Whether the packet opens something: what may create state.
 #[inline(always)]
-pub fn opens(transport: Transport) -> bool {
-    match transport {
-        Transport::Tcp(flags) => {
-            flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN) == tcp_flags::SYN
-        }
+pub fn opens(h: Headers) -> bool {
+    let deciding = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
+    match h.transport {
+        Transport::Tcp => h.tcp_flags & deciding == tcp_flags::SYN,
         Transport::Udp | Transport::EchoRequest => true,
-        Transport::EchoReply | Transport::Fragment | Transport::Opaque => false,
+        Transport::EchoReply | Transport::Error | Transport::Fragment | Transport::Opaque => false,
     }
 }
 
@@ -98,20 +100,26 @@ pub fn opens(transport: Transport) -> bool {
 ///
 /// What is found but over (expired, or closed and met by a new SYN) is taken out, both halves.
 #[inline(always)]
-pub fn find<T: Tables>(t: &T, s: &mut Scratch, transport: Transport, now: Instant) -> bool {
-    if !transport.has_flow() || !t.flow(&s.key, &mut s.flow) {
+pub fn find<T: Tables>(t: &T, s: &mut Scratch, h: Headers, now: Instant) -> bool {
+    if !h.transport.has_flow() || !t.flow(&s.key, &mut s.flow) {
         return false;
     }
     if s.flow.check != digest(&s.key) {
         // The element was given to another key while it was being copied: ours is gone.
         return false;
     }
-    let reopened = s.key.protocol == TCP && s.flow.direction == 0 && opens(transport) && is_over(s.flow.legs);
+    let reopened = s.key.protocol == TCP && s.flow.direction == 0 && opens(h) && is_over(s.flow.legs);
     if !reopened && now <= s.flow.deadline {
         return true;
     }
     release_pair(t, s, now, reopened);
     false
+}
+
+/// Looks up the flow whose packets an error quotes, by the tuple `s.peer_key` of their answers, into `s.flow`.
+#[inline(always)]
+pub fn find_quoted<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
+    t.flow(&s.peer_key, &mut s.flow) && s.flow.check == digest(&s.peer_key) && now <= s.flow.deadline
 }
 
 /// Takes out the flow in `s.flow` under `s.key`, and its other half unless that still lives.
@@ -130,21 +138,21 @@ fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
     peer.becomes == key.reversed(key.zone)
 }
 
-/// Whether a packet that carries `transport` must be noted on the flow in `s.flow`: once a tick, and when it changes the
+/// Whether a packet with these headers must be noted on the flow in `s.flow`: once a tick, and when it changes the
 /// flow's state. Then its way is looked up anew, too, and [`refresh`] writes both.
 #[inline(always)]
-pub fn must_note(s: &Scratch, transport: Transport, now: Instant) -> bool {
+pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
     let leg = if s.flow.direction == 0 { s.flow.legs[0] } else { s.flow.legs[1] };
-    now != s.flow.last_seen || leg_after(leg, transport) != leg
+    now != s.flow.last_seen || leg_after(leg, h) != leg
 }
 
 /// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
 /// another flow's: then this half is taken out and the packet starts anew.
 #[inline(always)]
-pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, transport: Transport, now: Instant) -> bool {
+pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) -> bool {
     let direction = s.flow.direction;
     let leg = &mut s.flow.legs[if direction == 0 { 0 } else { 1 }];
-    *leg = leg_after(*leg, transport);
+    *leg = leg_after(*leg, h);
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     let exists = t.flow(&s.peer_key, &mut s.peer);
     if exists && !is_half_of(&s.peer, &s.key) {
@@ -242,8 +250,8 @@ impl From<ClaimError> for EstablishError {
 /// Fills in both halves of the flow in which `s.key` becomes `s.flow.becomes`, all but what depends on its source port.
 /// `s.flow.next` and `via` are the caller's.
 #[inline(always)]
-pub fn prepare(s: &mut Scratch, settings: &Settings, transport: Transport, now: Instant) {
-    s.flow.legs = [leg_after(0, transport), 0];
+pub fn prepare(s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) {
+    s.flow.legs = [leg_after(0, h), 0];
     s.flow.direction = 0;
     s.flow.address_delta = address_delta(&s.key, &s.flow.becomes);
     s.flow.check = digest(&s.key);

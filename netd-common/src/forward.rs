@@ -37,7 +37,7 @@ pub enum WayOut {
 
 /// Looks up the way of a packet from a network whose bridge is `bridge` and fills it in in `s.flow`. A first packet is
 /// looked up by what it is, an answer by what it becomes: a published flow answers from the published address.
-#[inline(always)]
+#[inline(never)]
 pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, bridge: u32, answers: bool) -> Result<WayOut, DropReason> {
     let tuple = if answers { &s.flow.becomes } else { &s.key };
     match t.route(bridge, tuple, &mut s.flow.next) {
@@ -73,7 +73,7 @@ pub fn needs_stack<P: Packet>(p: &P, h: Headers, mtu: u32) -> Result<bool, DropR
 #[inline(always)]
 fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize, DropReason> {
     let header = match h.transport {
-        Transport::Tcp(_) => usize::from(p.read::<1>(h.l4 + 12)?[0] >> 4) * 4,
+        Transport::Tcp => usize::from(p.read::<1>(h.l4 + 12)?[0] >> 4) * 4,
         Transport::Udp => UDP_HEADER,
         _ => TCP_HEADER,
     };

@@ -6,9 +6,10 @@
 use crate::{
     conntrack,
     forward::{self, WayOut},
+    icmp,
     nat::{self, Ttl},
     packet::{Label, Packet},
-    parse::{self, Ethernet, Headers, Transport},
+    parse::{self, Headers, Transport},
     policy, publish,
     tables::{Device, DeviceKind, EndpointKey, Hook, Scratch, Tables, Via, device_flags},
     tuple::{Address, Zone},
@@ -22,16 +23,18 @@ const PASS: Packed = Verdict::Pass.packed();
 /// Runs the logic of a hook on a packet.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) -> Packed {
-    let result = match hook {
+    settle(match hook {
         Hook::FromContainer => from_container(p, t, s),
         Hook::ToContainer => to_container(p, t),
         Hook::FromUplink => from_uplink(p, t, s),
         Hook::ToUplink => to_uplink(p, t, s),
-    };
-    match result {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason).packed(),
-    }
+    })
+}
+
+/// An error is a drop.
+#[inline(always)]
+fn settle(decided: Decided) -> Packed {
+    decided.unwrap_or_else(|reason| Verdict::Drop(reason).packed())
 }
 
 /// Ingress of the host's side of a container's veth: everything the container sends.
@@ -51,19 +54,35 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         return Ok(PASS);
     }
     if frame.destination != device.gateway_mac {
-        return switched(p, t, s, device, frame);
+        // A switch's work, without state.
+        return forward::switch(p, t, s, device.zone, frame.destination);
     }
     if s.key.dst == device.gateway(s.key.dst) {
         return Ok(PASS);
     }
     s.key.zone = device.zone;
+    if h.transport == Transport::Error {
+        return error_by_container(p, t, s, device, h);
+    }
     routed(p, t, s, device, h)
 }
 
-/// From one container to another of its network: a switch's work, without state.
+/// An ICMP error from a container: about a packet that a flow brought it, or about one that the host itself sent it.
 #[inline(always)]
-fn switched<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, frame: Ethernet) -> Decided {
-    forward::switch(p, t, s, device.zone, frame.destination)
+fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
+    let answers = icmp::find(p, t, s, h);
+    let way = forward::find_way_out(t, s, device.bridge, answers)?;
+    if !matches!(way, WayOut::Uplink(_)) {
+        return Ok(PASS);
+    }
+    if !answers {
+        return Err(DropReason::NoFlow);
+    }
+    if forward::needs_stack(p, h, s.flow.next.mtu)? {
+        return Ok(PASS);
+    }
+    icmp::rewrite(p, h, s, Ttl::Decrement)?;
+    forward::send(p, s)
 }
 
 /// From a container to beyond its network.
@@ -111,15 +130,15 @@ fn goes_on<T: Tables>(
     find_way: impl FnOnce(&T, &mut Scratch) -> Result<(), DropReason>,
 ) -> Result<bool, DropReason> {
     let now = t.now();
-    if !conntrack::find(t, s, h.transport, now) {
+    if !conntrack::find(t, s, h, now) {
         return Ok(false);
     }
-    if !conntrack::must_note(s, h.transport, now) {
+    if !conntrack::must_note(s, h, now) {
         return Ok(true);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     find_way(t, s)?;
-    Ok(conntrack::refresh(t, s, settings, h.transport, now))
+    Ok(conntrack::refresh(t, s, settings, h, now))
 }
 
 /// Makes the flow of a packet that leaves as `source`.
@@ -127,16 +146,16 @@ fn goes_on<T: Tables>(
 fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) -> Result<(), DropReason> {
     match h.transport {
         Transport::Fragment => return Err(DropReason::Fragment),
-        Transport::Opaque => return Err(DropReason::Untranslatable),
-        Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest | Transport::EchoReply => {}
+        Transport::Error | Transport::Opaque => return Err(DropReason::Untranslatable),
+        Transport::Tcp | Transport::Udp | Transport::EchoRequest | Transport::EchoReply => {}
     }
-    if !conntrack::opens(h.transport) {
+    if !conntrack::opens(h) {
         return Err(DropReason::NoFlow);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     let now = t.now();
     nat::masquerade_as(s, source);
-    conntrack::prepare(s, settings, h.transport, now);
+    conntrack::prepare(s, settings, h, now);
     nat::establish_with_port(t, s, settings, now, false)
 }
 
@@ -161,6 +180,9 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if h.v4 && s.key.dst.v4_bytes()[0] == 127 {
         return Err(DropReason::LoopbackFromWire);
     }
+    if h.transport == Transport::Error {
+        return error_from_outside(p, t, s, h);
+    }
     if !h.transport.has_flow() {
         return Ok(PASS);
     }
@@ -170,10 +192,26 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     enter(p, s, h)
 }
 
+/// An ICMP error from outside: about a packet that a container sent, or about one of the host's own.
+#[inline(always)]
+fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+    if !icmp::find(p, t, s, h) {
+        return Ok(PASS);
+    }
+    forward::find_way_in(t, s)?;
+    if forward::needs_stack(p, h, s.flow.next.mtu)? {
+        icmp::rewrite(p, h, s, Ttl::Keep)?;
+        p.set_label(Label::Approved);
+        return Ok(PASS);
+    }
+    icmp::rewrite(p, h, s, Ttl::Decrement)?;
+    forward::send(p, s)
+}
+
 /// Whether a packet from outside that belongs to no flow opens one to a published port. It is the host's if not.
 #[inline(always)]
 fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u32) -> Result<bool, DropReason> {
-    if h.transport == Transport::EchoRequest || !conntrack::opens(h.transport) {
+    if h.transport == Transport::EchoRequest || !conntrack::opens(h) {
         return Ok(false);
     }
     let Some(publication) = publish::at(t, s, uplink) else { return Ok(false) };
@@ -184,7 +222,7 @@ fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u3
     s.flow.becomes.zone = publication.zone;
     forward::find_way_in(t, s)?;
     let now = t.now();
-    conntrack::prepare(s, settings, h.transport, now);
+    conntrack::prepare(s, settings, h, now);
     nat::establish_with_port(t, s, settings, now, true)?;
     Ok(true)
 }
@@ -230,7 +268,14 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         return Err(DropReason::Internal);
     }
     let now = t.now();
-    if !conntrack::find(t, s, h.transport, now) {
+    if h.transport == Transport::Error {
+        if !icmp::find(p, t, s, h) {
+            return Err(DropReason::NoFlow);
+        }
+        icmp::rewrite(p, h, s, Ttl::Keep)?;
+        return Ok(PASS);
+    }
+    if !conntrack::find(t, s, h, now) {
         let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
         let Some(source) = uplink.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
         s.flow.next = Default::default();

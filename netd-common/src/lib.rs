@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod conntrack;
 pub mod forward;
 pub mod hooks;
+pub mod icmp;
 pub mod nat;
 pub mod packet;
 pub mod parse;

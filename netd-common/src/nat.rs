@@ -3,6 +3,7 @@
 use core::ops::ControlFlow;
 
 use crate::{
+    checksum::Delta,
     conntrack::{self, EstablishError},
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Transport},
@@ -15,17 +16,24 @@ use crate::{
 const PROBES: u32 = 32;
 
 /// Bytes from an IPv4 header's start to its fields.
-mod ipv4 {
+pub mod ipv4 {
+    /// Time to live, one byte.
     pub const TTL: usize = 8;
+    /// Header checksum, two bytes.
     pub const CHECKSUM: usize = 10;
+    /// Source address.
     pub const SOURCE: usize = 12;
+    /// Destination address.
     pub const DESTINATION: usize = 16;
 }
 
 /// Bytes from an IPv6 header's start to its fields.
-mod ipv6 {
+pub mod ipv6 {
+    /// Hop limit, one byte.
     pub const HOP_LIMIT: usize = 7;
+    /// Source address.
     pub const SOURCE: usize = 8;
+    /// Destination address.
     pub const DESTINATION: usize = 24;
 }
 
@@ -43,33 +51,46 @@ pub enum Ttl {
 pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
     rewrite_ip(p, h, s, ttl)?;
     match h.transport {
-        Transport::Tcp(_) => rewrite_ports(p, h.l4, 16, Zero::IsASum, s),
+        Transport::Tcp => rewrite_ports(p, h.l4, 16, Zero::IsASum, s),
         Transport::Udp => rewrite_ports(p, h.l4, 6, Zero::MeansNone, s),
         Transport::EchoRequest => rewrite_identifier(p, h, s, s.flow.becomes.src_port),
         Transport::EchoReply => rewrite_identifier(p, h, s, s.flow.becomes.dst_port),
-        Transport::Fragment | Transport::Opaque => Err(DropReason::Untranslatable),
+        Transport::Error | Transport::Fragment | Transport::Opaque => Err(DropReason::Untranslatable),
     }
 }
 
 #[inline(always)]
 fn rewrite_ip<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
-    let (key, becomes) = (&s.key, &s.flow.becomes);
+    let becomes = &s.flow.becomes;
+    write_ip(p, h, s.key.protocol, s.flow.address_delta, [becomes.src, becomes.dst], ttl)
+}
+
+/// Writes source and destination, which differ from those in the header by `delta`, and counts the time to live down.
+#[inline(always)]
+pub fn write_ip<P: Packet>(
+    p: &mut P,
+    h: Headers,
+    protocol: u8,
+    delta: Delta,
+    [src, dst]: [Address; 2],
+    ttl: Ttl,
+) -> Result<(), DropReason> {
     let lower = h.ttl.saturating_sub(1);
     if h.v4 {
-        let mut delta = s.flow.address_delta;
+        let mut delta = delta;
         if ttl == Ttl::Decrement {
-            delta = delta.and_word([h.ttl, key.protocol], [lower, key.protocol]);
+            delta = delta.and_word([h.ttl, protocol], [lower, protocol]);
             p.write(ETH + ipv4::TTL, [lower])?;
         }
         p.replace_l3(ETH + ipv4::CHECKSUM, delta)?;
-        p.write(ETH + ipv4::SOURCE, becomes.src.v4_bytes())?;
-        return p.write(ETH + ipv4::DESTINATION, becomes.dst.v4_bytes());
+        p.write(ETH + ipv4::SOURCE, src.v4_bytes())?;
+        return p.write(ETH + ipv4::DESTINATION, dst.v4_bytes());
     }
     if ttl == Ttl::Decrement {
         p.write(ETH + ipv6::HOP_LIMIT, [lower])?;
     }
-    p.write(ETH + ipv6::SOURCE, becomes.src.bytes())?;
-    p.write(ETH + ipv6::DESTINATION, becomes.dst.bytes())
+    p.write(ETH + ipv6::SOURCE, src.bytes())?;
+    p.write(ETH + ipv6::DESTINATION, dst.bytes())
 }
 
 #[inline(always)]

@@ -39,6 +39,10 @@ pub enum Label {
 ///
 /// Offsets count from the first byte of the Ethernet header. What is out of bounds is [`DropReason::Malformed`].
 pub trait Packet {
+    /// Makes the first `bytes` bytes readable where they are, as far as the packet has so many: the kernel keeps the rest of
+    /// a packet elsewhere.
+    fn reach(&mut self, bytes: usize);
+
     /// `N` bytes at `at`.
     fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason>;
 

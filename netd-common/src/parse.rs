@@ -15,10 +15,23 @@ pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// EtherType of IPv6 (RFC 2464).
 pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
+/// Bytes of an IPv4 header without options.
+pub const IPV4_HEADER: usize = 20;
+/// Bytes of an IPv6 header.
+pub const IPV6_HEADER: usize = 40;
+/// Bytes of the largest transport header, without options: TCP's.
+const TRANSPORT_HEADER: usize = 20;
+
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
+
+/// ICMP types that quote a packet, as bits: destination unreachable (fragmentation needed is one), source quench, time
+/// exceeded, parameter problem (RFC 792). Redirects are for hosts, not for who is behind them.
+const ICMP_ERRORS: u32 = 1 << 3 | 1 << 4 | 1 << 11 | 1 << 12;
+/// ICMPv6 types that quote a packet: destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
+const ICMPV6_ERRORS: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4;
 
 /// Flag bits of the TCP header's byte 13 (RFC 9293 section 3.1).
 pub mod tcp_flags {
@@ -45,7 +58,8 @@ pub struct Ethernet {
 
 /// Reads the Ethernet header.
 #[inline(always)]
-pub fn ethernet<P: Packet>(p: &P) -> Result<Ethernet, DropReason> {
+pub fn ethernet<P: Packet>(p: &mut P) -> Result<Ethernet, DropReason> {
+    p.reach(ETH + IPV4_HEADER);
     let b = p.read::<ETH>(0)?;
     Ok(Ethernet {
         destination: Mac([b[0], b[1], b[2], b[3], b[4], b[5]]),
@@ -57,25 +71,28 @@ pub fn ethernet<P: Packet>(p: &P) -> Result<Ethernet, DropReason> {
 /// What an IP packet carries, as far as translation cares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// TCP with these flags.
-    Tcp(u8),
+    /// TCP.
+    Tcp,
     /// UDP.
     Udp,
     /// An ICMP or ICMPv6 echo request.
     EchoRequest,
     /// An ICMP or ICMPv6 echo reply.
     EchoReply,
+    /// An ICMP or ICMPv6 error, which quotes the packet that it is about.
+    Error,
     /// Part of a packet: only the first has ports, and it alone must not be translated either.
     Fragment,
-    /// Anything else: other protocols, ICMP errors, extension headers.
+    /// Anything else: other protocols, other ICMP messages, extension headers.
     Opaque,
 }
 
 impl Transport {
-    /// Whether the tuple tells the packet's flow: fragments and what is opaque belong to none.
+    /// Whether the tuple tells the packet's flow. An error's flow is that of the packet it quotes; fragments and what is
+    /// opaque belong to none.
     #[inline(always)]
     pub fn has_flow(self) -> bool {
-        !matches!(self, Self::Fragment | Self::Opaque)
+        !matches!(self, Self::Error | Self::Fragment | Self::Opaque)
     }
 }
 
@@ -90,23 +107,27 @@ pub struct Headers {
     pub v4: bool,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Of [`tcp_flags`]; none where it is no TCP. Beside the enum and not in it, so that every byte here is defined.
+    pub tcp_flags: u8,
 }
 
 /// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.
 #[inline(always)]
-pub fn ip<P: Packet>(p: &P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
+pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
     let (l4, v4, ttl, fragment) = if ethertype == ETHERTYPE_IPV4 {
         let b = p.read::<20>(ETH)?;
         let header = usize::from(b[0] & 0x0f) * 4;
         if b[0] >> 4 != 4 || header < 20 {
             return Err(DropReason::Malformed);
         }
+        p.reach(ETH + header + TRANSPORT_HEADER);
         tuple.protocol = b[9];
         tuple.src = Address::v4([b[12], b[13], b[14], b[15]]);
         tuple.dst = Address::v4([b[16], b[17], b[18], b[19]]);
         // More fragments, or an offset; "don't fragment" and the reserved bit say nothing of this packet.
         (ETH + header, true, b[8], b[6] & 0x3f != 0 || b[7] != 0)
     } else if ethertype == ETHERTYPE_IPV6 {
+        p.reach(ETH + IPV6_HEADER + TRANSPORT_HEADER);
         let b = p.read::<8>(ETH)?;
         if b[0] >> 4 != 6 {
             return Err(DropReason::Malformed);
@@ -114,7 +135,7 @@ pub fn ip<P: Packet>(p: &P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Opt
         tuple.protocol = b[6];
         tuple.src = Address::v6(p.read::<16>(ETH + 8)?);
         tuple.dst = Address::v6(p.read::<16>(ETH + 24)?);
-        (ETH + 40, false, b[7], false)
+        (ETH + IPV6_HEADER, false, b[7], false)
     } else {
         return Ok(None);
     };
@@ -122,7 +143,8 @@ pub fn ip<P: Packet>(p: &P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Opt
     tuple.src_port = Port::NONE;
     tuple.dst_port = Port::NONE;
     let transport = if fragment { Transport::Fragment } else { transport(p, l4, v4, tuple)? };
-    Ok(Some(Headers { l4, transport, v4, ttl }))
+    let tcp_flags = if transport == Transport::Tcp { p.read::<1>(l4 + 13)?[0] } else { 0 };
+    Ok(Some(Headers { l4, transport, v4, ttl, tcp_flags }))
 }
 
 #[inline(always)]
@@ -131,17 +153,28 @@ fn transport<P: Packet>(p: &P, l4: usize, v4: bool, tuple: &mut Tuple) -> Result
         TCP => {
             let b = p.read::<20>(l4)?;
             ports(tuple, [b[0], b[1], b[2], b[3]]);
-            Ok(Transport::Tcp(b[13]))
+            Ok(Transport::Tcp)
         }
         UDP => {
             let b = p.read::<8>(l4)?;
             ports(tuple, [b[0], b[1], b[2], b[3]]);
             Ok(Transport::Udp)
         }
-        ICMP if v4 => identifier(p, l4, [ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY], tuple),
-        ICMPV6 if !v4 => identifier(p, l4, [ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY], tuple),
+        ICMP if v4 => icmp(p, l4, [ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY], ICMP_ERRORS, tuple),
+        ICMPV6 if !v4 => icmp(p, l4, [ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY], ICMPV6_ERRORS, tuple),
         _ => Ok(Transport::Opaque),
     }
+}
+
+/// As for a packet of its own, of which an error quotes no more than eight bytes (RFC 792); TCP's flags are not among them.
+#[inline(always)]
+pub fn quoted_transport<P: Packet>(p: &P, l4: usize, v4: bool, tuple: &mut Tuple) -> Result<Transport, DropReason> {
+    if tuple.protocol != TCP {
+        return transport(p, l4, v4, tuple);
+    }
+    let b = p.read::<8>(l4)?;
+    ports(tuple, [b[0], b[1], b[2], b[3]]);
+    Ok(Transport::Tcp)
 }
 
 #[inline(always)]
@@ -151,7 +184,7 @@ fn ports(tuple: &mut Tuple, b: [u8; 4]) {
 }
 
 #[inline(always)]
-fn identifier<P: Packet>(p: &P, l4: usize, types: [u8; 2], tuple: &mut Tuple) -> Result<Transport, DropReason> {
+fn icmp<P: Packet>(p: &P, l4: usize, types: [u8; 2], errors: u32, tuple: &mut Tuple) -> Result<Transport, DropReason> {
     let b = p.read::<8>(l4)?;
     let id = Port::from_wire([b[4], b[5]]);
     if b[0] == types[0] {
@@ -164,5 +197,6 @@ fn identifier<P: Packet>(p: &P, l4: usize, types: [u8; 2], tuple: &mut Tuple) ->
         tuple.echo = echo::REPLY;
         return Ok(Transport::EchoReply);
     }
-    Ok(Transport::Opaque)
+    let is_error = b[0] < 32 && errors & 1 << (b[0] & 31) != 0;
+    Ok(if is_error { Transport::Error } else { Transport::Opaque })
 }

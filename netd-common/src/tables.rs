@@ -438,6 +438,20 @@ impl Counters {
     }
 }
 
+/// Where the packet stands that an ICMP error quotes: offsets from the start of the error's own packet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Quote {
+    /// Of its IP header.
+    pub ip: u32,
+    /// Of its transport header.
+    pub l4: u32,
+    /// Of its transport checksum.
+    pub checksum: u32,
+    /// What its translation does to the checksum of the error.
+    pub changed: Delta,
+}
+
 /// The wide values of the packet in hand, which the 512-byte stack has no room for. One per hook and CPU in the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -458,6 +472,8 @@ pub struct Scratch {
     pub publication: PublicationKey,
     /// An endpoint being looked up.
     pub endpoint: EndpointKey,
+    /// The packet that an error in hand quotes.
+    pub quote: Quote,
 }
 
 /// Why a place in the flow table was not to be had.

@@ -80,12 +80,6 @@ impl Maps {
     pub fn new(ctx: &TcContext) -> Self {
         Self { skb: ctx.skb.skb }
     }
-
-    #[inline(always)]
-    fn fib(&self, question: &mut FibLookup, flags: u32) -> i64 {
-        // SAFETY: the context in hand, and parameters that live through the call with their size told.
-        unsafe { bpf_fib_lookup(self.skb.cast(), question, size_of::<FibLookup>() as i32, flags) }
-    }
 }
 
 impl Tables for Maps {
@@ -175,23 +169,35 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
-        let mut fib = lookup(input, tuple);
-        let mut result = self.fib(&mut fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
-        if result == EINVAL {
-            // Kernels before 6.3 do not know the flag.
-            result = self.fib(&mut fib, 0);
-        }
-        match result {
-            BPF_FIB_LKUP_RET_SUCCESS => {}
-            // The neighbour is the sending's to find. The MTU was not filled in then.
-            BPF_FIB_LKUP_RET_NO_NEIGH => fib.__bindgen_anon_1.mtu_result = 0,
-            // Also what the host has no route for at all: either way the stack knows what to say.
-            BPF_FIB_LKUP_RET_NOT_FWDED => return Route::Local,
-            _ => return Route::Stack,
-        }
-        *next = NextHop::neighbour(fib.ifindex, mtu(&fib), gateway(&fib));
-        Route::Forward
+        route(self.skb, input, tuple, next)
     }
+}
+
+/// Asks the kernel's routing. Not inlined: its parameters would lie on the stack of every caller.
+#[inline(never)]
+fn route(skb: *mut __sk_buff, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+    let mut question = lookup(input, tuple);
+    let mut result = fib(skb, &mut question, BPF_FIB_LOOKUP_SKIP_NEIGH);
+    if result == EINVAL {
+        // Kernels before 6.3 do not know the flag.
+        result = fib(skb, &mut question, 0);
+    }
+    match result {
+        BPF_FIB_LKUP_RET_SUCCESS => {}
+        // The neighbour is the sending's to find. The MTU was not filled in then.
+        BPF_FIB_LKUP_RET_NO_NEIGH => question.__bindgen_anon_1.mtu_result = 0,
+        // Also what the host has no route for at all: either way the stack knows what to say.
+        BPF_FIB_LKUP_RET_NOT_FWDED => return Route::Local,
+        _ => return Route::Stack,
+    }
+    *next = NextHop::neighbour(question.ifindex, mtu(&question), gateway(&question));
+    Route::Forward
+}
+
+#[inline(always)]
+fn fib(skb: *mut __sk_buff, question: &mut FibLookup, flags: u32) -> i64 {
+    // SAFETY: the context in hand, and parameters that live through the call with their size told.
+    unsafe { bpf_fib_lookup(skb.cast(), question, size_of::<FibLookup>() as i32, flags) }
 }
 
 /// One round of a `bpf_loop`: 1 ends it.

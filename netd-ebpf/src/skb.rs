@@ -22,8 +22,6 @@ use netd_common::{
 /// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
-/// Bytes that all headers of a packet fit in: Ethernet, IPv4 with all its options, and TCP with none.
-const HEAD: u32 = 14 + 60 + 20;
 /// Offsets past this are no header's: bounds the arithmetic that the verifier must follow.
 const FARTHEST: usize = 512;
 
@@ -37,17 +35,10 @@ pub struct Skb {
 }
 
 impl Skb {
-    /// The packet in hand, its headers in the linear part.
+    /// The packet in hand.
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
-        let this = Self { skb: ctx.skb.skb };
-        let (data, end) = this.bounds();
-        let wanted = if this.field_len() < HEAD { this.field_len() } else { HEAD };
-        if end - data < wanted as usize {
-            // SAFETY: the context is the one this program was called with. A failure shows as headers out of bounds.
-            unsafe { bpf_skb_pull_data(this.skb, wanted) };
-        }
-        this
+        Self { skb: ctx.skb.skb }
     }
 
     #[inline(always)]
@@ -116,6 +107,19 @@ impl Skb {
 }
 
 impl Packet for Skb {
+    /// Only headers, and only where they are not linear: to pull more would copy payload for each packet.
+    #[inline(always)]
+    fn reach(&mut self, bytes: usize) {
+        let (data, end) = self.bounds();
+        if data + bytes > end {
+            let wanted = if (self.field_len() as usize) < bytes { self.field_len() } else { bytes as u32 };
+            if end - data < wanted as usize {
+                // SAFETY: the context in hand. A failure shows as headers out of bounds.
+                unsafe { bpf_skb_pull_data(self.skb, wanted) };
+            }
+        }
+    }
+
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
         let start = self.pointer::<N>(at)?;

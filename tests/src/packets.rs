@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::{
     EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, Ipv4Options, TcpHeader,
-    UdpHeader,
+    UdpHeader, icmpv4::DestUnreachableHeader,
 };
 use netd_common::{packet::ETH, parse::tcp_flags};
 
@@ -50,6 +50,19 @@ pub fn ping(from: &str, to: &str, id: u16) -> Build {
 pub fn pong(from: &str, to: &str, id: u16) -> Build {
     let echo = Icmpv4Type::EchoReply(IcmpEchoHeader { id, seq: 1 });
     Build::new(address(from), address(to), Transport::Icmp(echo)).payload(b"are you there?")
+}
+
+/// An ICMP error about the packet in `about`, of which it quotes `quoted` bytes of the IP packet: fragmentation needed by a
+/// link of 1280 bytes, or port unreachable.
+pub fn icmp_error(from: &str, to: &str, too_big: bool, about: &[u8], quoted: usize) -> Build {
+    let kind = if too_big {
+        DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1280 }
+    } else {
+        DestUnreachableHeader::Port
+    };
+    let error = Transport::Icmp(Icmpv4Type::DestinationUnreachable(kind));
+    let ip = &about[ETH..];
+    Build::new(address(from), address(to), error).payload(&ip[..quoted.min(ip.len())])
 }
 
 impl Build {

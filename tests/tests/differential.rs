@@ -225,6 +225,7 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
         Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
     };
     let build = match known {
+        Some(tuple) if random.random_ratio(1, 8) && is_seen_at(hook, &tuple) => error_about(random, &tuple),
         Some(tuple) if random.random_bool(0.4) && is_seen_at(hook, &tuple) => of_tuple(random, &tuple),
         _ => anything(random, hook, device),
     };
@@ -259,6 +260,15 @@ fn of_tuple(random: &mut StdRng, tuple: &Tuple) -> Build {
         }
         _ => pong(&tuple.src.ip().to_string(), &tuple.dst.ip().to_string(), tuple.dst_port.number()),
     }
+}
+
+/// An error about a packet to which one with this tuple would be the answer.
+fn error_about(random: &mut StdRng, tuple: &Tuple) -> Build {
+    let quoted = of_tuple(random, &tuple.reversed(tuple.zone)).payload(&[9; 40]);
+    let quoted = if random.random_ratio(1, 5) { quoted.ip_options(8) } else { quoted }.bytes();
+    let from = if random.random_bool(0.5) { tuple.src.ip().to_string() } else { "203.0.113.1".to_owned() };
+    let length = pick(random, &[20, 27, 28, 28, 28, 36, 60, 100]);
+    packets::icmp_error(&from, &tuple.dst.ip().to_string(), random.random(), &quoted, length)
 }
 
 fn with_flags(random: &mut StdRng, build: Build) -> Build {

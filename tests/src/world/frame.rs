@@ -40,6 +40,8 @@ impl Frame {
 }
 
 impl Packet for Frame {
+    fn reach(&mut self, _: usize) {}
+
     fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
         let bytes = self.bytes.get(at..at + N).ok_or(DropReason::Malformed)?;
         bytes.try_into().map_err(|_| DropReason::Malformed)
