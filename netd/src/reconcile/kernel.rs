@@ -52,7 +52,6 @@ pub struct Process {
 /// The host, as far as netd reads and changes it.
 ///
 /// Everything happens in the network namespace in which the daemon runs. Errors name the cause and the thing in the way.
-#[expect(async_fn_in_trait, reason = "one implementor and its double, both in this crate")]
 pub trait Kernel {
     /// Everything of ours that exists: links with our `ifalias`, programs, map entries. What is not marked as ours is not in it.
     async fn observe(&mut self) -> anyhow::Result<State>;
