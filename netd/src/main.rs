@@ -1,12 +1,22 @@
 //! netd: container networking with TC/XDP eBPF programs.
+mod api;
+mod cli;
+mod daemon;
 mod dataplane;
 mod holder;
 mod host;
+mod ipam;
 mod link;
+mod model;
 mod netns;
+mod plan;
 mod reconcile;
+mod reserve;
+mod store;
 #[cfg(test)]
 mod testing;
 mod uninstall;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,5 +1,7 @@
 //! The difference between desired and observed, as steps in the order in which they can be taken.
 
+use std::{collections::BTreeSet, fmt};
+
 use netd_common::tables::{EndpointKey, Hook, Publication, PublicationKey, Settings};
 
 use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
@@ -50,6 +52,125 @@ pub enum Step {
 
 /// The steps from `observed` to `desired`: first what goes, outermost first, then what comes, innermost first. A container's
 /// programs and records stand before its veth carries a packet. Empty if and only if the two are equal.
-pub fn diff(_desired: &State, _observed: &State) -> Vec<Step> {
-    Vec::new()
+pub fn diff(desired: &State, observed: &State) -> Vec<Step> {
+    let doomed = doomed(desired, observed);
+    let mut steps = departures(desired, observed, &doomed);
+    steps.extend(arrivals(desired, observed, &doomed));
+    steps
 }
+
+/// Links of ours that exist and must go: those that nothing desires, and those that only making anew mends. All that hangs
+/// on a link goes with it, in the kernel too: records name it by its index.
+fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
+    let bridges = observed.bridges.iter().filter(|(link, bridge)| {
+        desired.bridges.get(link).is_none_or(|wanted| wanted.owner != bridge.owner || wanted.mac != bridge.mac)
+    });
+    let veths = observed.veths.iter().filter(|(link, veth)| {
+        desired.veths.get(link).is_none_or(|wanted| {
+            wanted.owner != veth.owner
+                || wanted.sandbox.inode != veth.sandbox.inode
+                || wanted.interface.name != veth.interface.name
+        })
+    });
+    bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).collect()
+}
+
+fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
+    let publications = observed.publications.keys().filter(|key| !desired.publications.contains_key(key));
+    let endpoints = observed
+        .endpoints
+        .iter()
+        .filter(|(key, record)| !desired.endpoints.contains_key(key) || doomed.contains(&record.device));
+    let devices = observed.devices.keys().filter(|link| !desired.devices.contains_key(link) || doomed.contains(link));
+    let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) || doomed.contains(&hook.0));
+    let veths = observed.veths.keys().filter(|link| doomed.contains(link));
+    let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
+    let forwarding =
+        observed.forwarding.iter().filter(|link| !desired.forwarding.contains(link) && !doomed.contains(link));
+
+    let publications = publications.map(|key| Step::RemovePublication(*key));
+    publications
+        .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
+        .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
+        .chain(observed.orphans.iter().map(|index| Step::RemoveOrphan(*index)))
+        .chain(hooks.map(|(link, hook)| Step::Detach(link.clone(), *hook)))
+        .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
+        .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
+        .chain(forwarding.map(|link| Step::RestoreForwarding(link.clone())))
+        .collect()
+}
+
+fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
+    let stays = |link: &LinkName| !doomed.contains(link);
+    let mut steps: Vec<Step> = desired
+        .settings
+        .filter(|wanted| observed.settings != Some(*wanted))
+        .map(Step::PutSettings)
+        .into_iter()
+        .collect();
+    for (link, wanted) in &desired.bridges {
+        match observed.bridges.get(link).filter(|_| stays(link)) {
+            None => steps.push(Step::CreateBridge(link.clone(), wanted.clone())),
+            Some(found) if found != wanted => steps.push(Step::UpdateBridge(link.clone(), wanted.clone())),
+            Some(_) => {}
+        }
+    }
+    let forwarding = desired.forwarding.iter().filter(|link| !observed.forwarding.contains(link) || !stays(link));
+    steps.extend(forwarding.map(|link| Step::Forward(link.clone())));
+
+    let new = |link: &LinkName| !observed.veths.contains_key(link) || !stays(link);
+    let veths = desired.veths.iter().filter(|(link, _)| new(link));
+    steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
+    let hooks = desired.hooks.iter().filter(|hook| !observed.hooks.contains(hook) || !stays(&hook.0));
+    steps.extend(hooks.map(|(link, hook)| Step::Attach(link.clone(), *hook)));
+    // A bridge that is made anew has another index, and no ports.
+    let remade = |bridge: &LinkName| doomed.contains(bridge);
+    let devices = desired.devices.iter().filter(|(link, record)| {
+        observed.devices.get(link) != Some(record) || !stays(link) || record.bridge.as_ref().is_some_and(remade)
+    });
+    steps.extend(devices.map(|(link, record)| Step::PutDevice(link.clone(), record.clone())));
+    let veths = desired
+        .veths
+        .iter()
+        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge));
+    steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
+    let endpoints = desired
+        .endpoints
+        .iter()
+        .filter(|(key, record)| observed.endpoints.get(key).is_none_or(|f| f != *record || !stays(&f.device)));
+    steps.extend(endpoints.map(|(key, record)| Step::PutEndpoint(*key, record.clone())));
+    let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
+    steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
+    steps
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let published = |key: &PublicationKey| format!("{}:{}", key.address.ip(), key.port.number());
+        match self {
+            Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
+            Self::RemoveEndpoint(key) => write!(f, "forget {} of zone {}", key.address.ip(), key.zone.0),
+            Self::RemoveDevice(link) => write!(f, "forget the device {link}"),
+            Self::RemoveOrphan(index) => write!(f, "forget the device that had index {index}"),
+            Self::Detach(link, hook) => write!(f, "detach {} from {link}", hook.name()),
+            Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
+            Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
+            Self::RestoreForwarding(link) => write!(f, "restore forwarding on {link}"),
+            Self::PutSettings(_) => write!(f, "write the settings"),
+            Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
+            Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),
+            Self::Forward(link) => write!(f, "switch forwarding on for {link}"),
+            Self::CreateVeth(link, veth) => write!(f, "make the veth {link} of endpoint {}", veth.owner),
+            Self::Attach(link, hook) => write!(f, "attach {} to {link}", hook.name()),
+            Self::PutDevice(link, _) => write!(f, "record the device {link}"),
+            Self::ConnectVeth(link, veth) => write!(f, "connect {link} of endpoint {} to {}", veth.owner, veth.bridge),
+            Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
+            Self::PutPublication(key, to) => {
+                write!(f, "publish {} as {}:{}", published(key), to.address.ip(), to.port.number())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

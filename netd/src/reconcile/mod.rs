@@ -4,6 +4,8 @@
 //! `diff(&plan(model, facts), &kernel.observe())`, applied step by step.
 
 mod diff;
+#[cfg(test)]
+pub mod fake;
 mod kernel;
 mod state;
 

@@ -13,9 +13,11 @@ use netd_common::{
     tables::{EndpointKey, Hook, Publication, PublicationKey, Settings},
     tuple::{Mac, Zone},
 };
+use serde::{Deserialize, Serialize};
 
 /// Name of a network device, 1 to 15 bytes (`IFNAMSIZ` less its NUL).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LinkName(String);
 
 impl LinkName {
@@ -42,6 +44,20 @@ impl LinkName {
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for LinkName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::new(name.as_str()).ok_or_else(|| format!("`{name}` is not the name of a network device"))
+    }
+}
+
+impl From<LinkName> for String {
+    fn from(name: LinkName) -> Self {
+        name.0
     }
 }
 

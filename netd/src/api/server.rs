@@ -1,0 +1,157 @@
+//! Routes: each turns HTTP into a message for the daemon's task, and its reply into HTTP. Decides nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path as InPath, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::de::DeserializeOwned;
+use tokio::{net::UnixListener, sync::mpsc::Sender};
+
+use super::ErrorBody;
+use crate::{
+    daemon::{Failure, FlowFilter, Message, Request, ask},
+    model::Rejection,
+};
+
+/// Root and its group may ask, others may not.
+const MODE: u32 = 0o660;
+
+type Daemon = State<Sender<Message>>;
+
+/// Listens on `path`. A socket that a dead daemon left is replaced; one that a daemon answers on is not.
+pub async fn listen(path: &Path) -> Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => bail!("{} exists and is no socket", path.display()),
+        Ok(_) => replace_dead(path).await?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+        .with_context(|| format!("cannot restrict {}", path.display()))?;
+    Ok(listener)
+}
+
+async fn replace_dead(path: &Path) -> Result<()> {
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(stream) => {
+            let pid = getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid());
+            bail!("a daemon (pid {pid}) answers on {} already", path.display())
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove the dead socket {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot tell who answers on {}", path.display())),
+    }
+}
+
+/// Every route.
+pub fn router(daemon: Sender<Message>) -> Router {
+    Router::new()
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{name}", get(network).delete(remove_network))
+        .route("/v1/endpoints", get(endpoints).post(attach))
+        .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
+        .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
+        .route("/v1/flows", get(flows))
+        .route("/v1/status", get(status))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such route".to_owned()))
+        .method_not_allowed_fallback(async || {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this route does not take this method".to_owned())
+        })
+        .with_state(daemon)
+}
+
+async fn networks(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Networks).await
+}
+
+async fn create_network(State(daemon): Daemon, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(Request::CreateNetwork)).await
+}
+
+async fn network(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::Network(name)).await
+}
+
+async fn remove_network(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::RemoveNetwork(name)).await
+}
+
+async fn endpoints(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Endpoints).await
+}
+
+async fn attach(State(daemon): Daemon, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(Request::Attach)).await
+}
+
+async fn endpoint(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::Endpoint(name)).await
+}
+
+async fn detach(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::Detach(name)).await
+}
+
+async fn publish(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Publish(name, order))).await
+}
+
+async fn unpublish(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Unpublish(name, order))).await
+}
+
+async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
+    reply_to(&daemon, FlowFilter::new(filter).map(Request::Flows)).await
+}
+
+async fn status(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Status).await
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Rejection> {
+    serde_json::from_slice(body).map_err(|error| Rejection::BadRequest(error.to_string()))
+}
+
+async fn reply_to(daemon: &Sender<Message>, request: Result<Request, Rejection>) -> Response {
+    match request {
+        Ok(request) => reply(daemon, request).await,
+        Err(rejection) => failure(Failure::Refused(rejection)),
+    }
+}
+
+async fn reply(daemon: &Sender<Message>, request: Request) -> Response {
+    match ask(daemon, request).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(error) => failure(error),
+    }
+}
+
+fn failure(failure: Failure) -> Response {
+    match failure {
+        Failure::Refused(rejection) => {
+            let status = StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            refusal(status, rejection.to_string())
+        }
+        Failure::Failed(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}").replace('\n', " ")),
+    }
+}
+
+fn refusal(status: StatusCode, error: String) -> Response {
+    (status, Json(ErrorBody { error })).into_response()
+}

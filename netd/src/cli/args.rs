@@ -1,0 +1,298 @@
+//! The words of the command line. What they mean is read by the daemon, so that every door says the same of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Gives containers their network with eBPF programs.
+#[derive(Parser, Debug)]
+#[command(name = "netd", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the daemon in the foreground
+    Daemon(DaemonArgs),
+    /// Make, show and remove networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Attach a container that exists to networks
+    Attach(AttachArgs),
+    /// Detach a container from all of its networks
+    Detach {
+        /// The endpoint
+        name: String,
+    },
+    /// Open ports of the host to a container
+    Publish(PortsArgs),
+    /// Close ports of the host again
+    Unpublish(PortsArgs),
+    /// Run a command in a network namespace of its own
+    Run(RunArgs),
+    /// Run a command in the network namespace of an endpoint
+    Exec {
+        /// The endpoint
+        name: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// List endpoints
+    Ps(ListArgs),
+    /// Show the published ports of an endpoint
+    Port {
+        /// The endpoint
+        name: String,
+        /// A port in the container
+        #[arg(value_name = "PORT[/PROTO]")]
+        port: Option<String>,
+    },
+    /// Show endpoints as JSON
+    Inspect {
+        /// The endpoints
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove endpoints
+    Rm {
+        /// End a process that still runs
+        #[arg(short, long)]
+        force: bool,
+        /// The endpoints
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// List flows
+    Flows(FlowsArgs),
+    /// Show how the daemon is
+    Status {
+        /// How to print
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
+    /// Take away every program, map, link and file of netd
+    Uninstall(UninstallArgs),
+    /// Show the version
+    Version,
+
+    /// Starts the command of `run` when told to
+    #[command(name = "__start", hide = true)]
+    Start(StartArgs),
+    /// Removes an endpoint when its process ends
+    #[command(name = "__supervise", hide = true)]
+    Supervise {
+        /// The endpoint
+        name: String,
+    },
+}
+
+/// How a listing is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// Columns.
+    Table,
+    /// An array.
+    Json,
+}
+
+/// Of the daemon.
+#[derive(Args, Debug)]
+pub struct DaemonArgs {
+    /// Where the store is
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/netd")]
+    pub state_dir: PathBuf,
+    /// Where the socket netd.sock is
+    #[arg(long, value_name = "DIR", default_value = super::RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned
+    #[arg(long, value_name = "DIR", default_value = super::BPF_DIR)]
+    pub bpf_dir: PathBuf,
+    /// A device towards the outside; without any, each that looks like it
+    #[arg(long = "uplink", value_name = "IF")]
+    pub uplinks: Vec<String>,
+}
+
+/// Of `uninstall`.
+#[derive(Args, Debug)]
+pub struct UninstallArgs {
+    /// Where the store is; where no daemon says otherwise, /var/lib/netd
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where maps and links are pinned; where no daemon says otherwise, /sys/fs/bpf/netd
+    #[arg(long, value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+}
+
+/// Of networks.
+#[derive(Subcommand, Debug)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create(NetworkCreateArgs),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Show networks as JSON
+    Inspect {
+        /// The networks
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove networks
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Do not mind one that does not exist
+        #[arg(short, long)]
+        force: bool,
+        /// The networks
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// Of a network to be made.
+#[derive(Args, Debug)]
+pub struct NetworkCreateArgs {
+    /// Its name
+    pub name: String,
+    /// What it is made of
+    #[arg(short, long, default_value = "bridge", value_parser = ["bridge"])]
+    pub driver: String,
+    /// Its addresses; a free /24 of 10.176.0.0/12 unless given
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Option<String>,
+    /// The host's address in it; the first unless given
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<String>,
+    /// Where automatic addresses come from
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Option<String>,
+    /// An address never to give out
+    #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = pair)]
+    pub aux_addresses: Vec<(String, String)>,
+    /// No way out, and none in
+    #[arg(long)]
+    pub internal: bool,
+    /// In bytes
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u32>,
+    /// Yours to choose
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Insist on a subnet that the host has a route into
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Of an endpoint to be attached.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid"]))]
+pub struct AttachArgs {
+    /// Its name
+    pub name: String,
+    /// Path of its network namespace
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+    /// A process in its network namespace
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// How it is connected.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// How an endpoint is connected.
+#[derive(Args, Debug)]
+pub struct ConnectionArgs {
+    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF] or name=NET,ip=IP,…; `bridge` without any
+    #[arg(long = "network", value_name = "NETSPEC")]
+    pub networks: Vec<String>,
+    /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
+    #[arg(short = 'p', long = "publish", value_name = "SPEC")]
+    pub ports: Vec<String>,
+}
+
+/// Ports of an endpoint.
+#[derive(Args, Debug)]
+pub struct PortsArgs {
+    /// The endpoint
+    pub name: String,
+    /// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
+    #[arg(required = true, value_name = "SPEC")]
+    pub ports: Vec<String>,
+}
+
+/// Of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Its name; a random one unless given
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How it is connected.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// Leave it running, its output in the run directory's logs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Remove the endpoint when the command ends
+    #[arg(long)]
+    pub rm: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// Of the hidden starter.
+#[derive(Args, Debug)]
+pub struct StartArgs {
+    /// Path of the network namespace to enter
+    pub netns: PathBuf,
+    /// File descriptor that a byte comes on when the network is there
+    pub go: i32,
+    /// File descriptor on which to say why the command could not be started
+    pub told: i32,
+    /// Begin a session of its own
+    #[arg(long)]
+    pub session: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// Of a listing.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// How to print
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    /// Names only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Only those that match
+    #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
+    pub filters: Vec<(String, String)>,
+}
+
+/// Of `flows`.
+#[derive(Args, Debug)]
+pub struct FlowsArgs {
+    /// How to print
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    /// Only those with this network, container, address, port, protocol or state
+    #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
+    pub filters: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') { pair(text) } else { pair(&format!("{text}=")) }
+}

@@ -1,0 +1,102 @@
+//! `netd daemon`: opens what the daemon's task needs, and lets it run.
+
+use std::{
+    fs,
+    future::IntoFuture,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, anyhow};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    SOCKET,
+    args::DaemonArgs,
+    block_on,
+    host::{self, FLOWS_MAX, HostPlace},
+};
+use crate::{
+    api,
+    daemon::{About, Daemon},
+    plan::sandboxes_of_veths,
+    reconcile::LinkName,
+    reserve::Reservations,
+    store::Store,
+};
+
+/// Requests that wait while one is answered.
+const WAITING: usize = 64;
+
+/// Runs the daemon until it is told to end.
+pub fn run(args: DaemonArgs) -> Result<ExitCode> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let uplinks = args
+        .uplinks
+        .iter()
+        .map(|name| LinkName::new(name.as_str()).ok_or_else(|| anyhow!("--uplink {name} is not the name of a device")))
+        .collect::<Result<Vec<_>>>()?;
+    block_on(serve(args, uplinks))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
+    let stop = told_to_end()?;
+    for directory in [&args.state_dir, &args.run_dir] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let state_dir = fs::canonicalize(&args.state_dir).unwrap_or(args.state_dir);
+    let socket = std::path::absolute(&args.run_dir).unwrap_or(args.run_dir).join(SOCKET);
+    let listener = api::listen(&socket).await?;
+    let _socket = SocketFile(&socket);
+
+    let mut rng = StdRng::from_os_rng();
+    let (store, model) = Store::open(&state_dir, &mut rng)?;
+    let place = HostPlace {
+        bpf_dir: args.bpf_dir.clone(),
+        state_dir: state_dir.clone(),
+        uplinks,
+        sandboxes: sandboxes_of_veths(&model),
+    };
+    let (kernel, changes) = host::open(place).await?;
+    let about = About { socket: socket.clone(), state_dir, bpf_dir: args.bpf_dir, flows_max: FLOWS_MAX };
+    let reservations = Reservations::of_sockets();
+    let mut daemon = Daemon::start(kernel, (store, model), reservations, Box::new(rng), about).await?;
+
+    let (requests, inbox) = mpsc::channel(WAITING);
+    let server = tokio::spawn(axum::serve(listener, api::router(requests)).into_future());
+    println!("netd is ready on {}", socket.display());
+    daemon.run(inbox, changes, stop).await;
+    server.abort();
+    info!("ends; what is in the kernel stays and works");
+    Ok(())
+}
+
+fn told_to_end() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Removes the socket when the daemon ends.
+struct SocketFile<'a>(&'a PathBuf);
+
+impl Drop for SocketFile<'_> {
+    fn drop(&mut self) {
+        let path: &Path = self.0;
+        // One that is gone already is what is wanted.
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,198 @@
+//! `netd attach`, `detach`, `publish`, `unpublish`, `ps`, `port`, `inspect` and `rm`.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    args::{AttachArgs, Format, ListArgs, PortsArgs},
+    route, sandbox, table, wrong_usage,
+};
+use crate::{
+    api::Client,
+    daemon::{EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
+    model::{PortSpec, ProcessMark},
+};
+
+/// How long a process has to end after SIGKILL.
+const END: Duration = Duration::from_secs(5);
+
+/// `netd attach`.
+pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
+    // Relative paths are the caller's, not the daemon's.
+    let netns = args.netns.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let order = EndpointOrder {
+        name: args.name,
+        netns,
+        pid: args.pid,
+        networks: args.connection.networks,
+        ports: args.connection.ports,
+        ..Default::default()
+    };
+    let endpoint: EndpointView = client.post("/v1/endpoints", &order).await?;
+    for attachment in &endpoint.networks {
+        println!("{} {} {}", attachment.ifname, attachment.ip, attachment.network);
+    }
+    print_ports(&endpoint.ports);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd detach`.
+pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
+    client.delete::<serde_json::Value>(&route("endpoints", name)?, &()).await?;
+    println!("{name}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd publish`.
+pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
+    let path = format!("{}/ports", route("endpoints", &args.name)?);
+    let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone() }).await?;
+    let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
+    let asked = |port: &PortView| {
+        specs
+            .iter()
+            .any(|spec| spec.protocol == port.proto && (spec.port..=spec.port + (spec.count - 1)).contains(&port.port))
+    };
+    print_ports(&endpoint.ports.into_iter().filter(asked).collect::<Vec<_>>());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd unpublish`.
+pub async fn unpublish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
+    let path = format!("{}/ports", route("endpoints", &args.name)?);
+    client.delete::<EndpointView>(&path, &PortsOrder { ports: args.ports }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd ps`.
+pub async fn ps(client: &Client, args: ListArgs) -> Result<ExitCode> {
+    const KEYS: [&str; 4] = ["name", "id", "network", "state"];
+    if let Some((key, _)) = args.filters.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
+        return Ok(wrong_usage(&format!("`{key}` is not something to filter endpoints by: {}", KEYS.join(", "))));
+    }
+    let mut endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await?;
+    endpoints.retain(|endpoint| args.filters.iter().all(|(key, value)| matches(endpoint, key, value)));
+    if args.quiet {
+        endpoints.iter().for_each(|endpoint| println!("{}", endpoint.name));
+    } else if args.format == Format::Json {
+        table::print_json(&endpoints)?;
+    } else {
+        let rows: Vec<_> = endpoints.iter().map(row).collect();
+        table::print(&["NAME", "STATE", "PID", "NETWORKS", "PORTS", "COMMAND", "CREATED"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn matches(endpoint: &EndpointView, key: &str, value: &str) -> bool {
+    match key {
+        "name" => endpoint.name.contains(value),
+        "id" => endpoint.id.starts_with(value),
+        "network" => endpoint.networks.iter().any(|attachment| attachment.network == value),
+        _ => endpoint.state == value,
+    }
+}
+
+fn row(endpoint: &EndpointView) -> Vec<String> {
+    const PORTS_SHOWN: usize = 4;
+    let networks: Vec<_> = endpoint.networks.iter().map(|at| format!("{}={}", at.network, at.ip)).collect();
+    let mut ports: Vec<_> = endpoint
+        .ports
+        .iter()
+        .take(PORTS_SHOWN)
+        .map(|port| format!("{}:{}->{}/{}", port.host_ip, port.host_port, port.port, port.proto))
+        .collect();
+    if endpoint.ports.len() > PORTS_SHOWN {
+        ports.push(format!("and {} more", endpoint.ports.len() - PORTS_SHOWN));
+    }
+    vec![
+        endpoint.name.clone(),
+        endpoint.state.clone(),
+        endpoint.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        networks.join(", "),
+        ports.join(", "),
+        endpoint.command.join(" ").chars().take(40).collect(),
+        endpoint.created.clone(),
+    ]
+}
+
+/// `netd port`.
+pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<ExitCode> {
+    let endpoint: EndpointView = client.get(&route("endpoints", name)?).await?;
+    let Some(wanted) = wanted else {
+        print_ports(&endpoint.ports);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let found = |port: &&PortView| port.port.to_string() == number && port.proto.to_string() == protocol;
+    let ports: Vec<_> = endpoint.ports.iter().filter(found).collect();
+    if ports.is_empty() {
+        bail!("{name} publishes no port {number}/{protocol}");
+    }
+    ports.iter().for_each(|port| println!("{}:{}", port.host_ip, port.host_port));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_ports(ports: &[PortView]) {
+    for port in ports {
+        println!("{}/{} -> {}:{}", port.port, port.proto, port.host_ip, port.host_port);
+    }
+}
+
+/// `netd inspect`.
+pub async fn inspect(client: &Client, names: &[String]) -> Result<ExitCode> {
+    let mut endpoints: Vec<EndpointView> = Vec::new();
+    for name in names {
+        endpoints.push(client.get(&route("endpoints", name)?).await?);
+    }
+    table::print_json(&endpoints)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd rm`.
+pub async fn rm(client: &Client, force: bool, names: &[String]) -> Result<ExitCode> {
+    for name in names {
+        let endpoint: EndpointView = client.get(&route("endpoints", name)?).await?;
+        if let Some(process) = running(&endpoint) {
+            if !force {
+                bail!("{name} is running (pid {}): end it, or rm -f", process.pid);
+            }
+            end(&process)?;
+        }
+        remove(client, &endpoint).await?;
+        println!("{name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Detaches an endpoint and takes its namespace away, if netd's command line made it.
+pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    client.delete::<serde_json::Value>(&route("endpoints", &endpoint.name)?, &()).await?;
+    if endpoint.netns_made { sandbox::remove(&endpoint.netns) } else { Ok(()) }
+}
+
+/// The process of an endpoint, if it still runs.
+pub fn running(endpoint: &EndpointView) -> Option<ProcessMark> {
+    let process = ProcessMark { pid: endpoint.pid?, started: endpoint.pid_started? };
+    is_alive(&process).then_some(process)
+}
+
+fn end(process: &ProcessMark) -> Result<()> {
+    let pid = i32::try_from(process.pid).context("no process has this id")?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot end process {pid}"))?;
+    let until = Instant::now() + END;
+    while is_alive(process) {
+        if Instant::now() > until {
+            bail!("process {pid} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

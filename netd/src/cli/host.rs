@@ -1,0 +1,51 @@
+//! The one place where the command line meets the host.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use tokio::sync::watch;
+
+use crate::{
+    dataplane,
+    host::{Host, HostOptions},
+    reconcile::{LinkName, Sandbox},
+    uninstall::{Report, uninstall},
+};
+
+/// Entries of the flow table, two a flow.
+pub const FLOWS_MAX: u32 = 262_144;
+
+/// What the host is opened with.
+pub struct HostPlace {
+    /// Where maps and links are pinned.
+    pub bpf_dir: PathBuf,
+    /// Where notes are kept.
+    pub state_dir: PathBuf,
+    /// Devices towards the outside; none for all that look like it.
+    pub uplinks: Vec<LinkName>,
+    /// Which sandbox each veth of the model leads to.
+    pub sandboxes: BTreeMap<LinkName, Sandbox>,
+}
+
+/// Opens the host, and tells of its changes.
+pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
+    let HostPlace { bpf_dir, state_dir, uplinks, sandboxes } = place;
+    let dataplane = dataplane::Options { flows_max: Some(FLOWS_MAX), clsact_only: false };
+    let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }).await?;
+    host.remember_sandboxes(sandboxes);
+    let changes = host.watch()?;
+    Ok((host, changes))
+}
+
+/// Takes everything of netd's away from the host; what it was, a line each.
+pub async fn take_away(bpf_dir: &Path, state_dir: &Path) -> Result<Vec<String>> {
+    let Report { pins, filters, links, forwarding } = uninstall(bpf_dir, state_dir).await?;
+    let pins = pins.iter().map(|pin| format!("removed {}", pin.display()));
+    let filters = filters.iter().map(|link| format!("removed the filters of netd on {link}"));
+    let links = links.iter().map(|link| format!("deleted {link}"));
+    let forwarding = forwarding.iter().map(|link| format!("gave {link} its forwarding back"));
+    Ok(pins.chain(filters).chain(links).chain(forwarding).collect())
+}

@@ -1,0 +1,95 @@
+//! The command line: reads words, asks the daemon, prints. Decides nothing that another door would have to know.
+
+mod args;
+mod daemon;
+mod endpoint;
+mod flows;
+mod host;
+mod network;
+mod run;
+mod sandbox;
+mod start;
+mod status;
+mod supervise;
+mod table;
+mod uninstall;
+
+use std::{future::Future, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use self::args::{Cli, Command};
+use crate::{api::Client, model::Name};
+
+/// Where the socket is, unless told otherwise.
+const RUN_DIR: &str = "/run/netd";
+
+/// Where maps are pinned, unless told otherwise.
+const BPF_DIR: &str = "/sys/fs/bpf/netd";
+
+/// Name of the socket in the run directory.
+const SOCKET: &str = "netd.sock";
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    match done(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn done(command: Command) -> Result<ExitCode> {
+    let client = Client::new(socket());
+    match command {
+        Command::Daemon(args) => daemon::run(args),
+        Command::Network(command) => block_on(network::done(&client, command)),
+        Command::Attach(args) => block_on(endpoint::attach(&client, args)),
+        Command::Detach { name } => block_on(endpoint::detach(&client, &name)),
+        Command::Publish(args) => block_on(endpoint::publish(&client, args)),
+        Command::Unpublish(args) => block_on(endpoint::unpublish(&client, args)),
+        Command::Run(args) => run::done(client, args),
+        Command::Exec { name, command } => run::exec(&client, &name, &command),
+        Command::Ps(args) => block_on(endpoint::ps(&client, args)),
+        Command::Port { name, port } => block_on(endpoint::port(&client, &name, port.as_deref())),
+        Command::Inspect { names } => block_on(endpoint::inspect(&client, &names)),
+        Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),
+        Command::Flows(args) => block_on(flows::list(&client, args)),
+        Command::Status { format } => block_on(status::show(&client, format)),
+        Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
+        Command::Version => {
+            println!("netd {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Start(args) => Ok(start::done(args)),
+        Command::Supervise { name } => supervise::done(&client, &name),
+    }
+}
+
+/// Runs on one thread: namespaces belong to threads.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime()?.block_on(future)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")
+}
+
+fn socket() -> PathBuf {
+    std::env::var_os("NETD_SOCKET").map_or_else(|| PathBuf::from(RUN_DIR).join(SOCKET), PathBuf::from)
+}
+
+/// The route of a network or an endpoint; a name that is none is refused here, it could be any route.
+fn route(kind: &str, name: &str) -> Result<String> {
+    Ok(format!("/v1/{kind}/{}", name.parse::<Name>()?))
+}
+
+/// Wrong usage that clap does not know of: one line, exit 2.
+fn wrong_usage(line: &str) -> ExitCode {
+    eprintln!("netd: {line}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,66 @@
+//! `netd status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{args::Format, table};
+use crate::{
+    api::Client,
+    daemon::{ProgramView, StatusView},
+};
+
+/// Shows how the daemon is; exit 1 if a program is not where it should be.
+pub async fn show(client: &Client, format: Format) -> Result<ExitCode> {
+    let status: StatusView = client.get("/v1/status").await?;
+    match format {
+        Format::Json => table::print_json(&status)?,
+        Format::Table => print(&status),
+    }
+    if !status.attached {
+        eprintln!("netd: not every program is attached");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &StatusView) {
+    println!("netd {} (pid {}), up {}", status.version, status.pid, duration(status.uptime));
+    println!("kernel {}, programs attached by {}", status.kernel, status.attach);
+    println!("{} networks, {} endpoints", status.networks, status.endpoints);
+    println!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max);
+    for uplink in &status.uplinks {
+        let address = uplink.address.map_or("nothing: it has no IPv4 address".to_owned(), |ip| ip.to_string());
+        println!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu);
+    }
+    println!();
+    let rows: Vec<_> = status.programs.iter().map(row).collect();
+    let titles = ["PROGRAM", "VERIFIED", "PASSED", "TO PEER", "TO NEIGHBOUR", "DROPPED", "DEVICES"];
+    table::print(&titles, &rows);
+    for warning in &status.warnings {
+        println!("warning: {warning}");
+    }
+}
+
+fn row(view: &ProgramView) -> Vec<String> {
+    let dropped: Vec<_> = view.dropped.iter().map(|(reason, count)| format!("{reason}={count}")).collect();
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    vec![
+        view.program.name.clone(),
+        view.program.verified_instructions.map_or("-".to_owned(), |count| count.to_string()),
+        view.passed.to_string(),
+        view.to_peer.to_string(),
+        view.to_neighbour.to_string(),
+        or_dash(dropped.join(" ")),
+        or_dash(view.program.devices.join(",")),
+    ]
+}
+
+fn duration(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}

@@ -1,0 +1,97 @@
+//! `netd uninstall`: takes away all of netd, with or without a daemon, and says what it was.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::{BPF_DIR, args::UninstallArgs, host, sandbox};
+use crate::{
+    api::{CallError, Client},
+    daemon::{StatusView, is_alive, mark_of},
+    store::{FILE, Store},
+};
+
+/// How long the daemon has to end.
+const END: Duration = Duration::from_secs(20);
+
+/// Takes everything away.
+pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
+    let daemon = match client.get::<StatusView>("/v1/status").await {
+        Ok(status) => Some(status),
+        Err(CallError::NoDaemon(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let of_daemon = |place: fn(&StatusView) -> &PathBuf| daemon.as_ref().map(|status| place(status).clone());
+    let state_dir =
+        args.state_dir.or_else(|| of_daemon(|s| &s.state_dir)).unwrap_or_else(|| PathBuf::from("/var/lib/netd"));
+    let bpf_dir = args.bpf_dir.or_else(|| of_daemon(|s| &s.bpf_dir)).unwrap_or_else(|| PathBuf::from(BPF_DIR));
+
+    if let Some(status) = &daemon {
+        end(status.pid)?;
+        println!("ended the daemon (pid {})", status.pid);
+    }
+    for line in host::take_away(&bpf_dir, &state_dir).await? {
+        println!("{line}");
+    }
+    remove_namespaces(&state_dir);
+    remove_store(&state_dir)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn end(pid: u32) -> Result<()> {
+    let Some(process) = mark_of(pid) else { return Ok(()) };
+    let raw = i32::try_from(pid).context("no process has this id")?;
+    kill(Pid::from_raw(raw), Signal::SIGTERM).with_context(|| format!("cannot end the daemon (pid {pid})"))?;
+    let until = Instant::now() + END;
+    while is_alive(&process) {
+        if Instant::now() > until {
+            bail!("the daemon (pid {pid}) does not end");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Removes the namespaces that `netd run` made and nothing runs in. Without a store that is understood they are not known.
+fn remove_namespaces(state_dir: &Path) {
+    if !state_dir.join(FILE).exists() {
+        return;
+    }
+    let model = match Store::open(state_dir, &mut StdRng::from_os_rng()) {
+        Ok((_, model)) => model,
+        Err(error) => return println!("left alone: namespaces that netd made ({error})"),
+    };
+    for endpoint in model.endpoints.values().filter(|endpoint| endpoint.netns_made) {
+        let path = endpoint.netns.display();
+        match endpoint.process.as_ref().filter(|process| is_alive(process)) {
+            Some(process) => println!("left alone: {path}, process {} runs in it", process.pid),
+            None => match sandbox::remove(&endpoint.netns) {
+                Ok(()) => println!("removed {path}"),
+                Err(error) => println!("left alone: {error:#}"),
+            },
+        }
+    }
+}
+
+fn remove_store(state_dir: &Path) -> Result<()> {
+    let path = state_dir.join(FILE);
+    match fs::remove_file(&path) {
+        Ok(()) => println!("removed {}", path.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+    // Only an empty directory goes: what else is in it is not netd's.
+    let _ = fs::remove_dir(state_dir);
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Each request: read, decided on a copy of the model, committed, told.
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use super::{
+    Daemon, EndpointOrder, Failure, PortsOrder, Reply, Request,
+    messages::process_of,
+    now,
+    views::{endpoint_view, network_view},
+};
+use crate::{
+    model::{
+        self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Model, Name, NetSpec, NetworkOrder, PortSpec, Rejection,
+    },
+    reconcile::Kernel,
+    reserve::Fresh,
+};
+
+impl<K: Kernel> Daemon<K> {
+    /// Does what is asked.
+    pub async fn answer(&mut self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::CreateNetwork(order) => self.create_network(&order).await,
+            Request::Networks => {
+                Ok(Reply::Networks(self.model.networks.values().map(|n| network_view(&self.model, n)).collect()))
+            }
+            Request::Network(name) => self.network(&name.parse()?),
+            Request::RemoveNetwork(name) => self.remove_network(&name.parse()?).await,
+            Request::Attach(order) => self.attach(order).await,
+            Request::Endpoints => {
+                Ok(Reply::Endpoints(self.model.endpoints.values().map(|e| endpoint_view(e, &self.facts)).collect()))
+            }
+            Request::Endpoint(name) => self.endpoint(&name.parse()?),
+            Request::Detach(name) => self.detach(&name.parse()?).await,
+            Request::Publish(name, order) => self.publish(&name.parse()?, &order).await,
+            Request::Unpublish(name, order) => self.unpublish(&name.parse()?, &order).await,
+            Request::Flows(filter) => self.flows(&filter),
+            Request::Status => self.status(),
+        }
+    }
+
+    fn network(&self, name: &Name) -> Result<Reply, Failure> {
+        Ok(Reply::Network(network_view(&self.model, self.model.network(name)?)))
+    }
+
+    fn endpoint(&self, name: &Name) -> Result<Reply, Failure> {
+        Ok(Reply::Endpoint(endpoint_view(self.model.endpoint(name)?, &self.facts)))
+    }
+
+    async fn create_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
+        self.look_at_the_host().await?;
+        let mut next = self.model.clone();
+        let name = model::create_network(&mut next, order, &self.facts, now(), &mut *self.rng)?;
+        self.commit(next, Fresh::new()).await?;
+        info!(network = %name, "created");
+        self.network(&name)
+    }
+
+    async fn remove_network(&mut self, name: &Name) -> Result<Reply, Failure> {
+        let mut next = self.model.clone();
+        model::remove_network(&mut next, name)?;
+        self.commit(next, Fresh::new()).await?;
+        info!(network = %name, "removed");
+        Ok(Reply::Done {})
+    }
+
+    async fn attach(&mut self, order: EndpointOrder) -> Result<Reply, Failure> {
+        let name: Name = order.name.parse()?;
+        if self.model.endpoints.contains_key(&name) {
+            return Err(Rejection::EndpointExists(name).into());
+        }
+        let mut next = self.model.clone();
+        let specs = self.joined_networks(&mut next, &order).await?;
+        let process = process_of(&order);
+        let path = match (&order.netns, order.pid) {
+            (Some(path), _) => path.clone(),
+            (None, Some(pid)) if process.is_none() => return Err(Rejection::NoProcess(pid).into()),
+            (None, Some(pid)) => model::netns_of(pid),
+            (None, None) => return Err(Rejection::SandboxUnclear.into()),
+        };
+        let sandbox = self.kernel.sandbox(&path).await.map_err(|error| Rejection::NotASandbox(format!("{error:#}")))?;
+        let interfaces = self.kernel.interfaces(&sandbox).await?;
+        let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
+        let order = AttachOrder {
+            name: name.clone(),
+            sandbox,
+            netns_made: order.netns_made,
+            process,
+            command: order.command,
+            joining: Joining { specs, interfaces },
+            publications,
+        };
+        model::attach(&mut next, order, now(), &mut *self.rng)?;
+        self.commit(next, fresh).await?;
+        info!(endpoint = %name, "attached");
+        self.endpoint(&name)
+    }
+
+    /// The networks that an order names, the default one made if it is among them and not there.
+    async fn joined_networks(&mut self, next: &mut Model, order: &EndpointOrder) -> Result<Vec<NetSpec>, Failure> {
+        let mut specs = order.networks.iter().map(|text| text.parse()).collect::<Result<Vec<NetSpec>, _>>()?;
+        let default: Name = DEFAULT_NETWORK.parse()?;
+        if specs.is_empty() {
+            specs.push(NetSpec::anywhere_in(default.clone()));
+        }
+        if specs.iter().any(|spec| spec.network == default) && !next.networks.contains_key(&default) {
+            self.look_at_the_host().await?;
+            model::ensure_default_network(next, &self.facts, now(), &mut *self.rng)?;
+        }
+        Ok(specs)
+    }
+
+    async fn detach(&mut self, name: &Name) -> Result<Reply, Failure> {
+        let mut next = self.model.clone();
+        let gone = model::detach(&mut next, name)?;
+        let zones = self.model.networks.clone();
+        self.commit(next, Fresh::new()).await?;
+        for attachment in &gone.attachments {
+            let Some(network) = zones.get(&attachment.network) else { continue };
+            if let Err(error) = self.kernel.forget_flows_of(network.zone(), attachment.ip.into()) {
+                warn!("flows of {} stay until they expire: {error:#}", attachment.ip);
+            }
+        }
+        info!(endpoint = %name, "detached");
+        Ok(Reply::Done {})
+    }
+
+    async fn publish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
+        self.model.endpoint(name)?;
+        let mut next = self.model.clone();
+        let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
+        model::publish(&mut next, name, &publications)?;
+        self.commit(next, fresh).await?;
+        info!(endpoint = %name, ports = order.ports.join(" "), "published");
+        self.endpoint(name)
+    }
+
+    async fn unpublish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
+        let mut next = self.model.clone();
+        for text in &order.ports {
+            model::unpublish(&mut next, name, &text.parse::<PortSpec>()?)?;
+        }
+        self.commit(next, Fresh::new()).await?;
+        info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
+        self.endpoint(name)
+    }
+
+    /// Before a decision that depends on the host's routes or devices.
+    async fn look_at_the_host(&mut self) -> Result<(), Failure> {
+        let facts = self.kernel.facts(&self.model.sandboxes()).await.context("cannot look at the host")?;
+        self.facts = facts;
+        Ok(())
+    }
+
+    /// The endpoint at an address of a zone.
+    pub(super) fn endpoint_at(&self, zone: u16, ip: std::net::IpAddr) -> Option<(&Name, &Endpoint)> {
+        let network = self.model.networks.values().find(|network| network.zone == zone)?;
+        let (endpoint, _) =
+            self.model.attachments_of(&network.name).find(|(_, at)| std::net::IpAddr::V4(at.ip) == ip)?;
+        Some((&network.name, endpoint))
+    }
+}

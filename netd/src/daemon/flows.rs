@@ -1,0 +1,165 @@
+//! Flows as they are told: one line each, by its first packet, with the names of who is in it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use netd_common::{
+    conntrack::Leg,
+    tables::{Flow, Instant},
+    tuple::{ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Daemon, Failure, Reply};
+use crate::{model::Rejection, reconcile::Kernel};
+
+/// A flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowView {
+    /// `tcp`, `udp`, `icmp` or a protocol number.
+    pub protocol: String,
+    /// The container's network.
+    pub network: Option<String>,
+    /// The container, the one that began where both ends are one.
+    pub container: Option<String>,
+    /// The first packet's addresses and ports, as it came.
+    pub original: FlowEnds,
+    /// The same as it went.
+    pub translated: FlowEnds,
+    /// `unreplied`, `replied`, `syn_sent`, `syn_received`, `established`, `closing`, `time_wait` or `reset`.
+    pub state: String,
+    /// Seconds since a packet was noted.
+    pub age: u64,
+    /// Seconds until it ends if none comes.
+    pub timeout: u64,
+}
+
+/// Where packets come from and go to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowEnds {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+}
+
+/// Which flows are wanted: those that have all of what is given.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowFilter(BTreeMap<String, String>);
+
+impl FlowFilter {
+    const KEYS: &str = "network, container, address, port, protocol, state";
+
+    /// The filter of these keys and values.
+    pub fn new(pairs: BTreeMap<String, String>) -> Result<Self, Rejection> {
+        match pairs.keys().find(|key| !Self::KEYS.split(", ").any(|known| known == *key)) {
+            Some(key) => Err(Rejection::UnknownFilter(key.clone(), Self::KEYS)),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    fn lets_through(&self, flow: &FlowView) -> bool {
+        let ends = [flow.original.src, flow.original.dst, flow.translated.src, flow.translated.dst];
+        self.0.iter().all(|(key, value)| match key.as_str() {
+            "network" => flow.network.as_ref() == Some(value),
+            "container" => flow.container.as_ref() == Some(value),
+            "address" => ends.iter().any(|end| end.ip().to_string() == *value),
+            "port" => ends.iter().any(|end| end.port().to_string() == *value),
+            "protocol" => flow.protocol == *value,
+            _ => flow.state == *value,
+        })
+    }
+}
+
+impl<K: Kernel> Daemon<K> {
+    pub(super) fn flows(&self, filter: &FlowFilter) -> Result<Reply, Failure> {
+        let mut halves = Vec::new();
+        let now = self.kernel.flows(&mut |tuple, flow| {
+            if flow.direction == 0 {
+                halves.push((*tuple, *flow));
+            }
+        })?;
+        halves.retain(|(_, flow)| now <= flow.deadline);
+        halves.sort_by_key(|(tuple, _)| *tuple);
+        let views = halves.iter().map(|(tuple, flow)| self.flow_view(tuple, flow, now));
+        Ok(Reply::Flows(views.filter(|view| filter.lets_through(view)).collect()))
+    }
+
+    fn flow_view(&self, tuple: &Tuple, flow: &Flow, now: Instant) -> FlowView {
+        let source = (tuple.zone != Zone::HOST).then(|| self.endpoint_at(tuple.zone.0, tuple.src.ip())).flatten();
+        let target = || self.endpoint_at(flow.becomes.zone.0, flow.becomes.dst.ip());
+        let inside = source.or_else(target);
+        FlowView {
+            protocol: protocol_name(tuple.protocol),
+            network: inside.map(|(network, _)| network.to_string()),
+            container: inside.map(|(_, endpoint)| endpoint.name.to_string()),
+            original: ends(tuple),
+            translated: ends(&flow.becomes),
+            state: state(tuple.protocol, flow.legs).to_owned(),
+            age: now.seconds_since(flow.last_seen),
+            timeout: flow.deadline.seconds_since(now),
+        }
+    }
+}
+
+fn ends(tuple: &Tuple) -> FlowEnds {
+    FlowEnds {
+        src: SocketAddr::new(tuple.src.ip(), tuple.src_port.number()),
+        dst: SocketAddr::new(tuple.dst.ip(), tuple.dst_port.number()),
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        TCP => "tcp".to_owned(),
+        UDP => "udp".to_owned(),
+        ICMP | ICMPV6 => "icmp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A flow's state by what its legs have shown, that of the first packet first.
+fn state(protocol: u8, [first, second]: [u8; 2]) -> &'static str {
+    let (either, both) = (first | second, first & second);
+    if protocol != TCP {
+        return if second & Leg::SEEN == 0 { "unreplied" } else { "replied" };
+    }
+    if either & Leg::RESET != 0 {
+        return "reset";
+    }
+    if both & Leg::FIN != 0 {
+        return "time_wait";
+    }
+    if either & Leg::FIN != 0 {
+        return "closing";
+    }
+    if second & Leg::SEEN == 0 {
+        return "syn_sent";
+    }
+    if first & Leg::ACKED == 0 { "syn_received" } else { "established" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEEN: u8 = Leg::SEEN;
+    const ACKED: u8 = Leg::ACKED;
+    const FIN: u8 = Leg::FIN;
+    const RESET: u8 = Leg::RESET;
+
+    #[test]
+    fn a_flow_has_the_state_that_its_legs_show() {
+        let cases = [
+            (UDP, [SEEN, 0], "unreplied"),
+            (UDP, [SEEN, SEEN], "replied"),
+            (ICMP, [SEEN, 0], "unreplied"),
+            (TCP, [SEEN, 0], "syn_sent"),
+            (TCP, [SEEN, SEEN | ACKED], "syn_received"),
+            (TCP, [SEEN | ACKED, SEEN | ACKED], "established"),
+            (TCP, [SEEN | ACKED | FIN, SEEN | ACKED], "closing"),
+            (TCP, [SEEN | ACKED | FIN, SEEN | ACKED | FIN], "time_wait"),
+            (TCP, [SEEN, SEEN | RESET], "reset"),
+        ];
+        for (protocol, legs, wanted) in cases {
+            assert_eq!(state(protocol, legs), wanted, "{protocol} {legs:?}");
+        }
+    }
+}

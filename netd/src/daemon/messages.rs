@@ -1,0 +1,90 @@
+//! What can be asked of the daemon, and what it replies.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{EndpointView, FlowFilter, FlowView, NetworkView, StatusView};
+use crate::model::{NetworkOrder, ProcessMark};
+
+/// What is asked. Names and specifications are as the user wrote them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Make a network.
+    CreateNetwork(NetworkOrder),
+    /// Every network.
+    Networks,
+    /// The network of this name.
+    Network(String),
+    /// Take a network away.
+    RemoveNetwork(String),
+    /// Attach an endpoint.
+    Attach(EndpointOrder),
+    /// Every endpoint.
+    Endpoints,
+    /// The endpoint of this name.
+    Endpoint(String),
+    /// Detach an endpoint.
+    Detach(String),
+    /// Publish ports of an endpoint.
+    Publish(String, PortsOrder),
+    /// Take publications of an endpoint back.
+    Unpublish(String, PortsOrder),
+    /// Flows.
+    Flows(FlowFilter),
+    /// How the daemon is.
+    Status,
+}
+
+/// A wish for an endpoint, as it comes in.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointOrder {
+    /// Its name.
+    pub name: String,
+    /// Path of its network namespace; that of `pid` where it is not given.
+    pub netns: Option<PathBuf>,
+    /// The process it stands for.
+    pub pid: Option<u32>,
+    /// Whether netd's command line made the namespace, and takes it away with the endpoint.
+    pub netns_made: bool,
+    /// What runs in it.
+    pub command: Vec<String>,
+    /// As [`NetSpec`](crate::model::NetSpec) reads them; the default network where there is none.
+    pub networks: Vec<String>,
+    /// As [`PortSpec`](crate::model::PortSpec) reads them.
+    pub ports: Vec<String>,
+}
+
+/// Ports to publish or to take back.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortsOrder {
+    /// As [`PortSpec`](crate::model::PortSpec) reads them.
+    pub ports: Vec<String>,
+}
+
+/// What is replied.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// One network.
+    Network(NetworkView),
+    /// Networks.
+    Networks(Vec<NetworkView>),
+    /// One endpoint.
+    Endpoint(EndpointView),
+    /// Endpoints.
+    Endpoints(Vec<EndpointView>),
+    /// Flows.
+    Flows(Vec<FlowView>),
+    /// How the daemon is.
+    Status(Box<StatusView>),
+    /// It is done.
+    Done {},
+}
+
+/// The mark of a process that an order names.
+pub fn process_of(order: &EndpointOrder) -> Option<ProcessMark> {
+    order.pid.and_then(super::mark_of)
+}

@@ -1,0 +1,276 @@
+//! The one task that owns the model, the store and the kernel: requests come in as messages, one after the other.
+//!
+//! Every change is: clone the model, change the clone, plan, write the store, take the steps; if one fails, everything is
+//! put back. What happens to the host meanwhile is found by looking again, at wake-ups and at intervals.
+
+mod answer;
+mod flows;
+mod messages;
+mod moment;
+mod ports;
+mod process;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow};
+use rand::RngCore;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{debug, error, info, warn};
+
+pub use flows::{FlowEnds, FlowFilter, FlowView};
+pub use messages::{EndpointOrder, PortsOrder, Reply, Request};
+pub use process::{is_alive, mark_of};
+pub use views::{EndpointView, NetworkView, PortView, ProgramView, StatusView};
+
+use crate::{
+    model::{Model, Rejection},
+    plan::{plan, warnings},
+    reconcile::{HostFacts, Kernel, State, diff},
+    reserve::{Fresh, Reservations},
+    store::Store,
+};
+
+/// How often the host is looked at when nothing tells of a change.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How long after a sign of a change the host is looked at: changes come in crowds.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// How often expired flows are collected.
+const COLLECT: Duration = Duration::from_secs(10);
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request cannot be met as it is.
+    Refused(Rejection),
+    /// It could, and something went wrong.
+    Failed(anyhow::Error),
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A request, and where its reply goes.
+pub struct Message {
+    /// What is asked.
+    pub request: Request,
+    /// Gone if nobody waits.
+    pub reply: oneshot::Sender<Result<Reply, Failure>>,
+}
+
+/// What the daemon knows of itself and only tells.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Where it answers.
+    pub socket: PathBuf,
+    /// Where its file is.
+    pub state_dir: PathBuf,
+    /// Where its maps are.
+    pub bpf_dir: PathBuf,
+    /// Entries that the flow table has room for.
+    pub flows_max: u32,
+}
+
+/// The daemon's own task.
+pub struct Daemon<K> {
+    kernel: K,
+    store: Store,
+    model: Model,
+    facts: HostFacts,
+    /// What the host is, as far as known.
+    applied: State,
+    /// What could not be made true, one line each.
+    trouble: Vec<String>,
+    reservations: Reservations,
+    rng: Box<dyn RngCore>,
+    about: About,
+    started: Instant,
+}
+
+impl<K: Kernel> Daemon<K> {
+    /// Makes the host what the model says. `model` is the store's.
+    pub async fn start(
+        kernel: K,
+        (store, model): (Store, Model),
+        reservations: Reservations,
+        rng: Box<dyn RngCore>,
+        about: About,
+    ) -> Result<Self> {
+        let mut daemon = Self {
+            kernel,
+            store,
+            model,
+            facts: HostFacts::default(),
+            applied: State::default(),
+            trouble: Vec::new(),
+            reservations,
+            rng,
+            about,
+            started: Instant::now(),
+        };
+        for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
+            warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
+        }
+        daemon.reconcile().await.context("cannot make the host what was asked for")?;
+        Ok(daemon)
+    }
+
+    /// Answers until `stop` is ready or nobody can ask any more. What is in the kernel stays as it is.
+    pub async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<Message>,
+        mut changes: watch::Receiver<u64>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(stop);
+        let mut look = Instant::now() + LOOK;
+        let mut collect = interval(COLLECT);
+        collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = true;
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                message = requests.recv() => {
+                    let Some(Message { request, reply }) = message else { return };
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.answer(request).await);
+                }
+                change = changes.changed(), if told => {
+                    told = change.is_ok();
+                    look = look.min(Instant::now() + SETTLE);
+                }
+                () = sleep_until(look) => {
+                    self.look_again().await;
+                    look = Instant::now() + LOOK;
+                }
+                _ = collect.tick() => match self.kernel.collect() {
+                    Ok(collected) => debug!(collected, "expired flows"),
+                    Err(error) => error!("cannot collect expired flows: {error:#}"),
+                },
+            }
+        }
+    }
+
+    async fn look_again(&mut self) {
+        if let Err(error) = self.reconcile().await {
+            error!("cannot compare the host with what was asked for: {error:#}");
+        }
+    }
+
+    /// Compares the host with what should exist, and mends what differs, as far as it goes.
+    async fn reconcile(&mut self) -> Result<()> {
+        let facts = self.kernel.facts(&self.model.sandboxes()).await?;
+        let desired = plan(&self.model, &facts, self.store.secret());
+        let observed = self.kernel.observe().await?;
+        let steps = diff(&desired, &observed);
+        let mut trouble = Vec::new();
+        for step in &steps {
+            match self.kernel.apply(step).await {
+                Ok(()) => info!("made true: {step}"),
+                Err(error) => trouble.push(format!("cannot {step}: {error:#}")),
+            }
+        }
+        self.applied = if trouble.is_empty() { desired } else { self.kernel.observe().await? };
+        self.note_facts(facts);
+        self.note_trouble(trouble);
+        Ok(())
+    }
+
+    /// Makes `next` the model, in the store and on the host, or leaves everything as it was.
+    async fn commit(&mut self, next: Model, fresh: Fresh) -> Result<()> {
+        let mut sandboxes = self.model.sandboxes();
+        sandboxes.extend(next.sandboxes());
+        let facts = self.kernel.facts(&sandboxes).await?;
+        let secret = self.store.secret();
+        let desired = plan(&next, &facts, secret);
+        // What was due without this change is not its fault.
+        let due = diff(&plan(&self.model, &facts, secret), &self.applied);
+
+        self.store.write(&self.model, &next)?;
+        let mut trouble = Vec::new();
+        for step in diff(&desired, &self.applied) {
+            match self.kernel.apply(&step).await {
+                Ok(()) => debug!("{step}"),
+                Err(error) if due.contains(&step) => trouble.push(format!("cannot {step}: {error:#}")),
+                Err(error) => {
+                    self.take_back(&next, &facts).await;
+                    return Err(error.context(format!("cannot {step}")));
+                }
+            }
+        }
+        self.model = next;
+        self.reservations.keep(fresh);
+        self.reservations.follow(&self.model);
+        self.note_facts(facts);
+        if trouble.is_empty() {
+            self.applied = desired;
+        } else {
+            self.note_trouble(trouble);
+            self.applied = self.kernel.observe().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the store and the host back to the model that holds.
+    async fn take_back(&mut self, failed: &Model, facts: &HostFacts) {
+        if let Err(error) = self.store.write(failed, &self.model) {
+            error!("cannot put the store back; a restart would try the failed change again: {error:#}");
+        }
+        let desired = plan(&self.model, facts, self.store.secret());
+        let observed = match self.kernel.observe().await {
+            Ok(observed) => observed,
+            Err(error) => return error!("cannot see what a failed change left behind: {error:#}"),
+        };
+        let mut clean = true;
+        for step in diff(&desired, &observed) {
+            if let Err(error) = self.kernel.apply(&step).await {
+                clean = false;
+                error!("cannot {step} after a failed change: {error:#}");
+            }
+        }
+        self.applied = if clean { desired } else { self.kernel.observe().await.unwrap_or(observed) };
+    }
+
+    fn note_facts(&mut self, facts: HostFacts) {
+        let (before, after) = (warnings(&self.model, &self.facts), warnings(&self.model, &facts));
+        after.iter().filter(|warning| !before.contains(warning)).for_each(|warning| warn!("{warning}"));
+        self.facts = facts;
+    }
+
+    fn note_trouble(&mut self, trouble: Vec<String>) {
+        trouble.iter().filter(|line| !self.trouble.contains(line)).for_each(|line| warn!("{line}"));
+        self.trouble = trouble;
+    }
+}
+
+/// Sends a request to the daemon's task and waits for its reply.
+pub async fn ask(daemon: &mpsc::Sender<Message>, request: Request) -> Result<Reply, Failure> {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || Failure::Failed(anyhow!("the daemon is stopping"));
+    daemon.send(Message { request, reply }).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?
+}
+
+/// Seconds since 1970-01-01T00:00:00Z.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

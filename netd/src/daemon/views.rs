@@ -1,0 +1,280 @@
+//! What the daemon tells, in the shapes that the JSON has.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use ipnet::Ipv4Net;
+use netd_common::{
+    tables::{Counters, Hook},
+    verdict::DropReason,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
+use crate::{
+    model::{Endpoint, Model, Network, PortPublication, Protocol, format_mac},
+    plan::{plan, primary, there, warnings},
+    reconcile::{HostFacts, Kernel, Program},
+};
+
+/// A network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NetworkView {
+    pub name: String,
+    pub id: String,
+    pub driver: String,
+    pub subnets: Vec<SubnetView>,
+    pub internal: bool,
+    pub mtu: u32,
+    pub labels: BTreeMap<String, String>,
+    pub created: String,
+    pub endpoints: Vec<String>,
+    pub bridge: String,
+    pub zone: u16,
+}
+
+/// A subnet of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SubnetView {
+    pub subnet: Ipv4Net,
+    pub gateway: Ipv4Addr,
+    pub ip_range: Option<Ipv4Net>,
+    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+}
+
+/// An endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Unique.
+    pub name: String,
+    /// Unique.
+    pub id: String,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Whether netd's command line made the namespace.
+    pub netns_made: bool,
+    /// `running` or `exited` with the process it stands for; `attached` where none is known; `gone` without its namespace.
+    pub state: String,
+    /// The process it stands for.
+    pub pid: Option<u32>,
+    /// When that started: clock ticks since the machine did.
+    pub pid_started: Option<u64>,
+    /// What netd started in it.
+    pub command: Vec<String>,
+    /// Its places in networks.
+    pub networks: Vec<AttachmentView>,
+    /// Its published ports, each by itself.
+    pub ports: Vec<PortView>,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// An endpoint's place in a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttachmentView {
+    pub network: String,
+    pub ip: Ipv4Addr,
+    pub ip6: Option<std::net::Ipv6Addr>,
+    pub mac: String,
+    pub ifname: String,
+    pub veth: String,
+}
+
+/// A published port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortView {
+    pub host_ip: IpAddr,
+    pub host_port: u16,
+    pub port: u16,
+    pub proto: Protocol,
+    pub from: Vec<String>,
+}
+
+/// How the daemon is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Of netd.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Seconds.
+    pub uptime: u64,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `tcx`, `clsact`, both with a comma, or `none`.
+    pub attach: String,
+    /// Whether every program is where it should be.
+    pub attached: bool,
+    /// Where it answers.
+    pub socket: PathBuf,
+    /// Where its file is.
+    pub state_dir: PathBuf,
+    /// Where its maps are.
+    pub bpf_dir: PathBuf,
+    /// Its programs.
+    pub programs: Vec<ProgramView>,
+    /// Its flow table.
+    pub flows: FlowTableView,
+    /// Devices towards the outside.
+    pub uplinks: Vec<UplinkView>,
+    /// How many networks there are.
+    pub networks: usize,
+    /// How many endpoints there are.
+    pub endpoints: usize,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+/// A program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// What the kernel says of it.
+    #[serde(flatten)]
+    pub program: Program,
+    /// Packets left to the stack.
+    pub passed: u64,
+    /// Packets put into a container.
+    pub to_peer: u64,
+    /// Packets sent to a neighbour.
+    pub to_neighbour: u64,
+    /// Packets dropped, by reason; those that are none left out.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// How full the flow table is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowTableView {
+    /// Two a flow.
+    pub entries: u32,
+    /// As many as fit.
+    pub max: u32,
+}
+
+/// A device towards the outside.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its name.
+    pub name: String,
+    /// What containers are masqueraded as.
+    pub address: Option<Ipv4Addr>,
+    /// In bytes.
+    pub mtu: u32,
+}
+
+/// A network as it is told.
+pub fn network_view(model: &Model, network: &Network) -> NetworkView {
+    NetworkView {
+        name: network.name.to_string(),
+        id: network.id.clone(),
+        driver: "bridge".to_owned(),
+        subnets: vec![SubnetView {
+            subnet: network.subnet,
+            gateway: network.gateway,
+            ip_range: network.ip_range,
+            aux_addresses: network.aux_addresses.clone(),
+        }],
+        internal: network.internal,
+        mtu: network.mtu,
+        labels: network.labels.clone(),
+        created: rfc3339(network.created),
+        endpoints: model.attachments_of(&network.name).map(|(endpoint, _)| endpoint.name.to_string()).collect(),
+        bridge: network.bridge().to_string(),
+        zone: network.zone,
+    }
+}
+
+/// An endpoint as it is told.
+pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
+    let networks = endpoint.attachments.iter().map(|attachment| AttachmentView {
+        network: attachment.network.to_string(),
+        ip: attachment.ip,
+        ip6: None,
+        mac: format_mac(attachment.mac),
+        ifname: attachment.ifname.to_string(),
+        veth: attachment.veth().to_string(),
+    });
+    EndpointView {
+        name: endpoint.name.to_string(),
+        id: endpoint.id.clone(),
+        netns: endpoint.netns.clone(),
+        netns_made: endpoint.netns_made,
+        state: state_of(endpoint, facts).to_owned(),
+        pid: endpoint.process.as_ref().map(|process| process.pid),
+        pid_started: endpoint.process.as_ref().map(|process| process.started),
+        command: endpoint.command.clone(),
+        networks: networks.collect(),
+        ports: endpoint.publications.iter().flat_map(port_views).collect(),
+        created: rfc3339(endpoint.created),
+    }
+}
+
+fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
+    match &endpoint.process {
+        Some(process) if is_alive(process) => "running",
+        _ if there(endpoint, facts).is_none() => "gone",
+        Some(_) => "exited",
+        None => "attached",
+    }
+}
+
+fn port_views(publication: &PortPublication) -> impl Iterator<Item = PortView> + use<> {
+    let (host_ip, proto) = (publication.bound_address(), publication.protocol);
+    publication.pairs().map(move |(host_port, port)| PortView { host_ip, host_port, port, proto, from: Vec::new() })
+}
+
+impl<K: Kernel> Daemon<K> {
+    pub(super) fn status(&self) -> Result<Reply, Failure> {
+        let counters = self.kernel.counters()?;
+        let programs: Vec<ProgramView> =
+            self.kernel.programs()?.into_iter().map(|program| program_view(program, &counters)).collect();
+        let mut entries = 0;
+        self.kernel.flows(&mut |_, _| entries += 1)?;
+        let modes: std::collections::BTreeSet<&str> = programs
+            .iter()
+            .filter(|view| !view.program.devices.is_empty())
+            .map(|view| view.program.attach.as_str())
+            .collect();
+        let desired = plan(&self.model, &self.facts, self.store.secret());
+        let uplinks = self.facts.uplinks.iter().map(|(link, uplink)| UplinkView {
+            name: link.to_string(),
+            address: primary(uplink),
+            mtu: uplink.mtu,
+        });
+        let mut all_warnings = warnings(&self.model, &self.facts);
+        all_warnings.extend(self.trouble.iter().cloned());
+        Ok(Reply::Status(Box::new(StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            attach: if modes.is_empty() { "none".to_owned() } else { Vec::from_iter(modes).join(",") },
+            attached: desired.hooks.is_subset(&self.applied.hooks),
+            socket: self.about.socket.clone(),
+            state_dir: self.about.state_dir.clone(),
+            bpf_dir: self.about.bpf_dir.clone(),
+            programs,
+            flows: FlowTableView { entries, max: self.about.flows_max },
+            uplinks: uplinks.collect(),
+            networks: self.model.networks.len(),
+            endpoints: self.model.endpoints.len(),
+            warnings: all_warnings,
+        })))
+    }
+}
+
+fn program_view(program: Program, counters: &BTreeMap<Hook, Counters>) -> ProgramView {
+    let hook = Hook::ALL.into_iter().find(|hook| hook.name() == program.name);
+    let counters = hook.and_then(|hook| counters.get(&hook)).copied().unwrap_or_default();
+    let dropped = DropReason::ALL.iter().zip(counters.dropped).filter(|(_, count)| *count > 0);
+    ProgramView {
+        program,
+        passed: counters.passed,
+        to_peer: counters.to_peer,
+        to_neighbour: counters.to_neighbour,
+        dropped: dropped.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Why a request is refused: each reason a value that a caller can act on, its `Display` the line that the user reads.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use thiserror::Error;
+
+use super::{Name, Protocol};
+use crate::reconcile::Process;
+
+/// Why a request is refused, with the thing in the way.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Rejection {
+    #[error("`{0}` is not a name: a letter or digit, then letters, digits, `_`, `.` or `-`, 63 at most")]
+    NotAName(String),
+    #[error("there is no network {0}")]
+    UnknownNetwork(String),
+    #[error("there is no endpoint {0}")]
+    UnknownEndpoint(String),
+    #[error("network {0} exists already")]
+    NetworkExists(Name),
+    #[error("endpoint {0} exists already")]
+    EndpointExists(Name),
+    #[error("network {network} is in use by {}", list(endpoints))]
+    NetworkInUse { network: Name, endpoints: Vec<Name> },
+    #[error("every one of the 65535 network numbers is in use")]
+    NoFreeZone,
+
+    #[error("{0} is not supported by this version")]
+    Unsupported(String),
+    #[error("`{given}` is not {wanted}")]
+    Malformed { given: String, wanted: &'static str },
+    #[error("{given} has host bits set: it should be {right}")]
+    HostBits { given: Ipv4Net, right: Ipv4Net },
+    #[error("{subnet} cannot be a network's subnet: {why}")]
+    UnfitSubnet { subnet: Ipv4Net, why: &'static str },
+    #[error("subnet {subnet} overlaps network {network} ({theirs})")]
+    OverlapsNetwork { subnet: Ipv4Net, network: Name, theirs: Ipv4Net },
+    #[error("subnet {subnet} overlaps {route}, which the host routes by {device}; --force to insist")]
+    OverlapsRoute { subnet: Ipv4Net, route: IpNet, device: String },
+    #[error("no free /24 is left in {pool}: in the way are {}; give --subnet", list(users))]
+    NoFreeSubnet { pool: Ipv4Net, users: Vec<String> },
+    #[error("{what} {given} is outside of the subnet {subnet}")]
+    OutsideSubnet { what: &'static str, given: String, subnet: Ipv4Net },
+    #[error("MTU {0} is not between 68 and 65535")]
+    BadMtu(u32),
+
+    #[error("`{spec}` does not say which network to join: {why}")]
+    BadNetSpec { spec: String, why: String },
+    #[error("network {0} is asked for twice")]
+    TwiceInNetwork(Name),
+    #[error("address {address} is {what} of network {network}")]
+    ReservedAddress { address: Ipv4Addr, what: String, network: Name },
+    #[error("address {address} of network {network} is taken by {by}")]
+    AddressTaken { address: Ipv4Addr, network: Name, by: Name },
+    #[error("link-layer address {mac} of network {network} is taken by {by}")]
+    MacTaken { mac: String, network: Name, by: String },
+    #[error("no free address is left in {pool} of network {network}: in use by {}", list(users))]
+    PoolExhausted { pool: Ipv4Net, network: Name, users: Vec<String> },
+    #[error("network {network} has {ports} endpoints, as many as a bridge takes")]
+    NetworkFull { network: Name, ports: usize },
+    #[error("the container has an interface {0} already")]
+    InterfaceTaken(String),
+    #[error("{0}")]
+    NotASandbox(String),
+    #[error("there is no process {0}")]
+    NoProcess(u32),
+    #[error("give the container's network namespace either by its path or by a process id")]
+    SandboxUnclear,
+
+    #[error("`{spec}` does not say which port to publish: {why}")]
+    BadPortSpec { spec: String, why: String },
+    #[error("port {port}/{protocol} of {address} is published by {by} already")]
+    AlreadyPublished { port: u16, protocol: Protocol, address: String, by: Name },
+    #[error("port {port}/{protocol} is held by {} (pid {})", process.command, process.pid)]
+    PortHeld { port: u16, protocol: Protocol, process: Process },
+    #[error("port {port}/{protocol} is in use on the host")]
+    PortInUse { port: u16, protocol: Protocol },
+    #[error("{0} is no address of this host")]
+    NotOurAddress(Ipv4Addr),
+    #[error("there are not {count} consecutive free {protocol} ports on the host")]
+    NoFreePort { count: u16, protocol: Protocol },
+    #[error("{endpoint} publishes nothing as {spec}")]
+    NotPublished { endpoint: Name, spec: String },
+    #[error("{0} has no network with a way out, so nothing outside could reach a published port")]
+    NoWayOut(Name),
+
+    #[error("`{0}` is not something to filter by: {1}")]
+    UnknownFilter(String, &'static str),
+    #[error("the request is not understood: {0}")]
+    BadRequest(String),
+}
+
+impl Rejection {
+    /// The HTTP status that says the same.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::UnknownNetwork(_) | Self::UnknownEndpoint(_) | Self::NotPublished { .. } => 404,
+            Self::NetworkExists(_)
+            | Self::EndpointExists(_)
+            | Self::NetworkInUse { .. }
+            | Self::OverlapsNetwork { .. }
+            | Self::OverlapsRoute { .. }
+            | Self::AddressTaken { .. }
+            | Self::MacTaken { .. }
+            | Self::InterfaceTaken(_)
+            | Self::AlreadyPublished { .. }
+            | Self::PortHeld { .. }
+            | Self::PortInUse { .. } => 409,
+            _ => 400,
+        }
+    }
+}
+
+/// The first few with commas between, and how many more there are.
+fn list(items: &[impl ToString]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = items.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if items.len() > SHOWN {
+        text += &format!(" and {} more", items.len() - SHOWN);
+    }
+    text
+}

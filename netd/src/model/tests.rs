@@ -1,0 +1,330 @@
+//! What is accepted, what is chosen, and every refusal with its line.
+
+use std::collections::BTreeSet;
+
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::*;
+use crate::reconcile::{HostFacts, Sandbox, Uplink};
+
+/// A model with the networks `front` and `back` (internal), and the endpoint `c1` in both, port 8080 published.
+pub fn two_networks_and_an_endpoint() -> Model {
+    let mut model = Model::default();
+    let mut rng = StdRng::seed_from_u64(1);
+    create(&mut model, NetworkOrder { name: "front".into(), ..Default::default() }).unwrap();
+    create(&mut model, NetworkOrder { name: "back".into(), internal: true, ..Default::default() }).unwrap();
+    let order = order("c1", &["back", "front"], &["8080:80"]);
+    attach(&mut model, order, 1_700_000_000, &mut rng).unwrap();
+    model
+}
+
+/// A checked wish for an endpoint in `/run/netns/NAME`.
+pub fn order(name: &str, networks: &[&str], ports: &[&str]) -> AttachOrder {
+    let publication = |text: &&str| {
+        let spec: PortSpec = text.parse().unwrap();
+        PortPublication {
+            host_ip: supported(&spec).unwrap(),
+            host_port: spec.host_port.unwrap(),
+            port: spec.port,
+            count: spec.count,
+            protocol: spec.protocol,
+        }
+    };
+    AttachOrder {
+        name: name.parse().unwrap(),
+        sandbox: Sandbox { path: format!("/run/netns/{name}").into(), inode: 7 },
+        netns_made: false,
+        process: None,
+        command: Vec::new(),
+        joining: Joining {
+            specs: networks.iter().map(|text| text.parse().unwrap()).collect(),
+            interfaces: BTreeSet::from([LinkName::new("lo").unwrap()]),
+        },
+        publications: ports.iter().map(publication).collect(),
+    }
+}
+
+fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection> {
+    let facts = HostFacts {
+        routes: [
+            ("10.176.1.0/24".parse().unwrap(), "tun0".to_owned()),
+            ("0.0.0.0/1".parse().unwrap(), "tun0".to_owned()),
+            ("192.0.2.0/24".parse().unwrap(), "eth0".to_owned()),
+        ]
+        .into(),
+        ..Default::default()
+    };
+    create_network(model, &order, &facts, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
+}
+
+fn network(name: &str, subnet: &str) -> NetworkOrder {
+    NetworkOrder { name: name.into(), subnet: Some(subnet.into()), ..Default::default() }
+}
+
+fn join(model: &mut Model, name: &str, networks: &[&str]) -> Result<Vec<String>, Rejection> {
+    attach(model, order(name, networks, &[]), 0, &mut StdRng::seed_from_u64(name.len() as u64 * 7919))?;
+    let endpoint = model.endpoint(&name.parse().unwrap()).unwrap();
+    Ok(endpoint.attachments.iter().map(|attachment| attachment.ip.to_string()).collect())
+}
+
+#[test]
+fn names_are_letters_digits_and_three_signs() {
+    for name in ["a", "0", "web-1.front_x", &"a".repeat(63)] {
+        assert_eq!(name.parse::<Name>().unwrap().as_str(), name);
+    }
+    for name in ["", "-a", ".a", "a b", "a/b", "ä", "a\n", &"a".repeat(64)] {
+        assert_eq!(name.parse::<Name>(), Err(Rejection::NotAName(name.to_owned())));
+    }
+}
+
+#[test]
+fn both_forms_of_a_network_specification_are_read() {
+    let whole: NetSpec = "front:ip=10.0.0.7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap();
+
+    assert_eq!(whole, "name=front,ip=10.0.0.7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap());
+    assert_eq!(whole.ip, Some("10.0.0.7".parse().unwrap()));
+    assert_eq!(whole.mac, Some(Mac([2, 0, 0, 0, 0, 7])));
+    assert_eq!(whole.ifname, LinkName::new("web0"));
+    assert_eq!("front".parse(), Ok(NetSpec::anywhere_in("front".parse().unwrap())));
+}
+
+#[test]
+fn a_network_specification_that_is_none_is_refused_with_the_part_that_is_wrong() {
+    let cases = [
+        ("front:ip=x", "`front:ip=x` does not say which network to join: ip=x is not an IPv4 address"),
+        ("front:mac=ff:ff:ff:ff:ff:ff", "mac=ff:ff:ff:ff:ff:ff is not the address of one station"),
+        ("front:ifname=lo", "ifname=lo is not an interface name"),
+        ("front:colour=red", "`colour` is none of ip, mac, ifname"),
+        ("front:ip=10.0.0.1,ip=10.0.0.2", "`ip` is there twice"),
+        ("front:ip6=fd00::1", "ip6= in `front:ip6=fd00::1` is not supported by this version"),
+        ("a b", "`a b` is not a name"),
+    ];
+    for (text, line) in cases {
+        let rejection = text.parse::<NetSpec>().unwrap_err().to_string();
+        assert!(rejection.contains(line), "{rejection}");
+    }
+}
+
+#[test]
+fn networks_get_the_lowest_free_subnet_number_and_gateway() {
+    let mut model = Model::default();
+    for (name, subnet, zone) in [("a", "10.176.0.0/24", 1), ("b", "10.176.2.0/24", 2), ("c", "10.176.3.0/24", 3)] {
+        let name = create(&mut model, NetworkOrder { name: name.into(), ..Default::default() }).unwrap();
+        let made = &model.networks[&name];
+        assert_eq!((made.subnet.to_string().as_str(), made.zone), (subnet, zone));
+        assert_eq!(u32::from(made.gateway), u32::from(made.subnet.network()) + 1);
+        assert_eq!(made.mac.0[0] & 0b11, 0b10);
+        assert_eq!(made.bridge().as_str(), format!("ndb-{}", &made.id[..8]));
+    }
+
+    remove_network(&mut model, &"b".parse().unwrap()).unwrap();
+    let again = create(&mut model, NetworkOrder { name: "d".into(), ..Default::default() }).unwrap();
+
+    assert_eq!((model.networks[&again].zone, model.networks[&again].subnet.to_string()), (2, "10.176.2.0/24".into()));
+}
+
+#[test]
+fn a_network_takes_the_mtu_of_the_narrowest_uplink_but_no_more_than_ethernet_has() {
+    let link = |name| LinkName::new(name).unwrap();
+    let uplink = |mtu| Uplink { mtu, addresses: Vec::new(), was_no_router: false };
+    for (mtus, wanted) in [([9000, 9000], 1500), ([1420, 9000], 1420)] {
+        let uplinks = [(link("a"), uplink(mtus[0])), (link("b"), uplink(mtus[1]))].into();
+        let facts = HostFacts { uplinks, ..Default::default() };
+        let mut model = Model::default();
+
+        let order = NetworkOrder { name: "n".into(), ..Default::default() };
+        let name = create_network(&mut model, &order, &facts, 0, &mut StdRng::seed_from_u64(1)).unwrap();
+
+        assert_eq!(model.networks[&name].mtu, wanted);
+    }
+}
+
+#[test]
+fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
+    let cases = [
+        (network("a b", "10.1.0.0/24"), "`a b` is not a name"),
+        (network("front", "10.1.0.0/24"), "network front exists already"),
+        (network("n", "10.1.2.3/24"), "10.1.2.3/24 has host bits set: it should be 10.1.2.0/24"),
+        (network("n", "10.1.2.0"), "`10.1.2.0` is not a subnet like 10.1.2.0/24"),
+        (network("n", "fd00::/64"), "IPv6 (subnet fd00::/64) is not supported by this version"),
+        (network("n", "0.0.0.0/0"), "0.0.0.0/0 cannot be a network's subnet"),
+        (network("n", "127.0.0.0/24"), "127.0.0.0/24 cannot be a network's subnet"),
+        (network("n", "10.176.0.0/16"), "subnet 10.176.0.0/16 overlaps network back (10.176.2.0/24)"),
+        (
+            network("n", "192.0.2.128/25"),
+            "subnet 192.0.2.128/25 overlaps 192.0.2.0/24, which the host routes by eth0; --force to insist",
+        ),
+        (
+            NetworkOrder { gateway: Some("10.2.0.1".into()), ..network("n", "10.1.0.0/24") },
+            "gateway 10.2.0.1 is outside of the subnet 10.1.0.0/24",
+        ),
+        (
+            NetworkOrder { gateway: Some("10.1.0.255".into()), ..network("n", "10.1.0.0/24") },
+            "address 10.1.0.255 is the broadcast address of network n",
+        ),
+        (
+            NetworkOrder { ip_range: Some("10.1.1.0/25".into()), ..network("n", "10.1.0.0/24") },
+            "range 10.1.1.0/25 is outside of the subnet 10.1.0.0/24",
+        ),
+        (
+            NetworkOrder { ip_range: Some("10.1.0.1/25".into()), ..network("n", "10.1.0.0/24") },
+            "10.1.0.1/25 has host bits set: it should be 10.1.0.0/25",
+        ),
+        (
+            NetworkOrder { aux_addresses: [("r".into(), "10.1.0.1".into())].into(), ..network("n", "10.1.0.0/24") },
+            "address 10.1.0.1 is the auxiliary address r of network n",
+        ),
+        (NetworkOrder { mtu: Some(67), ..network("n", "10.1.0.0/24") }, "MTU 67 is not between 68 and 65535"),
+        (
+            NetworkOrder { driver: Some("overlay".into()), ..network("n", "10.1.0.0/24") },
+            "driver overlay is not supported by this version",
+        ),
+    ];
+    for (order, line) in cases {
+        let mut model = two_networks_and_an_endpoint();
+        let before = model.clone();
+
+        let rejection = create(&mut model, order).unwrap_err().to_string();
+
+        assert!(rejection.starts_with(line) && !rejection.contains('\n'), "{rejection}");
+        assert_eq!(model, before);
+    }
+}
+
+#[test]
+fn insisting_on_a_subnet_that_the_host_routes_is_possible() {
+    let order = NetworkOrder { force: true, ..network("n", "192.0.2.128/25") };
+
+    create(&mut Model::default(), order).unwrap();
+}
+
+#[test]
+fn a_network_in_use_is_not_removed() {
+    let mut model = two_networks_and_an_endpoint();
+
+    let rejection = remove_network(&mut model, &"front".parse().unwrap()).unwrap_err();
+
+    assert_eq!(rejection.to_string(), "network front is in use by c1");
+}
+
+#[test]
+fn interfaces_are_named_in_order_around_those_that_are_there() {
+    let mut model = two_networks_and_an_endpoint();
+    let mut wish = order("c2", &["front:ifname=eth2", "back"], &[]);
+    wish.joining.interfaces.insert(LinkName::new("eth0").unwrap());
+
+    attach(&mut model, wish, 0, &mut StdRng::seed_from_u64(9)).unwrap();
+
+    let names: Vec<_> = model.endpoints[&"c2".parse().unwrap()].attachments.iter().map(|a| a.ifname.as_str()).collect();
+    assert_eq!(names, ["eth2", "eth1"]);
+}
+
+#[test]
+fn a_freed_address_is_given_again_last() {
+    let mut model = Model::default();
+    create(&mut model, network("n", "10.1.0.0/29")).unwrap();
+    for (name, ip) in [("a", "10.1.0.2"), ("b", "10.1.0.3"), ("c", "10.1.0.4")] {
+        assert_eq!(join(&mut model, name, &["n"]).unwrap(), [ip]);
+    }
+
+    detach(&mut model, &"a".parse().unwrap()).unwrap();
+
+    for (name, ip) in [("d", "10.1.0.5"), ("e", "10.1.0.6"), ("f", "10.1.0.2")] {
+        assert_eq!(join(&mut model, name, &["n"]).unwrap(), [ip]);
+    }
+    let rejection = join(&mut model, "g", &["n"]).unwrap_err().to_string();
+    assert_eq!(rejection, "no free address is left in 10.1.0.0/29 of network n: in use by f, b, c, d, e, the gateway");
+}
+
+#[test]
+fn a_range_limits_automatic_addresses_only() {
+    let mut model = Model::default();
+    let order = NetworkOrder { ip_range: Some("10.1.0.128/25".into()), ..network("n", "10.1.0.0/24") };
+    create(&mut model, order).unwrap();
+
+    assert_eq!(join(&mut model, "a", &["n"]).unwrap(), ["10.1.0.128"]);
+    assert_eq!(join(&mut model, "bb", &["n:ip=10.1.0.9"]).unwrap(), ["10.1.0.9"]);
+    assert_eq!(join(&mut model, "ccc", &["n"]).unwrap(), ["10.1.0.129"]);
+}
+
+#[test]
+fn every_bad_attachment_is_refused_naming_the_thing_in_the_way() {
+    let cases: [(&str, &[&str], &[&str], &str); 10] = [
+        ("c1", &["front"], &[], "endpoint c1 exists already"),
+        ("c2", &["nowhere"], &[], "there is no network nowhere"),
+        ("c2", &["front", "front"], &[], "network front is asked for twice"),
+        ("c2", &["front:ip=10.9.9.9"], &[], "address 10.9.9.9 is outside of the subnet 10.176.0.0/24"),
+        ("c2", &["front:ip=10.176.0.0"], &[], "address 10.176.0.0 is the network address of network front"),
+        ("c2", &["front:ip=10.176.0.1"], &[], "address 10.176.0.1 is the gateway of network front"),
+        ("c2", &["front:ip=10.176.0.2"], &[], "address 10.176.0.2 of network front is taken by c1"),
+        ("c2", &["front:ifname=eth5", "back:ifname=eth5"], &[], "the container has an interface eth5 already"),
+        ("c2", &["front"], &["192.0.2.1:8080:80"], "port 8080/tcp of every address is published by c1 already"),
+        ("c2", &["back"], &["81:80"], "c2 has no network with a way out"),
+    ];
+    for (name, networks, ports, line) in cases {
+        let mut model = two_networks_and_an_endpoint();
+
+        let rejection = attach(&mut model, order(name, networks, ports), 0, &mut StdRng::seed_from_u64(3)).unwrap_err();
+
+        assert!(rejection.to_string().starts_with(line), "{rejection}");
+    }
+}
+
+#[test]
+fn a_link_layer_address_is_taken_once_in_a_network() {
+    let mut model = two_networks_and_an_endpoint();
+    join(&mut model, "c2", &["front:mac=02:00:00:00:00:07"]).unwrap();
+
+    let rejection = join(&mut model, "c33", &["front:mac=02:00:00:00:00:07"]).unwrap_err();
+
+    assert_eq!(rejection.to_string(), "link-layer address 02:00:00:00:00:07 of network front is taken by c2");
+    join(&mut model, "c44", &["back:mac=02:00:00:00:00:07"]).unwrap();
+}
+
+#[test]
+fn ports_clash_by_protocol_number_and_address_and_any_address_is_every_address() {
+    let port = |text: &str| order("x", &[], &[text]).publications[0];
+    let cases = [
+        ("80:80", "80:81", Some(80)),
+        ("80:80", "80:80/udp", None),
+        ("192.0.2.1:80:80", "192.0.2.2:80:80", None),
+        ("192.0.2.1:80:80", "80:80", Some(80)),
+        ("0.0.0.0:80:80", "192.0.2.2:80:80", Some(80)),
+        ("8000-8010:8000-8010", "8010-8020:8010-8020", Some(8010)),
+        ("8000-8009:8000-8009", "8010:80", None),
+        ("65535:65535", "65000-65535:65000-65535", Some(65535)),
+    ];
+    for (a, b, clash) in cases {
+        assert_eq!(port(a).clash(&port(b)), clash, "{a} {b}");
+        assert_eq!(port(b).clash(&port(a)), clash, "{b} {a}");
+    }
+}
+
+#[test]
+fn unpublishing_takes_what_the_specification_names() {
+    let name: Name = "c1".parse().unwrap();
+    for spec in ["8080:80", "80", ":80/tcp"] {
+        let mut model = two_networks_and_an_endpoint();
+        unpublish(&mut model, &name, &spec.parse().unwrap()).unwrap();
+        assert!(model.endpoints[&name].publications.is_empty());
+    }
+    for spec in ["8081:80", "80/udp", "192.0.2.1:8080:80", "80-81"] {
+        let mut model = two_networks_and_an_endpoint();
+        let rejection = unpublish(&mut model, &name, &spec.parse().unwrap()).unwrap_err();
+        assert_eq!(rejection.to_string(), format!("c1 publishes nothing as {spec}"));
+    }
+}
+
+#[test]
+fn what_this_version_cannot_publish_is_refused_by_name() {
+    let cases = [
+        ("80:80/sctp", "sctp in `80:80/sctp`"),
+        ("80:80,from=192.0.2.0/24", "from= in `80:80,from=192.0.2.0/24`"),
+        ("[::]:80:80", "an IPv6 address of the host in `[::]:80:80`"),
+        ("127.0.0.1:80:80", "a loopback address of the host in `127.0.0.1:80:80`"),
+    ];
+    for (text, what) in cases {
+        let rejection = supported(&text.parse().unwrap()).unwrap_err();
+        assert_eq!(rejection.to_string(), format!("{what} is not supported by this version"));
+    }
+}

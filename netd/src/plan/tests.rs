@@ -1,0 +1,123 @@
+//! What is planned for a model on a host.
+
+use super::*;
+use crate::{model::tests::two_networks_and_an_endpoint, reconcile::LinkName};
+
+const SECRET: [u32; 2] = [1, 2];
+
+fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}
+
+/// A host with `eth0`, and the sandbox of `c1`.
+fn facts(was_no_router: bool) -> HostFacts {
+    let addresses = vec!["192.0.2.1/24".parse().unwrap(), "192.0.2.2/24".parse().unwrap()];
+    let sandbox = Sandbox { path: "/run/netns/c1".into(), inode: 7 };
+    HostFacts {
+        uplinks: [(link("eth0"), Uplink { mtu: 1500, addresses, was_no_router })].into(),
+        ephemeral: Some(EPHEMERAL),
+        timeouts: [30; 9],
+        sandboxes: [(sandbox.path.clone(), sandbox)].into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_host_without_networks_gets_programs_on_its_uplinks_and_nothing_else() {
+    let state = plan(&Model::default(), &facts(true), SECRET);
+
+    assert_eq!(Vec::from_iter(&state.hooks), [&(link("eth0"), Hook::FromUplink), &(link("eth0"), Hook::ToUplink)]);
+    assert_eq!(state.devices[&link("eth0")].ipv4, [192, 0, 2, 1]);
+    assert_eq!(state.devices[&link("eth0")].flags, 0);
+    assert!(state.forwarding.is_empty() && state.bridges.is_empty() && state.endpoints.is_empty());
+}
+
+#[test]
+fn forwarding_that_was_on_before_netd_stays_on_without_networks() {
+    let state = plan(&Model::default(), &facts(false), SECRET);
+
+    assert_eq!(state.forwarding, [link("eth0")].into());
+}
+
+#[test]
+fn a_host_that_was_no_router_is_one_for_its_containers_only() {
+    let model = two_networks_and_an_endpoint();
+
+    let state = plan(&model, &facts(true), SECRET);
+
+    assert_eq!(state.devices[&link("eth0")].flags, device_flags::NOT_A_ROUTER);
+    let bridges = model.networks.values().map(Network::bridge);
+    assert_eq!(state.forwarding, bridges.chain([link("eth0")]).collect());
+}
+
+#[test]
+fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
+    let model = two_networks_and_an_endpoint();
+    let state = plan(&model, &facts(false), SECRET);
+    let endpoint = model.endpoints.values().next().unwrap();
+    let [back, front] = &endpoint.attachments[..] else { panic!("two attachments") };
+
+    let (inside, outside) = (&state.veths[&back.veth()], &state.veths[&front.veth()]);
+    assert!(inside.interface.gateways.is_empty());
+    assert_eq!(outside.interface.gateways, ["10.176.0.1".parse().unwrap()].into());
+    assert_eq!(outside.interface.addresses, ["10.176.0.2/24".parse().unwrap()].into());
+    assert_eq!(state.devices[&back.veth()].flags, device_flags::INTERNAL);
+    assert_eq!(state.devices[&front.veth()].flags, 0);
+    assert_eq!(state.devices[&front.veth()].gateway_mac, model.networks[&front.network].mac);
+    for hook in [Hook::FromContainer, Hook::ToContainer] {
+        assert!(state.hooks.contains(&(back.veth(), hook)) && state.hooks.contains(&(front.veth(), hook)));
+    }
+    let zone = model.networks[&front.network].zone();
+    let key = EndpointKey { address: front.ip.into(), zone, pad: 0 };
+    assert_eq!(state.endpoints[&key].device, front.veth());
+    let knock = PublicationKey { address: Address::ANY_V4, port: Port::new(8080), protocol: 6, pad: 0 };
+    let publication = Publication { address: front.ip.into(), port: Port::new(80), zone };
+    assert_eq!(state.publications, [(knock, publication)].into());
+}
+
+#[test]
+fn an_endpoint_whose_namespace_is_gone_or_another_is_not_planned() {
+    let model = two_networks_and_an_endpoint();
+    let (mut gone, mut another) = (facts(false), facts(false));
+    gone.sandboxes.clear();
+    another.sandboxes.values_mut().for_each(|sandbox| sandbox.inode = 8);
+
+    for facts in [gone, another] {
+        let state = plan(&model, &facts, SECRET);
+        assert!(state.veths.is_empty() && state.endpoints.is_empty() && state.publications.is_empty());
+        assert_eq!(state.bridges.len(), 2);
+    }
+}
+
+#[test]
+fn masquerade_ports_and_the_ephemeral_range_have_nothing_in_common() {
+    let range = |first, last| PortRange { first, last };
+    let cases = [
+        (range(32_768, 60_999), [range(20_000, 32_767), range(61_000, 65_535)]),
+        (range(1024, 65_535), [range(1, 0), range(1, 0)]),
+        (range(10_000, 65_000), [range(65_001, 65_535), range(1, 0)]),
+        (range(25_000, 60_999), [range(20_000, 24_999), range(61_000, 65_535)]),
+        (range(21_000, 22_000), [range(22_001, 32_767), range(61_000, 65_535)]),
+        (range(1, 0), POOLS),
+    ];
+    for (ephemeral, wanted) in cases {
+        assert_eq!(pools(ephemeral), wanted, "{ephemeral:?}");
+    }
+    assert_eq!(POOLS.iter().map(|pool| pool.len()).sum::<u32>(), 17_304);
+}
+
+#[test]
+fn few_masquerade_ports_and_routes_into_networks_are_warned_of() {
+    let model = two_networks_and_an_endpoint();
+    let mut facts = facts(false);
+    assert_eq!(warnings(&model, &facts), Vec::<String>::new());
+
+    facts.ephemeral = Some(PortRange { first: 10_000, last: 65_000 });
+    facts.routes.insert(("10.176.0.0/16".parse().unwrap(), "tun0".into()));
+    facts.routes.insert(("0.0.0.0/1".parse().unwrap(), "tun0".into()));
+
+    let warnings = warnings(&model, &facts).join("\n");
+    assert!(warnings.contains("leaves 535 ports for masquerade"), "{warnings}");
+    assert!(warnings.contains("network front (10.176.0.0/24) overlaps 10.176.0.0/16, which the host routes by tun0"));
+    assert_eq!(warnings.lines().count(), 3);
+}

@@ -1,0 +1,192 @@
+//! Whatever is desired and whatever is there: the steps lead from one to the other, and from every place in between.
+
+use std::collections::BTreeMap;
+
+use netd_common::{
+    tables::Publication,
+    tuple::{Address, Mac, Port, Zone},
+};
+use proptest::{collection::btree_map, prelude::*, sample::subsequence};
+
+use super::*;
+use crate::reconcile::{Interface, Sandbox, fake::FakeKernel};
+
+fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}
+
+fn bridge() -> impl Strategy<Value = Bridge> {
+    (0..2_u8, 0..2_u8, 0..2_u32, 0..2_u8).prop_map(|(owner, mac, mtu, address)| Bridge {
+        owner: owner.to_string(),
+        mac: Mac([2, 0, 0, 0, 0, mac]),
+        mtu: 1400 + mtu,
+        addresses: [format!("10.0.{address}.1/24").parse().unwrap()].into(),
+    })
+}
+
+fn veth() -> impl Strategy<Value = Veth> {
+    (0..2_u8, 0..3_usize, 0..2_u64, 0..2_u8, 0..2_u8).prop_map(|(owner, bridge, inode, name, address)| Veth {
+        owner: owner.to_string(),
+        bridge: link(["ndb-a", "ndb-b", "ndb-c"][bridge]),
+        mtu: 1500,
+        sandbox: Sandbox { path: "/run/netns/x".into(), inode },
+        interface: Interface {
+            name: link(["eth0", "eth1"][usize::from(name)]),
+            mac: Mac([2, 0, 0, 0, 1, address]),
+            addresses: [format!("10.0.0.{}/24", address + 2).parse().unwrap()].into(),
+            gateways: ["10.0.0.1".parse().unwrap()].into(),
+        },
+    })
+}
+
+fn record(bridge: usize, mtu: u32) -> DeviceRecord {
+    DeviceRecord {
+        kind: 1,
+        flags: 0,
+        zone: Zone(1),
+        bridge: Some(link(["ndb-a", "ndb-b", "ndb-c"][bridge])),
+        mtu,
+        ipv4: [0; 4],
+        gateway_ipv4: [0; 4],
+        ipv6: [0; 16],
+        gateway_ipv6: [0; 16],
+        mac: Mac::default(),
+        gateway_mac: Mac::default(),
+    }
+}
+
+/// A state that a host can be in: what hangs on a link of ours hangs on one that is there.
+fn state() -> impl Strategy<Value = State> {
+    let names = |names: &'static [&'static str]| prop::sample::select(names).prop_map(link);
+    let links = (
+        btree_map(names(&["ndb-a", "ndb-b", "ndb-c"]), bridge(), 0..3),
+        btree_map(names(&["ndv-a", "ndv-b"]), veth(), 0..3),
+    );
+    let tables = (
+        btree_map(0..4_u8, 0..2_u32, 0..4),
+        btree_map(1..4_u16, 0..2_u16, 0..3),
+        prop::option::of(0..2_u32),
+        subsequence(vec![1001_u32, 1002], 0..=2),
+    );
+    (links, tables, any::<u32>()).prop_map(|((bridges, veths), (endpoints, publications, secret, orphans), bits)| {
+        let all: Vec<LinkName> = bridges.keys().chain(veths.keys()).cloned().chain([link("eth0")]).collect();
+        let some = |salt: u32| {
+            let chosen = move |i: usize| bits.rotate_left(salt * 5) >> i & 1 == 1;
+            all.iter().enumerate().filter(move |(i, _)| chosen(*i)).map(|(_, link)| link.clone())
+        };
+        let devices: BTreeMap<_, _> =
+            some(0).enumerate().map(|(i, link)| (link, record((bits as usize + i) % 3, 1500 + bits % 2))).collect();
+        let endpoints = endpoints.into_iter().map(|(address, mtu)| {
+            let key = EndpointKey { address: Address::v4([10, 0, 0, address]), zone: Zone(1), pad: 0 };
+            let device = all[(bits as usize + usize::from(address)) % all.len()].clone();
+            (key, EndpointRecord { device, mtu, mac: Mac::default(), gateway_mac: Mac::default() })
+        });
+        let publications = publications.into_iter().map(|(host, port)| {
+            let key = PublicationKey { address: Address::ANY_V4, port: Port::new(host), protocol: 6, pad: 0 };
+            (key, Publication { address: Address::v4([10, 0, 0, 2]), port: Port::new(port), zone: Zone(1) })
+        });
+        State {
+            forwarding: some(1).collect(),
+            hooks: some(2)
+                .map(|link| (link, Hook::FromContainer))
+                .chain(some(3).map(|l| (l, Hook::ToUplink)))
+                .collect(),
+            devices,
+            orphans: orphans.into_iter().collect(),
+            endpoints: endpoints.collect(),
+            publications: publications.collect(),
+            settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
+            bridges,
+            veths,
+        }
+    })
+}
+
+/// A state as a plan makes one: no orphans, settings there, ports of bridges that are there.
+fn desired() -> impl Strategy<Value = State> {
+    state().prop_map(|mut state| {
+        state.orphans.clear();
+        state.settings.get_or_insert_default();
+        let bridges = state.bridges.clone();
+        state.veths.retain(|_, veth| bridges.contains_key(&veth.bridge));
+        state.devices.retain(|_, record| record.bridge.as_ref().is_some_and(|bridge| bridges.contains_key(bridge)));
+        let there =
+            |link: &LinkName| bridges.contains_key(link) || state.veths.contains_key(link) || link.as_str() == "eth0";
+        state.devices.retain(|link, _| there(link));
+        state.hooks.retain(|(link, _)| there(link));
+        state.forwarding.retain(there);
+        state.endpoints.retain(|_, record| there(&record.device));
+        state
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_steps_lead_to_what_is_desired_and_then_there_are_none(desired in desired(), observed in state()) {
+        let mut kernel = FakeKernel { state: observed, ..Default::default() };
+
+        for step in diff(&desired, &kernel.state.clone()) {
+            kernel.take(&step);
+        }
+
+        prop_assert_eq!(&kernel.state, &desired);
+        prop_assert_eq!(diff(&desired, &kernel.state), Vec::new());
+    }
+
+    #[test]
+    fn stopping_after_any_step_and_looking_again_leads_there_too(
+        desired in desired(),
+        observed in state(),
+        stop in 0..40_usize,
+    ) {
+        let mut kernel = FakeKernel { state: observed, ..Default::default() };
+        for step in diff(&desired, &kernel.state.clone()).iter().take(stop) {
+            kernel.take(step);
+        }
+
+        for step in diff(&desired, &kernel.state.clone()) {
+            kernel.take(&step);
+        }
+
+        prop_assert_eq!(&kernel.state, &desired);
+    }
+
+    #[test]
+    fn a_state_differs_from_itself_in_nothing(state in desired()) {
+        prop_assert_eq!(diff(&state, &state), Vec::new());
+    }
+}
+
+#[test]
+fn programs_and_records_stand_before_a_veth_carries_packets() {
+    let mut desired = State::default();
+    let veth = Veth {
+        owner: "c1".into(),
+        bridge: link("ndb-a"),
+        mtu: 1500,
+        sandbox: Sandbox { path: "/run/netns/c1".into(), inode: 1 },
+        interface: Interface {
+            name: link("eth0"),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: ["10.0.0.2/24".parse().unwrap()].into(),
+            gateways: BTreeSet::new(),
+        },
+    };
+    desired.veths.insert(link("ndv-a"), veth);
+    desired.hooks.insert((link("ndv-a"), Hook::FromContainer));
+    desired.devices.insert(link("ndv-a"), record(0, 1500));
+
+    let steps: Vec<_> = diff(&desired, &State::default()).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        steps,
+        [
+            "make the veth ndv-a of endpoint c1",
+            "attach from_container to ndv-a",
+            "record the device ndv-a",
+            "connect ndv-a of endpoint c1 to ndb-a"
+        ]
+    );
+
+    let steps: Vec<_> = diff(&State::default(), &desired).iter().map(ToString::to_string).collect();
+    assert_eq!(steps, ["forget the device ndv-a", "detach from_container from ndv-a", "delete the veth ndv-a"]);
+}

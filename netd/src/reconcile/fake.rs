@@ -1,0 +1,157 @@
+//! A kernel in memory: what steps do to a [`State`], with faults where a test wants them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use netd_common::{
+    tables::{Counters, Flow, Hook, Instant},
+    tuple::{Address, Tuple, Zone},
+};
+
+use super::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
+
+/// The double of the host.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel {
+    pub state: State,
+    pub facts: HostFacts,
+    /// How many steps still succeed before one fails; `None` for all.
+    pub fail_after: Option<usize>,
+    /// Namespaces that exist.
+    pub namespaces: BTreeMap<PathBuf, Sandbox>,
+    /// Names of the interfaces that every namespace has.
+    pub interfaces: BTreeSet<LinkName>,
+    /// Ports that processes of the host hold.
+    pub holders: BTreeMap<(u8, u16), Process>,
+    pub flows: Vec<(Tuple, Flow)>,
+    pub now: Instant,
+    pub forgotten: Vec<(Zone, Address)>,
+    pub collected: usize,
+}
+
+impl FakeKernel {
+    /// Makes one step true, as far as the state shows.
+    pub fn take(&mut self, step: &Step) {
+        let state = &mut self.state;
+        match step.clone() {
+            Step::RemovePublication(key) => drop(state.publications.remove(&key)),
+            Step::RemoveEndpoint(key) => drop(state.endpoints.remove(&key)),
+            Step::RemoveDevice(link) => drop(state.devices.remove(&link)),
+            Step::RemoveOrphan(index) => drop(state.orphans.remove(&index)),
+            Step::Detach(link, hook) => drop(state.hooks.remove(&(link, hook))),
+            Step::DeleteVeth(link) => {
+                state.veths.remove(&link);
+                lose(state, &link);
+            }
+            Step::DeleteBridge(link) => {
+                state.bridges.remove(&link);
+                for veth in state.veths.values_mut().filter(|veth| veth.bridge == link) {
+                    veth.bridge = nothing();
+                }
+                for record in state.devices.values_mut().filter(|record| record.bridge.as_ref() == Some(&link)) {
+                    record.bridge = Some(nothing());
+                }
+                lose(state, &link);
+            }
+            Step::RestoreForwarding(link) => drop(state.forwarding.remove(&link)),
+            Step::PutSettings(settings) => state.settings = Some(settings),
+            Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
+                state.bridges.insert(link, bridge);
+            }
+            Step::Forward(link) => drop(state.forwarding.insert(link)),
+            Step::CreateVeth(link, mut veth) => {
+                veth.bridge = nothing();
+                veth.interface.addresses.clear();
+                veth.interface.gateways.clear();
+                state.veths.insert(link, veth);
+            }
+            Step::Attach(link, hook) => drop(state.hooks.insert((link, hook))),
+            Step::PutDevice(link, record) => drop(state.devices.insert(link, record)),
+            Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
+            Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
+            Step::PutPublication(key, to) => drop(state.publications.insert(key, to)),
+        }
+    }
+}
+
+/// What the kernel takes away with a link; its record stays, with the index of no device.
+fn lose(state: &mut State, link: &LinkName) {
+    state.hooks.retain(|(at, _)| at != link);
+    state.forwarding.remove(link);
+    if state.devices.remove(link).is_some() {
+        state.orphans.insert(1000 + state.orphans.len() as u32);
+    }
+    for record in state.endpoints.values_mut().filter(|record| record.device == *link) {
+        record.device = nothing();
+    }
+}
+
+/// The name of no device.
+fn nothing() -> LinkName {
+    LinkName::new("gone-0").unwrap()
+}
+
+impl Kernel for FakeKernel {
+    async fn observe(&mut self) -> anyhow::Result<State> {
+        Ok(self.state.clone())
+    }
+
+    async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+        match &mut self.fail_after {
+            Some(0) => {
+                self.fail_after = None;
+                bail!("the kernel refused: {step}");
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.take(step);
+        Ok(())
+    }
+
+    async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts> {
+        let mut facts = self.facts.clone();
+        facts.sandboxes = self.namespaces.clone();
+        facts.sandboxes.retain(|path, _| sandboxes.contains(path));
+        Ok(facts)
+    }
+
+    async fn sandbox(&mut self, path: &Path) -> anyhow::Result<Sandbox> {
+        self.namespaces.get(path).cloned().with_context(|| format!("{} is no network namespace", path.display()))
+    }
+
+    async fn interfaces(&mut self, _: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>> {
+        Ok(self.interfaces.clone())
+    }
+
+    async fn holder(&mut self, _: IpAddr, protocol: u8, port: u16) -> anyhow::Result<Option<Process>> {
+        Ok(self.holders.get(&(protocol, port)).cloned())
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<Instant> {
+        self.flows.iter().for_each(|(tuple, flow)| each(tuple, flow));
+        Ok(self.now)
+    }
+
+    fn forget_flows_of(&mut self, zone: Zone, address: Address) -> anyhow::Result<usize> {
+        self.forgotten.push((zone, address));
+        Ok(0)
+    }
+
+    fn collect(&mut self) -> anyhow::Result<usize> {
+        self.collected += 1;
+        Ok(0)
+    }
+
+    fn counters(&self) -> anyhow::Result<BTreeMap<Hook, Counters>> {
+        Ok(Hook::ALL.into_iter().map(|hook| (hook, Counters::default())).collect())
+    }
+
+    fn programs(&self) -> anyhow::Result<Vec<Program>> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,123 @@
+//! Sockets bound to published ports, so that a process of the host that wants one of them gets EADDRINUSE and not silence.
+//!
+//! They never receive: packets to a published port are taken before the host's sockets see them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+
+use crate::model::{Model, PortPublication, Protocol};
+
+/// A port of the host: address (unspecified for all), protocol, number.
+pub type Place = (IpAddr, Protocol, u16);
+
+/// How a port is taken.
+pub type Binder = Box<dyn Fn(Place) -> io::Result<OwnedFd>>;
+
+/// The ports that are held.
+pub struct Reservations {
+    binder: Binder,
+    held: BTreeMap<Place, OwnedFd>,
+}
+
+/// Ports that are held for a change under way; dropping it lets them go.
+pub type Fresh = BTreeMap<Place, OwnedFd>;
+
+impl Reservations {
+    /// Nothing held; ports will be taken with sockets of the calling thread's network namespace.
+    pub fn of_sockets() -> Self {
+        Self::with(Box::new(bound))
+    }
+
+    /// Nothing held; ports will be taken by `binder`.
+    pub fn with(binder: Binder) -> Self {
+        Self { binder, held: BTreeMap::new() }
+    }
+
+    /// Takes every port of a publication, or none and says which one was not to be had.
+    pub fn take(&self, publication: &PortPublication) -> Result<Fresh, (Place, io::Error)> {
+        let place = |(port, _)| (publication.bound_address(), publication.protocol, port);
+        publication
+            .pairs()
+            .map(place)
+            .map(|place| (self.binder)(place).map(|socket| (place, socket)).map_err(|error| (place, error)))
+            .collect()
+    }
+
+    /// Keeps what was taken for a change that is made.
+    pub fn keep(&mut self, fresh: Fresh) {
+        self.held.extend(fresh);
+    }
+
+    /// Lets go what the model does not publish, and takes what it does; what was not to be had, with the reason.
+    pub fn follow(&mut self, model: &Model) -> Vec<(Place, io::Error)> {
+        let publications: Vec<_> = model.endpoints.values().flat_map(|endpoint| &endpoint.publications).collect();
+        let wanted = publications.iter().flat_map(|publication| {
+            publication.pairs().map(|(port, _)| (publication.bound_address(), publication.protocol, port))
+        });
+        let wanted: std::collections::BTreeSet<Place> = wanted.collect();
+        self.held.retain(|place, _| wanted.contains(place));
+        let mut refused = Vec::new();
+        for place in wanted.into_iter().filter(|place| !self.held.contains_key(place)).collect::<Vec<_>>() {
+            match (self.binder)(place) {
+                Ok(socket) => {
+                    self.held.insert(place, socket);
+                }
+                Err(error) => refused.push((place, error)),
+            }
+        }
+        refused
+    }
+
+    /// The ports that are held.
+    #[cfg(test)]
+    pub fn places(&self) -> Vec<Place> {
+        self.held.keys().copied().collect()
+    }
+}
+
+/// A socket bound to the port and not listening. Without SO_REUSEADDR: a port would be shared with whoever else sets it.
+fn bound((address, protocol, port): Place) -> io::Result<OwnedFd> {
+    let kind = match protocol {
+        Protocol::Tcp => SockType::Stream,
+        Protocol::Udp => SockType::Datagram,
+        Protocol::Sctp => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    // What strays in (from the host itself) is not to fill memory.
+    setsockopt(&socket, sockopt::RcvBuf, &0)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, port)))?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_held_port_cannot_be_bound_and_is_free_when_let_go() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let tcp = TcpListener::bind((loopback, 0)).unwrap().local_addr().unwrap();
+        let udp = UdpSocket::bind((loopback, 0)).unwrap().local_addr().unwrap();
+        for (protocol, free) in [(Protocol::Tcp, tcp), (Protocol::Udp, udp)] {
+            let listen = || match protocol {
+                Protocol::Udp => UdpSocket::bind(free).map(drop),
+                _ => TcpListener::bind(free).map(drop),
+            };
+
+            let held = bound((loopback, protocol, free.port())).unwrap();
+            assert_eq!(listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+            drop(held);
+            listen().unwrap();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The model on disk: one embedded file, a row of JSON for each network and endpoint, one transaction for each change.
+//!
+//! A file that is not understood is refused and never written to.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use rand::{Rng, RngCore};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::model::{Model, Name};
+
+/// Name of the file in the state directory.
+pub const FILE: &str = "netd.redb";
+
+/// The layout of the rows. A change that an older netd would misread takes the next number.
+const FORMAT: u64 = 1;
+
+const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
+const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// Why a store is not opened.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("the store {} is open in another netd: stop that one, or give another --state-dir", .0.display())]
+    InUse(PathBuf),
+    #[error("the store {} has format {found}, newer than this netd's {FORMAT}: use the netd that wrote it, or move it away and start anew", path.display())]
+    Newer { path: PathBuf, found: u64 },
+    #[error("the store {} is damaged ({why}): move it away and start anew, or put a copy of it back", path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("cannot use the store {}: {why}", path.display())]
+    Unusable { path: PathBuf, why: String },
+}
+
+/// The open store.
+pub struct Store {
+    database: Database,
+    secret: [u32; 2],
+}
+
+impl Store {
+    /// Opens the store of a state directory, or makes one, and reads the model. The secret is drawn once.
+    pub fn open(state_dir: &Path, rng: &mut dyn RngCore) -> Result<(Self, Model), StoreError> {
+        let path = state_dir.join(FILE);
+        let damaged = |why: String| StoreError::Damaged { path: path.clone(), why };
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() == 0 => Err(damaged("it is empty".to_owned())),
+            Ok(_) => existing(&path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => made(&path, rng),
+            Err(error) => Err(StoreError::Unusable { path: path.clone(), why: error.to_string() }),
+        }
+    }
+
+    /// The key of the datapath's hash, the same as long as the store lives.
+    pub fn secret(&self) -> [u32; 2] {
+        self.secret
+    }
+
+    /// Turns the rows of `old` into those of `new`, all or none, on the disk when this returns.
+    pub fn write(&mut self, old: &Model, new: &Model) -> Result<()> {
+        self.write_rows(old, new).context("cannot write the store")
+    }
+
+    fn write_rows(&mut self, old: &Model, new: &Model) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        write_table(&transaction, NETWORKS, &old.networks, &new.networks)?;
+        write_table(&transaction, ENDPOINTS, &old.endpoints, &new.endpoints)?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn write_table<T: Serialize + PartialEq>(
+    transaction: &WriteTransaction,
+    definition: TableDefinition<&str, &[u8]>,
+    old: &BTreeMap<Name, T>,
+    new: &BTreeMap<Name, T>,
+) -> Result<()> {
+    let mut table = transaction.open_table(definition)?;
+    for name in old.keys().filter(|name| !new.contains_key(name)) {
+        table.remove(name.as_str())?;
+    }
+    for (name, row) in new.iter().filter(|(name, row)| old.get(name) != Some(row)) {
+        table.insert(name.as_str(), serde_json::to_vec(row)?.as_slice())?;
+    }
+    Ok(())
+}
+
+fn made(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreError> {
+    let unusable = |error: redb::Error| StoreError::Unusable { path: path.to_owned(), why: error.to_string() };
+    // Complete under another name first: a crash in between leaves no half-made store.
+    let unfinished = path.with_extension("new");
+    let _ = fs::remove_file(&unfinished);
+    let secret = rng.random();
+    let database = initialised(&unfinished, secret).map_err(unusable)?;
+    fs::rename(&unfinished, path)
+        .map_err(|error| StoreError::Unusable { path: path.to_owned(), why: error.to_string() })?;
+    Ok((Store { database, secret }, Model::default()))
+}
+
+fn initialised(path: &Path, secret: [u32; 2]) -> Result<Database, redb::Error> {
+    let database = Database::create(path)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT)?;
+        meta.insert("secret", u64::from(secret[0]) << 32 | u64::from(secret[1]))?;
+        transaction.open_table(NETWORKS)?;
+        transaction.open_table(ENDPOINTS)?;
+    }
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
+    let damaged = |why: String| StoreError::Damaged { path: path.to_owned(), why };
+    let database = Database::open(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        DatabaseError::UpgradeRequired(_) => damaged("its file format is not this netd's".to_owned()),
+        other => damaged(other.to_string()),
+    })?;
+    let (format, secret) = meta(&database).map_err(|error| damaged(error.to_string()))?;
+    if format > FORMAT {
+        return Err(StoreError::Newer { path: path.to_owned(), found: format });
+    }
+    let read = || -> Result<Model> {
+        Ok(Model { networks: read_table(&database, NETWORKS)?, endpoints: read_table(&database, ENDPOINTS)? })
+    };
+    let model = read().map_err(|error| damaged(format!("{error:#}")))?;
+    Ok((Store { database, secret }, model))
+}
+
+fn meta(database: &Database) -> Result<(u64, [u32; 2])> {
+    let table = database.begin_read()?.open_table(META)?;
+    let number = |key: &str| -> Result<u64> {
+        Ok(table.get(key)?.with_context(|| format!("it does not say its {key}"))?.value())
+    };
+    let secret = number("secret")?;
+    Ok((number("format")?, [(secret >> 32) as u32, secret as u32]))
+}
+
+fn read_table<T: DeserializeOwned>(
+    database: &Database,
+    definition: TableDefinition<&str, &[u8]>,
+) -> Result<BTreeMap<Name, T>> {
+    let table = database.begin_read()?.open_table(definition)?;
+    let mut rows = BTreeMap::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let name: Name = key.value().parse()?;
+        let row = serde_json::from_slice(value.value()).with_context(|| format!("the row of {name}"))?;
+        rows.insert(name, row);
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::model::tests::two_networks_and_an_endpoint;
+
+    fn open(directory: &TempDir) -> Result<(Store, Model), StoreError> {
+        Store::open(directory.path(), &mut StdRng::seed_from_u64(7))
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, empty) = open(&directory).unwrap();
+        let (model, secret) = (two_networks_and_an_endpoint(), store.secret());
+        assert_eq!(empty, Model::default());
+
+        store.write(&empty, &model).unwrap();
+        drop(store);
+
+        let (store, read) = Store::open(directory.path(), &mut StdRng::seed_from_u64(8)).unwrap();
+        assert_eq!(read, model);
+        assert_eq!(store.secret(), secret);
+    }
+
+    #[test]
+    fn rows_that_are_gone_from_the_model_are_gone_from_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, empty) = open(&directory).unwrap();
+        let model = two_networks_and_an_endpoint();
+        store.write(&empty, &model).unwrap();
+
+        store.write(&model, &empty).unwrap();
+        drop(store);
+
+        assert_eq!(open(&directory).unwrap().1, empty);
+    }
+
+    #[test]
+    fn a_second_daemon_on_one_store_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = open(&directory).unwrap();
+
+        let refusal = open(&directory).err().unwrap().to_string();
+
+        assert!(refusal.contains("is open in another netd"), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
+        let garbage = [Vec::new(), b"not a store".to_vec(), vec![0xa5; 1 << 16]];
+        for content in garbage {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(FILE);
+            fs::write(&path, &content).unwrap();
+
+            let refusal = open(&directory).err().unwrap().to_string();
+
+            assert!(refusal.contains("is damaged") && refusal.contains("move it away"), "{refusal}");
+            assert!(!refusal.contains('\n'));
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_and_its_rows_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = open(&directory).unwrap();
+        let transaction = store.database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+        transaction.open_table(NETWORKS).unwrap().insert("web", b"of the future".as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+
+        let refusal = open(&directory).err().unwrap().to_string();
+
+        assert!(refusal.contains("has format 2, newer than this netd's 1"), "{refusal}");
+        let database = Database::open(directory.path().join(FILE)).unwrap();
+        let table = database.begin_read().unwrap().open_table(NETWORKS).unwrap();
+        assert_eq!(table.get("web").unwrap().unwrap().value(), b"of the future");
+    }
+
+    #[test]
+    fn a_row_that_is_not_understood_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = open(&directory).unwrap();
+        let transaction = store.database.begin_write().unwrap();
+        transaction.open_table(ENDPOINTS).unwrap().insert("c1", b"{".as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+
+        let refusal = open(&directory).err().unwrap().to_string();
+
+        assert!(refusal.contains("the row of c1"), "{refusal}");
+    }
+}
