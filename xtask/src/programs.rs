@@ -2,8 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use aya::{Ebpf, programs::Program};
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramError},
+};
+
+/// Lines of the verifier's log that are shown: it tells of every instruction it walked, and of the refusal at the end.
+const TAIL: usize = 40;
 
 /// Bits of `CapEff` either of which allows loading programs.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -41,14 +47,24 @@ fn verified(object: &Path) -> Result<Vec<(String, Option<u32>)>> {
 }
 
 fn load(program: &mut Program) -> Result<()> {
-    match program {
-        Program::SchedClassifier(program) => program.load()?,
-        Program::Xdp(program) => program.load()?,
-        Program::CgroupSockAddr(program) => program.load()?,
-        Program::CgroupSock(program) => program.load()?,
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         other => bail!("nothing here loads programs of the type {:?}", other.prog_type()),
-    }
-    Ok(())
+    };
+    loaded.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            anyhow!("{io_error}\n{}", tail(&verifier_log.to_string()))
+        }
+        other => other.into(),
+    })
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
 fn table(counts: &[(String, Option<u32>)]) -> String {
