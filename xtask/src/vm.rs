@@ -1,0 +1,157 @@
+//! `cargo xtask vm`: another kernel, in a virtual machine without hardware virtualization, on this host's own files.
+//!
+//! The guest sees the host's root read-only, with overlays in its memory where it may write; nothing that it does reaches
+//! the host but its output and its exit code.
+
+mod guest;
+mod kernel;
+mod machine;
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{build_ebpf, command, debian, tools, workspace};
+
+/// What virtual machines need: qemu, modprobe and depmod, the guest's device names, and what virtiofsd is built with.
+const PACKAGES: [&str; 8] =
+    ["ca-certificates", "gcc", "kmod", "libcap-ng-dev", "libseccomp-dev", "python3-pip", "qemu-system-x86", "udev"];
+
+/// Options of the subcommand.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Series of the kernel, such as 6.1, 6.12 or 7: the newest of Debian's cloud kernels is taken
+    #[arg(long, value_name = "SERIES")]
+    kernel: String,
+    /// Only load the programs, without the Lab
+    #[arg(long)]
+    load_only: bool,
+    /// Seconds after which the virtual machine is ended, and has failed
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    timeout: u64,
+    /// Run this in the guest, as root
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Options {
+    /// Loading every program and the Lab's core cases.
+    pub fn smoke(series: &str) -> Self {
+        Self { kernel: series.to_owned(), load_only: false, timeout: 900, command: Vec::new() }
+    }
+}
+
+/// Debian packages that virtual machines need are installed.
+pub fn ensure_requirements() -> Result<()> {
+    debian::ensure_packages(&PACKAGES)
+}
+
+/// Boots the kernel and fails unless what ran in the guest ended with 0.
+pub fn pass(options: &Options) -> Result<()> {
+    match boot(options)? {
+        0 => Ok(()),
+        status => bail!("under kernel {}, the guest ended with exit code {status}", options.kernel),
+    }
+}
+
+/// Boots the kernel; the exit code of what ran in the guest.
+pub fn boot(options: &Options) -> Result<u8> {
+    command::need_root(&format!("vm --kernel {}", options.kernel))?;
+    ensure_requirements()?;
+    let vng = tools::virtme_ng()?;
+    let kernel = kernel::newest(&options.kernel)?;
+    let (work, complaint) = work(options)?;
+    let script = workspace::target().join("vm/guest.sh");
+    std::fs::write(&script, guest::script(&work)).with_context(|| format!("cannot write {}", script.display()))?;
+
+    println!("booting {} (software emulation)", workspace::short(&kernel));
+    let mut machine = vng;
+    machine.arg("--run").arg(&kernel).args(["--disable-kvm", "--cpus", "2", "--memory", "2G"]);
+    // Wherever the checkout is, also below a directory that the guest has an empty one of its own for.
+    machine.arg(format!("--rodir={}", workspace::root().display()));
+    machine.args(["--", "sh"]).arg(&script).current_dir(workspace::root());
+    let status = machine::run(&mut machine, Duration::from_secs(options.timeout))?;
+    let status = u8::try_from(status).unwrap_or(u8::MAX);
+    complaint.filter(|_| status == 0).map_or(Ok(status), |complaint| Err(anyhow!(complaint)))
+}
+
+/// What the guest shall do, and what of it is missing: said after the rest has run.
+fn work(options: &Options) -> Result<(guest::Work, Option<&'static str>)> {
+    if !options.command.is_empty() {
+        return Ok((guest::Work::Command(options.command.clone()), None));
+    }
+    build_ebpf::ensure_built()?;
+    let xtask = std::env::current_exe().context("cannot find this program's own file")?;
+    if options.load_only {
+        return Ok((guest::Work::Load { xtask, lab: None }, None));
+    }
+    command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
+    let lab = lab()?;
+    let complaint = lab.is_none().then_some(
+        "THE LAB DID NOT RUN in the guest: netd-tests has no test target `lab`; --load-only says that this is meant",
+    );
+    Ok((guest::Work::Load { xtask, lab }, complaint))
+}
+
+/// The Lab's test binary, built, with at least one core case in it; `None` if there is no such target.
+fn lab() -> Result<Option<std::path::PathBuf>> {
+    if !has_lab(&command::text(&mut workspace::cargo(["metadata", "--no-deps", "--format-version=1"]))?)? {
+        return Ok(None);
+    }
+    println!("building the Lab");
+    let mut cargo = workspace::with_artifacts(workspace::cargo(["test", "-p", "netd-tests", "--test", "lab"]));
+    let messages = command::text_showing_errors(cargo.args(["--no-run", "--message-format=json-render-diagnostics"]))?;
+    let binary = executable(&messages).ok_or_else(|| anyhow!("cargo does not say where it put the test `lab`"))?;
+    let cases = command::text(Command::new(&binary).args(["core", "--list"]))?;
+    if !cases.lines().any(|line| line.ends_with(": test")) {
+        bail!("the test `lab` has no case with `core` in its name");
+    }
+    Ok(Some(binary.into()))
+}
+
+fn has_lab(metadata: &str) -> Result<bool> {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).context("cannot read cargo's metadata")?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let mut targets =
+        packages.filter(|package| package["name"] == "netd-tests").flat_map(|package| package["targets"].as_array());
+    Ok(targets.any(|targets| targets.iter().any(|target| target["name"] == "lab" && target["kind"][0] == "test")))
+}
+
+/// The file of the test `lab`, from cargo's messages, one JSON object a line.
+fn executable(messages: &str) -> Option<String> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut files = messages.filter(|message| message["target"]["name"] == "lab").filter_map(|message| {
+        let file = message["executable"].as_str()?;
+        Some(file.to_owned())
+    });
+    files.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labs_binary_is_read_from_cargos_messages() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"nix"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"executable":"/x/lab-1"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+            "\n"
+        );
+
+        assert_eq!(executable(messages).as_deref(), Some("/x/lab-1"));
+        assert_eq!(executable(r#"{"reason":"build-finished","success":false}"#), None);
+    }
+
+    #[test]
+    fn a_crate_of_tests_without_a_lab_is_told_from_one_with() {
+        let with = r#"{"packages":[{"name":"netd-tests","targets":[{"name":"netd_tests","kind":["lib"]},{"name":"lab","kind":["test"]}]}]}"#;
+        let without = r#"{"packages":[{"name":"netd-tests","targets":[{"name":"lab","kind":["lib"]}]}]}"#;
+
+        assert!(has_lab(with).expect("it is JSON"));
+        assert!(!has_lab(without).expect("it is JSON"));
+    }
+}

@@ -1,0 +1,55 @@
+//! The script that a guest runs: first what every guest needs, then its work.
+
+use std::path::PathBuf;
+
+use crate::{command::quoted, workspace};
+
+/// What a guest is booted for.
+pub enum Work {
+    /// A command of the user's.
+    Command(Vec<String>),
+    /// Loading the kernel's programs, and running the Lab's core cases.
+    Load {
+        /// This program.
+        xtask: PathBuf,
+        /// The Lab's test binary.
+        lab: Option<PathBuf>,
+    },
+}
+
+/// The script for `work`, which ends with the work's exit code.
+pub fn script(work: &Work) -> String {
+    let path = |path: &PathBuf| quoted(&path.display().to_string());
+    let mut script = include_str!("guest.sh").to_owned();
+    for (name, value) in [("NETD_BIN", workspace::netd()), ("NETD_BPF_OBJECT", workspace::object())] {
+        script += &format!("export {name}={}\n", path(&value));
+    }
+    match work {
+        Work::Command(words) => script += &words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        Work::Load { xtask, lab } => {
+            script += &format!("{} programs {} || exit\n", path(xtask), path(&workspace::object()));
+            script += &lab.iter().map(|lab| format!("{} core --test-threads=1", path(lab))).collect::<String>();
+        }
+    }
+    script + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_command_reach_the_guest_as_they_are() {
+        let script = script(&Work::Command(vec!["echo".to_owned(), "two  words; exit 1".to_owned()]));
+
+        assert!(script.ends_with("\necho 'two  words; exit 1'\n"), "{script}");
+    }
+
+    #[test]
+    fn the_lab_runs_after_the_programs_were_loaded() {
+        let script = script(&Work::Load { xtask: "/x/xtask".into(), lab: Some("/x/lab".into()) });
+
+        let (programs, lab) = (script.find("/x/xtask programs"), script.find("/x/lab core --test-threads=1"));
+        assert!(programs.is_some() && programs < lab, "{script}");
+    }
+}

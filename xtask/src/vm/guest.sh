@@ -1,0 +1,7 @@
+echo "guest: kernel $(uname -r)"
+for module in veth bridge sch_ingress cls_bpf vxlan; do
+    modprobe "$module" || exit
+done
+mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf || exit
+mkdir -p /run/netns
+ip link set lo up || exit
