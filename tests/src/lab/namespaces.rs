@@ -141,7 +141,8 @@ fn furnish(hostname: &str) -> Result<[OwnedFd; 3]> {
     empty_directory("/var/lib", "netd")?;
     mount_at("/sys", Some("sysfs"), Some("sysfs"), MsFlags::empty())?;
     mount_at("/sys/fs/bpf", Some("bpf"), Some("bpf"), MsFlags::empty())?;
-    mount_at("/sys/fs/cgroup", Some("cgroup2"), Some("cgroup2"), MsFlags::empty())?;
+    // A kernel without cgroup2 has no use for programs there either; everything else works.
+    let _ = mount_at("/sys/fs/cgroup", Some("cgroup2"), Some("cgroup2"), MsFlags::empty());
 
     settle_network()?;
     let fd = |kind: &str| -> Result<OwnedFd> { Ok(File::open(format!("/proc/thread-self/ns/{kind}"))?.into()) };

@@ -32,11 +32,19 @@ pub fn binary() -> PathBuf {
 /// How a daemon is started.
 #[derive(Clone, Default)]
 pub struct NetdOptions {
+    binary: Option<PathBuf>,
     arguments: Vec<OsString>,
     variables: Vec<(String, String)>,
 }
 
 impl NetdOptions {
+    /// This binary, not that of `NETD_BIN`.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
     /// With arguments after `netd daemon`.
     #[must_use]
     pub fn arguments<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
@@ -87,7 +95,8 @@ impl Host {
 
     /// The CLI of a host on which no daemon runs.
     pub fn netd_stopped(&self, options: NetdOptions) -> Netd {
-        Netd { host: self.clone(), binary: binary(), options, daemon: None, earlier_logs: String::new() }
+        let binary = options.binary.clone().unwrap_or_else(binary);
+        Netd { host: self.clone(), binary, options, daemon: None, earlier_logs: String::new() }
     }
 }
 
@@ -102,8 +111,9 @@ impl Netd {
         let deadline = Instant::now() + PATIENCE;
         while !self.run(["status"]).succeeded() {
             let daemon = self.daemon.as_mut().expect("it has just been started");
-            let ended = daemon.ended();
-            assert!(ended.is_none(), "the daemon has ended ({ended:?}) before it answered:\n{}", daemon.log());
+            if let Some(status) = daemon.ended() {
+                panic!("the daemon has ended before it answered, {status}:\n{}", daemon.log());
+            }
             assert!(Instant::now() < deadline, "the daemon does not answer for {PATIENCE:?}:\n{}", daemon.log());
             thread::sleep(Duration::from_millis(20));
         }

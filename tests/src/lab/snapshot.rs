@@ -102,9 +102,19 @@ impl Host {
     /// When it is not, with the difference.
     #[track_caller]
     pub fn assert_as_in(&self, before: &Snapshot) {
+        self.assert_as_in_but_for(before, &[]);
+    }
+
+    /// As [`Host::assert_as_in`], some sections left out: the first words of a snapshot's lines.
+    ///
+    /// # Panics
+    /// When something else is not as it was, with the difference.
+    #[track_caller]
+    pub fn assert_as_in_but_for(&self, before: &Snapshot, sections: &[&str]) {
+        let before = before.without(sections);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let difference = before.difference(&self.snapshot());
+            let difference = before.difference(&self.snapshot().without(sections));
             if difference.is_empty() {
                 return;
             }
