@@ -1,5 +1,7 @@
-//! Where netd is proved: the [`packets`] and the [`world`], one host's packet code in memory, and the suites that use it.
+//! Where netd is proved: the [`lab`], hosts made of namespaces; [`packets`] and the [`world`], one host's packet code in
+//! memory; and the suites that use them.
 
+pub mod lab;
 pub mod packets;
 pub mod scene;
 pub mod world;

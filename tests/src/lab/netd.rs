@@ -1,0 +1,212 @@
+//! netd in a Lab's host: the daemon as a process, and the CLI.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Host, Outcome, Running};
+
+/// How long a daemon may take until it answers: it loads its programs, and emulated machines are slow at that.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The binary under test, from `NETD_BIN`.
+///
+/// # Panics
+/// When there is none.
+pub fn binary() -> PathBuf {
+    let Some(path) = env::var_os("NETD_BIN").map(PathBuf::from) else {
+        panic!("NETD_BIN does not say where the netd binary is: run `sudo cargo xtask test`, which builds it");
+    };
+    assert!(path.is_file(), "NETD_BIN names {}, which is no file: run `sudo cargo xtask test`", path.display());
+    path
+}
+
+/// How a daemon is started.
+#[derive(Clone, Default)]
+pub struct NetdOptions {
+    binary: Option<PathBuf>,
+    arguments: Vec<OsString>,
+    variables: Vec<(String, String)>,
+}
+
+impl NetdOptions {
+    /// This binary, not that of `NETD_BIN`.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// With arguments after `netd daemon`.
+    #[must_use]
+    pub fn arguments<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// The daemon of a host, and the CLI there. Dropped, the daemon is killed; what it keeps in the host stays as long as the host.
+///
+/// When the test panics, the daemon's log is printed.
+pub struct Netd {
+    host: Host,
+    binary: PathBuf,
+    options: NetdOptions,
+    daemon: Option<Running>,
+    /// Logs of daemons that have ended.
+    earlier_logs: String,
+}
+
+impl Host {
+    /// Starts `netd daemon` here with all its defaults and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not, with its log.
+    #[track_caller]
+    pub fn netd(&self) -> Netd {
+        self.netd_with(NetdOptions::default())
+    }
+
+    /// As [`Host::netd`], started in a special way.
+    ///
+    /// # Panics
+    /// When it does not answer, with its log.
+    #[track_caller]
+    pub fn netd_with(&self, options: NetdOptions) -> Netd {
+        let mut netd = self.netd_stopped(options);
+        netd.start();
+        netd
+    }
+
+    /// The CLI of a host on which no daemon runs.
+    pub fn netd_stopped(&self, options: NetdOptions) -> Netd {
+        let binary = options.binary.clone().unwrap_or_else(binary);
+        Netd { host: self.clone(), binary, options, daemon: None, earlier_logs: String::new() }
+    }
+}
+
+impl Netd {
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Panics
+    /// When it runs already, ends, or does not answer in time.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_without_waiting();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.run(["status"]).succeeded() {
+            let daemon = self.daemon.as_mut().expect("it has just been started");
+            if let Some(status) = daemon.ended() {
+                panic!("the daemon has ended before it answered, {status}:\n{}", daemon.log());
+            }
+            assert!(Instant::now() < deadline, "the daemon does not answer for {PATIENCE:?}:\n{}", daemon.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon, which may well fail.
+    ///
+    /// # Panics
+    /// When it runs already.
+    #[track_caller]
+    pub fn start_without_waiting(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon of {} runs already", self.host.name());
+        let mut words = vec![self.binary.clone().into_os_string(), "daemon".into()];
+        words.extend(self.options.arguments.iter().cloned());
+        self.daemon = Some(self.host.spawn_with(words, &self.options.variables));
+    }
+
+    /// Kills the daemon as `kill -9` does, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Ends the daemon as a service supervisor does, and returns how it ended.
+    pub fn terminate(&mut self) -> Outcome {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Waits until the daemon has ended by itself.
+    ///
+    /// # Panics
+    /// When it was not started or does not end.
+    #[track_caller]
+    pub fn wait(&mut self) -> Outcome {
+        let outcome = self.daemon.take().expect("the daemon was started").wait();
+        self.earlier_logs += &format!("{}{}-- ended with {}\n", outcome.stdout, outcome.stderr, outcome.code());
+        outcome
+    }
+
+    #[track_caller]
+    fn end(&mut self, signal: Signal) -> Outcome {
+        self.daemon.as_ref().expect("the daemon was started").signal(signal);
+        self.wait()
+    }
+
+    /// Process id of the daemon in its host.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn id(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon was started").id_inside()
+    }
+
+    /// Runs the CLI to its end.
+    #[track_caller]
+    pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Outcome {
+        self.spawn(words).wait()
+    }
+
+    /// Starts the CLI beside the test.
+    #[track_caller]
+    pub fn spawn<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Running {
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.host.spawn(std::iter::once(self.binary.clone().into_os_string()).chain(words))
+    }
+
+    /// Runs the CLI with words separated by white space: for commands without odd arguments.
+    #[track_caller]
+    pub fn say(&self, words: &str) -> Outcome {
+        self.run(words.split_whitespace())
+    }
+
+    /// The JSON that the CLI prints for `words`, which it is asked for with `--format json`.
+    #[track_caller]
+    pub fn json(&self, words: &str) -> Value {
+        self.run(words.split_whitespace().chain(["--format", "json"])).json()
+    }
+
+    /// Everything that netd says exists: its listings by command.
+    #[track_caller]
+    pub fn listings(&self) -> BTreeMap<&'static str, Value> {
+        ["network ls", "ps"].into_iter().map(|listing| (listing, self.json(listing))).collect()
+    }
+
+    /// What all daemons of this handle have written.
+    pub fn log(&self) -> String {
+        self.earlier_logs.clone() + &self.daemon.as_ref().map(Running::log).unwrap_or_default()
+    }
+}
+
+impl Drop for Netd {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("---- netd on {} ----\n{}----", self.host.name(), self.log());
+        }
+    }
+}

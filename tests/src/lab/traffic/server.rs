@@ -1,0 +1,146 @@
+//! TCP and UDP servers as threads: whom they have seen, and how they stop.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use super::{super::Node, PATIENCE, TICK};
+
+/// A server in a node. Dropped, it takes no more connections; those it has end within seconds.
+pub struct Server {
+    seen: Arc<Mutex<Vec<SocketAddr>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Addresses that connections or datagrams came from, in order, as this server saw them.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().map(SocketAddr::ip).collect()
+    }
+
+    /// Asserts that it has been spoken to, and by nobody but `address`.
+    ///
+    /// # Panics
+    /// When nobody or somebody else has spoken to it.
+    #[track_caller]
+    pub fn assert_seen_only(&self, address: &str) {
+        let address: IpAddr = address.parse().expect("the test names an address");
+        let mut peers = self.peers();
+        peers.dedup();
+        assert_eq!(peers, [address], "the server should have seen {address} and nobody else");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Node {
+    /// Serves TCP on `port` of every address: each connection is given to `serve` on a thread of its own.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[track_caller]
+    pub fn serve_tcp(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
+        let listener = self.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+        let listener = listener.unwrap_or_else(|error| panic!("{} cannot serve TCP {port}: {error}", self.name()));
+        listener.set_nonblocking(true).expect("a socket can be told not to block");
+        let serve = Arc::new(serve);
+        Server::start(move |seen, stop| {
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((stream, peer)) = listener.accept() else {
+                    thread::sleep(TICK);
+                    continue;
+                };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || {
+                    let _ = stream.set_read_timeout(Some(PATIENCE));
+                    let _ = stream.set_write_timeout(Some(PATIENCE));
+                    serve(stream);
+                });
+            }
+        })
+    }
+
+    /// Serves TCP on `port`: what comes goes back.
+    #[track_caller]
+    pub fn echo_tcp(&self, port: u16) -> Server {
+        self.serve_tcp(port, |mut stream| {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..length]).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Serves UDP on `port` of every address: what comes goes back.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[track_caller]
+    pub fn echo_udp(&self, port: u16) -> Server {
+        let socket = self.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+        let socket = socket.unwrap_or_else(|error| panic!("{} cannot serve UDP {port}: {error}", self.name()));
+        socket.set_read_timeout(Some(TICK * 4)).expect("a socket can be given a timeout");
+        Server::start(move |seen, stop| {
+            let mut buffer = [0; 65536];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+                let _ = socket.send_to(&buffer[..length], peer);
+            }
+        })
+    }
+
+    /// Says a line to a TCP echo server and returns whether it came back, or why not.
+    ///
+    /// # Errors
+    /// What the connection ended with; `wait` bounds each of its steps.
+    pub fn asks_tcp(&self, server: &str, wait: std::time::Duration) -> std::io::Result<()> {
+        let mut stream = self.connect(server, wait)?;
+        stream.write_all(b"is anybody there?\n")?;
+        let mut answer = [0; 18];
+        stream.read_exact(&mut answer)?;
+        if &answer == b"is anybody there?\n" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+
+    /// Opens a connection from here. `wait` bounds the opening and every read and write.
+    ///
+    /// # Errors
+    /// Why it could not be opened.
+    ///
+    /// # Panics
+    /// When `server` is no `ADDRESS:PORT`.
+    pub fn connect(&self, server: &str, wait: std::time::Duration) -> std::io::Result<TcpStream> {
+        let server: SocketAddr = server.parse().unwrap_or_else(|_| panic!("{server} is no ADDRESS:PORT"));
+        let stream = self.enter(|| TcpStream::connect_timeout(&server, wait))?;
+        stream.set_read_timeout(Some(wait))?;
+        stream.set_write_timeout(Some(wait))?;
+        Ok(stream)
+    }
+}
+
+impl Server {
+    fn start(run: impl FnOnce(&Mutex<Vec<SocketAddr>>, &AtomicBool) + Send + 'static) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen_inside, stop_inside) = (Arc::clone(&seen), Arc::clone(&stop));
+        let thread = thread::spawn(move || run(&seen_inside, &stop_inside));
+        Self { seen, stop, thread: Some(thread) }
+    }
+}

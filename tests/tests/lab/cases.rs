@@ -1,0 +1,212 @@
+//! What netd is for, as cases that hold on every wire, every kernel and in either way of attaching.
+
+use std::thread;
+
+use netd_tests::lab::{
+    Container, NetdOptions, Node, Offloads,
+    traffic::{IMPATIENCE, PATIENCE, Server},
+};
+
+use crate::{
+    says,
+    town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town},
+};
+
+/// Bytes that a bulk transfer sends each way.
+const BULK: u64 = 5_000_000;
+
+/// Plays a case in a new town of each kind. No end of it may receive a wrong checksum.
+pub fn on_both_kinds(options: &NetdOptions, case: impl Fn(&Town)) {
+    for kind in Offloads::BOTH {
+        let town = Town::with(kind, options.clone());
+        case(&town);
+        town.lab.assert_no_checksum_errors();
+    }
+}
+
+pub fn containers_of_one_network_reach_each_other(town: &Town) {
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let app = town.container("app", "blue", &[]);
+    let servers = Servers::in_node(&web);
+
+    servers.answer(&app, &town.address("web"));
+
+    servers.have_seen_only(&town.address("app"));
+    assert_eq!(web.pings(&town.address("app"), 3, PATIENCE), 3);
+    let gateway = says::gateway_of(&town.netd, "blue");
+    assert_eq!(app.pings(&gateway, 3, PATIENCE), 3);
+    assert!(says::counted(&town.netd, "from_container", "to_peer") > 0, "the programs deliver, not the bridge");
+}
+
+pub fn a_container_reaches_the_outside_by_the_address_of_its_host(town: &Town) {
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let servers = Servers::in_node(&town.internet);
+
+    servers.answer(&app, INTERNET);
+
+    servers.have_seen_only(HOST);
+    assert!(says::counted(&town.netd, "from_container", "to_neighbour") > 0, "the programs forward, not the stack");
+}
+
+pub fn containers_that_use_one_source_port_have_flows_of_their_own(town: &Town) {
+    town.network("blue");
+    town.network("green");
+    let containers = [("app", "blue"), ("job", "blue"), ("other", "green")]
+        .map(|(name, network)| town.container(name, network, &[]));
+    let web = town.internet.serve_http(80);
+
+    let url = format!("http://{INTERNET}/");
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "10", "--local-port", "40000", &url];
+    let running: Vec<_> = containers.iter().map(|container| container.spawn(curl)).collect();
+
+    for curl in running {
+        assert_eq!(curl.wait().ok(), format!("internet sees {HOST}\n"));
+    }
+    web.assert_seen_only(HOST);
+}
+
+pub fn a_client_outside_reaches_a_published_port_with_its_own_address(town: &Town) {
+    town.network("blue");
+    let ports = ["8080:80", "8007:7", "8007:7/udp", "9000:9000"];
+    let web = town.container("web", "blue", &ports);
+    let servers = Servers::in_node(&web);
+
+    servers.answer_at(&town.client, FRONT, Ports { http: 8080, echo: 8007, bulk: 9000 });
+
+    servers.have_seen_only(CLIENT);
+    assert!(says::counted(&town.netd, "from_uplink", "to_peer") > 0, "the programs deliver, not a proxy");
+    town.internet
+        .asks_tcp(&format!("{HOST}:8007"), PATIENCE)
+        .expect("a port is published on every address of the host");
+    assert_eq!(servers.tcp.peers().last().map(ToString::to_string).as_deref(), Some(NEIGHBOUR));
+    assert!(town.client.asks_tcp(&format!("{FRONT}:8081"), IMPATIENCE).is_err(), "nothing else is published");
+}
+
+pub fn networks_are_isolated_from_each_other_and_from_outside(town: &Town) {
+    town.network("blue");
+    town.network("green");
+    let web = town.container("web", "blue", &["8080:80"]);
+    let neighbour = town.container("neighbour", "blue", &[]);
+    let stranger = town.container("stranger", "green", &[]);
+    let servers = Servers::in_node(&web);
+    let strange_servers = Servers::in_node(&stranger);
+
+    servers.answer(&neighbour, &town.address("web"));
+    servers.do_not_answer(&stranger, &town.address("web"));
+    strange_servers.do_not_answer(&web, &town.address("stranger"));
+    // The client's default route is the host: it stands for a route to the containers' subnet on a router outside.
+    servers.do_not_answer(&town.client, &town.address("web"));
+    town.internet.ip(&format!("route add {} via {HOST}", says::subnet_of(&town.netd, "blue")));
+    servers.do_not_answer(&town.internet, &town.address("web"));
+
+    servers.have_seen_only(&town.address("neighbour"));
+    strange_servers.have_seen_nobody();
+}
+
+pub fn containers_that_finish_their_checksums_are_served_alike(town: &Town) {
+    town.network("blue");
+    let web = town.container("web", "blue", &["8080:80", "8007:7", "8007:7/udp", "9000:9000"]);
+    let app = town.container("app", "blue", &[]);
+    for container in [&web, &app] {
+        Offloads::Off.apply(container, "eth0");
+    }
+    let (inside, outside) = (Servers::in_node(&web), Servers::in_node(&town.internet));
+
+    inside.answer(&app, &town.address("web"));
+    outside.answer(&app, INTERNET);
+    outside.have_seen_only(HOST);
+    inside.answer_at(&town.client, FRONT, Ports { http: 8080, echo: 8007, bulk: 9000 });
+}
+
+/// One server of each sort.
+struct Servers {
+    name: String,
+    http: Server,
+    tcp: Server,
+    udp: Server,
+    bulk: Server,
+}
+
+/// Where [`Servers`] are reached.
+#[derive(Clone, Copy)]
+struct Ports {
+    http: u16,
+    echo: u16,
+    bulk: u16,
+}
+
+impl Servers {
+    const PORTS: Ports = Ports { http: 80, echo: 7, bulk: 9000 };
+
+    fn in_node(node: &Node) -> Self {
+        let Ports { http, echo, bulk } = Self::PORTS;
+        Self {
+            name: node.name().to_owned(),
+            http: node.serve_http(http),
+            tcp: node.echo_tcp(echo),
+            udp: node.echo_udp(echo),
+            bulk: node.serve_bulk(bulk),
+        }
+    }
+
+    /// Asserts that all of them answer, and ICMP too.
+    #[track_caller]
+    fn answer(&self, client: &Container, address: &str) {
+        self.answer_at(client, address, Self::PORTS);
+    }
+
+    #[track_caller]
+    fn answer_at(&self, client: &Node, address: &str, ports: Ports) {
+        let whom = format!("{} at {address} answers {}", self.name, client.name());
+        let page = client.curl(&format!("http://{address}:{}/", ports.http)).ok();
+        assert!(page.starts_with(&format!("{} sees ", self.name)), "{whom}, not {page}");
+        client
+            .asks_tcp(&format!("{address}:{}", ports.echo), PATIENCE)
+            .unwrap_or_else(|error| panic!("{whom}: {error}"));
+        for length in [8, 1400] {
+            let answered = client.asks_udp(&format!("{address}:{}", ports.echo), 5, length, PATIENCE);
+            assert_eq!(answered, 5, "{whom} by UDP, {length} bytes");
+        }
+        client.transfers(&format!("{address}:{}", ports.bulk), BULK);
+        assert_eq!(client.pings(address, 3, PATIENCE), 3, "{whom} by ICMP");
+    }
+
+    /// Asserts that none of them answers, nor ICMP.
+    #[track_caller]
+    fn do_not_answer(&self, client: &Node, address: &str) {
+        let whom = format!("{} at {address} does not answer {}", self.name, client.name());
+        let Ports { http, echo, .. } = Self::PORTS;
+        let tcp = |port: u16| client.asks_tcp(&format!("{address}:{port}"), IMPATIENCE).is_ok();
+        let udp = || client.asks_udp(&format!("{address}:{echo}"), 1, 64, IMPATIENCE) > 0;
+        let icmp = || client.pings(address, 1, IMPATIENCE) > 0;
+        // At once: each waits in vain for its whole time.
+        let answered = thread::scope(|scope| {
+            let probes = [
+                ("TCP 80", scope.spawn(|| tcp(http))),
+                ("TCP 7", scope.spawn(|| tcp(echo))),
+                ("UDP 7", scope.spawn(udp)),
+                ("ICMP", scope.spawn(icmp)),
+            ];
+            probes.map(|(name, probe)| (name, probe.join().expect("a probe does not panic")))
+        });
+        for (name, answered) in answered {
+            assert!(!answered, "{whom} by {name}");
+        }
+    }
+
+    #[track_caller]
+    fn have_seen_only(&self, address: &str) {
+        for server in [&self.http, &self.tcp, &self.udp, &self.bulk] {
+            server.assert_seen_only(address);
+        }
+    }
+
+    #[track_caller]
+    fn have_seen_nobody(&self) {
+        for server in [&self.http, &self.tcp, &self.udp, &self.bulk] {
+            assert!(server.peers().is_empty(), "{} has been reached by {:?}", self.name, server.peers());
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The core: what netd is for, on both kinds of wire, attached in the way that the kernel offers. Every supported kernel runs this.
+
+use netd_tests::lab::NetdOptions;
+
+use crate::cases::{self, on_both_kinds};
+
+#[test]
+fn containers_of_one_network_reach_each_other() {
+    on_both_kinds(&NetdOptions::default(), cases::containers_of_one_network_reach_each_other);
+}
+
+#[test]
+fn a_container_reaches_the_outside_by_the_address_of_its_host() {
+    on_both_kinds(&NetdOptions::default(), cases::a_container_reaches_the_outside_by_the_address_of_its_host);
+}
+
+#[test]
+fn containers_that_use_one_source_port_have_flows_of_their_own() {
+    on_both_kinds(&NetdOptions::default(), cases::containers_that_use_one_source_port_have_flows_of_their_own);
+}
+
+#[test]
+fn a_client_outside_reaches_a_published_port_with_its_own_address() {
+    on_both_kinds(&NetdOptions::default(), cases::a_client_outside_reaches_a_published_port_with_its_own_address);
+}
+
+#[test]
+fn networks_are_isolated_from_each_other_and_from_outside() {
+    on_both_kinds(&NetdOptions::default(), cases::networks_are_isolated_from_each_other_and_from_outside);
+}
+
+#[test]
+fn containers_that_finish_their_checksums_are_served_alike() {
+    on_both_kinds(&NetdOptions::default(), cases::containers_that_finish_their_checksums_are_served_alike);
+}

@@ -1,0 +1,13 @@
+//! The suites that run in the Lab: real namespaces, real programs, real traffic. Root only; `cargo xtask test` runs them.
+
+mod cases;
+mod clsact;
+mod core;
+mod lifecycle;
+mod loaded;
+mod refusals;
+mod says;
+mod survival;
+mod the_lab;
+mod town;
+mod uninstall;

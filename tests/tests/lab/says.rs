@@ -1,0 +1,92 @@
+//! Where in netd's JSON a thing stands. The only place that knows the fields' names.
+
+use netd_tests::lab::Netd;
+use serde_json::Value;
+
+/// The only network or endpoint of this name, from an `inspect`.
+#[track_caller]
+pub fn inspected(netd: &Netd, words: &str) -> Value {
+    let listed = netd.say(words).json();
+    let array = listed.as_array().unwrap_or_else(|| panic!("`{words}` prints an array, not {listed}"));
+    let [one] = array.as_slice() else { panic!("`{words}` prints one thing, not {listed}") };
+    one.clone()
+}
+
+/// Address of an endpoint in its first network.
+#[track_caller]
+pub fn address_of(netd: &Netd, endpoint: &str) -> String {
+    text(&inspected(netd, &format!("inspect {endpoint}")), "/networks/0/ip")
+}
+
+/// Gateway of a network.
+#[track_caller]
+pub fn gateway_of(netd: &Netd, network: &str) -> String {
+    text(&inspected(netd, &format!("network inspect {network}")), "/subnets/0/gateway")
+}
+
+/// Subnet of a network.
+#[track_caller]
+pub fn subnet_of(netd: &Netd, network: &str) -> String {
+    text(&inspected(netd, &format!("network inspect {network}")), "/subnets/0/subnet")
+}
+
+/// The values of `name` in a listing, in its order.
+#[track_caller]
+pub fn names(listing: &Value) -> Vec<String> {
+    let array = listed(listing);
+    array.iter().map(|one| text(one, "/name")).collect()
+}
+
+/// How the programs are attached: `tcx`, `clsact`.
+#[track_caller]
+pub fn attach_mode(netd: &Netd) -> String {
+    text(&netd.json("status"), "/attach")
+}
+
+/// Ids of the programs that the daemon has loaded.
+#[track_caller]
+pub fn program_ids(netd: &Netd) -> Vec<u32> {
+    let status = netd.json("status");
+    let ids: Vec<u32> = listed(&status["programs"])
+        .iter()
+        .map(|program| number(program, "/id").try_into().expect("the kernel's ids are 32 bits wide"))
+        .collect();
+    assert!(!ids.is_empty(), "a daemon has programs: {status}");
+    ids
+}
+
+/// A counter of a program, such as `("from_container", "to_peer")`.
+#[track_caller]
+pub fn counted(netd: &Netd, program: &str, counter: &str) -> u64 {
+    let status = netd.json("status");
+    let found = listed(&status["programs"]).iter().find(|one| one["name"] == program).cloned();
+    number(&found.unwrap_or_else(|| panic!("no program {program} in {status}")), &format!("/{counter}"))
+}
+
+/// Whether `flows` shows a flow whose first packet went from `source` (an address) to `target` (`ADDRESS:PORT`).
+#[track_caller]
+pub fn shows_flow(netd: &Netd, source: &str, target: &str) -> bool {
+    let flows = netd.json("flows");
+    listed(&flows).iter().any(|flow| {
+        let (from, to) = (text(flow, "/original/src"), text(flow, "/original/dst"));
+        from.starts_with(&format!("{source}:")) && to == target
+    })
+}
+
+/// A string at a JSON pointer.
+#[track_caller]
+pub fn text(value: &Value, pointer: &str) -> String {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.unwrap_or_else(|| panic!("no text at {pointer} of {value}")).to_owned()
+}
+
+/// A number at a JSON pointer.
+#[track_caller]
+pub fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer} of {value}"))
+}
+
+#[track_caller]
+fn listed(value: &Value) -> &Vec<Value> {
+    value.as_array().unwrap_or_else(|| panic!("a listing is an array, not {value}"))
+}

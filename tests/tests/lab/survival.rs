@@ -1,0 +1,276 @@
+//! The daemon goes and comes back; packets do not notice.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use netd_tests::lab::{
+    Container, Host, Netd, Offloads, Running,
+    traffic::{Download, IMPATIENCE, PATIENCE, Server},
+};
+
+use crate::{
+    says,
+    town::{CLIENT, FRONT, INTERNET, Town},
+};
+
+/// What a reader may notice of a stall: more than TCP's own timers would explain.
+const STALL: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_kill_loses_nothing_and_new_connections_go_on() {
+    for kind in Offloads::BOTH {
+        nothing_is_lost(kind, |netd| netd.kill());
+    }
+}
+
+#[test]
+fn an_orderly_end_loses_nothing_and_new_connections_go_on() {
+    nothing_is_lost(Offloads::Off, |netd| {
+        netd.terminate().exits(0);
+    });
+}
+
+#[test]
+fn a_restart_rebuilds_nothing_and_loses_no_packet() {
+    restart_is_unnoticed(|netd| netd.kill());
+}
+
+#[test]
+fn an_orderly_restart_rebuilds_nothing_and_loses_no_packet() {
+    restart_is_unnoticed(|netd| {
+        netd.terminate().exits(0);
+    });
+}
+
+#[test]
+fn networks_endpoints_and_publications_are_the_same_after_a_kill() {
+    let mut play = Play::new(Offloads::On);
+    let before = play.town.netd.listings();
+
+    play.town.netd.kill();
+    play.town.netd.start();
+
+    assert_eq!(play.town.netd.listings(), before);
+}
+
+#[test]
+fn what_is_changed_right_before_a_kill_is_kept() {
+    let mut play = Play::new(Offloads::On);
+    play.town.netd.say("network create late --subnet 10.99.0.0/24").ok();
+    play.town.netd.say("publish app 8090:80").ok();
+
+    play.town.netd.kill();
+    play.town.netd.start();
+
+    assert_eq!(says::subnet_of(&play.town.netd, "late"), "10.99.0.0/24");
+    let _web = play.app.serve_http(80);
+    assert_eq!(play.town.client.curl(&format!("http://{FRONT}:8090/")).ok(), format!("app sees {CLIENT}\n"));
+}
+
+#[test]
+fn what_somebody_breaks_while_the_daemon_is_away_is_mended() {
+    let mut play = Play::new(Offloads::On);
+    let before = play.town.host.snapshot();
+    let gateway = says::gateway_of(&play.town.netd, "blue");
+    let bridge = device_with(&play.town.host, &gateway);
+    play.town.netd.kill();
+
+    play.town.host.ip(&format!("address flush dev {bridge} scope global"));
+    assert_eq!(play.app.pings(&gateway, 1, IMPATIENCE), 0);
+    play.town.netd.start();
+
+    play.town.host.assert_as_in_but_for(&before, &["tcx", "filter"]);
+    assert_eq!(play.app.pings(&gateway, 1, PATIENCE), 1);
+}
+
+#[test]
+fn a_daemon_killed_while_it_attaches_leaves_what_it_said_it_did_and_no_more() {
+    let mut town = Town::new(Offloads::On);
+    town.network("blue");
+    let before = town.host.snapshot();
+    let names: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+    let containers: Vec<_> = names.iter().map(|name| town.host.container(name)).collect();
+    let mut attaching: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let (name, netns) = (container.name(), container.netns());
+            town.netd.spawn(["attach", name, "--netns", &netns, "--network", "blue"])
+        })
+        .collect();
+
+    let done = wait_for_the_first(&mut attaching);
+    town.netd.kill();
+    let told: Vec<_> = attaching.into_iter().map(Running::wait).collect();
+    town.netd.start();
+
+    assert!(done, "the daemon was killed after the first container and before the last");
+    let listed = says::names(&town.netd.json("ps"));
+    for (name, told) in names.iter().zip(&told) {
+        assert!(!told.succeeded() || listed.contains(name), "{name} was said to be attached: {told}");
+    }
+    for name in &names {
+        town.netd.run(["detach", name]);
+        assert!(containers.iter().all(|container| container.name() != name || container.ifindex("eth0").is_none()));
+    }
+    containers.into_iter().for_each(Container::delete);
+    town.host.assert_as_in_but_for(&before, &["tcx", "filter"]);
+}
+
+/// Two containers of network `blue`, one of them published, and servers on every side.
+struct Play {
+    web: Container,
+    app: Container,
+    _servers: [Server; 5],
+    town: Town,
+}
+
+impl Play {
+    fn new(kind: Offloads) -> Self {
+        let town = Town::new(kind);
+        town.network("blue");
+        let web = town.container("web", "blue", &["9000:9000", "8080:80", "8007:7/udp"]);
+        let app = town.container("app", "blue", &[]);
+        let servers = [
+            web.serve_bulk(9000),
+            web.serve_http(80),
+            web.echo_udp(7),
+            town.internet.serve_bulk(9000),
+            town.internet.echo_udp(7),
+        ];
+        Self { web, app, _servers: servers, town }
+    }
+
+    /// Downloads of three seconds: outwards, inwards, and between containers.
+    fn downloads(&self) -> [Download; 3] {
+        let (time, rate) = (Duration::from_secs(3), 1_000_000);
+        let downloads = [
+            self.app.downloads_slowly(&format!("{INTERNET}:9000"), time, rate),
+            self.town.client.downloads_slowly(&format!("{FRONT}:9000"), time, rate),
+            self.app.downloads_slowly(&self.town.at("web", 9000), time, rate),
+        ];
+        while downloads.iter().any(|download| download.bytes() < rate / 4) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        downloads
+    }
+
+    /// Asserts that connections begun here and there arrive: outwards, inwards, and between containers.
+    #[track_caller]
+    fn new_connections_work(&self, web: &str) {
+        self.app.transfers(&format!("{INTERNET}:9000"), 100_000);
+        assert_eq!(self.app.asks_udp(&format!("{INTERNET}:7"), 2, 100, PATIENCE), 2);
+        assert_eq!(self.app.pings(INTERNET, 1, PATIENCE), 1);
+        let page = self.town.client.curl(&format!("http://{FRONT}:8080/")).ok();
+        assert_eq!(page, format!("web sees {CLIENT}\n"));
+        assert_eq!(self.town.client.asks_udp(&format!("{FRONT}:8007"), 2, 100, PATIENCE), 2);
+        self.app.transfers(&format!("{web}:9000"), 100_000);
+        assert_eq!(self.web.pings(INTERNET, 1, PATIENCE), 1);
+    }
+}
+
+#[track_caller]
+fn nothing_is_lost(kind: Offloads, end: impl Fn(&mut Netd)) {
+    let mut play = Play::new(kind);
+    let web = play.town.address("web");
+    let downloads = play.downloads();
+
+    end(&mut play.town.netd);
+    play.new_connections_work(&web);
+    let on_the_way = downloads.each_ref().map(Download::bytes);
+    let received = downloads.map(Download::finish);
+
+    for (received, bytes) in received.iter().zip(on_the_way) {
+        received.assert_whole();
+        assert!(bytes < received.expected, "new connections were made while the download went on");
+        assert!(received.longest_stall < STALL, "{received:?}");
+    }
+    play.town.lab.assert_no_checksum_errors();
+}
+
+#[track_caller]
+fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
+    let mut play = Play::new(Offloads::Off);
+    let web = play.town.address("web");
+    let app = play.town.address("app");
+    let before = play.town.host.snapshot();
+    let attached = programs(&play.town.host);
+    let downloads = play.downloads();
+    let pings = [
+        play.app.pings_udp(&format!("{INTERNET}:7"), 200),
+        play.town.client.pings_udp(&format!("{FRONT}:8007"), 200),
+        play.app.pings_udp(&play.town.at("web", 7), 200),
+    ];
+    while pings.iter().any(|pinging| pinging.answered() < 50) {
+        thread::sleep(Duration::from_millis(5));
+    }
+
+    end(&mut play.town.netd);
+    play.town.netd.start();
+    thread::sleep(Duration::from_millis(300));
+    let flow = |source: &str, target: String| {
+        assert!(says::shows_flow(&play.town.netd, source, &target), "`flows` shows the one from {source} to {target}");
+    };
+    flow(&app, format!("{INTERNET}:7"));
+    flow(&app, format!("{INTERNET}:9000"));
+    flow(CLIENT, format!("{FRONT}:9000"));
+
+    for pinging in pings {
+        pinging.finish().assert_none_lost();
+    }
+    for download in downloads {
+        let received = download.finish();
+        received.assert_whole();
+        assert!(received.longest_stall < STALL, "{received:?}");
+    }
+    // Links keep their indexes, and everything else what it was, but for the programs, which are replaced in place.
+    play.town.host.assert_as_in_but_for(&before, &["tcx", "filter"]);
+    let replaced = programs(&play.town.host);
+    assert_eq!(replaced.keys().collect::<Vec<_>>(), attached.keys().collect::<Vec<_>>());
+    for (hook, program) in &replaced {
+        assert_ne!(program, &attached[hook], "the program at {hook:?} is the new daemon's");
+    }
+    play.new_connections_work(&web);
+    play.town.lab.assert_no_checksum_errors();
+}
+
+/// Programs at TCX hooks by device, direction and link: a link that is the same has never been off.
+fn programs(host: &Host) -> BTreeMap<(String, bool, u32), u32> {
+    let mut found = BTreeMap::new();
+    for device in devices(host) {
+        for egress in [false, true] {
+            let at_hook = host.tcx(&device, egress);
+            found.extend(at_hook.into_iter().map(|(program, link)| ((device.clone(), egress, link), program)));
+        }
+    }
+    assert!(!found.is_empty(), "this suite is for kernels with TCX; on others run `core` alone");
+    found
+}
+
+fn devices(host: &Host) -> Vec<String> {
+    let listed: serde_json::Value = serde_json::from_str(&host.ip("-j link show")).expect("`ip -j` prints JSON");
+    listed.as_array().into_iter().flatten().map(|link| says::text(link, "/ifname")).collect()
+}
+
+fn device_with(host: &Host, address: &str) -> String {
+    let words = format!("-j address show to {address}");
+    let listed: serde_json::Value = serde_json::from_str(&host.ip(&words)).expect("`ip -j` prints JSON");
+    let devices: Vec<_> = listed.as_array().into_iter().flatten().filter(|link| link["ifname"].is_string()).collect();
+    let [device] = devices.as_slice() else { panic!("one device has {address}: {listed}") };
+    says::text(device, "/ifname")
+}
+
+/// Waits until one of these has ended, and returns whether others have not.
+fn wait_for_the_first(running: &mut [Running]) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ended = running.iter_mut().filter_map(Running::ended).count();
+        if ended > 0 {
+            return ended < running.len();
+        }
+        assert!(Instant::now() < deadline, "none has ended");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
