@@ -34,6 +34,17 @@ fn two_hosts_reach_each_other_over_a_wire_of_either_kind() {
 }
 
 #[test]
+fn a_server_answers_from_the_address_that_it_was_asked_at() {
+    let (_lab, left, right) = two_hosts(Offloads::On);
+    right.ip("address add 203.0.113.80/32 dev lo");
+    left.default_route("192.0.2.2");
+    let _udp = right.echo_udp(7);
+
+    assert_eq!(left.asks_udp("203.0.113.80:7", 2, 64, PATIENCE), 2);
+    assert_eq!(left.pings("203.0.113.80", 2, PATIENCE), 2);
+}
+
+#[test]
 fn what_is_not_there_does_not_answer() {
     let (_lab, left, right) = two_hosts(Offloads::On);
     right.ip("route add blackhole 198.51.100.0/24");

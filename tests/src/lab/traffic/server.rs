@@ -1,13 +1,19 @@
 //! TCP and UDP servers as threads: whom they have seen, and how they stop.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io::{ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+};
+
+use nix::{
+    libc,
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt},
 };
 
 use super::{super::Node, PATIENCE, TICK};
@@ -97,12 +103,14 @@ impl Node {
         let socket = self.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
         let socket = socket.unwrap_or_else(|error| panic!("{} cannot serve UDP {port}: {error}", self.name()));
         socket.set_read_timeout(Some(TICK * 4)).expect("a socket can be given a timeout");
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("a socket can tell where a datagram went to");
         Server::start(move |seen, stop| {
             let mut buffer = [0; 65536];
             while !stop.load(Ordering::Relaxed) {
-                let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
-                let _ = socket.send_to(&buffer[..length], peer);
+                let Some(datagram) = received(&socket, &mut buffer) else { continue };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(SocketAddrV4::from(datagram.from).into());
+                // An answer that cannot be sent is one that the client misses, which it tells.
+                let _ = answer(&socket, &buffer[..datagram.length], &datagram);
             }
         })
     }
@@ -143,4 +151,29 @@ impl Server {
         let thread = thread::spawn(move || run(&seen_inside, &stop_inside));
         Self { seen, stop, thread: Some(thread) }
     }
+}
+
+struct Datagram {
+    length: usize,
+    from: SockaddrIn,
+    /// The address it was sent to, and no interface: the answer is routed.
+    to: libc::in_pktinfo,
+}
+
+fn received(socket: &UdpSocket, buffer: &mut [u8]) -> Option<Datagram> {
+    let mut space = nix::cmsg_space!(libc::in_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).ok()?;
+    let to = message.cmsgs().ok()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(to) => Some(to),
+        _ => None,
+    })?;
+    let to = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: to.ipi_addr, ..to };
+    Some(Datagram { length: message.bytes, from: message.address?, to })
+}
+
+/// Sends from the address that the datagram went to: a host with several would choose by the route.
+fn answer(socket: &UdpSocket, bytes: &[u8], datagram: &Datagram) -> nix::Result<usize> {
+    let from = [ControlMessage::Ipv4PacketInfo(&datagram.to)];
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &from, MsgFlags::empty(), Some(&datagram.from))
 }
