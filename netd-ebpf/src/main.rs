@@ -3,6 +3,7 @@
 //! No decision is made here. `skb` adapts the packet, `maps` the tables.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the classifier macro makes an undocumented function of each documented one")]
 
 mod maps;

@@ -1,6 +1,6 @@
 //! The kernel's `sk_buff` as a [`Packet`], and a verdict as what a TC program returns. Verifier appeasement lives here.
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -59,6 +59,11 @@ impl Skb {
         if at > FARTHEST {
             return Err(DropReason::Malformed);
         }
+        let mut at = at;
+        // Changes nothing after the check. LLVM may check one copy of an offset and use another, which a verifier before
+        // 6.3 takes for unchecked; this it can neither see through nor do elsewhere.
+        // SAFETY: one arithmetic instruction on a register of ours.
+        unsafe { asm!("{at} &= 1023", at = inout(reg) at, options(pure, nomem, nostack)) };
         let (data, end) = self.bounds();
         // The very register that is checked must be the one that is used: LLVM would add the offset twice.
         let start = core::hint::black_box(data + at);
