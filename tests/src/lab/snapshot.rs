@@ -16,8 +16,13 @@ use super::{Host, Node};
 /// How long the kernel may take to finish what it does by itself (addresses of its own, link states).
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the kernel changes by itself.
-const VOLATILE: [&str; 8] = [
+/// What the kernel changes by itself: timers, and of a bridge what follows its ports.
+const VOLATILE: [&str; 13] = [
+    "forward_delay_timer",
+    "message_age_timer",
+    "hold_timer",
+    "tso_max_size",
+    "tso_max_segs",
     "gc_timer",
     "hello_timer",
     "tcn_timer",
@@ -136,6 +141,8 @@ fn facts(host: &Host) -> BTreeSet<String> {
         let listed = host.run(command.split(' ')).ok();
         lines.extend(json_lines(section, &listed));
     }
+    // The kernel's own, since a bridge first had a port that was up.
+    lines.retain(|line| !(line.starts_with("route6 ") && line.contains("\"ff00::/8\"")));
     let interfaces = interfaces(host);
     lines.extend(json_lines("qdisc", &host.run(["tc", "-j", "qdisc", "show"]).ok()));
     for interface in &interfaces {
@@ -154,7 +161,9 @@ fn facts(host: &Host) -> BTreeSet<String> {
     lines.extend(sysctls(host, &interfaces));
     pins(&host.path("/sys/fs/bpf"), "", &mut lines);
     lines.extend(names_in(&host.path("/run/netns")).into_iter().map(|name| format!("netns {name}")));
-    lines.extend(host.mount_table().lines().map(mount_line));
+    // Named namespaces are lines of their own; what `ip netns` mounts to hold them stays for the next.
+    let mounts = host.mount_table();
+    lines.extend(mounts.lines().map(mount_line).filter(|line| !line.contains(" /run/netns")));
     lines
 }
 

@@ -102,12 +102,12 @@ fn ports_that_cannot_be_published_are_refused_and_nothing_changes() {
 }
 
 #[test]
-fn an_interface_that_is_there_already_is_left_alone_and_so_is_the_rest() {
+fn an_interface_asked_for_that_is_there_already_is_left_alone_and_so_is_the_rest() {
     let town = furnished_town();
     let taken = town.host.container("taken");
     taken.ip("link add name eth0 type veth peer name other");
     let before = taken.ip("-j address show");
-    let attach = format!("attach new --netns {} --network blue -p 8090:80", taken.netns());
+    let attach = format!("attach new --netns {} --network blue:ifname=eth0 -p 8090:80", taken.netns());
 
     changes_nothing(&town, || town.netd.say(&attach).refused(["eth0"]));
 
@@ -125,7 +125,7 @@ fn the_second_network_of_an_attach_that_fails_takes_the_first_with_it() {
     taken.ip("link add name eth1 type veth peer name other");
 
     changes_nothing(&town, || {
-        let attach = format!("attach new --netns {} --network blue --network green", taken.netns());
+        let attach = format!("attach new --netns {} --network blue --network green:ifname=eth1", taken.netns());
         town.netd.say(&attach).refused(["eth1"]);
     });
 

@@ -62,7 +62,9 @@ fn a_second_uninstall_finds_nothing_and_a_new_daemon_starts_from_nothing() {
 
 #[test]
 fn while_netd_runs_and_when_a_network_goes_what_is_foreign_stays() {
-    let mut play = Play::new(&NetdOptions::default());
+    // Without the list, a foreign bridge with an address is an uplink as any other.
+    let uplinks = ["--uplink", "eth0", "--uplink", "eth1"];
+    let mut play = Play::new(&NetdOptions::default().arguments(uplinks));
     let foreign = play.foreign();
     play.use_netd();
     assert_eq!(play.foreign(), foreign);
