@@ -164,7 +164,6 @@ fn joined(
             known.into_iter().any(|other| other.id == id[..8])
         };
         let id = fresh_id(rng, taken)[..8].to_owned();
-        tracing::debug!(%endpoint, network = %spec.network, ip = %place.ip, "joins");
         attachments.push(Attachment { id, network: spec.network, ip: place.ip, mac: place.mac, ifname });
     }
     Ok(attachments)
