@@ -85,16 +85,21 @@ fn made_directory(path: &Path) -> Result<PathBuf> {
         .with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// Every published port is a socket: as many as the system lets us have, and not the thousand of a shell.
+/// Every published port is a socket: as many as the kernel lets a process have, and not the thousand of a shell.
 fn raise_file_limit() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives through the call, which fills it.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return;
-    }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: `limit` lives through the call, which only reads it.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    // Beyond its hard limit only a privileged process gets, and not in every container.
+    let wishes = [most.unwrap_or(limit.rlim_max).max(limit.rlim_max), limit.rlim_max];
+    let granted = known
+        && wishes.into_iter().any(|files| {
+            let wish = libc::rlimit { rlim_cur: files, rlim_max: files };
+            // SAFETY: `wish` lives through the call, which only reads it.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wish) == 0 }
+        });
+    if !granted {
         warn!("cannot raise the limit of open files; many published ports may not be held");
     }
 }
