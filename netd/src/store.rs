@@ -4,13 +4,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, TryLockError},
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use rand::{Rng, RngCore};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+    backends::InMemoryBackend,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -120,21 +124,52 @@ fn initialised(path: &Path, secret: [u32; 2]) -> Result<Database, redb::Error> {
 }
 
 fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
+    let unusable = |why: String| StoreError::Unusable { path: path.to_owned(), why };
     let damaged = |why: String| StoreError::Damaged { path: path.to_owned(), why };
-    let database = Database::open(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-        DatabaseError::UpgradeRequired(_) => damaged("its file format is not this netd's".to_owned()),
-        other => damaged(other.to_string()),
-    })?;
-    let (format, secret) = meta(&database).map_err(|error| damaged(error.to_string()))?;
+    let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(unusable(error.to_string())),
+    }
+    let content = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let (format, secret, model) = without_panic(|| checked(content)).map_err(|error| damaged(format!("{error:#}")))?;
     if format > FORMAT {
         return Err(StoreError::Newer { path: path.to_owned(), found: format });
     }
-    let read = || -> Result<Model> {
-        Ok(Model { networks: read_table(&database, NETWORKS)?, endpoints: read_table(&database, ENDPOINTS)? })
-    };
-    let model = read().map_err(|error| damaged(format!("{error:#}")))?;
+    let model = model.map_err(|error| damaged(format!("{error:#}")))?;
+    drop(file);
+    let database = Database::open(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        other => damaged(other.to_string()),
+    })?;
     Ok((Store { database, secret }, model))
+}
+
+type Checked = (u64, [u32; 2], Result<Model>);
+
+/// Reads a store in a copy in memory: opening mends what it can, and what is damaged must not be written to.
+fn checked(content: Vec<u8>) -> Result<Checked> {
+    let copy = InMemoryBackend::new();
+    copy.set_len(content.len() as u64)?;
+    copy.write(0, &content)?;
+    let mut database = Database::builder().create_with_backend(copy)?;
+    if !database.check_integrity()? {
+        bail!("its checksums do not match");
+    }
+    let (format, secret) = meta(&database)?;
+    let read =
+        || Ok(Model { networks: read_table(&database, NETWORKS)?, endpoints: read_table(&database, ENDPOINTS)? });
+    Ok((format, secret, read()))
+}
+
+/// What `read` returns; an error if it panics, which redb does on pages that make no sense.
+fn without_panic<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let result = panic::catch_unwind(AssertUnwindSafe(read));
+    panic::set_hook(hook);
+    result.unwrap_or_else(|_| Err(anyhow!("its pages make no sense")))
 }
 
 fn meta(database: &Database) -> Result<(u64, [u32; 2])> {
@@ -224,6 +259,32 @@ mod tests {
             assert!(refusal.contains("is damaged") && refusal.contains("move it away"), "{refusal}");
             assert!(!refusal.contains('\n'));
             assert_eq!(fs::read(&path).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_cut_off_or_overwritten_in_part_is_refused_or_read_and_never_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, empty) = open(&directory).unwrap();
+        let model = two_networks_and_an_endpoint();
+        store.write(&empty, &model).unwrap();
+        drop(store);
+        let path = directory.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+
+        let cut = [1, 100, 4096, whole.len() / 2, whole.len() - 1].map(|length| whole[..length].to_vec());
+        let overwritten = (0..whole.len()).step_by(512).map(|at| {
+            let mut content = whole.clone();
+            let end = (at + 64).min(content.len());
+            content[at..end].fill(0xff);
+            content
+        });
+        for content in cut.into_iter().chain(overwritten) {
+            fs::write(&path, &content).unwrap();
+            match open(&directory) {
+                Ok((_, read)) => assert_eq!(read, model),
+                Err(refusal) => assert!(refusal.to_string().contains("is damaged"), "{refusal}"),
+            }
         }
     }
 

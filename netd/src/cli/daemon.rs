@@ -3,17 +3,19 @@
 use std::{
     fs,
     future::IntoFuture,
+    io::{IsTerminal, stderr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result, anyhow};
+use nix::libc;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -37,7 +39,7 @@ const WAITING: usize = 64;
 /// Runs the daemon until it is told to end.
 pub fn run(args: DaemonArgs) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let uplinks = args
         .uplinks
         .iter()
@@ -49,13 +51,11 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
 
 async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
     let stop = told_to_end()?;
-    for directory in [&args.state_dir, &args.run_dir] {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    let state_dir = fs::canonicalize(&args.state_dir).unwrap_or(args.state_dir);
-    let socket = std::path::absolute(&args.run_dir).unwrap_or(args.run_dir).join(SOCKET);
+    raise_file_limit();
+    let socket = made_directory(&args.run_dir)?.join(SOCKET);
     let listener = api::listen(&socket).await?;
     let _socket = SocketFile(&socket);
+    let state_dir = made_directory(&args.state_dir)?;
 
     let mut rng = StdRng::from_os_rng();
     let (store, model) = Store::open(&state_dir, &mut rng)?;
@@ -77,6 +77,31 @@ async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
     server.abort();
     info!("ends; what is in the kernel stays and works");
     Ok(())
+}
+
+fn made_directory(path: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::canonicalize(path))
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Every published port is a socket: as many as the kernel lets a process have, and not the thousand of a shell.
+fn raise_file_limit() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call, which fills it.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    // Beyond its hard limit only a privileged process gets, and not in every container.
+    let wishes = [most.unwrap_or(limit.rlim_max).max(limit.rlim_max), limit.rlim_max];
+    let granted = known
+        && wishes.into_iter().any(|files| {
+            let wish = libc::rlimit { rlim_cur: files, rlim_max: files };
+            // SAFETY: `wish` lives through the call, which only reads it.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wish) == 0 }
+        });
+    if !granted {
+        warn!("cannot raise the limit of open files; many published ports may not be held");
+    }
 }
 
 fn told_to_end() -> Result<impl Future<Output = ()>> {

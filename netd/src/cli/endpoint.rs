@@ -46,7 +46,10 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
 
 /// `netd detach`.
 pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
-    client.delete::<serde_json::Value>(&route("endpoints", name)?, &()).await?;
+    let endpoint: EndpointView = client.get(&route("endpoints", name)?).await?;
+    let runs = running(&endpoint).is_some();
+    // A namespace of ours in which a command runs is still that command's.
+    remove(client, &EndpointView { netns_made: endpoint.netns_made && !runs, ..endpoint }).await?;
     println!("{name}");
     Ok(ExitCode::SUCCESS)
 }

@@ -6,15 +6,18 @@ use anyhow::Result;
 
 use super::{
     args::{FlowsArgs, Format},
-    table,
+    table, wrong_usage,
 };
 use crate::{
     api::Client,
-    daemon::{FlowEnds, FlowView},
+    daemon::{FlowEnds, FlowFilter, FlowView},
 };
 
 /// Lists flows.
 pub async fn list(client: &Client, args: FlowsArgs) -> Result<ExitCode> {
+    if let Err(unknown) = FlowFilter::new(args.filters.iter().cloned().collect()) {
+        return Ok(wrong_usage(&unknown.to_string()));
+    }
     let query: Vec<String> =
         args.filters.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value))).collect();
     let flows: Vec<FlowView> = client.get(&format!("/v1/flows?{}", query.join("&"))).await?;

@@ -18,6 +18,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use self::args::{Cli, Command};
 use crate::{api::Client, model::Name};
@@ -34,6 +35,9 @@ const SOCKET: &str = "netd.sock";
 /// The whole program.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
+    if !matches!(command, Command::Daemon(_)) {
+        end_with_the_reader();
+    }
     match done(command) {
         Ok(code) => code,
         Err(error) => {
@@ -70,6 +74,12 @@ fn done(command: Command) -> Result<ExitCode> {
     }
 }
 
+/// Ends in silence when whoever reads our output has read enough, as commands do.
+fn end_with_the_reader() {
+    // SAFETY: no handler is installed that could run; the default action ends the process.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+}
+
 /// Runs on one thread: namespaces belong to threads.
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime()?.block_on(future)
@@ -92,4 +102,43 @@ fn route(kind: &str, name: &str) -> Result<String> {
 fn wrong_usage(line: &str) -> ExitCode {
     eprintln!("netd: {line}");
     ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::args::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_wrong_usage() {
+        let cases = [
+            "network create n --ipv6",
+            "network create n -d overlay",
+            "network create n --vni 7",
+            "network connect n e",
+            "attach c",
+            "attach c --pid 1 --netns /x",
+            "attach c --pid 1 --dns 1.1.1.1",
+            "run --name x",
+            "drops",
+            "ps --format yaml",
+            "publish c",
+        ];
+        for case in cases {
+            let error = Cli::try_parse_from(["netd"].into_iter().chain(case.split(' '))).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{case}");
+        }
+    }
+
+    #[test]
+    fn arguments_after_two_dashes_are_the_command() {
+        Cli::try_parse_from(["netd", "run", "-p", "80:80", "-d", "--", "sh", "-c", "exit 1", "--rm"]).unwrap();
+        Cli::try_parse_from(["netd", "exec", "c1", "--", "ls", "-l"]).unwrap();
+    }
 }

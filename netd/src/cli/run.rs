@@ -201,12 +201,17 @@ fn supervise(client: &Client, name: &Name) -> Result<()> {
 struct Forwarded {
     interrupt: Signals,
     terminate: Signals,
+    hang_up: Signals,
 }
 
 impl Forwarded {
     fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
 
     async fn until_ended(mut self, child: &mut Child) -> Result<ExitStatus> {
@@ -222,6 +227,7 @@ impl Forwarded {
                 status = child.wait() => return status.context("cannot wait for the command"),
                 _ = self.interrupt.recv() => if !terminal { forward(Signal::SIGINT) },
                 _ = self.terminate.recv() => forward(Signal::SIGTERM),
+                _ = self.hang_up.recv() => forward(Signal::SIGHUP),
             }
         }
     }

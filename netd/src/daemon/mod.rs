@@ -219,7 +219,8 @@ impl<K: Kernel> Daemon<K> {
         }
         self.model = next;
         self.reservations.keep(fresh);
-        self.reservations.follow(&self.model);
+        // What cannot be held was told when it was first tried.
+        let _ = self.reservations.follow(&self.model);
         self.note_facts(facts);
         if trouble.is_empty() {
             self.applied = desired;

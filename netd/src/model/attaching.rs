@@ -54,7 +54,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
     if model.endpoints.contains_key(&order.name) {
         return Err(Rejection::EndpointExists(order.name));
     }
-    let attachments = joined(model, &order.name, order.joining, rng)?;
+    let attachments = joined(model, order.joining, rng)?;
     let endpoint = Endpoint {
         name: order.name.clone(),
         id: fresh_id(rng, |id| model.endpoints.values().any(|other| other.id == id)),
@@ -133,12 +133,7 @@ pub fn supported(spec: &PortSpec) -> Result<Option<Ipv4Addr>, Rejection> {
     }
 }
 
-fn joined(
-    model: &mut Model,
-    endpoint: &Name,
-    joining: Joining,
-    rng: &mut dyn RngCore,
-) -> Result<Vec<Attachment>, Rejection> {
+fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore) -> Result<Vec<Attachment>, Rejection> {
     let mut interfaces = joining.interfaces;
     for spec in &joining.specs {
         if let Some(wish) = &spec.ifname
@@ -164,7 +159,6 @@ fn joined(
             known.into_iter().any(|other| other.id == id[..8])
         };
         let id = fresh_id(rng, taken)[..8].to_owned();
-        tracing::debug!(%endpoint, network = %spec.network, ip = %place.ip, "joins");
         attachments.push(Attachment { id, network: spec.network, ip: place.ip, mac: place.mac, ifname });
     }
     Ok(attachments)
