@@ -3,47 +3,53 @@
 
 use std::{
     fs,
-    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use netd_tests::lab::{Host, Lab, Netd, Offloads, Outcome, Running};
+use netd_tests::lab::{Host, Lab, Netd, NetdOptions, Offloads, Outcome, Running};
 use serde_json::Value;
+
+use crate::{build_ebpf, command, debian, workspace};
 
 /// Bytes of the download that the daemon's death must not disturb.
 const DOWNLOAD: usize = 24 << 20;
 /// Bytes a second that it is held to, so that it goes on for a while.
 const RATE: &str = "12M";
 
-/// Runs the demo; `NETD_BIN` must name the binary.
-pub fn run() -> ExitCode {
+/// What the demo itself runs.
+const PACKAGES: [&str; 5] = ["busybox-static", "ca-certificates", "curl", "ethtool", "iproute2"];
+
+/// Gets what is needed, builds, and runs the demo. What fails is one line; the exit code says so.
+pub fn run() -> Result<u8> {
+    command::need_root("demo")?;
+    debian::ensure_packages(&PACKAGES)?;
+    build_ebpf::build(false)?;
+    command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
+    // A step of the Lab that fails panics; its message is the one line.
     std::panic::set_hook(Box::new(|_| {}));
-    let result = catch_unwind(AssertUnwindSafe(|| Demo::new().and_then(|mut demo| demo.tell())));
-    let error = match result {
-        Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => format!("{error:#}"),
+    let told = catch_unwind(AssertUnwindSafe(|| Demo::new().and_then(|mut demo| demo.tell())));
+    let message = match told {
+        Ok(result) => return result.map(|()| 0),
         Err(panic) => match panic.downcast_ref::<String>() {
             Some(message) => message.clone(),
-            None => panic.downcast_ref::<&str>().copied().unwrap_or("a step panicked").to_owned(),
+            None => panic.downcast_ref::<&str>().copied().unwrap_or("a step failed").to_owned(),
         },
     };
-    eprintln!("demo: {error}");
-    ExitCode::FAILURE
+    bail!("the demo stopped: {message}")
 }
 
-/// The stage: a host with netd, the internet behind its uplink, and a client outside.
+/// The stage: a host with netd, an internet behind its uplink with a web server, and a client outside. Everything on it ends
+/// with it.
 struct Demo {
     netd: Netd,
     host: Host,
-    internet: Host,
+    server: Running,
     client: Host,
     started: Instant,
-    /// Servers and the containers' programs; they end with the Lab.
-    _running: Vec<Running>,
+    _internet: Host,
     _lab: Lab,
 }
 
@@ -64,9 +70,9 @@ impl Demo {
         fs::write(host.path("/run/big"), noise(DOWNLOAD)).context("the download")?;
         told(started, "three hosts, wired");
 
-        let netd = host.netd();
+        let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()));
         told(started, &format!("netd daemon answers on the host ({})", attachment(&netd)));
-        Ok(Self { netd, host, internet, client, started, _running: vec![server], _lab: lab })
+        Ok(Self { netd, host, server, client, started, _internet: internet, _lab: lab })
     }
 
     fn tell(&mut self) -> Result<()> {
@@ -78,9 +84,15 @@ impl Demo {
         self.show_the_flows_and_counters();
         self.the_daemon_dies_and_nothing_else()?;
         println!("\nTry next:");
-        println!("  cargo xtask run                                            netd on this host, in the foreground");
-        println!("  netd run --rm -p 8080:80 -- busybox httpd -f -p 80 -h .    then, from elsewhere: curl HOST:8080");
-        println!("  netd flows                                                 who talks to whom, as the kernel sees it");
+        println!(
+            "  cargo xtask run                                             netd on this host, in the foreground; then, elsewhere:"
+        );
+        println!(
+            "  target/release/netd run -p 8080:80 -- busybox httpd -f -p 80 -h .    a web server in a container of its own"
+        );
+        println!(
+            "  target/release/netd flows                                   who talks to whom, as the kernel sees it"
+        );
         Ok(())
     }
 
@@ -111,7 +123,7 @@ impl Demo {
         let url = "http://192.0.2.254/index";
         let page = self.in_container("app", &["curl", "-sS", "--max-time", "5", url]).ok();
         ensure!(page == "hello from the internet\n", "app read {page:?} from the internet");
-        let seen = eventually(|| last_peer(&self._running[0].log())).context("the internet's server logged no peer")?;
+        let seen = eventually(|| last_peer(&self.server.log())).context("the internet's server logged no peer")?;
         ensure!(seen == "192.0.2.1", "the internet's server saw {seen} and not the host");
         told(self.started, &format!("app reaches the internet, whose server saw the host's address: {seen}"));
         Ok(())
@@ -122,9 +134,7 @@ impl Demo {
         let page = self.client.run(["curl", "-sS", "--max-time", "5", url]).ok();
         ensure!(page == "hello from web\n", "the client read {page:?}");
         let log = self.host.path("/run/netd/logs/web.log");
-        let seen = eventually(|| {
-            last_peer(&fs::read_to_string(&log).ok()?).filter(|peer| !peer.starts_with("10."))
-        });
+        let seen = eventually(|| last_peer(&fs::read_to_string(&log).ok()?).filter(|peer| !peer.starts_with("10.")));
         let seen = seen.context("web logged no peer from outside")?;
         ensure!(seen == "203.0.113.9", "web saw {seen} and not the client");
         told(self.started, &format!("a client outside reaches {url}; web logged the client's own address: {seen}"));
@@ -175,13 +185,6 @@ impl Demo {
 
     fn in_container(&self, name: &str, command: &[&str]) -> Outcome {
         self.netd.run(["exec", name, "--"].into_iter().chain(command.iter().copied()))
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let _ = &self.internet;
-        let _ = std::io::stdout().flush();
     }
 }
 

@@ -4,6 +4,7 @@ mod archive;
 mod build_ebpf;
 mod command;
 mod debian;
+mod demo;
 mod lint;
 mod programs;
 mod run;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(last = true, value_name = "OPTION")]
         options: Vec<String>,
     },
+    /// See netd at work in ten seconds, on a private host made of namespaces
+    Demo,
     /// Build and test everything, installing what that needs
     Test(test::Options),
     /// Load the programs and run the Lab's core cases under another kernel, in a virtual machine
@@ -67,6 +70,7 @@ fn run_task(task: Task) -> anyhow::Result<u8> {
     match task {
         Task::BuildEbpf { log } => build_ebpf::build(log)?,
         Task::Run { options } => run::daemon(&options)?,
+        Task::Demo => return demo::run(),
         Task::Test(options) => test::everything(&options)?,
         Task::Vm(options) => return vm::boot(&options),
         Task::Lint => lint::everything()?,
