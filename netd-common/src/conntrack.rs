@@ -9,7 +9,7 @@
 
 use crate::{
     checksum::Delta,
-    parse::{Headers, Transport, tcp_flags},
+    parse::{Headers, Part, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
     tuple::{TCP, Tuple, UDP},
 };
@@ -89,6 +89,9 @@ pub fn is_over(legs: [u8; 2]) -> bool {
 #[inline(always)]
 pub fn opens(h: Headers) -> bool {
     let deciding = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
+    if h.part == Part::Later {
+        return false;
+    }
     match h.transport {
         Transport::Tcp => h.tcp_flags & deciding == tcp_flags::SYN,
         Transport::Udp | Transport::EchoRequest => true,

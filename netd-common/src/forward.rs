@@ -2,7 +2,7 @@
 
 use crate::{
     packet::{ETH, Label, Packet},
-    parse::{Headers, Transport},
+    parse::{Headers, Part, Transport},
     tables::{DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
@@ -73,7 +73,7 @@ pub fn needs_stack<P: Packet>(p: &P, h: Headers, mtu: u32) -> Result<bool, DropR
 #[inline(always)]
 fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize, DropReason> {
     let header = match h.transport {
-        Transport::Tcp => usize::from(p.read::<1>(h.l4 + 12)?[0] >> 4) * 4,
+        Transport::Tcp if h.part != Part::Later => usize::from(p.read::<1>(h.l4 + 12)?[0] >> 4) * 4,
         Transport::Udp => UDP_HEADER,
         _ => TCP_HEADER,
     };

@@ -6,7 +6,7 @@
 use crate::{
     conntrack,
     forward::{self, WayOut},
-    icmp,
+    fragment, icmp,
     nat::{self, Ttl},
     packet::{Label, Packet},
     parse::{self, Headers, Transport},
@@ -64,6 +64,7 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     if h.transport == Transport::Error {
         return error_by_container(p, t, s, device, h);
     }
+    let h = fragment::recall(t, s, h);
     routed(p, t, s, device, h)
 }
 
@@ -102,6 +103,7 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
         }
         masquerade(t, s, h, source)?;
     }
+    fragment::remember(t, s, h);
     // What the stack must route leaves as it is, and is translated on its way out of the uplink.
     if s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)? {
         return Ok(PASS);
@@ -183,13 +185,14 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if h.transport == Transport::Error {
         return error_from_outside(p, t, s, h);
     }
+    let h = fragment::recall(t, s, h);
     if !h.transport.has_flow() {
         return Ok(PASS);
     }
     if !goes_on(t, s, h, forward::find_way_in)? && !opened_from_outside(t, s, h, p.device())? {
         return Ok(PASS);
     }
-    enter(p, s, h)
+    enter(p, t, s, h)
 }
 
 /// An ICMP error from outside: about a packet that a container sent, or about one of the host's own.
@@ -229,7 +232,8 @@ fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u3
 
 /// Translates a packet and puts it into its container, or leaves it to the stack to route there.
 #[inline(always)]
-fn enter<P: Packet>(p: &mut P, s: &mut Scratch, h: Headers) -> Decided {
+fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+    fragment::remember(t, s, h);
     if forward::needs_stack(p, h, s.flow.next.mtu)? {
         nat::rewrite(p, h, s, Ttl::Keep)?;
         p.set_label(Label::Approved);
@@ -275,6 +279,7 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         icmp::rewrite(p, h, s, Ttl::Keep)?;
         return Ok(PASS);
     }
+    let h = fragment::recall(t, s, h);
     if !conntrack::find(t, s, h, now) {
         let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
         let Some(source) = uplink.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
@@ -282,6 +287,7 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         s.flow.via = Via::Stack as u8;
         masquerade(t, s, h, source)?;
     }
+    fragment::remember(t, s, h);
     nat::rewrite(p, h, s, Ttl::Keep)?;
     Ok(PASS)
 }

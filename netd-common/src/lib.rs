@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod conntrack;
 pub mod forward;
+pub mod fragment;
 pub mod hooks;
 pub mod icmp;
 pub mod nat;

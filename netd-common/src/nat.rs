@@ -6,7 +6,7 @@ use crate::{
     checksum::Delta,
     conntrack::{self, EstablishError},
     packet::{Covers, ETH, Packet, Zero},
-    parse::{Headers, Transport},
+    parse::{Headers, Part, Transport},
     tables::{CURSORS, Instant, PublicationKey, Scratch, Settings, Tables},
     tuple::{Address, ICMP, Port, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
@@ -50,6 +50,9 @@ pub enum Ttl {
 #[inline(never)]
 pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
     rewrite_ip(p, h, s, ttl)?;
+    if h.part == Part::Later {
+        return Ok(());
+    }
     match h.transport {
         Transport::Tcp => rewrite_ports(p, h.l4, 16, Zero::IsASum, s),
         Transport::Udp => rewrite_ports(p, h.l4, 6, Zero::MeansNone, s),

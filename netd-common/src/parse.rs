@@ -19,6 +19,10 @@ pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 pub const IPV4_HEADER: usize = 20;
 /// Bytes of an IPv6 header.
 pub const IPV6_HEADER: usize = 40;
+/// Bytes of an IPv6 fragment header.
+const FRAGMENT_HEADER: usize = 8;
+/// Next-header number of an IPv6 fragment header.
+const IPV6_FRAGMENT: u8 = 44;
 /// Bytes of the largest transport header, without options: TCP's.
 const TRANSPORT_HEADER: usize = 20;
 
@@ -81,7 +85,7 @@ pub enum Transport {
     EchoReply,
     /// An ICMP or ICMPv6 error, which quotes the packet that it is about.
     Error,
-    /// Part of a packet: only the first has ports, and it alone must not be translated either.
+    /// Unknown: a later fragment whose first has not come by.
     Fragment,
     /// Anything else: other protocols, other ICMP messages, extension headers.
     Opaque,
@@ -96,12 +100,24 @@ impl Transport {
     }
 }
 
+/// Which part of a packet this is.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment, which has the transport header.
+    First,
+    /// A later fragment, which has none.
+    Later,
+}
+
 /// Where the headers of a packet stand, and what does not go into its tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Headers {
     /// Offset of the transport header.
     pub l4: usize,
-    /// What it is.
+    /// What it is; of a later fragment, [`Transport::Fragment`] until it is recalled.
     pub transport: Transport,
     /// Whether the packet is IPv4.
     pub v4: bool,
@@ -109,42 +125,90 @@ pub struct Headers {
     pub ttl: u8,
     /// Of [`tcp_flags`]; none where it is no TCP. Beside the enum and not in it, so that every byte here is defined.
     pub tcp_flags: u8,
+    /// Whether it is a fragment.
+    pub part: Part,
+    /// What fragments of one packet have in common; 0 for a whole one.
+    pub identification: u32,
 }
 
 /// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.
 #[inline(always)]
 pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
-    let (l4, v4, ttl, fragment) = if ethertype == ETHERTYPE_IPV4 {
-        let b = p.read::<20>(ETH)?;
-        let header = usize::from(b[0] & 0x0f) * 4;
-        if b[0] >> 4 != 4 || header < 20 {
-            return Err(DropReason::Malformed);
-        }
-        p.reach(ETH + header + TRANSPORT_HEADER);
-        tuple.protocol = b[9];
-        tuple.src = Address::v4([b[12], b[13], b[14], b[15]]);
-        tuple.dst = Address::v4([b[16], b[17], b[18], b[19]]);
-        // More fragments, or an offset; "don't fragment" and the reserved bit say nothing of this packet.
-        (ETH + header, true, b[8], b[6] & 0x3f != 0 || b[7] != 0)
+    let mut h = if ethertype == ETHERTYPE_IPV4 {
+        ipv4(p, tuple)?
     } else if ethertype == ETHERTYPE_IPV6 {
-        p.reach(ETH + IPV6_HEADER + TRANSPORT_HEADER);
-        let b = p.read::<8>(ETH)?;
-        if b[0] >> 4 != 6 {
-            return Err(DropReason::Malformed);
-        }
-        tuple.protocol = b[6];
-        tuple.src = Address::v6(p.read::<16>(ETH + 8)?);
-        tuple.dst = Address::v6(p.read::<16>(ETH + 24)?);
-        (ETH + IPV6_HEADER, false, b[7], false)
+        ipv6(p, tuple)?
     } else {
         return Ok(None);
     };
     tuple.echo = echo::NONE;
     tuple.src_port = Port::NONE;
     tuple.dst_port = Port::NONE;
-    let transport = if fragment { Transport::Fragment } else { transport(p, l4, v4, tuple)? };
-    let tcp_flags = if transport == Transport::Tcp { p.read::<1>(l4 + 13)?[0] } else { 0 };
-    Ok(Some(Headers { l4, transport, v4, ttl, tcp_flags }))
+    if h.part != Part::Later {
+        h.transport = transport(p, h.l4, h.v4, tuple)?;
+    }
+    if h.transport == Transport::Tcp {
+        h.tcp_flags = p.read::<1>(h.l4 + 13)?[0];
+    }
+    Ok(Some(h))
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(p: &mut P, tuple: &mut Tuple) -> Result<Headers, DropReason> {
+    let b = p.read::<IPV4_HEADER>(ETH)?;
+    let header = usize::from(b[0] & 0x0f) * 4;
+    if b[0] >> 4 != 4 || header < IPV4_HEADER {
+        return Err(DropReason::Malformed);
+    }
+    p.reach(ETH + header + TRANSPORT_HEADER);
+    tuple.protocol = b[9];
+    tuple.src = Address::v4([b[12], b[13], b[14], b[15]]);
+    tuple.dst = Address::v4([b[16], b[17], b[18], b[19]]);
+    let (more, offset) = (b[6] & 0x20 != 0, b[6] & 0x1f != 0 || b[7] != 0);
+    let part = part(more, offset);
+    let identification = if part == Part::Whole { 0 } else { u32::from(u16::from_be_bytes([b[4], b[5]])) };
+    let transport = Transport::Fragment;
+    Ok(Headers { l4: ETH + header, transport, v4: true, ttl: b[8], tcp_flags: 0, part, identification })
+}
+
+/// Of the extension headers only the fragment header is followed, where it comes first (RFC 8200 section 4.5).
+#[inline(always)]
+fn ipv6<P: Packet>(p: &mut P, tuple: &mut Tuple) -> Result<Headers, DropReason> {
+    p.reach(ETH + IPV6_HEADER + FRAGMENT_HEADER + TRANSPORT_HEADER);
+    let b = p.read::<8>(ETH)?;
+    if b[0] >> 4 != 6 {
+        return Err(DropReason::Malformed);
+    }
+    tuple.src = Address::v6(p.read::<16>(ETH + 8)?);
+    tuple.dst = Address::v6(p.read::<16>(ETH + 24)?);
+    tuple.protocol = b[6];
+    let l4 = ETH + IPV6_HEADER;
+    let whole = Headers {
+        l4,
+        transport: Transport::Fragment,
+        v4: false,
+        ttl: b[7],
+        tcp_flags: 0,
+        part: Part::Whole,
+        identification: 0,
+    };
+    if b[6] != IPV6_FRAGMENT {
+        return Ok(whole);
+    }
+    let f = p.read::<FRAGMENT_HEADER>(l4)?;
+    tuple.protocol = f[0];
+    let part = part(f[3] & 1 != 0, f[2] != 0 || f[3] & 0xf8 != 0);
+    let identification = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
+    Ok(Headers { l4: l4 + FRAGMENT_HEADER, part, identification, ..whole })
+}
+
+#[inline(always)]
+fn part(more: bool, offset: bool) -> Part {
+    match (more, offset) {
+        (_, true) => Part::Later,
+        (true, false) => Part::First,
+        (false, false) => Part::Whole,
+    }
 }
 
 #[inline(always)]

@@ -32,6 +32,8 @@ pub mod names {
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many ports were handed out for it, array of [`CURSORS`](super::CURSORS).
     pub const CURSORS: &str = "CURSORS";
+    /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`Hook`](super::Hook) → the hook's [`Counters`](super::Counters), per CPU, array.
     pub const COUNTERS: &str = "COUNTERS";
     /// Hook → [`Scratch`](super::Scratch), per CPU, array.
@@ -302,6 +304,41 @@ pub struct Publication {
     pub zone: Zone,
 }
 
+/// Key of the fragment table: what all fragments of one packet have in common (RFC 791, RFC 8200 section 4.5), and where they
+/// are seen.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Address,
+    /// Destination address.
+    pub dst: Address,
+    /// The identification.
+    pub identification: u32,
+    /// The zone in which they are seen.
+    pub zone: Zone,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Value of the fragment table: what only a packet's first fragment says of its tuple.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Fragment {
+    /// When it is forgotten: an identification comes again.
+    pub deadline: Instant,
+    /// As in [`Tuple`].
+    pub src_port: Port,
+    /// As in [`Tuple`].
+    pub dst_port: Port,
+    /// As in [`Tuple`].
+    pub echo: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
 /// Ports from `first` to `last`, both included; empty where `last` is less.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
@@ -474,6 +511,12 @@ pub struct Scratch {
     pub endpoint: EndpointKey,
     /// The packet that an error in hand quotes.
     pub quote: Quote,
+    /// The packet that a fragment in hand is of.
+    pub fragment_key: FragmentKey,
+    /// What its first fragment said.
+    pub fragment: Fragment,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Why a place in the flow table was not to be had.
@@ -530,6 +573,12 @@ pub trait Tables {
     /// Writes what a packet of `direction` noted into the flow with this key, in place, by
     /// [`write_note`](crate::conntrack::write_note).
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
+
+    /// Copies what the first fragment of a packet said; false if none has come by.
+    fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool;
+
+    /// Keeps what a first fragment says, in place of what an earlier one with the same key said.
+    fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment);
 
     /// Calls `round` until it breaks, at most `times` times. Loops that look things up go by this: the kernel's verifier then
     /// follows one round instead of every path through all of them.

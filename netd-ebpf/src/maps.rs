@@ -10,14 +10,14 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
     programs::TcContext,
 };
 use netd_common::{
     conntrack,
     tables::{
-        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Hook, Instant, NextHop,
-        Publication, PublicationKey, Route, Scratch, Settings, Tables,
+        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook,
+        Instant, NextHop, Publication, PublicationKey, Route, Scratch, Settings, Tables,
     },
     tuple::{Address, Tuple},
 };
@@ -50,6 +50,9 @@ static PUBLICATIONS: HashMap<PublicationKey, Publication> = HashMap::with_max_en
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
 static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+// Least recently used first: a lost entry costs one packet, a full table would cost every one.
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(8_192, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
@@ -159,6 +162,20 @@ impl Tables for Maps {
         let Some(stored) = FLOWS.get_ptr_mut(key) else { return };
         // SAFETY: the element stays mapped; `write_note` writes only if it is still this key's.
         conntrack::write_note(unsafe { &mut *stored }, noted, direction);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool {
+        let Some(found) = FRAGMENTS.get_ptr(key) else { return false };
+        // SAFETY: the element stays mapped through the program run.
+        *fragment = unsafe { *found };
+        true
+    }
+
+    #[inline(always)]
+    fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        // Without it the later fragments are of no flow, which is what becomes of them then.
+        let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 
     #[inline(always)]

@@ -9,8 +9,8 @@ use std::{
 use netd_common::{
     conntrack, hooks,
     tables::{
-        ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, NextHop, Publication, PublicationKey,
-        Route, Scratch, Settings, Tables,
+        ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
+        Publication, PublicationKey, Route, Scratch, Settings, Tables,
     },
     tuple::{Address, Tuple},
     verdict::Verdict,
@@ -48,6 +48,8 @@ pub struct World {
     pub clock: Cell<u64>,
     /// By hook.
     pub counters: RefCell<BTreeMap<Hook, Counters>>,
+    /// The fragment table.
+    pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
 }
@@ -126,6 +128,14 @@ impl Tables for World {
         if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
             conntrack::write_note(stored, noted, direction);
         }
+    }
+
+    fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool {
+        self.fragments.borrow().get(key).map(|found| *fragment = *found).is_some()
+    }
+
+    fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {

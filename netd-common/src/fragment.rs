@@ -1,0 +1,67 @@
+//! Fragments: only the first of a packet says to which flow it belongs, so it is asked on behalf of the others.
+//!
+//! Nothing is held back or put together: a fragment that comes before its first is of no known flow. Senders send them in
+//! order, and what a network on the way reorders is rare.
+
+use crate::{
+    parse::{Headers, Part, Transport},
+    tables::{Fragment, FragmentKey, Scratch, Span, Tables},
+    tuple::{ICMP, ICMPV6, TCP, UDP, echo},
+};
+
+/// How long a first fragment speaks for the others. Long against the time that the fragments of one packet are apart, short
+/// against the time after which a busy sender uses an identification again.
+const LIFE: Span = Span::at_least_seconds(3);
+
+/// Completes the tuple in `s.key` of a later fragment with what its first one said; the headers then tell the transport. Does
+/// nothing to other packets.
+#[inline(always)]
+pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
+    if h.part != Part::Later {
+        return h;
+    }
+    s.fragment_key = key(s, h);
+    if !t.fragment(&s.fragment_key, &mut s.fragment) || t.now() > s.fragment.deadline {
+        return h;
+    }
+    s.key.src_port = s.fragment.src_port;
+    s.key.dst_port = s.fragment.dst_port;
+    s.key.echo = s.fragment.echo;
+    let transport = match s.key.protocol {
+        TCP => Transport::Tcp,
+        UDP => Transport::Udp,
+        ICMP | ICMPV6 if s.key.echo == echo::REQUEST => Transport::EchoRequest,
+        ICMP | ICMPV6 if s.key.echo == echo::REPLY => Transport::EchoReply,
+        _ => Transport::Fragment,
+    };
+    Headers { transport, ..h }
+}
+
+/// Keeps what the first fragment of a packet of ours says for the others. Does nothing for other packets.
+#[inline(always)]
+pub fn remember<T: Tables>(t: &T, s: &mut Scratch, h: Headers) {
+    if h.part != Part::First {
+        return;
+    }
+    s.fragment_key = key(s, h);
+    s.fragment = Fragment {
+        deadline: t.now().after(LIFE),
+        src_port: s.key.src_port,
+        dst_port: s.key.dst_port,
+        echo: s.key.echo,
+        pad: [0; 3],
+    };
+    t.keep_fragment(&s.fragment_key, &s.fragment);
+}
+
+#[inline(always)]
+fn key(s: &Scratch, h: Headers) -> FragmentKey {
+    FragmentKey {
+        src: s.key.src,
+        dst: s.key.dst,
+        identification: h.identification,
+        zone: s.key.zone,
+        protocol: s.key.protocol,
+        pad: 0,
+    }
+}
