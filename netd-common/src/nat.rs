@@ -123,13 +123,9 @@ fn rewrite_identifier<P: Packet>(p: &mut P, h: Headers, s: &Scratch, identifier:
     Ok(())
 }
 
-/// Makes the flow that was [prepared](conntrack::prepare), with a source port that leads every answer back to it alone:
-/// its own where it may be kept, else one of the pools.
-///
-/// Not inlined: the verifier reads it once a call and not once a path.
-///
-/// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
-#[inline(never)]
+/// Makes the flow that was [prepared](conntrack::prepare) as [`search`] does, in a full table in place of one that is worth
+/// less.
+#[inline(always)]
 pub fn establish_with_port<T: Tables>(
     t: &T,
     s: &mut Scratch,
@@ -137,6 +133,20 @@ pub fn establish_with_port<T: Tables>(
     now: Instant,
     keep: bool,
 ) -> Result<(), DropReason> {
+    match search(t, s, settings, now, keep) {
+        Err(DropReason::TableFull) if conntrack::make_room(t, s, now) => search(t, s, settings, now, keep),
+        result => result,
+    }
+}
+
+/// Makes the flow that was prepared, with a source port that leads every answer back to it alone:
+/// its own where it may be kept, else one of the pools.
+///
+/// Not inlined: the verifier reads it once a call and not once a path.
+///
+/// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
+#[inline(never)]
+fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, keep: bool) -> Result<(), DropReason> {
     let size = settings.pools[0].len() + settings.pools[1].len();
     if size == 0 {
         return Err(DropReason::PortsExhausted);

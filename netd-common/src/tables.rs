@@ -32,6 +32,8 @@ pub mod names {
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many ports were handed out for it, array of [`CURSORS`](super::CURSORS).
     pub const CURSORS: &str = "CURSORS";
+    /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
+    pub const AGES: &str = "AGES";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`Hook`](super::Hook) → the hook's [`Counters`](super::Counters), per CPU, array.
@@ -505,6 +507,10 @@ pub struct Scratch {
     pub evicted_key: Tuple,
     /// That flow.
     pub evicted: Flow,
+    /// The tuple of its other half.
+    pub evicted_peer_key: Tuple,
+    /// That half.
+    pub evicted_peer: Flow,
     /// A publication being looked up.
     pub publication: PublicationKey,
     /// An endpoint being looked up.
@@ -573,6 +579,12 @@ pub trait Tables {
     /// Writes what a packet of `direction` noted into the flow with this key, in place, by
     /// [`write_note`](crate::conntrack::write_note).
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
+
+    /// Puts the tuple of a flow's first packet behind the others; false if there is no room.
+    fn put_youngest(&self, key: &Tuple) -> bool;
+
+    /// Takes the tuple out that was put longest ago; false if there is none.
+    fn take_oldest(&self, key: &mut Tuple) -> bool;
 
     /// Copies what the first fragment of a packet said; false if none has come by.
     fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool;

@@ -1,6 +1,6 @@
 //! The BPF maps as [`Tables`].
 
-use core::{ffi::c_void, ops::ControlFlow, ptr};
+use core::{arch::asm, ffi::c_void, ops::ControlFlow, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -8,9 +8,9 @@ use aya_ebpf::{
         bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
         bpf_fib_lookup__bindgen_ty_5,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_pop_elem},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue},
     programs::TcContext,
 };
 use netd_common::{
@@ -50,6 +50,8 @@ static PUBLICATIONS: HashMap<PublicationKey, Publication> = HashMap::with_max_en
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
 static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+#[map]
+static AGES: Queue<Tuple> = Queue::with_max_entries(262_144, 0);
 // Least recently used first: a lost entry costs one packet, a full table would cost every one.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(8_192, 0);
@@ -165,6 +167,17 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn put_youngest(&self, key: &Tuple) -> bool {
+        AGES.push(key, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn take_oldest(&self, key: &mut Tuple) -> bool {
+        // SAFETY: the helper writes a whole tuple or returns an error.
+        unsafe { bpf_map_pop_elem((&raw const AGES).cast_mut().cast(), ptr::from_mut(key).cast()) == 0 }
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool {
         let Some(found) = FRAGMENTS.get_ptr(key) else { return false };
         // SAFETY: the element stays mapped through the program run.
@@ -221,7 +234,11 @@ fn fib(skb: *mut __sk_buff, question: &mut FibLookup, flags: u32) -> i64 {
 unsafe extern "C" fn once<F: FnMut() -> ControlFlow<()>>(_: u32, round: *mut c_void) -> i64 {
     // SAFETY: `repeat` passes its closure.
     let round = unsafe { &mut *round.cast::<F>() };
-    i64::from(round().is_break())
+    let mut ends = i64::from(round().is_break());
+    // A truth value that LLVM keeps in memory is a byte to the verifier, which wants 0 or 1.
+    // SAFETY: one arithmetic instruction on a register of ours.
+    unsafe { asm!("{ends} &= 1", ends = inout(reg) ends, options(pure, nomem, nostack)) };
+    ends
 }
 
 /// Words of a flow.

@@ -403,9 +403,10 @@ fn every_port_of_the_pools_is_used_before_a_flow_is_refused() {
 }
 
 #[test]
-fn a_full_table_refuses_new_flows_and_keeps_the_old() {
+fn a_full_table_refuses_new_flows_and_keeps_those_that_are_alive() {
     let mut world = scene::world();
     let old = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+    enter(&world, udp("198.51.100.7:53", &old.source()), false);
     world.capacity = 3;
 
     let refused = leave(&world, B, udp("10.176.1.3:33000", "198.51.100.7:53"), false);
@@ -413,6 +414,37 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() {
     assert_eq!(refused.verdict, Verdict::Drop(DropReason::TableFull));
     assert_eq!(world.flows.borrow().len(), 2, "no half stays behind");
     assert_eq!(enter(&world, udp("198.51.100.7:53", &old.source()), false).verdict, Verdict::Peer(A));
+}
+
+#[test]
+fn in_a_full_table_what_nobody_answered_makes_room_and_what_is_established_stays() {
+    let mut world = scene::world();
+    world.capacity = 20;
+    let alive = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80"), false);
+    enter(&world, tcp("198.51.100.7:80", &alive.source()).flags(SYN | ACK), false);
+    leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80").flags(ACK), false);
+
+    let flood = (0..200).map(|i| enter(&world, tcp(&format!("203.0.113.9:{}", 1000 + i), "192.0.2.1:8080"), false));
+    let refused = flood.filter(|syn| syn.verdict != Verdict::Peer(A)).count();
+
+    assert_eq!(refused, 0);
+    assert_eq!(world.flows.borrow().len(), 20);
+    let data = enter(&world, tcp("198.51.100.7:80", &alive.source()).flags(ACK), false);
+    assert_eq!(data.verdict, Verdict::Peer(A));
+}
+
+#[test]
+fn short_flows_of_many_times_the_tables_size_get_through_without_a_collector() {
+    let mut world = scene::world();
+    world.capacity = 40;
+    for i in 0..400 {
+        let (from, to) = (format!("10.176.1.2:{}", 33_000 + i), "198.51.100.7:53");
+        let out = leave(&world, A, udp(&from, to), false);
+        assert_eq!(out.verdict, Verdict::Neighbour(UPLINK), "flow {i}");
+        assert_eq!(enter(&world, udp(to, &out.source()), false).verdict, Verdict::Peer(A), "answer {i}");
+        world.sleep_seconds(7);
+    }
+    assert!(world.flows.borrow().len() <= 40);
 }
 
 proptest! {

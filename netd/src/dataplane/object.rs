@@ -13,8 +13,10 @@ use super::{Options, Pins};
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 8] = [
+const PINNED: [&str; 10] = [
     names::FLOWS,
+    names::AGES,
+    names::FRAGMENTS,
     names::DEVICES,
     names::DEVICES_FAR,
     names::ENDPOINTS,

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::ControlFlow,
 };
 
@@ -48,6 +48,8 @@ pub struct World {
     pub clock: Cell<u64>,
     /// By hook.
     pub counters: RefCell<BTreeMap<Hook, Counters>>,
+    /// First packets' tuples, the oldest first.
+    pub ages: RefCell<VecDeque<Tuple>>,
     /// The fragment table.
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// How many ports were handed out, by bucket.
@@ -128,6 +130,19 @@ impl Tables for World {
         if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
             conntrack::write_note(stored, noted, direction);
         }
+    }
+
+    fn put_youngest(&self, key: &Tuple) -> bool {
+        let mut ages = self.ages.borrow_mut();
+        let room = self.capacity == 0 || ages.len() < self.capacity;
+        if room {
+            ages.push_back(*key);
+        }
+        room
+    }
+
+    fn take_oldest(&self, key: &mut Tuple) -> bool {
+        self.ages.borrow_mut().pop_front().map(|oldest| *key = oldest).is_some()
     }
 
     fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool {
