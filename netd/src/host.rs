@@ -170,6 +170,10 @@ impl Kernel for Host {
         self.dataplane.tables_mut().flows.forget(zone, address)
     }
 
+    fn forget_flows(&mut self, first: &[Tuple]) -> Result<usize> {
+        self.dataplane.tables_mut().flows.forget_these(first)
+    }
+
     fn collect(&mut self) -> Result<usize> {
         self.dataplane.tables_mut().flows.collect()
     }

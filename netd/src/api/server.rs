@@ -67,7 +67,7 @@ pub fn router(daemon: Sender<Message>) -> Router {
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
         .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
-        .route("/v1/flows", get(flows))
+        .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such route".to_owned()))
         .method_not_allowed_fallback(async || {
@@ -118,6 +118,10 @@ async fn unpublish(State(daemon): Daemon, InPath(name): InPath<String>, body: By
 
 async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
     reply_to(&daemon, FlowFilter::new(filter).map(Request::Flows)).await
+}
+
+async fn end_flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
+    reply_to(&daemon, FlowFilter::of_some(filter).map(Request::EndFlows)).await
 }
 
 async fn status(State(daemon): Daemon) -> Response {

@@ -69,6 +69,12 @@ pub enum Command {
     },
     /// List flows
     Flows(FlowsArgs),
+    /// Show what was dropped, by hook and reason
+    Drops {
+        /// How to print
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
     /// Show how the daemon is
     Status {
         /// How to print
@@ -279,13 +285,31 @@ pub struct ListArgs {
 
 /// Of `flows`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct FlowsArgs {
+    /// What to do with them; to list them where it is not said
+    #[command(subcommand)]
+    pub task: Option<FlowsTask>,
     /// How to print
     #[arg(long, default_value = "table")]
     pub format: Format,
     /// Only those with this network, container, address, port, protocol or state
     #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
     pub filters: Vec<(String, String)>,
+    /// The same without the -f
+    #[arg(value_name = "K=V", value_parser = pair)]
+    pub more_filters: Vec<(String, String)>,
+}
+
+/// What to do with flows.
+#[derive(Subcommand, Debug)]
+pub enum FlowsTask {
+    /// End flows: what is sent on them from then on is as if it were the first packet
+    Rm {
+        /// Those with this network, container, address, port, protocol or state, of which all must hold
+        #[arg(value_name = "K=V", value_parser = pair, required = true)]
+        filters: Vec<(String, String)>,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

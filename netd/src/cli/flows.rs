@@ -1,33 +1,55 @@
-//! `netd flows`.
+//! `netd flows`: lists them, and ends some.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use super::{
-    args::{FlowsArgs, Format},
+    args::{FlowsArgs, FlowsTask, Format},
     table, wrong_usage,
 };
 use crate::{
     api::Client,
     daemon::{FlowEnds, FlowFilter, FlowView},
+    model::Rejection,
 };
 
-/// Lists flows.
-pub async fn list(client: &Client, args: FlowsArgs) -> Result<ExitCode> {
-    if let Err(unknown) = FlowFilter::new(args.filters.iter().cloned().collect()) {
-        return Ok(wrong_usage(&unknown.to_string()));
+/// Lists flows, or ends some.
+pub async fn done(client: &Client, args: FlowsArgs) -> Result<ExitCode> {
+    match args.task {
+        Some(FlowsTask::Rm { filters }) => end(client, &filters).await,
+        None => list(client, args.format, &[args.filters, args.more_filters].concat()).await,
     }
-    let query: Vec<String> =
-        args.filters.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value))).collect();
-    let flows: Vec<FlowView> = client.get(&format!("/v1/flows?{}", query.join("&"))).await?;
-    if args.format == Format::Json {
+}
+
+async fn list(client: &Client, format: Format, filters: &[(String, String)]) -> Result<ExitCode> {
+    let Ok(query) = query(filters) else { return Ok(unknown(filters)) };
+    let flows: Vec<FlowView> = client.get(&format!("/v1/flows?{query}")).await?;
+    if format == Format::Json {
         table::print_json(&flows)?;
     } else {
         let titles = ["PROTO", "NETWORK", "CONTAINER", "ORIGINAL", "TRANSLATED", "STATE", "AGE/TIMEOUT"];
         table::print(&titles, &flows.iter().map(row).collect::<Vec<_>>());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn end(client: &Client, filters: &[(String, String)]) -> Result<ExitCode> {
+    let Ok(query) = query(filters) else { return Ok(unknown(filters)) };
+    let ended: Vec<FlowView> = client.delete(&format!("/v1/flows?{query}"), &()).await?;
+    println!("ended {} flow{}", ended.len(), if ended.len() == 1 { "" } else { "s" });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn query(filters: &[(String, String)]) -> Result<String, Rejection> {
+    FlowFilter::new(filters.iter().cloned().collect())?;
+    let pairs = filters.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value)));
+    Ok(pairs.collect::<Vec<_>>().join("&"))
+}
+
+fn unknown(filters: &[(String, String)]) -> ExitCode {
+    let why = query(filters).err().map_or_else(String::new, |unknown| unknown.to_string());
+    wrong_usage(&why)
 }
 
 fn row(flow: &FlowView) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 mod args;
 mod daemon;
+mod drops;
 mod endpoint;
 mod flows;
 mod host;
@@ -62,7 +63,8 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Port { name, port } => block_on(endpoint::port(&client, &name, port.as_deref())),
         Command::Inspect { names } => block_on(endpoint::inspect(&client, &names)),
         Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),
-        Command::Flows(args) => block_on(flows::list(&client, args)),
+        Command::Flows(args) => block_on(flows::done(&client, args)),
+        Command::Drops { format } => block_on(drops::show(&client, format)),
         Command::Status { format } => block_on(status::show(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
         Command::Version => {

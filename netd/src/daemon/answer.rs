@@ -36,6 +36,7 @@ impl<K: Kernel> Daemon<K> {
             Request::Publish(name, order) => self.publish(&name.parse()?, &order).await,
             Request::Unpublish(name, order) => self.unpublish(&name.parse()?, &order).await,
             Request::Flows(filter) => self.flows(&filter),
+            Request::EndFlows(filter) => self.end_flows(&filter),
             Request::Status => self.status(),
         }
     }

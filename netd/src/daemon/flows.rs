@@ -55,6 +55,11 @@ impl FlowFilter {
         }
     }
 
+    /// The same, refused where it lets everything through: not every flow is ended by a word forgotten.
+    pub fn of_some(pairs: BTreeMap<String, String>) -> Result<Self, Rejection> {
+        if pairs.is_empty() { Err(Rejection::NoFilter(Self::KEYS)) } else { Self::new(pairs) }
+    }
+
     fn lets_through(&self, flow: &FlowView) -> bool {
         let ends = [flow.original.src, flow.original.dst, flow.translated.src, flow.translated.dst];
         self.0.iter().all(|(key, value)| match key.as_str() {
@@ -70,6 +75,18 @@ impl FlowFilter {
 
 impl<K: Kernel> Daemon<K> {
     pub(super) fn flows(&self, filter: &FlowFilter) -> Result<Reply, Failure> {
+        Ok(Reply::Flows(self.matching(filter)?.into_iter().map(|(_, view)| view).collect()))
+    }
+
+    /// Ends every flow that the filter lets through, and tells which.
+    pub(super) fn end_flows(&mut self, filter: &FlowFilter) -> Result<Reply, Failure> {
+        let (tuples, views): (Vec<_>, Vec<_>) = self.matching(filter)?.into_iter().unzip();
+        self.kernel.forget_flows(&tuples)?;
+        Ok(Reply::Flows(views))
+    }
+
+    /// Flows that are alive and that the filter lets through, by the tuple of their first packet.
+    fn matching(&self, filter: &FlowFilter) -> Result<Vec<(Tuple, FlowView)>, Failure> {
         let mut halves = Vec::new();
         let now = self.kernel.flows(&mut |tuple, flow| {
             if flow.direction == 0 {
@@ -78,8 +95,8 @@ impl<K: Kernel> Daemon<K> {
         })?;
         halves.retain(|(_, flow)| now <= flow.deadline);
         halves.sort_by_key(|(tuple, _)| *tuple);
-        let views = halves.iter().map(|(tuple, flow)| self.flow_view(tuple, flow, now));
-        Ok(Reply::Flows(views.filter(|view| filter.lets_through(view)).collect()))
+        let views = halves.iter().map(|(tuple, flow)| (*tuple, self.flow_view(tuple, flow, now)));
+        Ok(views.filter(|(_, view)| filter.lets_through(view)).collect())
     }
 
     fn flow_view(&self, tuple: &Tuple, flow: &Flow, now: Instant) -> FlowView {

@@ -32,6 +32,8 @@ pub enum Request {
     Unpublish(String, PortsOrder),
     /// Flows.
     Flows(FlowFilter),
+    /// End flows.
+    EndFlows(FlowFilter),
     /// How the daemon is.
     Status,
 }

@@ -379,6 +379,12 @@ async fn flows_are_told_once_with_names_and_without_those_that_ended() {
     assert_eq!(listed(&[("container", "c2")]).await, []);
     let unknown = FlowFilter::new([("colour".to_owned(), "red".to_owned())].into()).unwrap_err();
     assert!(unknown.to_string().starts_with("`colour` is not something to filter by"));
+
+    let only = FlowFilter::of_some([("port".to_owned(), "8080".to_owned())].into()).unwrap();
+    let Reply::Flows(gone) = bench.daemon.answer(Request::EndFlows(only)).await.unwrap() else { panic!("flows") };
+    assert_eq!(gone.iter().map(|flow| flow.original.dst.to_string()).collect::<Vec<_>>(), ["192.0.2.1:8080"]);
+    assert!(bench.daemon.kernel.flows.iter().all(|(tuple, _)| *tuple != inward), "it is ended");
+    assert!(FlowFilter::of_some(BTreeMap::new()).is_err(), "no filter is no wish to end everything");
 }
 
 #[tokio::test]

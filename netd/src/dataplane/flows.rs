@@ -54,6 +54,17 @@ impl Flows {
         self.take_out(going)
     }
 
+    /// Takes away both halves of the flows with these keys; how many entries.
+    pub fn forget_these(&mut self, keys: &[Tuple]) -> Result<usize> {
+        let mut going = BTreeSet::new();
+        for key in keys {
+            if let Some(flow) = self.get(key)? {
+                going.extend([*key, other_half(&flow)]);
+            }
+        }
+        self.take_out(going)
+    }
+
     /// Takes away what has expired; how many entries. A pair lives as long as the half that lives longer.
     pub fn collect(&mut self) -> Result<usize> {
         let now = now()?;

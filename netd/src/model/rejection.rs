@@ -87,6 +87,8 @@ pub enum Rejection {
 
     #[error("`{0}` is not something to filter by: {1}")]
     UnknownFilter(String, &'static str),
+    #[error("no filter says which flows to end: give at least one of {0}")]
+    NoFilter(&'static str),
     #[error("the request is not understood: {0}")]
     BadRequest(String),
 }

@@ -142,6 +142,11 @@ impl Kernel for FakeKernel {
         Ok(0)
     }
 
+    fn forget_flows(&mut self, first: &[Tuple]) -> anyhow::Result<usize> {
+        self.flows.retain(|(tuple, _)| !first.contains(tuple));
+        Ok(first.len() * 2)
+    }
+
     fn collect(&mut self) -> anyhow::Result<usize> {
         self.collected += 1;
         Ok(0)

@@ -77,6 +77,9 @@ pub trait Kernel {
     /// Takes away both halves of every flow that goes to or comes from this address of this zone.
     fn forget_flows_of(&mut self, zone: Zone, address: Address) -> anyhow::Result<usize>;
 
+    /// Takes away both halves of the flows whose first packets had these tuples; how many entries.
+    fn forget_flows(&mut self, first: &[Tuple]) -> anyhow::Result<usize>;
+
     /// Takes away what has expired; how many entries.
     fn collect(&mut self) -> anyhow::Result<usize>;
 

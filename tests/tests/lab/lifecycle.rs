@@ -334,6 +334,29 @@ fn flows_are_shown_with_both_of_their_sides() {
 }
 
 #[test]
+fn a_flow_that_is_ended_is_gone_and_what_was_dropped_is_told_by_its_reason() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let _internet = town.internet.echo_udp(7);
+    assert_eq!(web.asks_udp(&format!("{INTERNET}:7"), 1, 64, PATIENCE), 1);
+    let address = town.address("web");
+    assert!(says::shows_flow(&town.netd, &address, &format!("{INTERNET}:7")));
+
+    town.netd.say("flows rm").exits(2);
+    let ended = town.netd.say("flows rm container=web protocol=udp").ok();
+
+    assert_eq!(ended, "ended 1 flow\n");
+    assert!(!says::shows_flow(&town.netd, &address, &format!("{INTERNET}:7")), "{}", town.netd.json("flows"));
+    // A stray packet without a flow: the client knows a way to the container, netd lets nobody use it.
+    town.client.ip(&format!("route add {address}/32 via {FRONT}"));
+    assert_eq!(town.client.pings(&address, 1, std::time::Duration::from_secs(1)), 0);
+    let drops = town.netd.json("drops");
+    let told = drops.as_array().expect("an array").iter();
+    assert!(told.clone().any(|d| d["hook"] == "to_container" && d["reason"] == "not_published"), "{drops}");
+}
+
+#[test]
 fn status_tells_what_is_attached_where() {
     let town = Town::new(Offloads::On);
 
