@@ -14,6 +14,7 @@ use netd_common::{
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
+pub use crate::dataplane::Options as DataplaneOptions;
 use crate::{
     dataplane::{Dataplane, Options, Records},
     holder,
