@@ -1,6 +1,6 @@
 //! The programs in the kernel and the World in memory are the same: every verdict, byte and counter over random packets.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, process::Command};
+use std::{collections::BTreeMap, net::Ipv4Addr, process::Command, time::Duration};
 
 use aya::{
     Ebpf,
@@ -35,6 +35,8 @@ unsafe impl<T: bytemuck::Pod> aya::Pod for Wire<T> {}
 /// The loaded programs, their maps filled as the World's.
 struct Kernel {
     ebpf: Ebpf,
+    /// By hook and what the program returned: runs, and nanoseconds in all.
+    times: BTreeMap<(Hook, i32), (u32, Duration)>,
 }
 
 impl Kernel {
@@ -67,7 +69,7 @@ impl Kernel {
             let instructions = program(&mut ebpf, hook).info().unwrap().verified_instruction_count();
             println!("{}: {instructions:?} verified instructions", hook.name());
         }
-        Self { ebpf }
+        Self { ebpf, times: BTreeMap::new() }
     }
 
     /// Runs a hook on a packet at a device; what the program returned and what became of the bytes.
@@ -82,6 +84,9 @@ impl Kernel {
         };
         let result = program(&mut self.ebpf, hook).test_run(options);
         let result = result.unwrap_or_else(|e| panic!("test run: {e}: {frame:02x?}"));
+        let (runs, took) = self.times.entry((hook, result.return_value as i32)).or_default();
+        *runs += 1;
+        *took += result.duration;
         (result.return_value as i32, out)
     }
 
@@ -166,6 +171,13 @@ fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
         }
 
         println!("{seen:#?}");
+        for ((hook, returned), (runs, took)) in &kernel.times {
+            println!(
+                "{} returning {returned}: {runs} runs, {} ns each",
+                hook.name(),
+                took.as_nanos() / u128::from(*runs)
+            );
+        }
         for hook in Hook::ALL {
             assert_eq!(kernel.counters(hook), world.counters.borrow()[&hook], "{hook:?}");
         }
