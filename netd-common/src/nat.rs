@@ -162,7 +162,7 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
         } else {
             s.flow.becomes.src_port = Port::new(pool_port(settings, search.offset.checked_rem(size).unwrap_or(0)));
         }
-        if keep || !is_published(t, s) {
+        if keep || !is_the_hosts(t, s) {
             match conntrack::establish(t, s) {
                 Ok(()) => return search.ends(Ok(())),
                 Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => return search.ends(Ok(())),
@@ -207,16 +207,17 @@ fn may_be_kept(key: &Tuple, settings: &Settings) -> bool {
     !has_port || !settings.ephemeral.contains(key.src_port.number())
 }
 
-/// Whether the candidate source address and port are published, exactly or on every address.
+/// Whether the candidate source address and port are taken on the host: published, exactly or on every address, or a socket
+/// of its own that an answer would reach.
 #[inline(always)]
-fn is_published<T: Tables>(t: &T, s: &mut Scratch) -> bool {
+fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
     let becomes = &s.flow.becomes;
     s.publication = PublicationKey { address: becomes.src, port: becomes.src_port, protocol: becomes.protocol, pad: 0 };
     if t.publication(&s.publication).is_some() {
         return true;
     }
     s.publication.address = becomes.src.any_of_family();
-    t.publication(&s.publication).is_some()
+    t.publication(&s.publication).is_some() || t.has_socket(&s.flow.becomes)
 }
 
 /// Where the search for a port starts: a keyed hash of the destination, and from there one further for each flow to it

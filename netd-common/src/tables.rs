@@ -596,6 +596,9 @@ pub trait Tables {
     /// follows one round instead of every path through all of them.
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, round: F);
 
+    /// Whether a socket of the host would get the answers to a packet with this tuple.
+    fn has_socket(&self, tuple: &Tuple) -> bool;
+
     /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
     /// that the route has none of its own.
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;

@@ -6,9 +6,13 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
         bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-        bpf_fib_lookup__bindgen_ty_5,
+        bpf_fib_lookup__bindgen_ty_5, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_pop_elem},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_pop_elem, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
+    },
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue},
     programs::TcContext,
@@ -19,7 +23,7 @@ use netd_common::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook,
         Instant, NextHop, Publication, PublicationKey, Route, Scratch, Settings, Tables,
     },
-    tuple::{Address, Tuple},
+    tuple::{Address, TCP, Tuple, UDP},
 };
 
 const HOOKS: u32 = Hook::ALL.len() as u32;
@@ -30,6 +34,8 @@ const BPF_FIB_LKUP_RET_NO_NEIGH: i64 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
+/// The network namespace of the packet's device (`BPF_F_CURRENT_NETNS`).
+const CURRENT_NETNS: u64 = u64::MAX;
 const EINVAL: i64 = -22;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
@@ -198,9 +204,46 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        has_socket(self.skb, tuple)
+    }
+
+    #[inline(always)]
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         route(self.skb, input, tuple, next)
     }
+}
+
+/// Looks for the socket that the answers to `tuple` would reach. Not inlined, as [`route`].
+#[inline(never)]
+fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
+    let (src, dst) = (tuple.dst.words(), tuple.src.words());
+    let sport = u16::from_ne_bytes(tuple.dst_port.bytes());
+    let dport = u16::from_ne_bytes(tuple.src_port.bytes());
+    let mut answer = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: src, daddr: dst, sport, dport },
+        },
+    };
+    let mut size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
+    if tuple.src.is_v4() {
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: src[3], daddr: dst[3], sport, dport };
+        answer.__bindgen_anon_1.ipv4 = ipv4;
+        size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
+    }
+    // SAFETY: the context in hand, and a tuple that lives through the call with its size told; what is found is given back.
+    unsafe {
+        let socket = match tuple.protocol {
+            TCP => bpf_skc_lookup_tcp(skb.cast(), &raw mut answer, size, CURRENT_NETNS, 0),
+            UDP => bpf_sk_lookup_udp(skb.cast(), &raw mut answer, size, CURRENT_NETNS, 0),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
 }
 
 /// Asks the kernel's routing. Not inlined: its parameters would lie on the stack of every caller.

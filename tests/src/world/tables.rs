@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::ControlFlow,
 };
 
@@ -44,6 +44,8 @@ pub struct World {
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
     pub routes: Vec<(Address, u32, RouteTo)>,
+    /// Ports that sockets of the host are bound to on every address, by protocol.
+    pub sockets: BTreeSet<(u8, u16)>,
     /// Nanoseconds of the clock.
     pub clock: Cell<u64>,
     /// By hook.
@@ -155,6 +157,10 @@ impl Tables for World {
 
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {
         let _ = (0..times).try_for_each(|_| round());
+    }
+
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        self.sockets.contains(&(tuple.protocol, tuple.src_port.number()))
     }
 
     fn route(&self, _input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
