@@ -153,7 +153,7 @@ pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
 
 /// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
 /// another flow's: then this half is taken out and the packet starts anew.
-#[inline(always)]
+#[inline(never)]
 pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) -> bool {
     let direction = s.flow.direction;
     let leg = &mut s.flow.legs[if direction == 0 { 0 } else { 1 }];
@@ -254,7 +254,10 @@ impl From<ClaimError> for EstablishError {
 
 /// Fills in both halves of the flow in which `s.key` becomes `s.flow.becomes`, all but what depends on its source port.
 /// `s.flow.next` and `via` are the caller's.
-#[inline(always)]
+///
+/// Not inlined, nor are [`refresh`] and [`make_room`]: what first packets and notes need must not lie on the stack of each
+/// packet, of which a chain of calls has 512 bytes.
+#[inline(never)]
 pub fn prepare(s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) {
     s.flow.legs = [leg_after(0, h), 0];
     s.flow.direction = 0;
