@@ -74,8 +74,16 @@ impl Host {
         Ok(())
     }
 
+    /// The programs went with the link; their pins go after it.
     async fn delete(&mut self, link: &LinkName) -> Result<()> {
+        let index = index(link)?;
         self.links.delete(link).await?;
+        if let Some(index) = index {
+            for hook in Hook::ALL {
+                self.dataplane.detach(link, index, hook)?;
+            }
+            self.dataplane.forget_qdisc(index)?;
+        }
         self.sandboxes.remove(link);
         self.forwarding.forget(link)
     }

@@ -348,6 +348,28 @@ async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_p
 }
 
 #[tokio::test]
+async fn wherever_a_departure_stops_no_container_is_connected_and_nothing_forwards_without_programs() {
+    for failing in 0.. {
+        let mut bench = Bench::new().await;
+        bench.attach("c1", &[], &["8080:80"]).await.unwrap();
+        let whole = bench.daemon.kernel.state.clone();
+
+        for step in diff(&State::default(), &whole).iter().take(failing) {
+            bench.daemon.kernel.apply(step).await.unwrap();
+        }
+
+        let state = &bench.daemon.kernel.state;
+        for link in state.veths.keys().chain(&state.forwarding) {
+            let programs = |state: &State| state.hooks.iter().filter(|(at, _)| at == link).count();
+            assert_eq!(programs(state), programs(&whole), "{link} after {failing} steps");
+        }
+        if state.veths.is_empty() && state.forwarding.is_empty() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn flows_are_told_once_with_names_and_without_those_that_ended() {
     let mut bench = Bench::new().await;
     bench.attach("c1", &[], &["8080:80"]).await.unwrap();

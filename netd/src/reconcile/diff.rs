@@ -9,6 +9,8 @@ use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// Gives IPv4 forwarding on a device back the value it had before netd.
+    RestoreForwarding(LinkName),
     /// Takes an entry out of the publication table.
     RemovePublication(PublicationKey),
     /// Takes an entry out of the endpoint table.
@@ -19,12 +21,10 @@ pub enum Step {
     RemoveOrphan(u32),
     /// Detaches a program of ours.
     Detach(LinkName, Hook),
-    /// Deletes a host-side veth of ours, and its other side with it.
+    /// Deletes a host-side veth of ours, and its other side and its programs with it.
     DeleteVeth(LinkName),
     /// Deletes a bridge of ours.
     DeleteBridge(LinkName),
-    /// Gives IPv4 forwarding on a device back the value it had before netd.
-    RestoreForwarding(LinkName),
 
     /// Writes the settings table.
     PutSettings(Settings),
@@ -95,21 +95,23 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .iter()
         .filter(|(key, record)| !desired.endpoints.contains_key(key) || doomed.contains(&record.device));
     let devices = observed.devices.keys().filter(|link| !desired.devices.contains_key(link) || doomed.contains(link));
-    let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) || doomed.contains(&hook.0));
+    // Programs go with a link that goes: a container must not be connected without them before.
+    let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) && !doomed.contains(&hook.0));
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
     let forwarding =
         observed.forwarding.iter().filter(|link| !desired.forwarding.contains(link) && !doomed.contains(link));
 
     let publications = publications.map(|key| Step::RemovePublication(*key));
-    publications
+    forwarding
+        .map(|link| Step::RestoreForwarding(link.clone()))
+        .chain(publications)
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
         .chain(observed.orphans.iter().map(|index| Step::RemoveOrphan(*index)))
         .chain(hooks.map(|(link, hook)| Step::Detach(link.clone(), *hook)))
         .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
-        .chain(forwarding.map(|link| Step::RestoreForwarding(link.clone())))
         .collect()
 }
 

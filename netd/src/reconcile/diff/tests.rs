@@ -199,5 +199,5 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
     desired.devices.remove(&link("eth0"));
 
     let steps: Vec<_> = diff(&State::default(), &desired).iter().map(ToString::to_string).collect();
-    assert_eq!(steps, ["forget the device ndv-a", "detach from_container from ndv-a", "delete the veth ndv-a"]);
+    assert_eq!(steps, ["forget the device ndv-a", "delete the veth ndv-a"]);
 }
