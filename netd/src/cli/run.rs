@@ -193,11 +193,20 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn log_file(client: &Client, name: &Name) -> Result<File> {
-    let directory = client.socket().parent().map_or_else(PathBuf::new, Path::to_owned).join("logs");
-    let path = directory.join(format!("{name}.log"));
+    let (directory, path) = (logs(client), log_of(client, name.as_str()));
     fs::create_dir_all(&directory)
         .and_then(|()| File::create(&path))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Where the output of commands is that run in the background.
+pub fn logs(client: &Client) -> PathBuf {
+    client.socket().parent().map_or_else(PathBuf::new, Path::to_owned).join("logs")
+}
+
+/// The output of this endpoint's command.
+pub fn log_of(client: &Client, name: &str) -> PathBuf {
+    logs(client).join(format!("{name}.log"))
 }
 
 /// Leaves a process behind that removes the endpoint when its command ends.

@@ -278,6 +278,7 @@ fn a_command_runs_in_a_network_of_its_own() {
 
     assert_eq!(names(&town.netd.json("ps")), [""; 0]);
     assert!(!town.host.ip("netns list").contains("netd-web"));
+    assert!(!town.host.path("/run/netd/logs/web.log").exists());
     assert!(!page().succeeded());
 }
 
