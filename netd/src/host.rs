@@ -15,12 +15,14 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
 use crate::{
-    dataplane::{Dataplane, Options, Records},
+    dataplane::{Dataplane, Records},
     holder,
     link::{self, Forwarding, Links, Sysctls},
     netns::Namespace,
     reconcile::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
+
+pub use crate::dataplane::Options as DataplaneOptions;
 
 /// What a host is opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +34,7 @@ pub struct HostOptions {
     /// Devices towards the outside (`--uplink`); none for every one that looks like it.
     pub uplinks: Vec<LinkName>,
     /// Of the programs and maps.
-    pub dataplane: Options,
+    pub dataplane: DataplaneOptions,
 }
 
 /// The host that the calling thread's network namespace is.

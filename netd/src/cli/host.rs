@@ -9,8 +9,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 
 use crate::{
-    dataplane,
-    host::{Host, HostOptions},
+    host::{DataplaneOptions, Host, HostOptions},
     reconcile::{LinkName, Sandbox},
     uninstall::{Report, uninstall},
 };
@@ -33,7 +32,7 @@ pub struct HostPlace {
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
     let HostPlace { bpf_dir, state_dir, uplinks, sandboxes } = place;
-    let dataplane = dataplane::Options { flows_max: Some(FLOWS_MAX), clsact_only: false };
+    let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), clsact_only: false };
     let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }).await?;
     host.remember_sandboxes(sandboxes);
     let changes = host.watch()?;
