@@ -14,14 +14,15 @@ use netd_common::{
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
-pub use crate::dataplane::Options as DataplaneOptions;
 use crate::{
-    dataplane::{Dataplane, Options, Records},
+    dataplane::{Dataplane, Records},
     holder,
     link::{self, Forwarding, Links, Sysctls},
     netns::Namespace,
     reconcile::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
+
+pub use crate::dataplane::Options as DataplaneOptions;
 
 /// What a host is opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +34,7 @@ pub struct HostOptions {
     /// Devices towards the outside (`--uplink`); none for every one that looks like it.
     pub uplinks: Vec<LinkName>,
     /// Of the programs and maps.
-    pub dataplane: Options,
+    pub dataplane: DataplaneOptions,
 }
 
 /// The host that the calling thread's network namespace is.
@@ -75,8 +76,16 @@ impl Host {
         Ok(())
     }
 
+    /// The programs went with the link; their pins go after it.
     async fn delete(&mut self, link: &LinkName) -> Result<()> {
+        let index = index(link)?;
         self.links.delete(link).await?;
+        if let Some(index) = index {
+            for hook in Hook::ALL {
+                self.dataplane.detach(link, index, hook)?;
+            }
+            self.dataplane.forget_qdisc(index)?;
+        }
         self.sandboxes.remove(link);
         self.forwarding.forget(link)
     }

@@ -30,11 +30,13 @@ pub struct Report {
 /// already is no error: a second call finds nothing.
 pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
     let links = Links::open()?;
-    let names = links.names().await?;
     let pins = Pins::existing(bpf_dir.to_owned());
     let qdiscs = pins.qdiscs_made()?;
 
-    // From the outside in: packets stop coming to us before what they need goes.
+    // The programs last: no container has a network, and nothing forwards for netd, without the programs that bound it.
+    let deleted = links.delete_all().await?;
+    let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
+    let names = links.names().await?;
     let mut filters = BTreeSet::new();
     for filter in links.filters().await? {
         if let Some(name) = names.get(&filter.index)
@@ -47,9 +49,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
         links.remove_empty_clsact(index).await?;
     }
     let pins = pins.remove_everything()?;
-    let links = links.delete_all().await?;
-    let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
-    Ok(Report { pins, filters, links, forwarding })
+    Ok(Report { pins, filters, links: deleted, forwarding })
 }
 
 #[cfg(test)]

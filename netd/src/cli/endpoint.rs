@@ -1,6 +1,7 @@
 //! `netd attach`, `detach`, `publish`, `unpublish`, `ps`, `port`, `inspect` and `rm`.
 
 use std::{
+    fs, io,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use nix::{
 
 use super::{
     args::{AttachArgs, Format, ListArgs, PortsArgs},
-    route, sandbox, table, wrong_usage,
+    route, run, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
@@ -175,10 +176,20 @@ pub async fn rm(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// Detaches an endpoint and takes its namespace away, if netd's command line made it.
+/// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them.
 pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
     client.delete::<serde_json::Value>(&route("endpoints", &endpoint.name)?, &()).await?;
-    if endpoint.netns_made { sandbox::remove(&endpoint.netns) } else { Ok(()) }
+    if !endpoint.netns_made {
+        return Ok(());
+    }
+    sandbox::remove(&endpoint.netns)?;
+    let log = run::log_of(client, &endpoint.name);
+    match fs::remove_file(&log) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", log.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The process of an endpoint, if it still runs.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{IsTerminal, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal as set_signal},
     unistd::{Pid, pipe2},
 };
 use rand::Rng;
@@ -88,7 +88,7 @@ async fn run(client: &Client, args: RunArgs) -> Result<ExitCode> {
             return Err(error);
         }
     };
-    if let Some((code, why)) = starter.go()? {
+    if let Some((code, why)) = starter.go() {
         starter.child.wait().await?;
         endpoint::remove(client, &endpoint).await?;
         eprintln!("netd: {why}");
@@ -162,18 +162,30 @@ impl Starter {
     }
 
     /// Lets it become the command; exit code and reason if it cannot.
-    fn go(&mut self) -> Result<Option<(u8, String)>> {
-        if let Some(mut go) = self.go.take() {
-            go.write_all(b"!").context("the process that was to become the command is gone")?;
+    fn go(&mut self) -> Option<(u8, String)> {
+        if let Err(error) = self.go.take().map_or(Ok(()), written) {
+            return Some((FAILED, format!("the process that was to become the command is gone: {error}")));
         }
         let mut told = String::new();
-        self.told.read_to_string(&mut told)?;
+        if let Err(error) = self.told.read_to_string(&mut told) {
+            return Some((FAILED, format!("cannot tell whether the command began: {error}")));
+        }
         if told.is_empty() {
-            return Ok(None);
+            return None;
         }
         let (code, why) = told.split_once(' ').unwrap_or(("", &told));
-        Ok(Some((code.parse().unwrap_or(FAILED), why.to_owned())))
+        Some((code.parse().unwrap_or(FAILED), why.to_owned()))
     }
+}
+
+/// Gives the word. That nobody reads it is an error to be told, and not the end of this process.
+fn written(mut go: File) -> io::Result<()> {
+    // SAFETY: no handler is installed that could run.
+    let before = unsafe { set_signal(Signal::SIGPIPE, SigHandler::SigIgn) }?;
+    let written = go.write_all(b"!");
+    // SAFETY: as above, what was there before.
+    unsafe { set_signal(Signal::SIGPIPE, before) }?;
+    written
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -181,11 +193,20 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn log_file(client: &Client, name: &Name) -> Result<File> {
-    let directory = client.socket().parent().map_or_else(PathBuf::new, Path::to_owned).join("logs");
-    let path = directory.join(format!("{name}.log"));
+    let (directory, path) = (logs(client), log_of(client, name.as_str()));
     fs::create_dir_all(&directory)
         .and_then(|()| File::create(&path))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Where the output of commands is that run in the background.
+pub fn logs(client: &Client) -> PathBuf {
+    client.socket().parent().map_or_else(PathBuf::new, Path::to_owned).join("logs")
+}
+
+/// The output of this endpoint's command.
+pub fn log_of(client: &Client, name: &str) -> PathBuf {
+    logs(client).join(format!("{name}.log"))
 }
 
 /// Leaves a process behind that removes the endpoint when its command ends.

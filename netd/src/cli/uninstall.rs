@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -15,7 +16,7 @@ use nix::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BPF_DIR, args::UninstallArgs, host, sandbox};
+use super::{BPF_DIR, args::UninstallArgs, host, run, sandbox};
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
@@ -44,8 +45,11 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
     for line in host::take_away(&bpf_dir, &state_dir).await? {
         println!("{line}");
     }
-    remove_namespaces(&state_dir);
+    remove_namespaces(client, &state_dir);
     remove_store(&state_dir)?;
+    remove_dead_socket(client.socket());
+    // Only an empty directory goes, as above.
+    let _ = fs::remove_dir(run::logs(client));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,8 +67,8 @@ fn end(pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Removes the namespaces that `netd run` made and nothing runs in. Without a store that is understood they are not known.
-fn remove_namespaces(state_dir: &Path) {
+/// Removes the namespaces that `netd run` made and nothing runs in, and what commands have written. Without a store that is understood they are not known.
+fn remove_namespaces(client: &Client, state_dir: &Path) {
     if !state_dir.join(FILE).exists() {
         return;
     }
@@ -74,6 +78,10 @@ fn remove_namespaces(state_dir: &Path) {
     };
     for endpoint in model.endpoints.values().filter(|endpoint| endpoint.netns_made) {
         let path = endpoint.netns.display();
+        let log = run::log_of(client, endpoint.name.as_str());
+        if fs::remove_file(&log).is_ok() {
+            println!("removed {}", log.display());
+        }
         match endpoint.process.as_ref().filter(|process| is_alive(process)) {
             Some(process) => println!("left alone: {path}, process {} runs in it", process.pid),
             None => match sandbox::remove(&endpoint.netns) {
@@ -81,6 +89,14 @@ fn remove_namespaces(state_dir: &Path) {
                 Err(error) => println!("left alone: {error:#}"),
             },
         }
+    }
+}
+
+/// Removes the socket of a daemon that was killed. Where something else is, it stays.
+fn remove_dead_socket(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket && fs::remove_file(path).is_ok() {
+        println!("removed {}", path.display());
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rand::RngCore;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -34,7 +34,7 @@ pub use views::{EndpointView, NetworkView, PortView, ProgramView, StatusView};
 use crate::{
     model::{Model, Rejection},
     plan::{plan, warnings},
-    reconcile::{HostFacts, Kernel, State, diff},
+    reconcile::{HostFacts, Kernel, State, Step, diff},
     reserve::{Fresh, Reservations},
     store::Store,
 };
@@ -182,11 +182,14 @@ impl<K: Kernel> Daemon<K> {
         let desired = plan(&self.model, &facts, self.store.secret());
         let observed = self.kernel.observe().await?;
         let steps = diff(&desired, &observed);
-        let mut trouble = Vec::new();
+        let (mut trouble, mut failed) = (Vec::new(), Vec::new());
         for step in &steps {
-            match self.kernel.apply(step).await {
+            match self.make_true(step, &failed).await {
                 Ok(()) => info!("made true: {step}"),
-                Err(error) => trouble.push(format!("cannot {step}: {error:#}")),
+                Err(error) => {
+                    trouble.push(format!("cannot {step}: {error:#}"));
+                    failed.push(step.clone());
+                }
             }
         }
         self.applied = if trouble.is_empty() { desired } else { self.kernel.observe().await? };
@@ -206,11 +209,17 @@ impl<K: Kernel> Daemon<K> {
         let due = diff(&plan(&self.model, &facts, secret), &self.applied);
 
         self.store.write(&self.model, &next)?;
-        let mut trouble = Vec::new();
+        let (mut trouble, mut failed) = (Vec::new(), Vec::new());
         for step in diff(&desired, &self.applied) {
-            match self.kernel.apply(&step).await {
+            // Nor is what that brings down; but a container that is not connected is not attached.
+            let brought_down = failed.iter().any(|failed| step.stands_on(failed));
+            let excused = due.contains(&step) || brought_down && !matches!(step, Step::ConnectVeth(..));
+            match self.make_true(&step, &failed).await {
                 Ok(()) => debug!("{step}"),
-                Err(error) if due.contains(&step) => trouble.push(format!("cannot {step}: {error:#}")),
+                Err(error) if excused => {
+                    trouble.push(format!("cannot {step}: {error:#}"));
+                    failed.push(step);
+                }
                 Err(error) => {
                     self.take_back(&next, &facts).await;
                     return Err(error.context(format!("cannot {step}")));
@@ -241,14 +250,22 @@ impl<K: Kernel> Daemon<K> {
             Ok(observed) => observed,
             Err(error) => return error!("cannot see what a failed change left behind: {error:#}"),
         };
-        let mut clean = true;
+        let mut failed = Vec::new();
         for step in diff(&desired, &observed) {
-            if let Err(error) = self.kernel.apply(&step).await {
-                clean = false;
+            if let Err(error) = self.make_true(&step, &failed).await {
                 error!("cannot {step} after a failed change: {error:#}");
+                failed.push(step);
             }
         }
-        self.applied = if clean { desired } else { self.kernel.observe().await.unwrap_or(observed) };
+        self.applied = if failed.is_empty() { desired } else { self.kernel.observe().await.unwrap_or(observed) };
+    }
+
+    /// Takes a step, unless one that it stands on has failed.
+    async fn make_true(&mut self, step: &Step, failed: &[Step]) -> Result<()> {
+        if let Some(missing) = failed.iter().find(|failed| step.stands_on(failed)) {
+            bail!("not without what failed before it ({missing})");
+        }
+        self.kernel.apply(step).await
     }
 
     fn note_facts(&mut self, facts: HostFacts) {

@@ -317,6 +317,59 @@ async fn what_could_not_be_mended_does_not_fail_another_request() {
 }
 
 #[tokio::test]
+async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_programs_and_records() {
+    for failing in 0.. {
+        let mut bench = Bench::new().await;
+        bench.attach("c1", &[], &["8080:80"]).await.unwrap();
+        let whole = std::mem::take(&mut bench.daemon.kernel.state);
+
+        bench.daemon.kernel.fail_after = Some(failing);
+        bench.daemon.look_again().await;
+
+        let state = &bench.daemon.kernel.state;
+        let is_bounded = |link: &LinkName| {
+            let hooks = whole.hooks.iter().filter(|(at, _)| at == link);
+            state.devices.contains_key(link) && hooks.into_iter().all(|hook| state.hooks.contains(hook))
+        };
+        let connected = state.veths.iter().filter(|(link, veth)| whole.veths.get(link) == Some(veth));
+        for (link, veth) in connected {
+            assert!(is_bounded(link) && is_bounded(&veth.bridge), "{link} is connected, {:?}", bench.daemon.trouble);
+        }
+        for link in &state.forwarding {
+            assert!(is_bounded(link), "{link} forwards, {:?}", bench.daemon.trouble);
+        }
+        if bench.daemon.trouble.is_empty() {
+            assert_eq!((state, failing), (&whole, 15));
+            return;
+        }
+        bench.daemon.look_again().await;
+        assert_eq!(bench.daemon.kernel.state, whole);
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_departure_stops_no_container_is_connected_and_nothing_forwards_without_programs() {
+    for failing in 0.. {
+        let mut bench = Bench::new().await;
+        bench.attach("c1", &[], &["8080:80"]).await.unwrap();
+        let whole = bench.daemon.kernel.state.clone();
+
+        for step in diff(&State::default(), &whole).iter().take(failing) {
+            bench.daemon.kernel.apply(step).await.unwrap();
+        }
+
+        let state = &bench.daemon.kernel.state;
+        for link in state.veths.keys().chain(&state.forwarding) {
+            let programs = |state: &State| state.hooks.iter().filter(|(at, _)| at == link).count();
+            assert_eq!(programs(state), programs(&whole), "{link} after {failing} steps");
+        }
+        if state.veths.is_empty() && state.forwarding.is_empty() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn flows_are_told_once_with_names_and_without_those_that_ended() {
     let mut bench = Bench::new().await;
     bench.attach("c1", &[], &["8080:80"]).await.unwrap();

@@ -12,7 +12,7 @@ use nix::libc;
 use super::{fixtures::*, *};
 use crate::{
     reconcile::{DeviceRecord, EndpointRecord},
-    testing::{add_veth, link, on_a_host_of_its_own},
+    testing::{add_veth, link, on_a_host_of_its_own, sandbox},
 };
 
 #[test]
@@ -107,6 +107,29 @@ fn pins_of_a_device_that_is_gone_go_when_it_is_noticed() {
         let pins = directory.join("bpf").join(LAYOUT).join("links");
         assert_eq!(std::fs::read_dir(pins).unwrap().count(), 0);
     });
+}
+
+#[test]
+fn programs_and_their_pins_go_with_a_veth_that_is_deleted() {
+    for (manner, clsact_only) in BOTH_MANNERS {
+        on_a_host_of_its_own(async move |directory| {
+            let mut host = open(&directory, clsact_only).await;
+            let (bridge, veth) = network(sandbox());
+            host.apply(&Step::CreateBridge(link("nd1"), bridge)).await.unwrap();
+            host.apply(&Step::CreateVeth(link("nd11"), veth)).await.unwrap();
+            for hook in [Hook::FromContainer, Hook::ToContainer] {
+                host.apply(&Step::Attach(link("nd11"), hook)).await.unwrap();
+            }
+
+            host.apply(&Step::DeleteVeth(link("nd11"))).await.unwrap();
+
+            for pins in ["links", "qdiscs"] {
+                let directory = directory.join("bpf").join(LAYOUT).join(pins);
+                assert_eq!(std::fs::read_dir(directory).unwrap().count(), 0, "{manner}: {pins}");
+            }
+            assert!(host.programs().unwrap().iter().all(|program| program.devices.is_empty()), "{manner}");
+        });
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::{
 
 use super::{
     Forwarding, Links,
-    kernel::{Assigned, address_of, output},
+    kernel::{Assigned, address_of, gateway, output},
     ours::Link,
 };
 use crate::reconcile::{LinkName, Uplink};
@@ -42,7 +42,7 @@ impl Links {
             used && !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made()
         };
         let uplinks = links.values().filter(is_uplink).map(|link| {
-            let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index));
+            let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index), &routes);
             let was_no_router = forwarding.was_off(&link.name);
             (link.name.clone(), Uplink { mtu: link.mtu, addresses, was_no_router })
         });
@@ -97,11 +97,41 @@ fn parse_range(text: &str) -> Option<PortRange> {
     Some(PortRange { first: ports.next()?, last: ports.next()? })
 }
 
-/// The kernel lists them by age, those that are secondary to another of their subnet among them.
-fn primary_first<'a>(addresses: impl Iterator<Item = &'a Assigned>) -> Vec<IpNet> {
+/// The one that the host itself uses by the device's default route, then the others in the kernel's order, by age, those that
+/// are secondary to another of their subnet last.
+fn primary_first<'a>(addresses: impl Iterator<Item = &'a Assigned>, routes: &[RouteMessage]) -> Vec<IpNet> {
     let mut addresses: Vec<&Assigned> = addresses.filter(|a| !is_link_local(&a.address)).collect();
-    addresses.sort_by_key(|a| (a.address.addr().is_ipv6(), a.secondary));
+    addresses.sort_by_key(|a| (a.address.addr().is_ipv6(), !is_source(a, routes), a.secondary));
     addresses.into_iter().map(|a| a.address).collect()
+}
+
+/// Whether the first of the default routes by this address's device and of its family names it as the source, or, naming none,
+/// has its next hop in its subnet.
+fn is_source(address: &Assigned, routes: &[RouteMessage]) -> bool {
+    let is_default = |route: &&RouteMessage| {
+        let any = destination(route).filter(|destination| destination.prefix_len() == 0);
+        leads_outside(route)
+            && output(route) == Some(address.index)
+            && any.is_some_and(|any| any.addr().is_ipv4() == address.address.addr().is_ipv4())
+    };
+    let Some(route) = routes.iter().filter(is_default).min_by_key(|route| priority(route)) else { return false };
+    let source = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(source) => address_of(source),
+        _ => None,
+    });
+    match source {
+        Some(source) => address.address.addr() == source,
+        None => gateway(route).is_some_and(|hop| address.address.contains(&hop)),
+    }
+}
+
+/// Lower is preferred; none is the lowest.
+fn priority(route: &RouteMessage) -> u32 {
+    let given = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    given.unwrap_or_default()
 }
 
 fn is_link_local(address: &IpNet) -> bool {

@@ -241,7 +241,8 @@ pub fn output(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+/// The next hop of a route that has one.
+pub fn gateway(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => address_of(address),
         _ => None,

@@ -249,6 +249,25 @@ fn devices_with_an_address_that_are_not_ours_are_uplinks_and_their_routes_are_to
 }
 
 #[test]
+fn of_several_addresses_the_one_of_the_default_route_is_first() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open().unwrap();
+        let forwarding = Forwarding::open(&directory).unwrap();
+        ip("link add wan0 up type veth peer name wan1");
+        ip("address add 10.0.0.5/24 dev wan0");
+        ip("address add 192.168.1.5/24 dev wan0");
+        let first = async || links.outside(&[], &forwarding).await.unwrap().0[&link("wan0")].addresses[0].to_string();
+        assert_eq!(first().await, "10.0.0.5/24");
+
+        ip("route add default via 192.168.1.1 metric 100");
+        assert_eq!(first().await, "192.168.1.5/24");
+
+        ip("route add default via 192.168.1.1 metric 50 src 10.0.0.5");
+        assert_eq!(first().await, "10.0.0.5/24");
+    });
+}
+
+#[test]
 fn forwarding_is_given_back_by_another_process_and_only_where_netd_switched_it_on() {
     on_a_host_of_its_own(async |directory| {
         let links = Links::open().unwrap();
@@ -340,4 +359,9 @@ fn db(sandbox: Sandbox) -> Veth {
     veth.interface.mac = Mac([2, 0, 0, 0, 0, 3]);
     veth.interface.addresses = nets(&["10.176.0.3/24"]);
     veth
+}
+
+fn ip(words: &str) {
+    let out = std::process::Command::new("ip").args(words.split(' ')).output().unwrap();
+    assert!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr));
 }

@@ -9,6 +9,8 @@ use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// Gives IPv4 forwarding on a device back the value it had before netd.
+    RestoreForwarding(LinkName),
     /// Takes an entry out of the publication table.
     RemovePublication(PublicationKey),
     /// Takes an entry out of the endpoint table.
@@ -19,12 +21,10 @@ pub enum Step {
     RemoveOrphan(u32),
     /// Detaches a program of ours.
     Detach(LinkName, Hook),
-    /// Deletes a host-side veth of ours, and its other side with it.
+    /// Deletes a host-side veth of ours, and its other side and its programs with it.
     DeleteVeth(LinkName),
     /// Deletes a bridge of ours.
     DeleteBridge(LinkName),
-    /// Gives IPv4 forwarding on a device back the value it had before netd.
-    RestoreForwarding(LinkName),
 
     /// Writes the settings table.
     PutSettings(Settings),
@@ -32,8 +32,6 @@ pub enum Step {
     CreateBridge(LinkName, Bridge),
     /// Gives a bridge that exists this MTU and these addresses.
     UpdateBridge(LinkName, Bridge),
-    /// Switches IPv4 forwarding on for a device, noting the value it had.
-    Forward(LinkName),
     /// Makes a veth pair: the far side in the container's namespace, configured and up but for its routes' need of the
     /// near side; the near side down, not yet a port.
     CreateVeth(LinkName, Veth),
@@ -41,6 +39,8 @@ pub enum Step {
     Attach(LinkName, Hook),
     /// Writes the record of a device.
     PutDevice(LinkName, DeviceRecord),
+    /// Switches IPv4 forwarding on for a device, noting the value it had.
+    Forward(LinkName),
     /// Makes a veth a port of its bridge with the right port attributes, sets both sides up, and gives the container its
     /// addresses and routes. Also mends a veth that differs.
     ConnectVeth(LinkName, Veth),
@@ -50,8 +50,21 @@ pub enum Step {
     PutPublication(PublicationKey, Publication),
 }
 
+impl Step {
+    /// Whether this step must not be taken when `failed` was not: nothing carries a container's packets, and nothing forwards,
+    /// without the programs and the record that keep it in bounds.
+    pub fn stands_on(&self, failed: &Self) -> bool {
+        let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
+        match self {
+            Self::PutDevice(link, _) | Self::Forward(link) => link == missing,
+            Self::ConnectVeth(link, veth) => link == missing || veth.bridge == *missing,
+            _ => false,
+        }
+    }
+}
+
 /// The steps from `observed` to `desired`: first what goes, outermost first, then what comes, innermost first. A container's
-/// programs and records stand before its veth carries a packet. Empty if and only if the two are equal.
+/// programs and records stand before its veth carries a packet, an uplink's before it forwards. Empty if and only if the two are equal.
 pub fn diff(desired: &State, observed: &State) -> Vec<Step> {
     let doomed = doomed(desired, observed);
     let mut steps = departures(desired, observed, &doomed);
@@ -82,21 +95,23 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .iter()
         .filter(|(key, record)| !desired.endpoints.contains_key(key) || doomed.contains(&record.device));
     let devices = observed.devices.keys().filter(|link| !desired.devices.contains_key(link) || doomed.contains(link));
-    let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) || doomed.contains(&hook.0));
+    // Programs go with a link that goes: a container must not be connected without them before.
+    let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) && !doomed.contains(&hook.0));
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
     let forwarding =
         observed.forwarding.iter().filter(|link| !desired.forwarding.contains(link) && !doomed.contains(link));
 
     let publications = publications.map(|key| Step::RemovePublication(*key));
-    publications
+    forwarding
+        .map(|link| Step::RestoreForwarding(link.clone()))
+        .chain(publications)
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
         .chain(observed.orphans.iter().map(|index| Step::RemoveOrphan(*index)))
         .chain(hooks.map(|(link, hook)| Step::Detach(link.clone(), *hook)))
         .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
-        .chain(forwarding.map(|link| Step::RestoreForwarding(link.clone())))
         .collect()
 }
 
@@ -115,9 +130,6 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
             Some(_) => {}
         }
     }
-    let forwarding = desired.forwarding.iter().filter(|link| !observed.forwarding.contains(link) || !stays(link));
-    steps.extend(forwarding.map(|link| Step::Forward(link.clone())));
-
     let new = |link: &LinkName| !observed.veths.contains_key(link) || !stays(link);
     let veths = desired.veths.iter().filter(|(link, _)| new(link));
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
@@ -129,6 +141,8 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         observed.devices.get(link) != Some(record) || !stays(link) || record.bridge.as_ref().is_some_and(remade)
     });
     steps.extend(devices.map(|(link, record)| Step::PutDevice(link.clone(), record.clone())));
+    let forwarding = desired.forwarding.iter().filter(|link| !observed.forwarding.contains(link) || !stays(link));
+    steps.extend(forwarding.map(|link| Step::Forward(link.clone())));
     let veths = desired
         .veths
         .iter()

@@ -34,7 +34,7 @@ pub struct HostFacts {
 pub struct Uplink {
     /// In bytes.
     pub mtu: u32,
-    /// Its addresses, the primary one of each family first.
+    /// Its addresses, of each family first the one that the host itself uses by the device's default route.
     pub addresses: Vec<IpNet>,
     /// Whether forwarding was off before netd: then what is neither for the host nor ours is dropped.
     pub was_no_router: bool,
@@ -68,7 +68,7 @@ pub trait Kernel {
     /// Names of the network interfaces in a namespace.
     async fn interfaces(&mut self, sandbox: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>>;
 
-    /// The process that has a port of the host, if any; `Err(None)`-like absence of a culprit is `Ok(Some)` with pid 0.
+    /// The process that has a port of the host; one of id 0 if it is none that can be seen, `None` if the port is free.
     async fn holder(&mut self, address: IpAddr, protocol: u8, port: u16) -> anyhow::Result<Option<Process>>;
 
     /// Calls `each` with every flow of the table, expired ones included, with the ticks of this moment.

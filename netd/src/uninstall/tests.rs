@@ -117,3 +117,27 @@ fn what_another_pins_beside_ours_stays() {
         assert!(!directory.join("bpf").join(LAYOUT).exists());
     });
 }
+
+#[test]
+fn an_uninstall_that_fails_half_way_leaves_no_container_without_programs() {
+    on_a_host_of_its_own(async |directory| {
+        let mut host = open(&directory, false).await;
+        let (bridge, veth) = network(sandbox());
+        host.apply(&Step::CreateBridge(link("nd1"), bridge)).await.unwrap();
+        host.apply(&Step::CreateVeth(link("nd11"), veth.clone())).await.unwrap();
+        host.apply(&Step::Attach(link("nd11"), Hook::FromContainer)).await.unwrap();
+        host.apply(&Step::ConnectVeth(link("nd11"), veth)).await.unwrap();
+        drop(host);
+        let notes = directory.join("state/forwarding");
+        std::fs::create_dir(&notes).unwrap();
+
+        let failed = uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap_err().to_string();
+
+        assert!(failed.contains(&notes.display().to_string()), "{failed}");
+        assert!(links().iter().all(|(name, _)| !name.starts_with("nd11")), "the container is cut off");
+        assert!(directory.join("bpf").join(LAYOUT).exists(), "the programs stand");
+        std::fs::remove_dir(&notes).unwrap();
+        uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
+        assert!(!directory.join("bpf").exists());
+    });
+}

@@ -278,6 +278,7 @@ fn a_command_runs_in_a_network_of_its_own() {
 
     assert_eq!(names(&town.netd.json("ps")), [""; 0]);
     assert!(!town.host.ip("netns list").contains("netd-web"));
+    assert!(!town.host.path("/run/netd/logs/web.log").exists());
     assert!(!page().succeeded());
 }
 
@@ -315,6 +316,25 @@ fn an_interrupted_command_is_taken_away_with_its_network() {
     running.wait().exits(128 + 15);
     assert_eq!(names(&town.netd.json("ps")), [""; 0]);
     assert!(!town.host.ip("netns list").contains("netd-job"));
+}
+
+#[test]
+fn a_command_killed_before_it_begins_leaves_nothing() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let before = town.host.snapshot();
+
+    // So many ports that there is time between the process and its network.
+    let words = "run --name job --network blue -p 20000-20999:20000-20999 -- sleep 1000";
+    let running = town.netd.spawn(words.split(' '));
+    let parent = running.id_inside().to_string();
+    let child = || town.host.run(["cat", &format!("/proc/{parent}/task/{parent}/children")]).stdout;
+    wait_until("a process waits for its network", || !child().trim().is_empty());
+    town.host.run(["kill", "-9", child().trim()]).ok();
+
+    names_the_thing(running.wait().exits(125), "the process that was to become the command is gone");
+    assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+    town.host.assert_as_in_but_for(&before, &["mount"]);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn while_netd_runs_and_when_a_network_goes_what_is_foreign_stays() {
     play.use_netd();
     assert_eq!(play.foreign(), foreign);
 
-    for endpoint in ["web", "app"] {
+    for endpoint in ["web", "app", "job"] {
         play.town.netd.run(["detach", endpoint]).ok();
     }
     play.town.netd.say("network rm blue").ok();
@@ -104,6 +104,7 @@ impl Play {
             town.netd.start();
         }
         town.network("blue");
+        town.netd.say("run -d --name job --network blue -- true").ok();
         for (container, ports) in [(&self.web, &["-p", "8080:80"][..]), (&self.app, &[])] {
             let netns = container.netns();
             let words = ["attach", container.name(), "--netns", &netns, "--network", "blue"];
@@ -122,8 +123,9 @@ impl Play {
         for container in [&self.web, &self.app] {
             assert_eq!(container.ip("-o link show").lines().count(), 1, "only lo is left in {}", container.name());
         }
-        let state = self.town.host.path("/var/lib/netd");
-        let left = fs::read_dir(state).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+        let directories = ["/var/lib/netd", "/run/netd"].map(|directory| self.town.host.path(directory));
+        let entries = directories.into_iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
+        let left: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
     }
 

@@ -187,6 +187,17 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
         ]
     );
 
+    desired.forwarding.insert(link("eth0"));
+    desired.hooks.insert((link("eth0"), Hook::ToUplink));
+    desired.devices.insert(link("eth0"), record(0, 1500));
+    let steps = diff(&desired, &State::default());
+    let place = |begin: &str| steps.iter().position(|step| step.to_string().starts_with(begin)).unwrap();
+    assert!(place("attach to_uplink to eth0") < place("switch forwarding on for eth0"));
+    assert!(place("record the device eth0") < place("switch forwarding on for eth0"));
+    desired.forwarding.clear();
+    desired.hooks.remove(&(link("eth0"), Hook::ToUplink));
+    desired.devices.remove(&link("eth0"));
+
     let steps: Vec<_> = diff(&State::default(), &desired).iter().map(ToString::to_string).collect();
-    assert_eq!(steps, ["forget the device ndv-a", "detach from_container from ndv-a", "delete the veth ndv-a"]);
+    assert_eq!(steps, ["forget the device ndv-a", "delete the veth ndv-a"]);
 }
