@@ -128,7 +128,8 @@ mod tests {
             "attach c --pid 1 --netns /x",
             "attach c --pid 1 --dns 1.1.1.1",
             "run --name x",
-            "drops",
+            "exposure",
+            "flows rm",
             "ps --format yaml",
             "publish c",
         ];
