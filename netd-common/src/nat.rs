@@ -149,7 +149,7 @@ pub fn establish_with_port<T: Tables>(
         } else {
             s.flow.becomes.src_port = Port::new(pool_port(settings, search.offset.checked_rem(size).unwrap_or(0)));
         }
-        if keep || !is_published(t, s) {
+        if keep || !is_the_hosts(t, s) {
             match conntrack::establish(t, s) {
                 Ok(()) => return search.ends(Ok(())),
                 Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => return search.ends(Ok(())),
@@ -192,6 +192,16 @@ impl Search {
 fn may_be_kept(key: &Tuple, settings: &Settings) -> bool {
     let has_port = key.protocol == TCP || key.protocol == UDP;
     !has_port || !settings.ephemeral.contains(key.src_port.number())
+}
+
+/// Whether the answers to the candidate source port would be the host's, but for the flow: it is published, or a socket has it.
+#[inline(always)]
+fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
+    if is_published(t, s) {
+        return true;
+    }
+    s.peer_key.dst_port = s.flow.becomes.src_port;
+    t.has_socket(&s.peer_key)
 }
 
 /// Whether the candidate source address and port are published, exactly or on every address.

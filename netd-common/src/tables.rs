@@ -531,6 +531,9 @@ pub trait Tables {
     /// [`write_note`](crate::conntrack::write_note).
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
 
+    /// Whether a socket of the host would be given a TCP or UDP packet with this tuple.
+    fn has_socket(&self, tuple: &Tuple) -> bool;
+
     /// Calls `round` until it breaks, at most `times` times. Loops that look things up go by this: the kernel's verifier then
     /// follows one round instead of every path through all of them.
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, round: F);

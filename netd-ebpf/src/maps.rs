@@ -6,9 +6,11 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
         bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-        bpf_fib_lookup__bindgen_ty_5,
+        bpf_fib_lookup__bindgen_ty_5, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
     programs::TcContext,
@@ -19,7 +21,7 @@ use netd_common::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Hook, Instant, NextHop,
         Publication, PublicationKey, Route, Scratch, Settings, Tables,
     },
-    tuple::{Address, Tuple},
+    tuple::{Address, TCP, Tuple, UDP},
 };
 
 const HOOKS: u32 = Hook::ALL.len() as u32;
@@ -30,6 +32,7 @@ const BPF_FIB_LKUP_RET_NO_NEIGH: i64 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
+const BPF_F_CURRENT_NETNS: i64 = -1;
 const EINVAL: i64 = -22;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
@@ -162,6 +165,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        has_socket(self.skb, tuple)
+    }
+
+    #[inline(always)]
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {
         // SAFETY: the helper calls `once::<F>` with the pointer to the closure, which outlives the call.
         unsafe { bpf_loop(times, once::<F> as *mut c_void, (&raw mut round).cast(), 0) };
@@ -171,6 +179,36 @@ impl Tables for Maps {
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         route(self.skb, input, tuple, next)
     }
+}
+
+/// Looks for a socket in the namespace of this host. Not inlined, as for routing.
+#[inline(never)]
+fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
+    // Uplinks have no IPv6 address to masquerade as, so no IPv6 flow asks.
+    if !tuple.dst.is_v4() {
+        return false;
+    }
+    let mut ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: tuple.src.words()[3],
+        daddr: tuple.dst.words()[3],
+        sport: u16::from_ne_bytes(tuple.src_port.bytes()),
+        dport: u16::from_ne_bytes(tuple.dst_port.bytes()),
+    };
+    let length = size_of_val(&ipv4) as u32;
+    let of: *mut bpf_sock_tuple = (&raw mut ipv4).cast();
+    // SAFETY: the context in hand, a tuple of the length told, and a socket that is released before this returns.
+    unsafe {
+        let socket = match tuple.protocol {
+            TCP => bpf_skc_lookup_tcp(skb.cast(), of, length, BPF_F_CURRENT_NETNS as u64, 0),
+            UDP => bpf_sk_lookup_udp(skb.cast(), of, length, BPF_F_CURRENT_NETNS as u64, 0),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
 }
 
 /// Asks the kernel's routing. Not inlined: its parameters would lie on the stack of every caller.

@@ -4,7 +4,7 @@ use netd_common::{
     packet::Packet,
     parse::tcp_flags::{ACK, FIN, RST, SYN},
     tables::{Hook, Instant},
-    tuple::{Tuple, Zone},
+    tuple::{TCP, Tuple, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
@@ -105,12 +105,14 @@ fn two_containers_with_one_source_port_leave_by_two_ports() {
 
 #[test]
 fn a_source_port_is_kept_where_neither_the_host_nor_a_publication_can_want_it() {
-    let world = scene::world();
+    let mut world = scene::world();
+    world.sockets.insert((TCP, 123));
     let source_of = |port| leave(&world, A, tcp(&format!("10.176.1.2:{port}"), "198.51.100.7:80"), false).source();
 
     assert_eq!(source_of(5000), "192.0.2.1:5000");
     assert_ne!(source_of(33000), "192.0.2.1:33000", "of the host's ephemeral range");
     assert_ne!(source_of(8080), "192.0.2.1:8080", "published");
+    assert_ne!(source_of(123), "192.0.2.1:123", "a socket of the host has it");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
 };
 
@@ -40,6 +40,8 @@ pub struct World {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// Sockets of the host: protocol and port, on every address.
+    pub sockets: BTreeSet<(u8, u16)>,
     /// The settings.
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
@@ -126,6 +128,10 @@ impl Tables for World {
         if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
             conntrack::write_note(stored, noted, direction);
         }
+    }
+
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        self.sockets.contains(&(tuple.protocol, tuple.dst_port.number()))
     }
 
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {
