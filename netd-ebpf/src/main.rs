@@ -42,7 +42,9 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 fn run(hook: Hook, ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else {
-        return skb::PASS;
+        // Not reachable: both have an element for every hook. Container traffic would fail closed all the same.
+        let container = matches!(hook, Hook::FromContainer | Hook::ToContainer);
+        return if container { skb::DROP } else { skb::PASS };
     };
     let verdict = hooks::run(hook, &mut skb, &Maps::new(&ctx), scratch);
     counters.count(verdict);

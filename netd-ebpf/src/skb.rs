@@ -21,6 +21,8 @@ use netd_common::{
 
 /// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
+/// Ends the packet.
+pub const DROP: i32 = TC_ACT_SHOT;
 
 /// Offsets past this are no header's: bounds the arithmetic that the verifier must follow.
 const FARTHEST: usize = 512;
@@ -75,7 +77,7 @@ impl Skb {
     pub fn act(&mut self, verdict: Packed, scratch: &Scratch) -> i32 {
         match verdict.action() {
             Action::Pass => PASS,
-            Action::Drop => TC_ACT_SHOT,
+            Action::Drop => DROP,
             Action::Peer(device) => self.into_peer(device),
             Action::Neighbour(device) => self.to_neighbour(device, scratch),
         }

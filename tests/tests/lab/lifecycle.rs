@@ -377,6 +377,24 @@ fn a_flow_that_is_ended_is_gone_and_what_was_dropped_is_told_by_its_reason() {
 }
 
 #[test]
+fn a_source_port_that_a_socket_of_the_host_has_stays_the_hosts() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let _internet = (town.internet.serve_http(80), town.internet.serve_http(81));
+    let _hosts = town.host.serve_http(5001);
+    let sent_from = |own: &str, port: &str| {
+        let url = format!("http://{INTERNET}:{port}/");
+        app.run(["curl", "-sS", "--max-time", "10", "--local-port", own, &url]).ok();
+        let flows = town.netd.run(["flows", "-f", &format!("port={port}"), "--format", "json"]).json();
+        text(&flows, "/0/translated/src")
+    };
+
+    assert_eq!(sent_from("5002", "80"), format!("{HOST}:5002"));
+    assert_ne!(sent_from("5001", "81"), format!("{HOST}:5001"));
+}
+
+#[test]
 fn status_tells_what_is_attached_where() {
     let town = Town::new(Offloads::On);
 
