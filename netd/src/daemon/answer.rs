@@ -143,6 +143,9 @@ impl<K: Kernel> Daemon<K> {
             model::unpublish(&mut next, name, &text.parse::<PortSpec>()?)?;
         }
         self.commit(next, Fresh::new()).await?;
+        if let Err(error) = self.end_unpublished_flows() {
+            warn!("flows of closed ports stay until they expire: {error:#}");
+        }
         info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
         self.endpoint(name)
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use netd_common::{
     conntrack::Leg,
-    tables::{Flow, Instant},
+    tables::{Flow, Instant, PublicationKey},
     tuple::{ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
 };
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,24 @@ impl<K: Kernel> Daemon<K> {
         let (tuples, views): (Vec<_>, Vec<_>) = self.matching(filter)?.into_iter().unzip();
         self.kernel.forget_flows(&tuples)?;
         Ok(Reply::Flows(views))
+    }
+
+    /// Ends the flows from outside that knocked at a port which is published no more.
+    pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
+        let mut ending = Vec::new();
+        let publications = &self.applied.publications;
+        let is_published = |tuple: &Tuple| {
+            [tuple.dst, tuple.dst.any_of_family()].into_iter().any(|address| {
+                let key = PublicationKey { address, port: tuple.dst_port, protocol: tuple.protocol, pad: 0 };
+                publications.contains_key(&key)
+            })
+        };
+        self.kernel.flows(&mut |tuple, flow| {
+            if flow.direction == 0 && tuple.zone == Zone::HOST && !is_published(tuple) {
+                ending.push(*tuple);
+            }
+        })?;
+        self.kernel.forget_flows(&ending)
     }
 
     /// Flows that are alive and that the filter lets through, by the tuple of their first packet.

@@ -41,11 +41,11 @@ pub enum Step {
     PutDevice(LinkName, DeviceRecord),
     /// Switches IPv4 forwarding on for a device, noting the value it had.
     Forward(LinkName),
+    /// Writes an entry of the endpoint table.
+    PutEndpoint(EndpointKey, EndpointRecord),
     /// Makes a veth a port of its bridge with the right port attributes, sets both sides up, and gives the container its
     /// addresses and routes. Also mends a veth that differs.
     ConnectVeth(LinkName, Veth),
-    /// Writes an entry of the endpoint table.
-    PutEndpoint(EndpointKey, EndpointRecord),
     /// Writes an entry of the publication table.
     PutPublication(PublicationKey, Publication),
 }
@@ -143,16 +143,16 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     steps.extend(devices.map(|(link, record)| Step::PutDevice(link.clone(), record.clone())));
     let forwarding = desired.forwarding.iter().filter(|link| !observed.forwarding.contains(link) || !stays(link));
     steps.extend(forwarding.map(|link| Step::Forward(link.clone())));
-    let veths = desired
-        .veths
-        .iter()
-        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge));
-    steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
     let endpoints = desired
         .endpoints
         .iter()
         .filter(|(key, record)| observed.endpoints.get(key).is_none_or(|f| f != *record || !stays(&f.device)));
     steps.extend(endpoints.map(|(key, record)| Step::PutEndpoint(*key, record.clone())));
+    let veths = desired
+        .veths
+        .iter()
+        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge));
+    steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
     steps

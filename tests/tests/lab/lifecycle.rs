@@ -228,6 +228,30 @@ fn ports_open_and_close_while_the_container_runs() {
 }
 
 #[test]
+fn a_client_that_keeps_sending_to_a_port_is_heard_no_more_once_it_is_closed() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7/udp"]);
+    let _web = web.echo_udp(7);
+    let pinging = town.client.pings_udp(&format!("{FRONT}:8007"), 50);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while pinging.answered() < 5 {
+        assert!(std::time::Instant::now() < deadline, "the open port answers");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+
+    town.netd.run(["unpublish", "web", "8007:7/udp"]).ok();
+
+    // What is on its way yet has arrived after this.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let answered = pinging.answered();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(pinging.answered(), answered);
+    assert!(town.netd.json("flows -f port=8007").as_array().is_some_and(Vec::is_empty));
+    pinging.finish();
+}
+
+#[test]
 fn a_published_port_is_taken_on_the_host_until_it_is_given_back() {
     let town = Town::new(Offloads::On);
     town.network("blue");
