@@ -236,6 +236,28 @@ fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
     play.town.lab.assert_no_checksum_errors();
 }
 
+#[test]
+fn forwarding_that_another_switches_off_is_soon_on_again() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let _server = town.internet.echo_tcp(7);
+    let asks = |patience| app.asks_tcp(&format!("{INTERNET}:7"), patience);
+    asks(PATIENCE).expect("it works before");
+
+    // As `sysctl -p` and container engines do: a change of the one is a change of every device's.
+    for value in ["1", "0"] {
+        town.host.run(["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/ip_forward")]).ok();
+    }
+
+    // Sooner than the daemon's own look at the host, which comes every 30 s.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while asks(Duration::from_millis(500)).is_err() {
+        assert!(Instant::now() < deadline, "the container is cut off");
+    }
+    assert_eq!(town.host.sysctl("ipv4/ip_forward").as_deref(), Some("0"), "the administrator's word stays");
+}
+
 /// Programs at TCX hooks by device, direction and link: a link that is the same has never been off.
 fn programs(host: &Host) -> BTreeMap<(String, bool, u32), u32> {
     let mut found = BTreeMap::new();
