@@ -127,6 +127,12 @@ pub fn find_quoted<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
     t.flow(&s.peer_key, &mut s.flow) && s.flow.check == digest(&s.peer_key) && now <= s.flow.deadline
 }
 
+/// Ends the flow in `s.flow` under `s.key`, both halves.
+#[inline(always)]
+pub fn end<T: Tables>(t: &T, s: &mut Scratch, now: Instant) {
+    release_pair(t, s, now, true);
+}
+
 /// Takes out the flow in `s.flow` under `s.key`, and its other half unless that still lives.
 #[inline(always)]
 fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) {

@@ -112,24 +112,26 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
     forward::send(p, s)
 }
 
-/// Looks up the way of a flow that a container goes on with. Without one the stack must know.
+/// Looks up the way of a flow that a container goes on with. Without one the stack must know. False if the flow is over: what
+/// a container opened has an address of the host that is not that of its way, so no answer would come back.
 #[inline(always)]
-fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<(), DropReason> {
+fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
     let answers = s.flow.direction != 0;
-    if !matches!(forward::find_way_out(t, s, device.bridge, answers)?, WayOut::Uplink(_)) {
+    let WayOut::Uplink(source) = forward::find_way_out(t, s, device.bridge, answers)? else {
         s.flow.via = Via::Stack as u8;
-    }
-    Ok(())
+        return Ok(true);
+    };
+    Ok(answers || s.flow.becomes.src == source)
 }
 
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
-/// noted, and its way is looked up anew by `find_way`.
+/// noted, and its way is looked up anew by `find_way`, which may find it over.
 #[inline(always)]
 fn goes_on<T: Tables>(
     t: &T,
     s: &mut Scratch,
     h: Headers,
-    find_way: impl FnOnce(&T, &mut Scratch) -> Result<(), DropReason>,
+    find_way: impl FnOnce(&T, &mut Scratch) -> Result<bool, DropReason>,
 ) -> Result<bool, DropReason> {
     let now = t.now();
     if !conntrack::find(t, s, h, now) {
@@ -139,7 +141,10 @@ fn goes_on<T: Tables>(
         return Ok(true);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
-    find_way(t, s)?;
+    if !find_way(t, s)? {
+        conntrack::end(t, s, now);
+        return Ok(false);
+    }
     Ok(conntrack::refresh(t, s, settings, h, now))
 }
 
@@ -189,7 +194,9 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if !h.transport.has_flow() {
         return Ok(PASS);
     }
-    if !goes_on(t, s, h, forward::find_way_in)? && !opened_from_outside(t, s, h, p.device())? {
+    if !goes_on(t, s, h, |t, s| forward::find_way_in(t, s).map(|()| true))?
+        && !opened_from_outside(t, s, h, p.device())?
+    {
         return Ok(PASS);
     }
     enter(p, t, s, h)

@@ -45,7 +45,9 @@ pub enum StoreError {
 
 /// The open store.
 pub struct Store {
-    database: Database,
+    /// `None` after an error of the disk until it opens again: redb refuses everything after one.
+    database: Option<Database>,
+    path: PathBuf,
     secret: [u32; 2],
 }
 
@@ -73,12 +75,30 @@ impl Store {
     }
 
     fn write_rows(&mut self, old: &Model, new: &Model) -> Result<()> {
-        let transaction = self.database.begin_write()?;
-        write_table(&transaction, NETWORKS, &old.networks, &new.networks)?;
-        write_table(&transaction, ENDPOINTS, &old.endpoints, &new.endpoints)?;
-        transaction.commit()?;
+        // Taken out, and put back only if all is well.
+        let database = match self.database.take() {
+            Some(database) => {
+                write_transaction(&database, old, new)?;
+                database
+            }
+            // What the disk has of the change that failed is not known.
+            None => {
+                let database = Database::open(&self.path)?;
+                write_transaction(&database, &read_model(&database)?, new)?;
+                database
+            }
+        };
+        self.database = Some(database);
         Ok(())
     }
+}
+
+fn write_transaction(database: &Database, old: &Model, new: &Model) -> Result<()> {
+    let transaction = database.begin_write()?;
+    write_table(&transaction, NETWORKS, &old.networks, &new.networks)?;
+    write_table(&transaction, ENDPOINTS, &old.endpoints, &new.endpoints)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 fn write_table<T: Serialize + PartialEq>(
@@ -106,7 +126,7 @@ fn made(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreError
     let database = initialised(&unfinished, secret).map_err(unusable)?;
     fs::rename(&unfinished, path)
         .map_err(|error| StoreError::Unusable { path: path.to_owned(), why: error.to_string() })?;
-    Ok((Store { database, secret }, Model::default()))
+    Ok((Store { database: Some(database), path: path.to_owned(), secret }, Model::default()))
 }
 
 fn initialised(path: &Path, secret: [u32; 2]) -> Result<Database, redb::Error> {
@@ -143,7 +163,7 @@ fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
         other => damaged(other.to_string()),
     })?;
-    Ok((Store { database, secret }, model))
+    Ok((Store { database: Some(database), path: path.to_owned(), secret }, model))
 }
 
 type Checked = (u64, [u32; 2], Result<Model>);
@@ -158,9 +178,11 @@ fn checked(content: Vec<u8>) -> Result<Checked> {
         bail!("its checksums do not match");
     }
     let (format, secret) = meta(&database)?;
-    let read =
-        || Ok(Model { networks: read_table(&database, NETWORKS)?, endpoints: read_table(&database, ENDPOINTS)? });
-    Ok((format, secret, read()))
+    Ok((format, secret, read_model(&database)))
+}
+
+fn read_model(database: &Database) -> Result<Model> {
+    Ok(Model { networks: read_table(database, NETWORKS)?, endpoints: read_table(database, ENDPOINTS)? })
 }
 
 /// What `read` returns; an error if it panics, which redb does on pages that make no sense.
@@ -292,7 +314,7 @@ mod tests {
     fn a_newer_store_is_refused_and_its_rows_stay() {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = open(&directory).unwrap();
-        let transaction = store.database.begin_write().unwrap();
+        let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
         transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
         transaction.open_table(NETWORKS).unwrap().insert("web", b"of the future".as_slice()).unwrap();
         transaction.commit().unwrap();
@@ -310,7 +332,7 @@ mod tests {
     fn a_row_that_is_not_understood_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = open(&directory).unwrap();
-        let transaction = store.database.begin_write().unwrap();
+        let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
         transaction.open_table(ENDPOINTS).unwrap().insert("c1", b"{".as_slice()).unwrap();
         transaction.commit().unwrap();
         drop(store);

@@ -171,6 +171,26 @@ fn an_unanswered_datagram_is_forgotten_after_its_timeout_and_an_established_conn
 }
 
 #[test]
+fn what_a_container_opened_leaves_as_the_address_that_its_uplink_has() {
+    let mut world = scene::world();
+    let build = || udp("10.176.1.2:33000", "198.51.100.7:53");
+    let before = leave(&world, A, build(), false);
+    assert!(before.source().starts_with("192.0.2.1:"), "{}", before.source());
+
+    world.devices.get_mut(&UPLINK).expect("the uplink").ipv4 = [192, 0, 2, 9];
+    world.sleep_seconds(2);
+
+    let after = leave(&world, A, build(), false);
+    let back = enter(&world, udp("198.51.100.7:53", &after.source()), false);
+    let late = enter(&world, udp("198.51.100.7:53", &before.source()), false);
+    assert_eq!(after.verdict, Verdict::Neighbour(UPLINK));
+    assert!(after.source().starts_with("192.0.2.9:"), "{}", after.source());
+    assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".to_owned()));
+    assert_eq!(late.verdict, Verdict::Pass, "both halves of the old flow are gone");
+    assert_eq!(world.flows.borrow().len(), 2);
+}
+
+#[test]
 fn a_new_syn_on_a_closed_connection_opens_another() {
     let world = scene::world();
     let (from, to) = ("10.176.1.2:5000", "198.51.100.7:80");

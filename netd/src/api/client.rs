@@ -24,9 +24,15 @@ pub enum CallError {
     /// The daemon says no.
     #[error("{1}")]
     Refused(u16, String),
-    /// Anything else.
+    /// Anything else. All of it is in its sentence, so that it is not a source too, which would be told twice.
     #[error("{0:#}")]
-    Failed(#[from] anyhow::Error),
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for CallError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Where the daemon is asked.

@@ -72,6 +72,19 @@ async fn replies_refusals_and_failures_reach_the_client_as_one_line() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_over_a_request_is_told_of_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("netd.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+
+    let error = Client::new(path).get::<Value>("/v1/networks").await.unwrap_err();
+
+    let line = format!("{:#}", anyhow::Error::from(error));
+    assert_eq!(line.matches("broke off").count(), 1, "{line}");
+}
+
+#[tokio::test]
 async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("netd.sock");

@@ -14,7 +14,10 @@ mod veth;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use rtnetlink::{
+    Handle, MulticastGroup, new_connection, new_multicast_connection,
+    sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE},
+};
 use tokio::sync::watch;
 
 use self::ours::{Existing, Fit, Link, Owner, quoted};
@@ -130,7 +133,7 @@ impl Links {
     }
 }
 
-/// Tells of every change of links, addresses and routes, in the namespace of the calling thread: the receiver's value
+/// Tells of every change of links, addresses, routes and forwarding, in the namespace of the calling thread: the receiver's value
 /// counts them. Several may be seen as one.
 pub fn watch() -> Result<watch::Receiver<u64>> {
     use futures_util::StreamExt;
@@ -145,6 +148,7 @@ pub fn watch() -> Result<watch::Receiver<u64>> {
         new_multicast_connection(&groups).context("cannot watch the host's links and routes")?;
     let (changed, receiver) = watch::channel(0u64);
     tokio::spawn(connection);
+    tokio::spawn(tell_of_forwarding(changes_of_forwarding()?, changed.clone()));
     tokio::spawn(async move {
         let _open_as_long_as_this = handle;
         // Whatever comes is a change: a message of the kernel, or the word that some were lost.
@@ -156,6 +160,30 @@ pub fn watch() -> Result<watch::Receiver<u64>> {
         }
     });
     Ok(receiver)
+}
+
+/// A socket that tells of every change of a device's IPv4 settings: a write to `net.ipv4.ip_forward` changes every device's.
+fn changes_of_forwarding() -> Result<TokioSocket> {
+    let open = || {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_mut().add_membership(MulticastGroup::Ipv4Netconf as u32)?;
+        std::io::Result::Ok(socket)
+    };
+    open().context("cannot watch the host's forwarding")
+}
+
+/// By itself: what these messages say is not known to the library that reads the others, and does not matter.
+async fn tell_of_forwarding(socket: TokioSocket, changed: watch::Sender<u64>) {
+    loop {
+        // Too small for a message on purpose: that there is one is all.
+        let received = socket.recv(&mut Vec::with_capacity(1)).await;
+        let lost_some = |error: &std::io::Error| error.raw_os_error() == Some(nix::libc::ENOBUFS);
+        if received.is_err_and(|error| !lost_some(&error)) || changed.receiver_count() == 0 {
+            return;
+        }
+        changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
 }
 
 #[cfg(test)]

@@ -236,6 +236,54 @@ fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
     play.town.lab.assert_no_checksum_errors();
 }
 
+#[test]
+fn forwarding_that_another_switches_off_is_soon_on_again() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let _server = town.internet.echo_tcp(7);
+    let asks = |patience| app.asks_tcp(&format!("{INTERNET}:7"), patience);
+    asks(PATIENCE).expect("it works before");
+    // Until the daemon has looked at what the attachment itself changed.
+    thread::sleep(Duration::from_secs(2));
+
+    // As `sysctl -p` and container engines do: a change of the one is a change of every device's.
+    for value in ["1", "0"] {
+        town.host.run(["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/ip_forward")]).ok();
+    }
+
+    // Sooner than the daemon's own look at the host, which comes every 30 s.
+    let deadline = Instant::now() + Duration::from_secs(6);
+    while asks(Duration::from_millis(500)).is_err() {
+        assert!(Instant::now() < deadline, "the container is cut off");
+    }
+    assert_eq!(town.host.sysctl("ipv4/ip_forward").as_deref(), Some("0"), "the administrator's word stays");
+}
+
+#[test]
+fn a_full_disk_refuses_changes_until_there_is_room_again() {
+    let mut town = Town::before_netd();
+    town.host.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/netd"]).ok();
+    town.netd.start();
+    town.network("blue");
+    // It fails when all is full.
+    town.host.run(["sh", "-c", "cat /dev/zero > /var/lib/netd/filler"]);
+
+    // The store has a little room of its own.
+    let created = (0..20).map(|n| (n, town.netd.say(&format!("network create n{n}"))));
+    let (refused, refusal) = created.into_iter().find(|(_, outcome)| !outcome.succeeded()).expect("one is refused");
+    refusal.refused(["cannot write the store", "No space left"]);
+    town.host.run(["rm", "/var/lib/netd/filler"]).ok();
+    town.network("green");
+
+    let names = says::names(&town.netd.json("network ls"));
+    assert!(!names.contains(&format!("n{refused}")), "{names:?}");
+    town.netd.kill();
+    town.netd.start();
+    assert_eq!(says::names(&town.netd.json("network ls")), names);
+    assert!(names.contains(&"green".to_owned()), "{names:?}");
+}
+
 /// Programs at TCX hooks by device, direction and link: a link that is the same has never been off.
 fn programs(host: &Host) -> BTreeMap<(String, bool, u32), u32> {
     let mut found = BTreeMap::new();
