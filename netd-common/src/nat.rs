@@ -123,7 +123,7 @@ fn rewrite_identifier<P: Packet>(p: &mut P, h: Headers, s: &Scratch, identifier:
     Ok(())
 }
 
-/// Makes the flow that was [prepared](conntrack::prepare) as [`search`] does, in a full table in place of one that is worth
+/// Makes the flow that was [prepared](conntrack::prepare) as `search` does, in a full table in place of one that is worth
 /// less.
 #[inline(always)]
 pub fn establish_with_port<T: Tables>(

@@ -1,0 +1,118 @@
+//! The hooks, and what each keeps for the packet in hand and about all packets.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{EndpointKey, Flow, Fragment, FragmentKey, PublicationKey};
+use crate::{
+    checksum::Delta,
+    tuple::Tuple,
+    verdict::{DropReason, Packed},
+};
+
+/// A place where packets meet us. Indexes the scratch and counter tables.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Hook {
+    /// Ingress of a host-side veth.
+    FromContainer = 0,
+    /// Egress of a host-side veth.
+    ToContainer = 1,
+    /// Ingress of an uplink.
+    FromUplink = 2,
+    /// Egress of an uplink.
+    ToUplink = 3,
+}
+
+impl Hook {
+    /// Every hook, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink];
+
+    /// The program's name, in the object, in listings and in pins.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromContainer => "from_container",
+            Self::ToContainer => "to_container",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
+        }
+    }
+}
+
+/// Value of the counter table: packets by what became of them.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Counters {
+    /// Left to the stack.
+    pub passed: u64,
+    /// Put into a container's namespace.
+    pub to_peer: u64,
+    /// Sent to a neighbour on an uplink.
+    pub to_neighbour: u64,
+    /// Dropped, by the number of the [`DropReason`].
+    pub dropped: [u64; DropReason::COUNT],
+}
+
+impl Counters {
+    /// Counts one packet.
+    #[inline(always)]
+    pub fn count(&mut self, verdict: Packed) {
+        let counter = match verdict.counter() {
+            0 => &mut self.passed,
+            1 => &mut self.to_peer,
+            2 => &mut self.to_neighbour,
+            n => match self.dropped.get_mut(n - 3) {
+                Some(counter) => counter,
+                None => return,
+            },
+        };
+        *counter = counter.wrapping_add(1);
+    }
+}
+
+/// Where the packet stands that an ICMP error quotes: offsets from the start of the error's own packet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Quote {
+    /// Of its IP header.
+    pub ip: u32,
+    /// Of its transport header.
+    pub l4: u32,
+    /// Of its transport checksum.
+    pub checksum: u32,
+    /// What its translation does to the checksum of the error.
+    pub changed: Delta,
+}
+
+/// The wide values of the packet in hand, which the 512-byte stack has no room for. One per hook and CPU in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Scratch {
+    /// The packet's own tuple.
+    pub key: Tuple,
+    /// Its flow.
+    pub flow: Flow,
+    /// The tuple of the other direction.
+    pub peer_key: Tuple,
+    /// The flow's other half.
+    pub peer: Flow,
+    /// The tuple of a flow that is in the way and may be over.
+    pub evicted_key: Tuple,
+    /// That flow.
+    pub evicted: Flow,
+    /// The tuple of its other half.
+    pub evicted_peer_key: Tuple,
+    /// That half.
+    pub evicted_peer: Flow,
+    /// A publication being looked up.
+    pub publication: PublicationKey,
+    /// An endpoint being looked up.
+    pub endpoint: EndpointKey,
+    /// The packet that an error in hand quotes.
+    pub quote: Quote,
+    /// The packet that a fragment in hand is of.
+    pub fragment_key: FragmentKey,
+    /// What its first fragment said.
+    pub fragment: Fragment,
+    /// Zero.
+    pub pad: u32,
+}

@@ -1,0 +1,128 @@
+//! What the packet logic looks up, and the layout of each map.
+//!
+//! Every key and value here is shared byte for byte with the daemon: padding is explicit and zero, and `bytemuck::Pod`
+//! refuses what is not.
+
+mod flow;
+mod hook;
+mod places;
+mod settings;
+mod time;
+
+use core::ops::ControlFlow;
+
+pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
+pub use hook::{Counters, Hook, Quote, Scratch};
+pub use places::{DEVICE_SLOTS, Device, DeviceKind, Endpoint, EndpointKey, Publication, PublicationKey, device_flags};
+pub use settings::{CURSORS, PortRange, Settings, Timeout};
+pub use time::{Instant, Span};
+
+use crate::tuple::Tuple;
+
+/// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
+pub const LAYOUT: &str = "v1";
+
+/// Names of the maps, as the object has them and as they are pinned.
+pub mod names {
+    /// [`Tuple`](super::Tuple) → [`Flow`](super::Flow), hash.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`slot`](super::Device::slot) → [`Device`](super::Device), array of [`DEVICE_SLOTS`](super::DEVICE_SLOTS).
+    pub const DEVICES: &str = "DEVICES";
+    /// Interface index → [`Device`](super::Device), hash, for those whose slot is another's.
+    pub const DEVICES_FAR: &str = "DEVICES_FAR";
+    /// [`EndpointKey`](super::EndpointKey) → [`Endpoint`](super::Endpoint), hash.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// [`PublicationKey`](super::PublicationKey) → [`Publication`](super::Publication), hash.
+    pub const PUBLICATIONS: &str = "PUBLICATIONS";
+    /// 0 → [`Settings`](super::Settings), array of one.
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Destination bucket → how many ports were handed out for it, array of [`CURSORS`](super::CURSORS).
+    pub const CURSORS: &str = "CURSORS";
+    /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
+    pub const AGES: &str = "AGES";
+    /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`Hook`](super::Hook) → the hook's [`Counters`](super::Counters), per CPU, array.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Hook → [`Scratch`](super::Scratch), per CPU, array.
+    pub const SCRATCH: &str = "SCRATCH";
+}
+
+/// Why a place in the flow table was not to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimError {
+    /// Another flow has it.
+    Taken,
+    /// The table is full.
+    Full,
+    /// The kernel refused for the moment: the bucket is locked on this CPU, or its allocator empty. Another try may do.
+    Busy,
+}
+
+/// What the host's routing says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// It leaves by the next hop that was filled in.
+    Forward,
+    /// It is for the host itself.
+    Local,
+    /// There is no way, or none that a program may take: the stack must answer.
+    Stack,
+}
+
+/// What the packet logic looks up and keeps.
+pub trait Tables {
+    /// This moment.
+    fn now(&self) -> Instant;
+
+    /// The record of a device.
+    fn device(&self, ifindex: u32) -> Option<&Device>;
+
+    /// The container at an address of a network.
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
+
+    /// The publication at exactly this address.
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
+
+    /// The settings; `None` before the daemon has written them.
+    fn settings(&self) -> Option<&Settings>;
+
+    /// How many ports were handed out in this bucket so far, counting this one.
+    fn cursor(&self, bucket: u32) -> u32;
+
+    /// Copies the flow with this key; false if there is none.
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool;
+
+    /// Inserts a flow where none is.
+    fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError>;
+
+    /// Takes a flow out, if it is there.
+    fn release(&self, key: &Tuple);
+
+    /// Writes what a packet of `direction` noted into the flow with this key, in place, by
+    /// [`write_note`](crate::conntrack::write_note).
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
+
+    /// Puts the tuple of a flow's first packet behind the others; false if there is no room.
+    fn put_youngest(&self, key: &Tuple) -> bool;
+
+    /// Takes the tuple out that was put longest ago; false if there is none.
+    fn take_oldest(&self, key: &mut Tuple) -> bool;
+
+    /// Copies what the first fragment of a packet said; false if none has come by.
+    fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool;
+
+    /// Keeps what a first fragment says, in place of what an earlier one with the same key said.
+    fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+
+    /// Calls `round` until it breaks, at most `times` times. Loops that look things up go by this: the kernel's verifier then
+    /// follows one round instead of every path through all of them.
+    fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, round: F);
+
+    /// Whether a socket of the host would get the answers to a packet with this tuple.
+    fn has_socket(&self, tuple: &Tuple) -> bool;
+
+    /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
+    /// that the route has none of its own.
+    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
+}
