@@ -8,6 +8,7 @@ mod demo;
 mod lint;
 mod programs;
 mod run;
+mod stage;
 mod test;
 mod tools;
 mod vm;
