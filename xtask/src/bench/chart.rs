@@ -35,7 +35,7 @@ type Failed = Box<dyn std::error::Error>;
 
 fn bars(figures: &Figures, measure: Measure, area: &DrawingArea<SVGBackend, Shift>) -> Result<(), Failed> {
     let bars = placed(figures, measure);
-    let top = bars.iter().map(|bar| bar.max).fold(0.0, f64::max) * 1.12;
+    let top = top(&bars);
     let width = bars.last().map_or(1, |bar| bar.at + 1 + GAP);
     let better = if measure.more_is_better() { "more is better" } else { "less is better" };
     area.fill(&WHITE)?;
@@ -66,12 +66,13 @@ fn bars(figures: &Figures, measure: Measure, area: &DrawingArea<SVGBackend, Shif
             .draw_series(rectangles)?
             .label(contender.name())
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
-        let spreads =
-            of_it.iter().map(|bar| PathElement::new(vec![(bar.middle(), bar.min), (bar.middle(), bar.max)], INK));
+        let spreads = of_it
+            .iter()
+            .map(|bar| PathElement::new(vec![(bar.middle(), bar.min), (bar.middle(), bar.max.min(top))], INK));
         chart.draw_series(spreads)?;
         let values = of_it.iter().map(|bar| {
             let style = TextStyle::from((FONT, 12).into_font()).color(&INK).pos(Pos::new(HPos::Center, VPos::Bottom));
-            Text::new(measure.shown(bar.median), (bar.middle(), bar.max + top * 0.01), style)
+            Text::new(measure.shown(bar.median), (bar.middle(), bar.max.min(top * 0.94) + top * 0.01), style)
         });
         chart.draw_series(values)?;
     }
@@ -123,6 +124,12 @@ fn placed(figures: &Figures, measure: Measure) -> Vec<Bar> {
     bars
 }
 
+/// The value at the top: one round that went astray must not press all bars flat, its line leaves the chart.
+fn top(bars: &[Bar]) -> f64 {
+    let most = |of: fn(&Bar) -> f64| bars.iter().map(of).fold(0.0, f64::max);
+    most(|bar| bar.max).min(most(|bar| bar.median) * 1.5) * 1.12
+}
+
 /// The middle of each path's bars.
 fn groups(bars: &[Bar]) -> Vec<(Path, f64)> {
     let middle = |path: Path| {
@@ -149,6 +156,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_round_that_went_astray_does_not_press_the_bars_flat() {
+        let mut figures = Figures::default();
+        for value in [70.0, 72.0, 1_000_000.0] {
+            figures.add(Path::Masquerade, Contender::Netd, Measure::Connect50, value);
+        }
+
+        let top = top(&placed(&figures, Measure::Connect50));
+
+        assert!(top > 72.0 && top < 150.0, "{top}");
+    }
+
+    #[test]
     fn bars_of_a_path_stand_together_and_its_name_under_their_middle() {
         let mut figures = Figures::default();
         for (path, contender) in [
@@ -163,6 +182,7 @@ mod tests {
         let bars = placed(&figures, Measure::Packets);
 
         assert_eq!(bars.iter().map(|bar| bar.at).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert!((top(&bars) - 5.6).abs() < 1e-9, "{}", top(&bars));
         assert_eq!(groups(&bars), [(Path::ContainerToContainer, 2.0), (Path::Published, 5.0)]);
     }
 }
