@@ -2,9 +2,7 @@
 //! network is touched, and everything goes with this process, however it ends.
 
 use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use netd_tests::lab::{Host, Lab, Netd, NetdOptions, Offloads, Outcome, Running};
 use serde_json::Value;
 
-use crate::{build_ebpf, command, debian, workspace};
+use crate::{build_ebpf, command, debian, stage, workspace};
 
 /// Bytes of the download that the daemon's death must not disturb.
 const DOWNLOAD: usize = 24 << 20;
@@ -28,17 +26,7 @@ pub fn run() -> Result<u8> {
     debian::ensure_packages(&PACKAGES)?;
     build_ebpf::build(false)?;
     command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
-    // A step of the Lab that fails panics; its message is the one line.
-    std::panic::set_hook(Box::new(|_| {}));
-    let told = catch_unwind(AssertUnwindSafe(|| Demo::new().and_then(|mut demo| demo.tell())));
-    let message = match told {
-        Ok(result) => return result.map(|()| 0),
-        Err(panic) => match panic.downcast_ref::<String>() {
-            Some(message) => message.clone(),
-            None => panic.downcast_ref::<&str>().copied().unwrap_or("a step failed").to_owned(),
-        },
-    };
-    bail!("the demo stopped: {message}")
+    stage::play("the demo", || Demo::new().and_then(|mut demo| demo.tell())).map(|()| 0)
 }
 
 /// The stage: a host with netd, an internet behind its uplink with a web server, and a client outside. Everything on it ends

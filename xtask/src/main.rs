@@ -1,6 +1,7 @@
 //! `cargo xtask`: every task of the project, one file a subcommand. What CI runs is what a user runs.
 
 mod archive;
+mod bench;
 mod build_ebpf;
 mod command;
 mod debian;
@@ -8,6 +9,7 @@ mod demo;
 mod lint;
 mod programs;
 mod run;
+mod stage;
 mod test;
 mod tools;
 mod vm;
@@ -41,6 +43,8 @@ enum Task {
     },
     /// See netd at work in ten seconds, on a private host made of namespaces
     Demo,
+    /// Measure netd beside the limit and its peers, all in one run on private hosts
+    Bench(bench::Options),
     /// Build and test everything, installing what that needs
     Test(test::Options),
     /// Load the programs and run the Lab's core cases under another kernel, in a virtual machine
@@ -71,6 +75,7 @@ fn run_task(task: Task) -> anyhow::Result<u8> {
         Task::BuildEbpf { log } => build_ebpf::build(log)?,
         Task::Run { options } => run::daemon(&options)?,
         Task::Demo => return demo::run(),
+        Task::Bench(options) => bench::run(&options)?,
         Task::Test(options) => test::everything(&options)?,
         Task::Vm(options) => return vm::boot(&options),
         Task::Lint => lint::everything()?,

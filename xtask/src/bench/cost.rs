@@ -1,0 +1,141 @@
+//! What netd's programs themselves cost: the kernel counts their runs and the time in them while somebody asks it to, which
+//! costs time too and is therefore done beside the rounds.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context, Result};
+use aya::{
+    programs::loaded_programs,
+    sys::{Stats, enable_stats},
+};
+
+use serde_json::Value;
+
+use super::{
+    load::Load,
+    site::{Path, Site},
+};
+
+/// A program under one load.
+pub struct Cost {
+    /// Where the load goes.
+    pub path: Path,
+    /// The load.
+    pub load: Load,
+    /// The program's name, which is that of its hook.
+    pub program: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// Mean time of a run.
+    pub nanoseconds: f64,
+    /// Instructions that the verifier walked; `None` where the kernel does not tell (before 5.16).
+    pub verified: Option<u32>,
+}
+
+/// Puts loads of `time` on every path of netd's site, and tells of every program that ran.
+pub fn measured(site: &Site, paths: &[Path], time: Duration) -> Result<Vec<Cost>> {
+    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count runs of programs")?;
+    let mut costs = Vec::new();
+    for (path, ends) in site.paths.iter().filter(|(path, _)| paths.contains(path)) {
+        for load in [Load::Datagrams, Load::Exchange, Load::Connect] {
+            let before = programs(site)?;
+            ends.run(load, time)?;
+            let after = programs(site)?;
+            let ran =
+                after.into_iter().map(|(id, now)| (before.get(&id).map_or_else(Default::default, Counted::spent), now));
+            costs.extend(ran.filter_map(|(then, now)| cost(*path, load, then, &now)));
+        }
+    }
+    Ok(costs)
+}
+
+fn cost(path: Path, load: Load, (runs, time): (u64, Duration), now: &Counted) -> Option<Cost> {
+    let runs = now.runs - runs;
+    let nanoseconds = (now.time - time).as_nanos() as f64 / runs as f64;
+    let told = Cost { path, load, program: now.name.clone(), runs, nanoseconds, verified: now.verified };
+    (runs > 0).then_some(told)
+}
+
+/// What the programs have dropped and why, from `netd status`: nothing should be, and a drop costs its sender a second.
+pub fn drops(status: &Value) -> String {
+    let programs = status["programs"].as_array().into_iter().flatten();
+    let dropped = programs.flat_map(|program| {
+        let reasons = program["dropped"].as_object().into_iter().flatten();
+        reasons.map(|(reason, count)| format!("{} {reason}={count}", program["name"].as_str().unwrap_or("unnamed")))
+    });
+    let dropped: Vec<_> = dropped.collect();
+    if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") }
+}
+
+/// What the kernel tells of a program.
+struct Counted {
+    name: String,
+    runs: u64,
+    time: Duration,
+    verified: Option<u32>,
+}
+
+impl Counted {
+    const fn spent(&self) -> (u64, Duration) {
+        (self.runs, self.time)
+    }
+}
+
+/// Programs that the site's daemon holds open, by their ids: others of the same name may be on the machine.
+fn programs(site: &Site) -> Result<BTreeMap<u32, Counted>> {
+    let netd = site.netd.as_ref().context("only netd has programs")?;
+    let open = site.host.path(format!("/proc/{}/fdinfo", netd.id()));
+    let mut programs = BTreeMap::new();
+    for file in fs::read_dir(&open).with_context(|| format!("cannot read {}", open.display()))? {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(file?.path()) else { continue };
+        if let Some(id) = program_id(&text) {
+            programs.insert(id, None);
+        }
+    }
+    for program in loaded_programs() {
+        let program = program.context("the kernel does not tell of its programs")?;
+        let name = program.name_as_str().unwrap_or("unnamed").to_owned();
+        let (runs, time, verified) = (program.run_count(), program.run_time(), program.verified_instruction_count());
+        programs.entry(program.id()).and_modify(|entry| *entry = Some(Counted { name, runs, time, verified }));
+    }
+    Ok(programs.into_iter().filter_map(|(id, counted)| Some((id, counted?))).collect())
+}
+
+fn program_id(descriptor: &str) -> Option<u32> {
+    let is_program = descriptor.lines().any(|line| line.starts_with("prog_type:"));
+    let id = descriptor.lines().find_map(|line| line.strip_prefix("prog_id:"))?;
+    is_program.then(|| id.trim().parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_told_from_a_link_to_one() {
+        assert_eq!(program_id("pos:\t0\nprog_type:\t3\nprog_jited:\t1\nprog_id:\t77\n"), Some(77));
+        assert_eq!(program_id("link_type:\ttcx\nlink_id:\t5\nprog_tag:\tab\nprog_id:\t77\n"), None);
+        assert_eq!(program_id("pos:\t0\n"), None);
+    }
+
+    #[test]
+    fn drops_are_told_with_the_program_and_the_reason() {
+        let status = serde_json::json!({ "programs": [
+            { "name": "from_container", "dropped": { "no_flow": 2, "ports_exhausted": 4 } },
+            { "name": "to_uplink", "dropped": {} },
+        ] });
+
+        assert_eq!(drops(&status), "from_container no_flow=2, from_container ports_exhausted=4");
+        assert_eq!(drops(&serde_json::json!({ "programs": [] })), "nothing");
+    }
+
+    #[test]
+    fn a_program_that_did_not_run_costs_nothing_to_tell() {
+        let now = Counted { name: "to_uplink".into(), runs: 10, time: Duration::from_nanos(900), verified: Some(5) };
+
+        let told = cost(Path::Published, Load::Connect, (7, Duration::from_nanos(600)), &now).expect("it ran");
+        assert_eq!((told.runs, told.nanoseconds), (3, 100.0));
+        assert!(cost(Path::Published, Load::Connect, (10, Duration::from_nanos(900)), &now).is_none());
+    }
+}

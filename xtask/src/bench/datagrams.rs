@@ -1,0 +1,168 @@
+//! Datagrams of 64 bytes as fast as they go, many a system call, and what all processors spent meanwhile.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::AsRawFd,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
+
+use super::{
+    figures::Measure,
+    load::{PORT, TICK},
+    processor::{Processor, on_processor},
+};
+
+/// Payload of a datagram.
+const LENGTH: usize = 64;
+/// Datagrams a system call.
+const BATCH: usize = 32;
+/// How long a receiver that has taken everything lets more come. It is never woken by a packet while packets come: waking a
+/// processor of a virtual machine costs more than the whole way of the packet, and hides it.
+const PAUSE: Duration = Duration::from_micros(100);
+/// Pauses in a row after which a receiver waits to be woken.
+const IDLE: u32 = 200;
+/// Room for what comes during some pauses.
+const ROOM: usize = 16 << 20;
+/// How long datagrams under way are waited for after the last was sent.
+const DRAIN: Duration = Duration::from_millis(20);
+/// Length of a tick of `/proc/stat`, which is the same on every machine (`USER_HZ`).
+const MICROS_A_TICK: f64 = 10_000.0;
+
+/// Sends to `to` for `time`; `arrived` counts at the other end.
+pub fn send(to: SocketAddrV4, arrived: &AtomicU64, time: Duration) -> Result<Vec<(Measure, f64)>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to).with_context(|| format!("no way to {to}"))?;
+    on_processor(Processor::First)?;
+    let mut batch = Batch::new();
+    let (begin, before, ticks) = (Instant::now(), arrived.load(Ordering::Relaxed), busy_ticks()?);
+    while begin.elapsed() < time {
+        // What the kernel refuses does not arrive and is not counted.
+        batch.send(&socket);
+    }
+    let sending = begin.elapsed().as_secs_f64();
+    let rate = (arrived.load(Ordering::Relaxed) - before) as f64 / sending;
+    thread::sleep(DRAIN);
+    let all = arrived.load(Ordering::Relaxed) - before;
+    ensure!(all > 0, "no datagram to {to} arrived");
+    let spent = (busy_ticks()? - ticks) as f64 * MICROS_A_TICK;
+    Ok(vec![(Measure::Packets, rate / 1e3), (Measure::Cpu, spent / all as f64)])
+}
+
+/// A socket for [`receive`] in the network of the calling thread.
+pub fn receiver() -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("cannot serve UDP")?;
+    socket.set_read_timeout(Some(TICK))?;
+    setsockopt(&socket, RcvBufForce, &ROOM).context("a socket cannot be given room")?;
+    Ok(socket)
+}
+
+/// Counts what arrives until told to stop.
+pub fn receive(socket: &UdpSocket, arrived: &AtomicU64, stop: &AtomicBool) {
+    // Where there is but one processor, or none to choose, the kernel places the threads.
+    let _ = on_processor(Processor::Last);
+    let mut batch = Batch::new();
+    let mut empty = IDLE;
+    while !stop.load(Ordering::Relaxed) {
+        let wait = if empty < IDLE { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
+        let taken = batch.receive(socket, wait);
+        arrived.fetch_add(taken, Ordering::Relaxed);
+        if taken > 0 {
+            empty = 0;
+        } else if empty < IDLE {
+            empty += 1;
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Room for some datagrams and what the kernel wants to know of it. Not moved once made: it points into itself.
+struct Batch {
+    headers: Vec<libc::mmsghdr>,
+    _slices: Vec<libc::iovec>,
+    _bytes: Vec<[u8; LENGTH]>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        let mut bytes = vec![[0x5a; LENGTH]; BATCH];
+        let mut slices: Vec<_> =
+            bytes.iter_mut().map(|b| libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: LENGTH }).collect();
+        let header = |slice: &mut libc::iovec| {
+            // SAFETY: a `msghdr` of zeros is valid: no name, no control message, no slice.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            (header.msg_hdr.msg_iov, header.msg_hdr.msg_iovlen) = (slice, 1);
+            header
+        };
+        let headers = slices.iter_mut().map(header).collect();
+        Self { headers, _slices: slices, _bytes: bytes }
+    }
+
+    fn send(&mut self, socket: &UdpSocket) {
+        // SAFETY: the headers point to slices and bytes that `self` owns on the heap and that do not move while it lives.
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, 0) };
+    }
+
+    /// Takes what is there. `flags` says whether to wait for a first one, as long as the socket's timeout.
+    fn receive(&mut self, socket: &UdpSocket, flags: libc::c_int) -> u64 {
+        // SAFETY: as for `send`, and nothing else borrows the bytes.
+        let taken = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, flags, ptr::null_mut())
+        };
+        u64::try_from(taken).unwrap_or_default()
+    }
+}
+
+/// Ticks that all processors of the machine have spent on anything.
+fn busy_ticks() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/stat").context("the kernel tells no processor time")?;
+    busy(&stat).context("/proc/stat has no line for all processors")
+}
+
+/// The `cpu` line's user, nice, system, irq and softirq.
+fn busy(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    [0, 1, 2, 5, 6].into_iter().map(|at| ticks.get(at)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_all_but_idle_waiting_and_stolen() {
+        let stat = "cpu  1 20 300 9999 8888 4000 50000 7777 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+
+        assert_eq!(busy(stat), Some(54_321));
+        assert_eq!(busy("intr 5\n"), None);
+    }
+
+    #[test]
+    fn datagrams_of_a_batch_arrive() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket takes a timeout");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+        sender.connect(receiver.local_addr().expect("it is bound")).expect("loopback is reachable");
+
+        Batch::new().send(&sender);
+        let mut batch = Batch::new();
+        let mut arrived = 0;
+        while arrived < BATCH as u64 {
+            let more = batch.receive(&receiver, libc::MSG_WAITFORONE);
+            assert!(more > 0, "{arrived} of {BATCH} datagrams arrived");
+            arrived += more;
+        }
+
+        assert!(batch.headers.iter().all(|header| header.msg_len as usize == LENGTH));
+    }
+}

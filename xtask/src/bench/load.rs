@@ -1,0 +1,254 @@
+//! TCP under load between two nodes: one server for all loads, and a client for each. What they give are the values of one
+//! round. Every load is bounded in time.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::Node;
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::{TimeVal, TimeValLike},
+};
+
+use super::{
+    datagrams,
+    figures::{Measure, percentile},
+    processor::{Processor, on_processor},
+};
+
+/// The port that servers listen on, TCP and UDP.
+pub const PORT: u16 = 5000;
+
+/// How often a server that has nothing to do looks whether it is to stop.
+pub const TICK: Duration = Duration::from_millis(200);
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Ticks of silence after which a server gives a connection up.
+const SILENCE: u32 = 25;
+
+/// The first byte of a connection says what it is for: to swallow what comes.
+const SINK: u8 = b's';
+/// To send back each byte.
+const ECHO: u8 = b'e';
+/// To answer this byte once.
+const ONCE: u8 = b'o';
+
+/// One kind of load, which gives one or more measures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// One TCP stream as fast as it goes.
+    Stream,
+    /// Requests and responses of 1 byte on one connection.
+    Exchange,
+    /// Connections with one request each, one after the other.
+    Connect,
+    /// Datagrams of 64 bytes as fast as they go.
+    Datagrams,
+}
+
+impl Load {
+    /// All, in the order they are run.
+    pub const ALL: [Self; 4] = [Self::Stream, Self::Exchange, Self::Connect, Self::Datagrams];
+
+    /// What tables call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Exchange => "round trips",
+            Self::Connect => "connects",
+            Self::Datagrams => "datagrams",
+        }
+    }
+}
+
+/// Who sends to whom.
+#[derive(Clone)]
+pub struct Ends {
+    /// Where the client runs.
+    pub client: Node,
+    /// Where the client finds the server.
+    pub to: SocketAddrV4,
+    /// The server that it finds there.
+    pub server: Arc<Server>,
+}
+
+impl Ends {
+    /// Runs a load for `time` and tells what it measured.
+    pub fn run(&self, load: Load, time: Duration) -> Result<Vec<(Measure, f64)>> {
+        self.client.enter(|| match load {
+            Load::Stream => self.stream(time),
+            Load::Exchange => self.exchange(time),
+            Load::Connect => self.connect(time),
+            Load::Datagrams => datagrams::send(self.to, self.server.datagrams(), time),
+        })
+    }
+
+    fn stream(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
+        on_processor(Processor::First)?;
+        let mut stream = self.open(SINK)?;
+        let block = vec![0x5a; 128 << 10];
+        let (begin, before) = (Instant::now(), self.server.bytes.load(Ordering::Relaxed));
+        while begin.elapsed() < time {
+            stream.write_all(&block).context("the stream broke off")?;
+        }
+        let bytes = self.server.bytes.load(Ordering::Relaxed) - before;
+        let gigabits = bytes as f64 * 8e-9 / begin.elapsed().as_secs_f64();
+        ensure!(bytes > 0, "no byte of the stream arrived");
+        Ok(vec![(Measure::Stream, gigabits)])
+    }
+
+    fn exchange(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
+        on_processor(Processor::First)?;
+        let mut stream = self.open(ECHO)?;
+        let mut times = Vec::with_capacity(1 << 20);
+        let begin = Instant::now();
+        let mut byte = [0];
+        let mut now = begin;
+        while now - begin < time {
+            stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).context("no answer")?;
+            let then = std::mem::replace(&mut now, Instant::now());
+            times.push(nanoseconds(now - then));
+        }
+        times.sort_unstable();
+        let micros = |share| f64::from(percentile(&times, share)) / 1e3;
+        Ok(vec![
+            (Measure::Exchange50, micros(0.5)),
+            (Measure::Exchange99, micros(0.99)),
+            (Measure::Exchange999, micros(0.999)),
+        ])
+    }
+
+    fn connect(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
+        on_processor(Processor::First)?;
+        let mut times = Vec::with_capacity(1 << 18);
+        let begin = Instant::now();
+        let mut now = begin;
+        while now - begin < time {
+            let mut answer = [0];
+            let mut stream = self.open(ONCE)?;
+            stream.read_exact(&mut answer).context("no answer")?;
+            drop(stream);
+            let then = std::mem::replace(&mut now, Instant::now());
+            times.push(nanoseconds(now - then));
+        }
+        let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+        times.sort_unstable();
+        Ok(vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)])
+    }
+
+    fn open(&self, purpose: u8) -> Result<TcpStream> {
+        let open = || -> io::Result<TcpStream> {
+            let mut stream = TcpStream::connect(self.to)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(&[purpose])?;
+            Ok(stream)
+        };
+        open().with_context(|| format!("cannot connect to {}", self.to))
+    }
+}
+
+fn nanoseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
+}
+
+/// A server on [`PORT`]. Dropped, it stops within some ticks.
+pub struct Server {
+    bytes: Arc<AtomicU64>,
+    datagrams: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves TCP and UDP on every address of `node`.
+    pub fn new(node: &Node) -> Result<Self> {
+        let listener = node.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)));
+        let listener = listener.with_context(|| format!("cannot serve on {}", node.name()))?;
+        // Connections inherit it, so that no one of them can hold the server up.
+        setsockopt(&listener, ReceiveTimeout, &TimeVal::milliseconds(TICK.as_millis().try_into()?))?;
+        let socket = node.enter(datagrams::receiver)?;
+        let (bytes, datagrams, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let mut server = Self { bytes, datagrams, stop, threads: Vec::new() };
+        let (bytes, stop) = (Arc::clone(&server.bytes), Arc::clone(&server.stop));
+        server.threads.push(thread::spawn(move || serve_tcp(&listener, &bytes, &stop)));
+        let (datagrams, stop) = (Arc::clone(&server.datagrams), Arc::clone(&server.stop));
+        server.threads.push(thread::spawn(move || datagrams::receive(&socket, &datagrams, &stop)));
+        Ok(server)
+    }
+
+    /// How many datagrams have arrived.
+    fn datagrams(&self) -> &AtomicU64 {
+        &self.datagrams
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One connection after the other: no load has two, and a thread for each would cost more than what is measured.
+fn serve_tcp(listener: &TcpListener, bytes: &AtomicU64, stop: &AtomicBool) {
+    // Who waits for each other shares the client's processor. Waking another one costs a virtual machine some ten times what
+    // a packet's way costs, and how often that happens would else be chance. A refusal leaves it to the kernel.
+    let _ = on_processor(Processor::First);
+    let mut buffer = vec![0; 256 << 10];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((stream, _)) = listener.accept() else { continue };
+        // A client that breaks off says so itself.
+        let _ = serve(stream, &mut buffer, bytes, stop);
+    }
+}
+
+fn serve(mut stream: TcpStream, buffer: &mut [u8], bytes: &AtomicU64, stop: &AtomicBool) -> io::Result<()> {
+    let mut purpose = [0];
+    if read(&mut stream, &mut purpose, stop)? == 0 {
+        return Ok(());
+    }
+    match purpose[0] {
+        ONCE => {
+            stream.write_all(&purpose)?;
+            read(&mut stream, &mut purpose, stop)?;
+        }
+        ECHO => {
+            stream.set_nodelay(true)?;
+            while read(&mut stream, &mut purpose, stop)? > 0 {
+                stream.write_all(&purpose)?;
+            }
+        }
+        _ => loop {
+            let length = read(&mut stream, buffer, stop)?;
+            if length == 0 {
+                break;
+            }
+            bytes.fetch_add(length as u64, Ordering::Relaxed);
+        },
+    }
+    Ok(())
+}
+
+/// Reads, waiting for some ticks if nothing comes.
+fn read(stream: &mut TcpStream, buffer: &mut [u8], stop: &AtomicBool) -> io::Result<usize> {
+    for _ in 0..SILENCE {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !stop.load(Ordering::Relaxed) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
+}

@@ -1,0 +1,216 @@
+//! `cargo xtask bench`: netd beside the limit and its peers. Every contender has a private host of its own, all are alive in
+//! the same run, and a round measures one after the other, so that what the machine does meanwhile meets them all.
+
+mod chart;
+mod contenders;
+mod cost;
+mod datagrams;
+mod figures;
+mod load;
+mod machine;
+mod peers;
+mod processor;
+mod report;
+mod site;
+mod table;
+mod targets;
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use self::{
+    figures::{Figures, Measure},
+    load::Load,
+    report::Manner,
+    site::{Contender, Path, Site},
+};
+use crate::{build_ebpf, command, debian, stage, workspace};
+
+/// What the Lab runs.
+const PACKAGES: [&str; 2] = ["ethtool", "iproute2"];
+
+/// Options of the subcommand.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Under three minutes: shorter loads and fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Rounds that count, after one that does not
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
+    /// Only this path; may be given again
+    #[arg(long, value_name = "PATH")]
+    only: Vec<Path>,
+    /// Only this contender; may be given again
+    #[arg(long, value_name = "NAME")]
+    contender: Vec<Contender>,
+}
+
+impl Options {
+    fn paths(&self) -> Vec<Path> {
+        Path::ALL.into_iter().filter(|path| self.only.is_empty() || self.only.contains(path)).collect()
+    }
+
+    fn contenders(&self) -> Vec<Contender> {
+        let chosen = |contender: &Contender| self.contender.is_empty() || self.contender.contains(contender);
+        Contender::ALL.into_iter().filter(chosen).collect()
+    }
+
+    fn rounds(&self) -> usize {
+        self.rounds.map_or(if self.quick { 3 } else { 7 }, usize::from)
+    }
+
+    const fn time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 400 } else { 1000 })
+    }
+
+    const fn warm_up(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+
+    /// Results that are kept with the project are those of whole runs.
+    fn directory(&self) -> PathBuf {
+        let whole = !self.quick && self.only.is_empty() && self.contender.is_empty();
+        if whole { workspace::root().join("bench") } else { workspace::target().join("bench") }
+    }
+
+    fn manner(&self) -> Manner {
+        let mut command = "cargo xtask bench".to_owned();
+        command += if self.quick { " --quick" } else { "" };
+        command.extend(self.rounds.map(|rounds| format!(" --rounds {rounds}")));
+        command.extend(self.only.iter().map(|path| format!(" --only {}", path.name())));
+        command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
+        Manner { command, rounds: self.rounds(), seconds: self.time().as_secs_f64() }
+    }
+}
+
+/// Gets what is needed, builds, measures, and writes the results.
+pub fn run(options: &Options) -> Result<()> {
+    command::need_root("bench")?;
+    let (contenders, paths) = (options.contenders(), options.paths());
+    debian::ensure_packages(&packages(&contenders))?;
+    if contenders.contains(&Contender::Netd) {
+        build_ebpf::build(false)?;
+        command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
+    }
+    let mut facts = machine::facts(&contenders)?;
+
+    let (figures, costs, drops) = stage::play("the bench", || {
+        let sites = contenders.iter().map(|contender| Site::new(*contender)).collect::<Result<Vec<_>>>()?;
+        let figures = measured(options, &sites, &paths)?;
+        let netd = sites.iter().find(|site| site.contender == Contender::Netd);
+        let costs =
+            netd.map_or_else(|| Ok(Vec::new()), |site| cost::measured(site, &paths, Duration::from_millis(300)));
+        let netd = netd.and_then(|site| site.netd.as_ref());
+        let drops = netd.map(|netd| ("dropped by netd's programs", cost::drops(&netd.json("status"))));
+        Ok((figures, costs?, drops))
+    })?;
+    facts.extend(drops);
+    facts.push(("load after", machine::load()?));
+
+    let verdicts = targets::judged(&figures);
+    println!();
+    for (name, value) in &facts {
+        println!("{name}: {value}");
+    }
+    for path in figures.paths() {
+        println!("\n{}\n{}", path.name(), table::results(&figures, path).aligned());
+    }
+    if !costs.is_empty() {
+        println!("netd's programs\n{}", table::costs(&costs).aligned());
+    }
+    if !verdicts.is_empty() {
+        println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
+    }
+    let directory = options.directory();
+    write(&directory, &figures, &report::document(&options.manner(), &facts, &figures, &costs, &verdicts))?;
+    println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(&directory));
+    Ok(())
+}
+
+fn packages(contenders: &[Contender]) -> Vec<&'static str> {
+    let own = |contender: &Contender| -> &[&'static str] {
+        match contender {
+            Contender::Veth | Contender::Netd | Contender::Bridge => &[],
+            Contender::Iptables => &["iptables"],
+            Contender::Cni => &["iptables", "containernetworking-plugins"],
+            Contender::Netavark => &["iptables", "netavark"],
+        }
+    };
+    let mut packages: Vec<_> = PACKAGES.into_iter().chain(contenders.iter().flat_map(own).copied()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// Round zero warms caches and neighbours up and does not count.
+fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let begin = Instant::now();
+    for path in paths {
+        let on_path: Vec<_> = sites.iter().filter_map(|site| Some((site.contender, site.paths.get(path)?))).collect();
+        ensure!(!on_path.is_empty(), "none of the contenders takes the path {}", path.name());
+        for load in Load::ALL {
+            for round in 0..=options.rounds() {
+                for turn in 0..on_path.len() {
+                    // Another one begins each round: nobody always follows the same one.
+                    let (contender, ends) = on_path[(turn + round) % on_path.len()];
+                    let time = if round == 0 { options.warm_up() } else { options.time() };
+                    let values = ends.run(load, time);
+                    let values =
+                        values.with_context(|| format!("{} on {}: {load:?}", contender.name(), path.name()))?;
+                    for (measure, value) in values.into_iter().filter(|_| round > 0) {
+                        figures.add(*path, contender, measure, value);
+                    }
+                }
+            }
+            println!("{:>5.0} s  {}: {}", begin.elapsed().as_secs_f64(), path.name(), load.name());
+        }
+    }
+    Ok(figures)
+}
+
+fn write(directory: &std::path::Path, figures: &Figures, document: &str) -> Result<()> {
+    let written = |name: &str, text: &str| {
+        let file = directory.join(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", workspace::short(&file)))
+    };
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", workspace::short(directory)))?;
+    for measure in Measure::ALL {
+        chart::draw(figures, measure, &directory.join(format!("{}.svg", measure.slug())))?;
+    }
+    written("results.csv", &table::rounds(figures).csv())?;
+    written("RESULTS.md", document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_runs_are_kept_with_the_project() {
+        let options =
+            |quick, only: &[Path]| Options { quick, rounds: None, only: only.to_vec(), contender: Vec::new() };
+
+        assert!(options(false, &[]).directory().ends_with("bench"));
+        assert!(!options(false, &[]).directory().starts_with(workspace::target()));
+        assert!(options(true, &[]).directory().starts_with(workspace::target()));
+        assert!(options(false, &[Path::Published]).directory().starts_with(workspace::target()));
+    }
+
+    #[test]
+    fn what_is_measured_can_be_repeated_from_what_is_written() {
+        let options =
+            Options { quick: true, rounds: Some(5), only: vec![Path::Published], contender: vec![Contender::Cni] };
+
+        let manner = options.manner();
+
+        assert_eq!(manner.command, "cargo xtask bench --quick --rounds 5 --only published --contender cni");
+        assert_eq!((manner.rounds, manner.seconds), (5, 0.4));
+    }
+}

@@ -1,0 +1,235 @@
+//! Contenders, the paths that packets take, and the site of one contender: a host, containers, and a client outside.
+//!
+//! ```text
+//! outside 192.0.2.2 ── eth0 192.0.2.1  host  ── web (serves), app
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads};
+
+use super::{
+    contenders,
+    load::{Ends, PORT, Server},
+    peers,
+};
+
+/// The host's address towards the client outside.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The client outside.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The host's port that leads to the container `web`.
+pub const PUBLISHED: u16 = 8000;
+/// The subnet of containers.
+pub const SUBNET: &str = "10.88.0.0/24";
+/// The bridge's address in it.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+/// The container that serves.
+pub const WEB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+/// The container that asks.
+pub const APP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
+
+/// Who connects containers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum Contender {
+    /// Nobody: one veth pair between client and server, which is the limit
+    Veth,
+    /// This project
+    Netd,
+    /// A Linux bridge, container to container only
+    Bridge,
+    /// A Linux bridge with the rules that Docker writes
+    Iptables,
+    /// The CNI plugins bridge, host-local and portmap
+    Cni,
+    /// Podman's netavark
+    Netavark,
+}
+
+impl Contender {
+    /// All, in the order of every table.
+    pub const ALL: [Self; 6] = [Self::Veth, Self::Netd, Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark];
+    /// Those that netd is compared with, the limit aside.
+    pub const PEERS: [Self; 4] = [Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark];
+
+    /// Its name in commands, tables and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netd => "netd",
+            Self::Bridge => "bridge",
+            Self::Iptables => "iptables",
+            Self::Cni => "cni",
+            Self::Netavark => "netavark",
+        }
+    }
+
+    /// Whether it can take this path at all.
+    pub fn takes(self, path: Path) -> bool {
+        self != Self::Bridge || path == Path::ContainerToContainer
+    }
+}
+
+/// The way of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum Path {
+    /// From a container to another one of its network
+    #[value(name = "c2c")]
+    ContainerToContainer,
+    /// From a container to the client outside, with the host's address
+    Masquerade,
+    /// From the client outside to a published port
+    Published,
+}
+
+impl Path {
+    /// All, in the order of every table.
+    pub const ALL: [Self; 3] = [Self::ContainerToContainer, Self::Masquerade, Self::Published];
+
+    /// Its name in commands, tables and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ContainerToContainer => "c2c",
+            Self::Masquerade => "masquerade",
+            Self::Published => "published",
+        }
+    }
+}
+
+/// Where a contender is measured. Everything in it ends with it; fields go in the order they end.
+pub struct Site {
+    /// Whose.
+    pub contender: Contender,
+    /// Its paths.
+    pub paths: BTreeMap<Path, Ends>,
+    /// The daemon, if it is netd's.
+    pub netd: Option<Netd>,
+    /// Its host.
+    pub host: Host,
+    _lab: Lab,
+}
+
+impl Site {
+    /// Lays it out, servers included.
+    pub fn new(contender: Contender) -> Result<Self> {
+        let lay = || -> Result<Self> {
+            let lab = Lab::new();
+            let host = lab.host(contender.name());
+            if contender == Contender::Veth {
+                return limit(lab, host);
+            }
+            let outside = lab.host("outside");
+            lab.wire(Offloads::On).from(&host, "eth0", &format!("{HOST}/24")).to(
+                &outside,
+                "eth0",
+                &format!("{OUTSIDE}/24"),
+            );
+            let furnished = furnished(contender, &host)?;
+            let (paths, netd) = (paths(contender, &furnished, &outside)?, furnished.netd);
+            Ok(Self { contender, paths, netd, host, _lab: lab })
+        };
+        lay().with_context(|| format!("cannot lay out the site of {}", contender.name()))
+    }
+}
+
+/// What a contender has made of a host.
+pub struct Furnished {
+    /// The container that serves.
+    pub web: Container,
+    /// Its address.
+    pub web_address: Ipv4Addr,
+    /// The container that asks.
+    pub app: Container,
+    /// The daemon, if it is netd.
+    pub netd: Option<Netd>,
+}
+
+impl Furnished {
+    /// Containers with the addresses of this module.
+    pub const fn by_hand(web: Container, app: Container) -> Self {
+        Self { web, web_address: WEB, app, netd: None }
+    }
+}
+
+fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
+    match contender {
+        Contender::Netd => contenders::netd(host),
+        Contender::Iptables => Ok(contenders::docker_like(host)),
+        Contender::Cni => peers::cni(host),
+        Contender::Netavark => peers::netavark(host),
+        Contender::Veth | Contender::Bridge => Ok(contenders::bridge(host)),
+    }
+}
+
+fn paths(contender: Contender, furnished: &Furnished, outside: &Host) -> Result<BTreeMap<Path, Ends>> {
+    let (web, app): (&Node, &Node) = (&furnished.web, &furnished.app);
+    for client in [app, outside] {
+        widen_ports(client)?;
+    }
+    let [in_web, at_outside] = [web, outside].map(|node| Server::new(node).map(Arc::new));
+    let (in_web, at_outside) = (in_web?, at_outside?);
+    let ends = |client: &Node, server: &Arc<Server>, address, port| Ends {
+        client: client.clone(),
+        to: SocketAddrV4::new(address, port),
+        server: Arc::clone(server),
+    };
+    let all = [
+        (Path::ContainerToContainer, ends(app, &in_web, furnished.web_address, PORT)),
+        (Path::Masquerade, ends(app, &at_outside, OUTSIDE, PORT)),
+        (Path::Published, ends(outside, &in_web, HOST, PUBLISHED)),
+    ];
+    Ok(all.into_iter().filter(|(path, _)| contender.takes(*path)).collect())
+}
+
+/// Two hosts and one wire, which every path of the others is compared with.
+fn limit(lab: Lab, host: Host) -> Result<Site> {
+    let server = lab.host("outside");
+    lab.wire(Offloads::On).from(&host, "eth0", &format!("{HOST}/24")).to(&server, "eth0", &format!("{OUTSIDE}/24"));
+    widen_ports(&host)?;
+    let node: &Node = &host;
+    let ends =
+        Ends { client: node.clone(), to: SocketAddrV4::new(OUTSIDE, PORT), server: Arc::new(Server::new(&server)?) };
+    let paths = Path::ALL.into_iter().map(|path| (path, ends.clone())).collect();
+    Ok(Site { contender: Contender::Veth, paths, netd: None, host, _lab: lab })
+}
+
+/// Ports of closed connections rest for a minute. A client that has few would wait for them, and hide what is measured.
+fn widen_ports(client: &Node) -> Result<()> {
+    let settings = [("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", "1")];
+    client.enter(|| {
+        settings.into_iter().try_for_each(|(name, value)| {
+            fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("cannot set {name}"))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_bridge_is_measured_between_containers_only() {
+        for path in Path::ALL {
+            let takes: Vec<_> = Contender::ALL.into_iter().filter(|contender| !contender.takes(path)).collect();
+            let expected: &[_] = if path == Path::ContainerToContainer { &[] } else { &[Contender::Bridge] };
+            assert_eq!(takes, expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn names_in_tables_are_those_of_the_command_line() {
+        use clap::ValueEnum;
+        for contender in Contender::ALL {
+            assert_eq!(Contender::from_str(contender.name(), false), Ok(contender));
+        }
+        for path in Path::ALL {
+            assert_eq!(Path::from_str(path.name(), false), Ok(path));
+        }
+    }
+}
