@@ -125,7 +125,7 @@ fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> R
 }
 
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
-/// noted, and its way is looked up anew by `find_way`, which may find it over.
+/// noted; once a tick its way is looked up anew by `find_way`, which may find it over.
 #[inline(always)]
 fn goes_on<T: Tables>(
     t: &T,
@@ -141,7 +141,9 @@ fn goes_on<T: Tables>(
         return Ok(true);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
-    if !find_way(t, s)? {
+    // The way is asked for once a tick, and where it is not known yet; a change of state alone does not change it.
+    let ask = now != s.flow.last_seen || s.flow.via == Via::Stack as u8;
+    if ask && !find_way(t, s)? {
         conntrack::end(t, s, now);
         return Ok(false);
     }

@@ -154,7 +154,7 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
     let mut search =
         Search { own: keep || may_be_kept(&s.key, settings), offset: 0, outcome: Err(DropReason::PortsExhausted) };
     if !search.own {
-        search.offset = start(t, s, settings);
+        search.offset = next(t, s, settings);
     }
     t.repeat(PROBES, || {
         if search.own {
@@ -175,7 +175,7 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
                 Err(EstablishError::ReplyTaken) => {}
             }
         }
-        search.offset = if search.own { start(t, s, settings) } else { search.offset.wrapping_add(1) };
+        search.offset = next(t, s, settings);
         search.own = false;
         ControlFlow::Continue(())
     });
@@ -220,10 +220,11 @@ fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
     t.publication(&s.publication).is_some() || t.has_socket(&s.flow.becomes)
 }
 
-/// Where the search for a port starts: a keyed hash of the destination, and from there one further for each flow to it
-/// (RFC 6056 section 3.3.4), so that ports fill up in order and come back oldest first.
+/// The next place in the pools to look at: from a keyed hash of the destination on, one further for each look at it (RFC 6056
+/// section 3.3.4), so that ports fill up in order and come back oldest first. Each look counts and not each flow: what is
+/// taken otherwise (ports that flows kept) is looked at once a round and not by every search.
 #[inline(always)]
-fn start<T: Tables>(t: &T, s: &Scratch, settings: &Settings) -> u32 {
+fn next<T: Tables>(t: &T, s: &Scratch, settings: &Settings) -> u32 {
     let hash = hash(settings.secret, &s.flow.becomes);
     hash.wrapping_add(t.cursor(hash % CURSORS))
 }

@@ -425,6 +425,22 @@ fn every_port_of_the_pools_is_used_before_a_flow_is_refused() {
 }
 
 #[test]
+fn ports_that_were_kept_in_the_pools_do_not_hold_up_the_search_for_others() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools[0].last = settings.pools[0].first + 199;
+    settings.pools[1] = Default::default();
+
+    let open = |port: u32| leave(&world, A, udp(&format!("10.176.1.2:{port}"), "198.51.100.7:53"), false).verdict;
+    // Those from below the ephemeral range keep their ports, which are of the pool; the others look for one.
+    let refused = (0..95).filter(|i| {
+        open(20_000 + 2 * i) != Verdict::Neighbour(UPLINK) || open(33_000 + i) != Verdict::Neighbour(UPLINK)
+    });
+
+    assert_eq!(refused.count(), 0);
+}
+
+#[test]
 fn a_full_table_refuses_new_flows_and_keeps_those_that_are_alive() {
     let mut world = scene::world();
     let old = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);

@@ -36,7 +36,7 @@ pub mod names {
     pub const PUBLICATIONS: &str = "PUBLICATIONS";
     /// 0 → [`Settings`](super::Settings), array of one.
     pub const SETTINGS: &str = "SETTINGS";
-    /// Destination bucket → how many ports were handed out for it, array of [`CURSORS`](super::CURSORS).
+    /// Destination bucket → how many places of the pools were looked at for it, array of [`CURSORS`](super::CURSORS).
     pub const CURSORS: &str = "CURSORS";
     /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
     pub const AGES: &str = "AGES";
@@ -87,7 +87,7 @@ pub trait Tables {
     /// The settings; `None` before the daemon has written them.
     fn settings(&self) -> Option<&Settings>;
 
-    /// How many ports were handed out in this bucket so far, counting this one.
+    /// How many places of the pools were looked at for this bucket so far, counting this one.
     fn cursor(&self, bucket: u32) -> u32;
 
     /// Copies the flow with this key; false if there is none.
