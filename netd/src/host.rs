@@ -93,6 +93,7 @@ impl Host {
 
 impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
+        self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
         let (bridges, veths) = self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
@@ -144,6 +145,7 @@ impl Kernel for Host {
     }
 
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
+        self.forwarding.follow_renames()?;
         let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         let Sysctls { ephemeral, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();

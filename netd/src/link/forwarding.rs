@@ -10,14 +10,24 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::reconcile::LinkName;
 
-/// The notes, one file in the state directory: the number of this boot, then a line a device, its name and the value it had.
+/// The notes, one file in the state directory: the number of this boot, then a line a device, its index, its name and the value
+/// it had.
 pub struct Forwarding {
     file: PathBuf,
     boot: String,
-    before: BTreeMap<LinkName, String>,
+    before: BTreeMap<LinkName, Note>,
+}
+
+/// What a device was before.
+struct Note {
+    /// Its index, by which it is known under another name.
+    index: u32,
+    /// Its forwarding.
+    value: String,
 }
 
 impl Forwarding {
@@ -32,10 +42,30 @@ impl Forwarding {
             fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the number of this boot")?;
         let notes = text.strip_prefix(&boot).unwrap_or_default();
         let line = |line: &str| {
-            let (name, value) = line.split_once(' ')?;
-            Some((LinkName::new(name)?, value.to_owned()))
+            let mut words = line.split(' ');
+            let (index, name, value) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
+            Some((LinkName::new(name)?, Note { index, value: value.to_owned() }))
         };
-        Ok(Self { before: notes.lines().filter_map(line).collect(), file, boot })
+        let mut this = Self { before: notes.lines().filter_map(line).collect(), file, boot };
+        this.follow_renames()?;
+        Ok(this)
+    }
+
+    /// Gives the notes the names that their devices have. Forwarding goes with a device that is renamed, and so must its note.
+    pub fn follow_renames(&mut self) -> Result<()> {
+        let renamed = |(name, note): (&LinkName, &Note)| {
+            let current = if_indextoname(note.index).ok()?.into_string().ok().and_then(LinkName::new)?;
+            (current != *name).then(|| (name.clone(), current))
+        };
+        let renames: Vec<_> = self.before.iter().filter_map(renamed).collect();
+        if renames.is_empty() {
+            return Ok(());
+        }
+        // Two may have changed names with each other: all are taken out before any is put in.
+        let moved: Vec<_> =
+            renames.into_iter().filter_map(|(old, new)| Some((new, self.before.remove(&old)?))).collect();
+        self.before.extend(moved);
+        self.save()
     }
 
     /// Whether forwarding is on.
@@ -46,7 +76,7 @@ impl Forwarding {
     /// Whether forwarding was off before netd switched it on, or is off.
     pub fn was_off(&self, link: &LinkName) -> bool {
         match self.before.get(link) {
-            Some(value) => value == "0",
+            Some(note) => note.value == "0",
             None => !Self::is_on(link),
         }
     }
@@ -63,7 +93,8 @@ impl Forwarding {
             return Ok(());
         }
         if !self.before.contains_key(link) {
-            self.before.insert(link.clone(), value);
+            let index = if_nametoindex(link.as_str()).with_context(|| format!("cannot look at {link}"))?;
+            self.before.insert(link.clone(), Note { index, value });
             self.save()?;
         }
         fs::write(sysctl(link), "1").with_context(|| format!("cannot switch forwarding on for {link}"))
@@ -72,7 +103,7 @@ impl Forwarding {
     /// Gives a device back the value it had; whether there was one to give back to. A device that was not switched on here
     /// keeps what it has.
     pub fn give_back(&mut self, link: &LinkName) -> Result<bool> {
-        let Some(value) = self.before.get(link) else { return Ok(false) };
+        let Some(Note { value, .. }) = self.before.get(link) else { return Ok(false) };
         let given = match fs::write(sysctl(link), value) {
             Ok(()) => true,
             // The device is gone, and its value with it.
@@ -108,7 +139,8 @@ impl Forwarding {
 
     /// Whole or not at all: a note that is lost is a host that keeps forwarding.
     fn save(&self) -> Result<()> {
-        let notes: String = self.before.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        let notes: String =
+            self.before.iter().map(|(name, note)| format!("{} {name} {}\n", note.index, note.value)).collect();
         let next = self.file.with_extension("next");
         let written = fs::write(&next, format!("{}{notes}", self.boot))
             .and_then(|()| fs::File::open(&next)?.sync_all())

@@ -291,9 +291,27 @@ fn forwarding_is_given_back_by_another_process_and_only_where_netd_switched_it_o
 }
 
 #[test]
+fn forwarding_of_a_renamed_device_is_given_back_under_its_new_name() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open().unwrap();
+        links.handle.link().add(LinkVeth::new("wan0", "wan1").build()).execute().await.unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/wan0/forwarding", "0").unwrap();
+        let mut forwarding = Forwarding::open(&directory).unwrap();
+        forwarding.switch_on(&link("wan0")).unwrap();
+
+        ip("link set wan0 name dsl0");
+        forwarding.follow_renames().unwrap();
+
+        assert!(forwarding.was_off(&link("dsl0")), "the host is no router by its new name either");
+        assert_eq!(Forwarding::open(&directory).unwrap().give_everything_back().unwrap(), [link("dsl0")]);
+        assert!(!Forwarding::is_on(&link("dsl0")));
+    });
+}
+
+#[test]
 fn notes_of_another_boot_are_void() {
     on_a_host_of_its_own(async |directory| {
-        let another = "11111111-1111-1111-1111-111111111111\nlo 0\n";
+        let another = "11111111-1111-1111-1111-111111111111\n1 lo 0\n";
         std::fs::write(directory.join("forwarding"), another).unwrap();
         std::fs::write("/proc/sys/net/ipv4/conf/lo/forwarding", "1").unwrap();
 
