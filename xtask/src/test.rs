@@ -46,8 +46,7 @@ pub fn everything(options: &Options) -> Result<()> {
     if with_vm {
         phases.run("kernel 6.1", || vm::pass(&vm::Options::smoke("6.1")));
     }
-    phases.run("tests", || cargo_test(&["netd-tests"], filter));
-    phases.verdict()
+    phases.last("tests", || cargo_test(&["netd-tests"], filter))
 }
 
 fn requirements(with_vm: bool) -> Result<()> {
@@ -86,13 +85,18 @@ impl Phases {
         }
     }
 
-    fn verdict(&self) -> Result<()> {
+    /// Tells how long the others took, runs the last one, and fails if any did. Where all passed, the last line of the output
+    /// is the last one's own.
+    fn last(mut self, name: &'static str, phase: impl FnOnce() -> Result<()>) -> Result<()> {
         let times = self.took.iter().map(|(name, took)| format!("{name} {:.1} s", took.as_secs_f64()));
-        println!("==> {}", times.collect::<Vec<_>>().join(", "));
+        println!("==> {}\n==> {name}", times.collect::<Vec<_>>().join(", "));
+        if let Err(error) = phase() {
+            println!("{error:#}");
+            self.failed.push(name);
+        }
         if !self.failed.is_empty() {
             anyhow::bail!("failed: {}", self.failed.join(", "));
         }
-        println!("==> everything passed");
         Ok(())
     }
 }
@@ -107,12 +111,12 @@ mod tests {
         let mut ran = false;
 
         phases.run("first", || anyhow::bail!("no"));
-        phases.run("second", || {
+        let verdict = phases.last("second", || {
             ran = true;
             Ok(())
         });
 
         assert!(ran);
-        assert_eq!(phases.verdict().expect_err("one failed").to_string(), "failed: first");
+        assert_eq!(verdict.expect_err("one failed").to_string(), "failed: first");
     }
 }
