@@ -290,11 +290,11 @@ pub fn establish<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), EstablishError
     Err(if error == ClaimError::Taken { EstablishError::Lost } else { error.into() })
 }
 
-/// Frees the reply's tuple of the flow being made if what holds it is over; true if it may be tried again.
+/// Frees the reply's tuple of the flow being made if what holds it may go; true if it may be tried again.
 #[inline(always)]
-pub fn evict_expired_reply<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
+pub fn evict_reply<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> bool {
     s.evicted_key = s.peer_key;
-    evict(t, s, now, Evict::Expired) != Evicted::Kept
+    evict(t, s, now, which) != Evicted::Kept
 }
 
 /// Times the table is looked at for room before a new flow is refused.
@@ -342,9 +342,11 @@ fn line_up<T: Tables>(t: &T, s: &mut Scratch) {
 
 /// Which flows may be taken out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Evict {
+pub enum Evict {
     /// Those past their deadline.
     Expired,
+    /// Those, and besides TCP connections that both sides have closed, or that were reset.
+    Closed,
     /// Those, and besides what is worth less than a new flow: unanswered, closed or reset.
     Weak,
 }
@@ -366,7 +368,11 @@ fn evict<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> Evict
     if !t.flow(&s.evicted_key, &mut s.evicted) || s.evicted.check != digest(&s.evicted_key) {
         return Evicted::Absent;
     }
-    let weak = which == Evict::Weak && is_weak(s.evicted_key.protocol, s.evicted.legs);
+    let weak = match which {
+        Evict::Expired => false,
+        Evict::Closed => s.evicted_key.protocol == TCP && is_over(s.evicted.legs),
+        Evict::Weak => is_weak(s.evicted_key.protocol, s.evicted.legs),
+    };
     if now <= s.evicted.deadline && !weak {
         return Evicted::Kept;
     }

@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use crate::{
     checksum::Delta,
-    conntrack::{self, EstablishError},
+    conntrack::{self, EstablishError, Evict},
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Part, Transport},
     tables::{CURSORS, Instant, PublicationKey, Scratch, Settings, Tables},
@@ -14,6 +14,11 @@ use crate::{
 
 /// Ports tried for one flow before it is refused. At 25 the chance of a success that has not come is near none.
 const PROBES: u32 = 32;
+
+/// Candidates in a row that must be taken for the pools to count as crowded. Then a closed connection gives up its port before
+/// its time, as nf_nat's do: a server takes a SYN for a connection of its TIME-WAIT whose sequence number is higher (RFC 9293
+/// section 3.6.1).
+const CROWDED: u32 = 8;
 
 /// Bytes from an IPv4 header's start to its fields.
 pub mod ipv4 {
@@ -151,8 +156,12 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
     if size == 0 {
         return Err(DropReason::PortsExhausted);
     }
-    let mut search =
-        Search { own: keep || may_be_kept(&s.key, settings), offset: 0, outcome: Err(DropReason::PortsExhausted) };
+    let mut search = Search {
+        own: keep || may_be_kept(&s.key, settings),
+        offset: 0,
+        taken: 0,
+        outcome: Err(DropReason::PortsExhausted),
+    };
     if !search.own {
         search.offset = next(t, s, settings);
     }
@@ -169,10 +178,13 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
                 Err(EstablishError::Full) => return search.ends(Err(DropReason::TableFull)),
                 // The same once more: the winner is gone again, the kernel was busy, or what held the place was over.
                 Err(EstablishError::Lost | EstablishError::Busy) => return ControlFlow::Continue(()),
-                Err(EstablishError::ReplyTaken) if conntrack::evict_expired_reply(t, s, now) => {
-                    return ControlFlow::Continue(());
+                Err(EstablishError::ReplyTaken) => {
+                    let which = if search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
+                    if conntrack::evict_reply(t, s, now, which) {
+                        return ControlFlow::Continue(());
+                    }
+                    search.taken += 1;
                 }
-                Err(EstablishError::ReplyTaken) => {}
             }
         }
         search.offset = next(t, s, settings);
@@ -188,6 +200,8 @@ struct Search {
     own: bool,
     /// The candidate's place in the pools.
     offset: u32,
+    /// Candidates that other flows have.
+    taken: u32,
     /// How it ended.
     outcome: Result<(), DropReason>,
 }

@@ -425,6 +425,33 @@ fn every_port_of_the_pools_is_used_before_a_flow_is_refused() {
 }
 
 #[test]
+fn where_ports_are_short_closed_connections_give_theirs_up_and_open_ones_do_not() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools[0].last = settings.pools[0].first + 99;
+    settings.pools[1] = Default::default();
+    let to = "198.51.100.7:80";
+    let connect = |port: u32, close: bool| {
+        let from = format!("10.176.1.2:{port}");
+        let syn = leave(&world, A, tcp(&from, to), false);
+        if syn.verdict == Verdict::Neighbour(UPLINK) {
+            enter(&world, tcp(to, &syn.source()).flags(SYN | ACK), false);
+            leave(&world, A, tcp(&from, to).flags(if close { FIN | ACK } else { ACK }), false);
+            enter(&world, tcp(to, &syn.source()).flags(if close { FIN | ACK } else { ACK }), false);
+        }
+        syn
+    };
+    let open: Vec<_> = (0..10).map(|i| connect(33_000 + i, false)).collect();
+
+    let refused = (0..500).filter(|i| connect(34_000 + i, true).verdict != Verdict::Neighbour(UPLINK)).count();
+
+    assert_eq!(refused, 0);
+    for syn in open {
+        assert_eq!(enter(&world, tcp(to, &syn.source()).flags(ACK), false).verdict, Verdict::Peer(A));
+    }
+}
+
+#[test]
 fn ports_that_were_kept_in_the_pools_do_not_hold_up_the_search_for_others() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().unwrap();
