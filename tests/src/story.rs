@@ -1,0 +1,96 @@
+//! How stories of packets are told: who sends what into a [`World`] of the [`scene`], and what comes of it. Every checksum of
+//! every packet is recomputed on the way.
+
+use netd_common::{tables::Hook, tuple::Tuple, verdict::Verdict};
+
+use crate::{
+    packets::{Build, checksums_hold, left_to_the_device, summed_by_the_device, tcp, udp},
+    scene::{self, A, B, C, UPLINK},
+    world::{Frame, Summed, World},
+};
+
+/// A server outside.
+pub const SERVER: &str = "198.51.100.7";
+
+/// A packet after a hook.
+#[derive(Debug)]
+pub struct Arrived {
+    /// What the hook said.
+    pub verdict: Verdict,
+    /// What became of its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Arrived {
+    /// Offset of the transport header.
+    pub fn l4(&self) -> usize {
+        14 + usize::from(self.bytes[14] & 0x0f) * 4
+    }
+
+    /// `ADDRESS:PORT` from an offset into the IP header and one into the transport header.
+    pub fn end(&self, address: usize, port: usize) -> String {
+        let a = &self.bytes[14 + address..];
+        let p = &self.bytes[self.l4() + port..];
+        format!("{}.{}.{}.{}:{}", a[0], a[1], a[2], a[3], u16::from_be_bytes([p[0], p[1]]))
+    }
+
+    /// Source `ADDRESS:PORT`.
+    pub fn source(&self) -> String {
+        self.end(12, 0)
+    }
+
+    /// Destination `ADDRESS:PORT`.
+    pub fn destination(&self) -> String {
+        self.end(16, 2)
+    }
+
+    /// An echo's identifier.
+    pub fn identifier(&self) -> u16 {
+        u16::from_be_bytes([self.bytes[self.l4() + 4], self.bytes[self.l4() + 5]])
+    }
+
+    /// Time to live.
+    pub fn ttl(&self) -> u8 {
+        self.bytes[22]
+    }
+}
+
+/// A TCP SYN with data of an odd length, or a datagram.
+pub fn of(protocol: &str, from: &str, to: &str) -> Build {
+    if protocol == "tcp" { tcp(from, to).payload(b"odd") } else { udp(from, to) }
+}
+
+/// A container sends a packet to its gateway; with `offload` its checksum is left to the device.
+pub fn leave(world: &World, device: u32, build: Build, offload: bool) -> Arrived {
+    let bridge = match device {
+        A | B => 20,
+        C => 30,
+        _ => 40,
+    };
+    let bytes = build.macs(scene::container_mac(device), scene::bridge_mac(bridge)).bytes();
+    arrive(world, Hook::FromContainer, device, bytes, offload)
+}
+
+/// A packet comes by the uplink.
+pub fn enter(world: &World, build: Build, offload: bool) -> Arrived {
+    let bytes = build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes();
+    arrive(world, Hook::FromUplink, UPLINK, bytes, offload)
+}
+
+/// A packet meets a hook.
+pub fn arrive(world: &World, hook: Hook, device: u32, bytes: Vec<u8>, offload: bool) -> Arrived {
+    let mut frame = Frame::at(device, bytes);
+    if offload {
+        frame.bytes = left_to_the_device(frame.bytes);
+        frame.summed = Summed::Partial;
+    }
+    let verdict = world.run(hook, &mut frame);
+    let bytes = if offload { summed_by_the_device(frame.bytes) } else { frame.bytes };
+    checksums_hold(&bytes).unwrap_or_else(|e| panic!("{e} after {hook:?}: {verdict:?} {bytes:02x?}"));
+    Arrived { verdict, bytes }
+}
+
+/// The flow table: what each tuple becomes.
+pub fn keys(world: &World) -> Vec<(Tuple, Tuple)> {
+    world.flows.borrow().iter().map(|(key, flow)| (*key, flow.becomes)).collect()
+}

@@ -1,0 +1,69 @@
+//! ICMP errors about packets of a flow.
+
+use netd_common::verdict::{DropReason, Verdict};
+use netd_tests::{
+    packets::{checksums_hold, icmp_error, ping, tcp, udp},
+    scene::{self, A, B, UPLINK},
+    story::{SERVER, enter, leave},
+};
+
+#[test]
+fn an_error_about_a_containers_packet_reaches_it_and_quotes_what_it_sent() {
+    let cases = [
+        (tcp("10.176.1.2:33000", "198.51.100.7:80").payload(&[7; 33]), 28),
+        (tcp("10.176.1.2:33000", "198.51.100.7:80").payload(&[7; 33]).ip_options(12), 200),
+        (udp("10.176.1.2:33000", "198.51.100.7:53"), 28),
+        (udp("10.176.1.2:33000", "198.51.100.7:53").without_udp_checksum(), 28),
+        (ping("10.176.1.2", SERVER, 4711), 28),
+    ];
+    for (sent, quoted) in cases {
+        let world = scene::world();
+        leave(&world, B, ping("10.176.1.3", SERVER, 4711), false);
+        let original = sent.clone().bytes();
+        let out = leave(&world, A, sent, false);
+
+        let error = enter(&world, icmp_error("203.0.113.1", "192.0.2.1", true, &out.bytes, quoted), false);
+
+        assert_eq!(error.verdict, Verdict::Peer(A));
+        assert_eq!(
+            &error.bytes[26..34],
+            &[203, 0, 113, 1, 10, 176, 1, 2],
+            "the router's address stays, the host's does not"
+        );
+        let quote = &error.bytes[error.l4() + 8..];
+        // But for the time to live that netd counted down, and the header checksum over it.
+        let mut expected = original[14..14 + quote.len()].to_vec();
+        expected[8..12].copy_from_slice(&quote[8..12]);
+        assert_eq!(quote, expected);
+        checksums_hold(&[&[0; 14], quote].concat()[..14 + usize::from(quote[0] & 15) * 4 + 8]).unwrap();
+    }
+}
+
+#[test]
+fn an_error_by_a_container_leaves_as_the_hosts_and_quotes_what_the_client_sent() {
+    let world = scene::world();
+    let sent = udp("203.0.113.9:40000", "192.0.2.1:5353");
+    let original = sent.clone().bytes();
+    let arrived = enter(&world, sent, false);
+    assert_eq!(arrived.verdict, Verdict::Peer(B));
+
+    let error = leave(&world, B, icmp_error("10.176.1.3", "203.0.113.9", false, &arrived.bytes, 28), false);
+
+    assert_eq!(error.verdict, Verdict::Neighbour(UPLINK));
+    assert_eq!(&error.bytes[26..34], &[192, 0, 2, 1, 203, 0, 113, 9]);
+    let quote = &error.bytes[error.l4() + 8..];
+    assert_eq!((&quote[12..20], &quote[20..28]), (&original[26..34], &original[34..42]));
+}
+
+#[test]
+fn an_error_about_nothing_of_ours_is_the_hosts_from_outside_and_goes_nowhere_from_a_container() {
+    let world = scene::world();
+    let unknown = tcp("192.0.2.1:5555", "198.51.100.7:80").bytes();
+
+    let inward = enter(&world, icmp_error("203.0.113.1", "192.0.2.1", true, &unknown, 28), false);
+    let truncated = enter(&world, icmp_error("203.0.113.1", "192.0.2.1", true, &unknown, 15), false);
+    let outward = leave(&world, A, icmp_error("10.176.1.2", "203.0.113.1", false, &unknown, 28), false);
+
+    assert_eq!((inward.verdict, truncated.verdict), (Verdict::Pass, Verdict::Pass));
+    assert_eq!(outward.verdict, Verdict::Drop(DropReason::NoFlow));
+}

@@ -1,0 +1,61 @@
+//! Packets in fragments.
+
+use netd_common::{
+    tables::Hook,
+    verdict::{DropReason, Verdict},
+};
+use netd_tests::{
+    packets::{checksums_hold, fragments, reassembled, udp},
+    scene::{self, A, B, UPLINK},
+    story::{arrive, leave},
+};
+
+#[test]
+fn a_datagram_in_fragments_is_translated_as_one_both_ways() {
+    let world = scene::world();
+    let sent = udp("10.176.1.2:33000", "198.51.100.7:53").payload(&[7; 4000]);
+    let sent = fragments(&sent.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes(), 1480, 4711);
+
+    let out: Vec<_> = sent.iter().map(|f| arrive(&world, Hook::FromContainer, A, f.clone(), false)).collect();
+    let source = out[0].source();
+    let answer = udp("198.51.100.7:53", &source).payload(&[9; 4000]).bytes();
+    let back = fragments(&answer, 1480, 9).into_iter().map(|f| arrive(&world, Hook::FromUplink, UPLINK, f, false));
+    let back: Vec<_> = back.collect();
+
+    assert!(out.iter().all(|fragment| fragment.verdict == Verdict::Neighbour(UPLINK)), "{out:?}");
+    assert!(back.iter().all(|fragment| fragment.verdict == Verdict::Peer(A)));
+    for whole in [&out, &back] {
+        let whole = reassembled(&whole.iter().map(|f| f.bytes.clone()).collect::<Vec<_>>());
+        assert_eq!((whole.len(), checksums_hold(&whole)), (14 + 20 + 8 + 4000, Ok(())));
+    }
+    assert_eq!(back[2].end(16, 0).split(':').next(), Some("10.176.1.2"));
+}
+
+#[test]
+fn a_fragment_without_its_first_goes_nowhere_from_a_container_and_is_the_hosts_from_outside() {
+    let world = scene::world();
+    leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+    let sent = udp("10.176.1.2:33000", "198.51.100.7:53").payload(&[7; 4000]);
+    let sent = fragments(&sent.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes(), 1480, 4711);
+    let received = fragments(&udp("203.0.113.9:4000", "192.0.2.1:5353").payload(&[7; 4000]).bytes(), 1480, 4711);
+
+    let orphan = arrive(&world, Hook::FromContainer, A, sent[1].clone(), false);
+    let inward = arrive(&world, Hook::FromUplink, UPLINK, received[1].clone(), false);
+
+    assert_eq!(orphan.verdict, Verdict::Drop(DropReason::Fragment));
+    assert_eq!((inward.verdict, inward.bytes == received[1]), (Verdict::Pass, true));
+}
+
+#[test]
+fn an_identification_that_comes_again_is_not_taken_for_the_old_packets() {
+    let world = scene::world();
+    let of = |port| udp("203.0.113.9:4000", &format!("192.0.2.1:{port}")).payload(&[7; 2000]).bytes();
+    let published = fragments(&of(5353), 1480, 4711);
+    let hosts = fragments(&of(9999), 1480, 4711);
+    let run = |bytes: &Vec<u8>| arrive(&world, Hook::FromUplink, UPLINK, bytes.clone(), false).verdict;
+    assert_eq!((run(&published[0]), run(&published[1])), (Verdict::Peer(B), Verdict::Peer(B)));
+
+    world.sleep_seconds(10);
+
+    assert_eq!((run(&hosts[0]), run(&hosts[1])), (Verdict::Pass, Verdict::Pass));
+}

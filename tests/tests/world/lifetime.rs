@@ -1,0 +1,115 @@
+//! How a flow begins, stays one pair, and ends.
+
+use netd_common::{
+    parse::tcp_flags::{ACK, FIN, RST, SYN},
+    tuple::Zone,
+    verdict::{DropReason, Verdict},
+};
+use netd_tests::{
+    packets::{tcp, udp},
+    scene::{self, A, UPLINK},
+    story::{enter, keys, leave},
+};
+
+#[test]
+fn only_a_syn_opens_a_connection() {
+    for flags in [ACK, FIN | ACK, RST, RST | ACK, SYN | ACK, 0] {
+        let world = scene::world();
+
+        let out = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80").flags(flags), false);
+        let inward = enter(&world, tcp("203.0.113.9:4000", "192.0.2.1:8080").flags(flags), false);
+
+        assert_eq!(out.verdict, Verdict::Drop(DropReason::NoFlow), "flags {flags:#x}");
+        assert_eq!(inward.verdict, Verdict::Pass, "flags {flags:#x}");
+        assert_eq!(world.flows.borrow().len(), 0);
+    }
+}
+
+#[test]
+fn either_half_that_is_lost_is_put_back_with_the_same_port() {
+    for lost in [Zone::HOST, Zone(1)] {
+        let world = scene::world();
+        let out = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80"), false);
+        enter(&world, tcp("198.51.100.7:80", &out.source()).flags(SYN | ACK), false);
+        let whole = keys(&world);
+
+        world.flows.borrow_mut().retain(|key, _| key.zone != lost);
+        world.sleep_seconds(2);
+        if lost == Zone::HOST {
+            leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80").flags(ACK), false);
+        } else {
+            enter(&world, tcp("198.51.100.7:80", &out.source()).flags(ACK), false);
+        }
+
+        assert_eq!(keys(&world), whole);
+        let again = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80").flags(ACK), false);
+        assert_eq!((again.verdict, again.source()), (Verdict::Neighbour(UPLINK), out.source()));
+    }
+}
+
+#[test]
+fn an_unanswered_datagram_is_forgotten_after_its_timeout_and_an_established_connection_is_not() {
+    let world = scene::world();
+    let datagram = leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
+    let syn = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80"), false);
+    enter(&world, tcp("198.51.100.7:80", &syn.source()).flags(SYN | ACK), false);
+    leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80").flags(ACK), false);
+
+    world.sleep_seconds(24 * 3600);
+
+    let late = enter(&world, udp("198.51.100.7:53", &datagram.source()), false);
+    let data = enter(&world, tcp("198.51.100.7:80", &syn.source()).flags(ACK), false);
+    assert_eq!(late.verdict, Verdict::Pass);
+    assert_eq!(data.verdict, Verdict::Peer(A));
+}
+
+#[test]
+fn what_a_container_opened_leaves_as_the_address_that_its_uplink_has() {
+    let mut world = scene::world();
+    let build = || udp("10.176.1.2:33000", "198.51.100.7:53");
+    let before = leave(&world, A, build(), false);
+    assert!(before.source().starts_with("192.0.2.1:"), "{}", before.source());
+
+    world.devices.get_mut(&UPLINK).expect("the uplink").ipv4 = [192, 0, 2, 9];
+    world.sleep_seconds(2);
+
+    let after = leave(&world, A, build(), false);
+    let back = enter(&world, udp("198.51.100.7:53", &after.source()), false);
+    let late = enter(&world, udp("198.51.100.7:53", &before.source()), false);
+    assert_eq!(after.verdict, Verdict::Neighbour(UPLINK));
+    assert!(after.source().starts_with("192.0.2.9:"), "{}", after.source());
+    assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".to_owned()));
+    assert_eq!(late.verdict, Verdict::Pass, "both halves of the old flow are gone");
+    assert_eq!(world.flows.borrow().len(), 2);
+}
+
+#[test]
+fn a_new_syn_on_a_closed_connection_opens_another() {
+    let world = scene::world();
+    let (from, to) = ("10.176.1.2:5000", "198.51.100.7:80");
+    let first = leave(&world, A, tcp(from, to), false);
+    enter(&world, tcp(to, &first.source()).flags(SYN | ACK), false);
+    leave(&world, A, tcp(from, to).flags(FIN | ACK), false);
+    enter(&world, tcp(to, &first.source()).flags(FIN | ACK), false);
+
+    let second = leave(&world, A, tcp(from, to), false);
+
+    assert_eq!(second.verdict, Verdict::Neighbour(UPLINK));
+    assert_eq!(world.flows.borrow().len(), 2);
+    assert!(world.flows.borrow().values().all(|flow| flow.legs[1] == 0), "the new flow has seen no answer");
+}
+
+#[test]
+fn data_after_a_reset_keeps_the_connection() {
+    let world = scene::world();
+    let (from, to) = ("10.176.1.2:5000", "198.51.100.7:80");
+    let syn = leave(&world, A, tcp(from, to), false);
+    enter(&world, tcp(to, &syn.source()).flags(SYN | ACK), false);
+    leave(&world, A, tcp(from, to).flags(ACK), false);
+    enter(&world, tcp(to, &syn.source()).flags(RST), false);
+    enter(&world, tcp(to, &syn.source()).flags(ACK), false);
+
+    world.sleep_seconds(3600);
+
+    assert_eq!(enter(&world, tcp(to, &syn.source()).flags(ACK), false).verdict, Verdict::Peer(A));
+}

@@ -1,0 +1,9 @@
+//! Stories of packets through one host in memory, each file about one question.
+
+mod errors;
+mod fragments;
+mod lifetime;
+mod policy;
+mod properties;
+mod shortage;
+mod translation;

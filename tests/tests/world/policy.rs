@@ -1,0 +1,58 @@
+//! Who may send what, and to whom.
+
+use netd_common::{
+    tables::Hook,
+    verdict::{DropReason, Verdict},
+};
+use netd_tests::{
+    packets::{Build, tcp},
+    scene::{self, A, B, C, D, UPLINK},
+    story::leave,
+    world::Frame,
+};
+
+#[test]
+fn networks_are_isolated_and_an_internal_one_has_no_way_out() {
+    let world = scene::world();
+
+    let across = leave(&world, A, tcp("10.176.1.2:5000", "10.176.2.2:80"), false);
+    let outward = leave(&world, D, tcp("10.176.3.2:5000", "198.51.100.7:80"), false);
+    let uncovered = leave(&world, A, tcp("10.176.1.2:5000", "198.18.0.1:80"), false);
+
+    assert_eq!(across.verdict, Verdict::Drop(DropReason::Isolated));
+    assert_eq!(outward.verdict, Verdict::Drop(DropReason::Internal));
+    assert_eq!(uncovered.verdict, Verdict::Drop(DropReason::UncoveredDevice));
+    assert_eq!(world.flows.borrow().len(), 0);
+}
+
+#[test]
+fn the_slow_path_delivers_to_a_container_only_from_its_network_and_from_the_host() {
+    let world = scene::world();
+    let delivered = |came_by| {
+        let mut frame = Frame::at(C, tcp("10.176.1.2:1", "10.176.2.2:80").bytes());
+        frame.came_by = came_by;
+        world.run(Hook::ToContainer, &mut frame)
+    };
+
+    assert_eq!(delivered(0), Verdict::Pass, "from the host");
+    assert_eq!(delivered(30), Verdict::Pass, "from its own bridge");
+    assert_eq!(delivered(A), Verdict::Drop(DropReason::Isolated));
+    assert_eq!(delivered(20), Verdict::Drop(DropReason::Isolated));
+    assert_eq!(delivered(UPLINK), Verdict::Drop(DropReason::NotPublished));
+    assert_eq!(delivered(scene::FOREIGN), Verdict::Drop(DropReason::NotPublished));
+}
+
+#[test]
+fn a_container_cannot_send_in_anothers_name() {
+    let world = scene::world();
+    let sent = |build: Build, source: [u8; 6]| {
+        let bytes = build.macs(source, scene::bridge_mac(20)).bytes();
+        world.run(Hook::FromContainer, &mut Frame::at(A, bytes))
+    };
+
+    let other_address = sent(tcp("10.176.1.3:5000", "198.51.100.7:80"), scene::container_mac(A));
+    let other_mac = sent(tcp("10.176.1.2:5000", "198.51.100.7:80"), scene::container_mac(B));
+
+    assert_eq!(other_address, Verdict::Drop(DropReason::SpoofedAddress));
+    assert_eq!(other_mac, Verdict::Drop(DropReason::SpoofedMac));
+}

@@ -1,0 +1,140 @@
+//! What becomes of a packet's tuple on its way out and in.
+
+use netd_common::{
+    parse::tcp_flags::{ACK, SYN},
+    tables::Hook,
+    tuple::TCP,
+    verdict::Verdict,
+};
+use netd_tests::{
+    packets::{ping, pong, tcp, udp},
+    scene::{self, A, B, UPLINK},
+    story::{Arrived, SERVER, enter, leave, of},
+    world::Frame,
+};
+
+#[test]
+fn a_reply_reaches_its_sender_with_the_original_tuple() {
+    for protocol in ["tcp", "udp"] {
+        for offload in [false, true] {
+            let world = scene::world();
+
+            let out = leave(&world, A, of(protocol, "10.176.1.2:33000", "198.51.100.7:80"), offload);
+            let back = enter(&world, of(protocol, &format!("{SERVER}:80"), &out.source()).flags(SYN | ACK), offload);
+
+            assert_eq!(out.verdict, Verdict::Neighbour(UPLINK));
+            assert!(out.source().starts_with("192.0.2.1:"), "{}", out.source());
+            assert_eq!(back.verdict, Verdict::Peer(A));
+            assert_eq!((back.source(), back.destination()), (format!("{SERVER}:80"), "10.176.1.2:33000".to_owned()));
+            assert_eq!(&back.bytes[..12], [scene::container_mac(A), scene::bridge_mac(20)].concat());
+        }
+    }
+}
+
+#[test]
+fn a_ping_and_its_reply_keep_the_identifier_that_the_container_chose() {
+    let world = scene::world();
+
+    let out = leave(&world, A, ping("10.176.1.2", SERVER, 0), false);
+    let other = leave(&world, B, ping("10.176.1.3", SERVER, 0), false);
+    let back = enter(&world, pong(SERVER, "192.0.2.1", other.identifier()), false);
+
+    assert_eq!(out.identifier(), 0);
+    assert_ne!(other.identifier(), 0, "two pings with one identifier must be kept apart");
+    assert_eq!((back.verdict, back.identifier()), (Verdict::Peer(B), 0));
+}
+
+#[test]
+fn a_client_outside_reaches_a_published_port_with_its_own_address() {
+    for offload in [false, true] {
+        let world = scene::world();
+
+        let request = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8080"), offload);
+        let answer = leave(&world, A, tcp("10.176.1.2:80", "203.0.113.9:40000").flags(SYN | ACK), offload);
+
+        assert_eq!(request.verdict, Verdict::Peer(A));
+        assert_eq!((request.source(), request.destination()), ("203.0.113.9:40000".into(), "10.176.1.2:80".into()));
+        assert_eq!(answer.verdict, Verdict::Neighbour(UPLINK));
+        assert_eq!(answer.source(), "192.0.2.1:8080");
+    }
+}
+
+#[test]
+fn a_publication_on_one_address_leaves_transit_traffic_and_other_ports_alone() {
+    let world = scene::world();
+
+    let transit = enter(&world, tcp("203.0.113.9:40000", "203.0.113.5:8080"), false);
+    let other_port = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8081"), false);
+    let other_protocol = enter(&world, udp("203.0.113.9:40000", "192.0.2.1:8080"), false);
+
+    for untouched in [transit, other_port, other_protocol] {
+        assert_eq!(untouched.verdict, Verdict::Pass);
+    }
+    assert_eq!(world.flows.borrow().len(), 0);
+}
+
+#[test]
+fn one_client_port_to_two_published_ports_of_one_container_port_is_kept_apart() {
+    let mut world = scene::world();
+    let (key, to) = world.publications.iter().map(|(k, p)| (*k, *p)).find(|(k, _)| k.port.number() == 8080).unwrap();
+    let second = netd_common::tables::PublicationKey { port: netd_common::tuple::Port::new(8081), ..key };
+    world.publications.insert(second, to);
+
+    let one = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8080"), false);
+    let two = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8081"), false);
+    let answer = leave(&world, A, tcp("10.176.1.2:80", &two.source()).flags(SYN | ACK), false);
+
+    assert_ne!(one.source(), two.source());
+    assert_eq!((answer.source(), answer.destination()), ("192.0.2.1:8081".into(), "203.0.113.9:40000".into()));
+}
+
+#[test]
+fn two_containers_with_one_source_port_leave_by_two_ports() {
+    let world = scene::world();
+
+    let a = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+    let b = leave(&world, B, udp("10.176.1.3:33000", "198.51.100.7:53"), false);
+
+    assert_ne!(a.source(), b.source());
+    assert_eq!(enter(&world, udp("198.51.100.7:53", &a.source()), false).verdict, Verdict::Peer(A));
+    assert_eq!(enter(&world, udp("198.51.100.7:53", &b.source()), false).verdict, Verdict::Peer(B));
+}
+
+#[test]
+fn a_source_port_is_kept_where_neither_the_host_nor_a_publication_can_want_it() {
+    let mut world = scene::world();
+    world.sockets.insert((TCP, 7000));
+    let source_of = |port| leave(&world, A, tcp(&format!("10.176.1.2:{port}"), "198.51.100.7:80"), false).source();
+
+    assert_eq!(source_of(5000), "192.0.2.1:5000");
+    assert_ne!(source_of(33000), "192.0.2.1:33000", "of the host's ephemeral range");
+    assert_ne!(source_of(8080), "192.0.2.1:8080", "published");
+    assert_ne!(source_of(7000), "192.0.2.1:7000", "a socket of the host's own");
+}
+
+#[test]
+fn a_packet_at_the_end_of_its_life_goes_to_the_stack_untranslated_from_a_container_and_translated_from_outside() {
+    let world = scene::world();
+
+    let out = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80").ttl(1), false);
+    let inward = enter(&world, tcp("203.0.113.9:4000", "192.0.2.1:8080").ttl(1), false);
+
+    assert_eq!((out.verdict, out.source()), (Verdict::Pass, "10.176.1.2:5000".into()));
+    assert_eq!((inward.verdict, inward.destination()), (Verdict::Pass, "10.176.1.2:80".into()));
+    assert_eq!((out.ttl(), inward.ttl()), (1, 1));
+}
+
+#[test]
+fn what_the_stack_forwards_for_a_container_leaves_translated_and_returns_to_it() {
+    let world = scene::world();
+    let mut frame = Frame::at(UPLINK, tcp("10.176.1.2:33000", "198.51.100.7:80").bytes());
+    frame.came_by = 20;
+
+    let verdict = world.run(Hook::ToUplink, &mut frame);
+    let out = Arrived { verdict, bytes: frame.bytes };
+    let back = enter(&world, tcp("198.51.100.7:80", &out.source()).flags(SYN | ACK), false);
+
+    assert_eq!(out.verdict, Verdict::Pass);
+    assert!(out.source().starts_with("192.0.2.1:"));
+    assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".into()));
+}
