@@ -35,6 +35,8 @@ impl From<anyhow::Error> for CallError {
     }
 }
 
+const NOT_UNDERSTOOD: &str = "the daemon's answer is not understood: is it of this version?";
+
 /// Where the daemon is asked.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -67,38 +69,66 @@ impl Client {
         self.call(Method::DELETE, path, body).await
     }
 
+    /// Reads lines, each a value, as they come, for as long as `each` says yes.
+    pub async fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut each: impl FnMut(T) -> Result<bool>,
+    ) -> Result<(), CallError> {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect().await?)).await.context("no HTTP")?;
+        let connection = tokio::spawn(connection);
+        let broke_off = || format!("the daemon on {} broke off", self.socket.display());
+        let request = request(Method::GET, path, &())?;
+        let mut response = sender.send_request(request).await.with_context(broke_off)?;
+        let status = response.status().as_u16();
+        if !(200..300).contains(&status) {
+            return Err(refused(status, &response.into_body().collect().await.with_context(broke_off)?.to_bytes()));
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = response.frame().await {
+            let Ok(bytes) = frame.with_context(broke_off)?.into_data() else { continue };
+            rest.extend_from_slice(&bytes);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if !each(serde_json::from_slice(&line).context(NOT_UNDERSTOOD)?)? {
+                    connection.abort();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CallError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => CallError::NoDaemon(self.socket.clone()),
-            _ => CallError::Failed(
-                anyhow::Error::new(error).context(format!("cannot connect to {}", self.socket.display())),
-            ),
-        })?;
+        let stream = self.connect().await?;
         let (status, bytes) = exchange(stream, method, path, body)
             .await
             .with_context(|| format!("the daemon on {} broke off", self.socket.display()))?;
         if !(200..300).contains(&status) {
-            let told: Result<ErrorBody, _> = serde_json::from_slice(&bytes);
-            let error = told.map_or_else(|_| format!("the daemon answered {status}"), |body| body.error);
-            return Err(CallError::Refused(status, error));
+            return Err(refused(status, &bytes));
         }
-        Ok(serde_json::from_slice(&bytes).context("the daemon's answer is not understood: is it of this version?")?)
+        Ok(serde_json::from_slice(&bytes).context(NOT_UNDERSTOOD)?)
+    }
+
+    async fn connect(&self) -> Result<UnixStream, CallError> {
+        UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => CallError::NoDaemon(self.socket.clone()),
+            _ => CallError::Failed(
+                anyhow::Error::new(error).context(format!("cannot connect to {}", self.socket.display())),
+            ),
+        })
     }
 }
 
 async fn exchange(stream: UnixStream, method: Method, path: &str, body: &impl Serialize) -> Result<(u16, Bytes)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "netd")
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(serde_json::to_vec(body)?)))?;
+    let request = request(method, path, body)?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -112,4 +142,15 @@ async fn exchange(stream: UnixStream, method: Method, path: &str, body: &impl Se
             answer.await
         }
     }
+}
+
+fn request(method: Method, path: &str, body: &impl Serialize) -> Result<Request<Full<Bytes>>> {
+    let request = Request::builder().method(method).uri(path).header("host", "netd");
+    let body = Full::new(Bytes::from(serde_json::to_vec(body)?));
+    Ok(request.header("content-type", "application/json").body(body)?)
+}
+
+fn refused(status: u16, body: &Bytes) -> CallError {
+    let told: Result<ErrorBody, _> = serde_json::from_slice(body);
+    CallError::Refused(status, told.map_or_else(|_| format!("the daemon answered {status}"), |body| body.error))
 }

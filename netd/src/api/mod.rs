@@ -1,6 +1,7 @@
 //! The daemon's door: HTTP/1.1 and JSON on a unix socket, and the client that the command line is.
 
 mod client;
+mod events;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -21,9 +21,9 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixListener, sync::mpsc::Sender};
 
-use super::ErrorBody;
+use super::{ErrorBody, events};
 use crate::{
-    daemon::{Failure, FlowFilter, Message, Request, ask},
+    daemon::{Events, Failure, FlowFilter, Message, Request, ask},
     model::Rejection,
 };
 
@@ -60,7 +60,7 @@ async fn replace_dead(path: &Path) -> Result<()> {
 }
 
 /// Every route.
-pub fn router(daemon: Sender<Message>) -> Router {
+pub fn router(daemon: Sender<Message>, events: Events) -> Router {
     Router::new()
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", get(network).delete(remove_network))
@@ -74,6 +74,7 @@ pub fn router(daemon: Sender<Message>) -> Router {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this route does not take this method".to_owned())
         })
         .with_state(daemon)
+        .merge(Router::new().route("/v1/events", get(events::stream)).with_state(events))
 }
 
 async fn networks(State(daemon): Daemon) -> Response {
@@ -146,7 +147,7 @@ async fn reply(daemon: &Sender<Message>, request: Request) -> Response {
     }
 }
 
-fn failure(failure: Failure) -> Response {
+pub(super) fn failure(failure: Failure) -> Response {
     match failure {
         Failure::Refused(rejection) => {
             let status = StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::BAD_REQUEST);

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    daemon::{Failure, Message, Reply, Request},
+    daemon::{Events, Failure, Message, Reply, Request},
     model::Rejection,
 };
 
@@ -32,7 +32,7 @@ async fn answer(mut inbox: mpsc::Receiver<Message>) {
 async fn serve(path: &Path) -> Client {
     let (requests, inbox) = mpsc::channel(4);
     let listener = listen(path).await.unwrap();
-    tokio::spawn(axum::serve(listener, router(requests)).into_future());
+    tokio::spawn(axum::serve(listener, router(requests, Events::default())).into_future());
     tokio::spawn(answer(inbox));
     Client::new(path.to_owned())
 }

@@ -75,6 +75,8 @@ pub enum Command {
         #[arg(long, default_value = "table")]
         format: Format,
     },
+    /// Show what happens, as it happens
+    Events(EventsArgs),
     /// Show how the daemon is
     Status {
         /// How to print
@@ -281,6 +283,23 @@ pub struct ListArgs {
     /// Only those that match
     #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
     pub filters: Vec<(String, String)>,
+}
+
+/// Of `events`.
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// From then on, of those that the daemon still has: RFC 3339, seconds since 1970, or how long ago (10m)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Until then, and no longer
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only of this type, action, network or endpoint; several of one key are alternatives
+    #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
+    pub filters: Vec<(String, String)>,
+    /// How to print: a line each, as words or as an object
+    #[arg(long, default_value = "table")]
+    pub format: Format,
 }
 
 /// Of `flows`.

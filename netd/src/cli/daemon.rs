@@ -13,7 +13,8 @@ use nix::libc;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -23,6 +24,7 @@ use super::{
     args::DaemonArgs,
     block_on,
     host::{self, FLOWS_MAX, HostPlace},
+    out,
 };
 use crate::{
     api,
@@ -35,6 +37,9 @@ use crate::{
 
 /// Requests that wait while one is answered.
 const WAITING: usize = 64;
+
+/// How long an ending daemon waits for its last answers to be taken.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Runs the daemon until it is told to end.
 pub fn run(args: DaemonArgs) -> Result<ExitCode> {
@@ -71,10 +76,14 @@ async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
     let mut daemon = Daemon::start(kernel, (store, model), reservations, Box::new(rng), about).await?;
 
     let (requests, inbox) = mpsc::channel(WAITING);
-    let server = tokio::spawn(axum::serve(listener, api::router(requests)).into_future());
-    println!("netd is ready on {}", socket.display());
+    let (ends, ended) = oneshot::channel::<()>();
+    let server = axum::serve(listener, api::router(requests, daemon.events()));
+    let server = tokio::spawn(server.with_graceful_shutdown(async { drop(ended.await) }).into_future());
+    out::line(format_args!("netd is ready on {}", socket.display()));
     daemon.run(inbox, changes, stop).await;
-    server.abort();
+    drop(ends);
+    // Who does not read does not hold the end up.
+    let _ = timeout(LAST_WORDS, server).await;
     info!("ends; what is in the kernel stays and works");
     Ok(())
 }

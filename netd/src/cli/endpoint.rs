@@ -14,7 +14,7 @@ use nix::{
 
 use super::{
     args::{AttachArgs, Format, ListArgs, PortsArgs},
-    route, run, sandbox, table, wrong_usage,
+    out, route, run, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
@@ -39,7 +39,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
     };
     let endpoint: EndpointView = client.post("/v1/endpoints", &order).await?;
     for attachment in &endpoint.networks {
-        println!("{} {} {}", attachment.ifname, attachment.ip, attachment.network);
+        out::line(format_args!("{} {} {}", attachment.ifname, attachment.ip, attachment.network));
     }
     print_ports(&endpoint.ports);
     Ok(ExitCode::SUCCESS)
@@ -51,7 +51,7 @@ pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
     let runs = running(&endpoint).is_some();
     // A namespace of ours in which a command runs is still that command's.
     remove(client, &EndpointView { netns_made: endpoint.netns_made && !runs, ..endpoint }).await?;
-    println!("{name}");
+    out::line(name);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,7 +85,7 @@ pub async fn ps(client: &Client, args: ListArgs) -> Result<ExitCode> {
     let mut endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await?;
     endpoints.retain(|endpoint| args.filters.iter().all(|(key, value)| matches(endpoint, key, value)));
     if args.quiet {
-        endpoints.iter().for_each(|endpoint| println!("{}", endpoint.name));
+        endpoints.iter().for_each(|endpoint| out::line(format_args!("{}", endpoint.name)));
     } else if args.format == Format::Json {
         table::print_json(&endpoints)?;
     } else {
@@ -140,13 +140,13 @@ pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<E
     if ports.is_empty() {
         bail!("{name} publishes no port {number}/{protocol}");
     }
-    ports.iter().for_each(|port| println!("{}:{}", port.host_ip, port.host_port));
+    ports.iter().for_each(|port| out::line(format_args!("{}:{}", port.host_ip, port.host_port)));
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_ports(ports: &[PortView]) {
     for port in ports {
-        println!("{}/{} -> {}:{}", port.port, port.proto, port.host_ip, port.host_port);
+        out::line(format_args!("{}/{} -> {}:{}", port.port, port.proto, port.host_ip, port.host_port));
     }
 }
 
@@ -171,7 +171,7 @@ pub async fn rm(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
             end(&process)?;
         }
         remove(client, &endpoint).await?;
-        println!("{name}");
+        out::line(name);
     }
     Ok(ExitCode::SUCCESS)
 }

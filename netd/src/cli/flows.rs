@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     args::{FlowsArgs, FlowsTask, Format},
-    table, wrong_usage,
+    out, table, wrong_usage,
 };
 use crate::{
     api::Client,
@@ -37,14 +37,13 @@ async fn list(client: &Client, format: Format, filters: &[(String, String)]) -> 
 async fn end(client: &Client, filters: &[(String, String)]) -> Result<ExitCode> {
     let Ok(query) = query(filters) else { return Ok(unknown(filters)) };
     let ended: Vec<FlowView> = client.delete(&format!("/v1/flows?{query}"), &()).await?;
-    println!("ended {} flow{}", ended.len(), if ended.len() == 1 { "" } else { "s" });
+    out::line(format_args!("ended {} flow{}", ended.len(), if ended.len() == 1 { "" } else { "s" }));
     Ok(ExitCode::SUCCESS)
 }
 
 fn query(filters: &[(String, String)]) -> Result<String, Rejection> {
     FlowFilter::new(filters.iter().cloned().collect())?;
-    let pairs = filters.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value)));
-    Ok(pairs.collect::<Vec<_>>().join("&"))
+    Ok(super::query(filters))
 }
 
 fn unknown(filters: &[(String, String)]) -> ExitCode {
@@ -64,18 +63,4 @@ fn row(flow: &FlowView) -> Vec<String> {
         flow.state.clone(),
         format!("{}/{} s", flow.age, flow.timeout),
     ]
-}
-
-/// Text as a query takes it (RFC 3986 section 2.3: what is not unreserved is escaped).
-fn escaped(text: &str) -> String {
-    let kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|b| if kept(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn what_a_query_cannot_hold_is_escaped() {
-        assert_eq!(super::escaped("fd00::7 &c1"), "fd00%3A%3A7%20%26c1");
-    }
 }

@@ -4,9 +4,11 @@ mod args;
 mod daemon;
 mod drops;
 mod endpoint;
+mod events;
 mod flows;
 mod host;
 mod network;
+mod out;
 mod run;
 mod sandbox;
 mod start;
@@ -40,9 +42,15 @@ pub fn main() -> ExitCode {
         end_with_the_reader();
     }
     match done(command) {
-        Ok(code) => code,
+        Ok(code) => match out::failure() {
+            None => code,
+            Some(error) => {
+                out::complain(format_args!("netd: cannot write the answer: {error}"));
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
-            eprintln!("netd: {error:#}");
+            out::complain(format_args!("netd: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -65,10 +73,11 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),
         Command::Flows(args) => block_on(flows::done(&client, args)),
         Command::Drops { format } => block_on(drops::show(&client, format)),
+        Command::Events(args) => block_on(events::done(&client, args)),
         Command::Status { format } => block_on(status::show(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
         Command::Version => {
-            println!("netd {}", env!("CARGO_PKG_VERSION"));
+            out::line(format_args!("netd {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
         }
         Command::Start(args) => Ok(start::done(args)),
@@ -100,9 +109,21 @@ fn route(kind: &str, name: &str) -> Result<String> {
     Ok(format!("/v1/{kind}/{}", name.parse::<Name>()?))
 }
 
+/// Pairs as the query of a route.
+fn query(pairs: &[(String, String)]) -> String {
+    let pairs = pairs.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+/// Text as a query takes it (RFC 3986 section 2.3: what is not unreserved is escaped).
+fn escaped(text: &str) -> String {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|b| if kept(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 /// Wrong usage that clap does not know of: one line, exit 2.
 fn wrong_usage(line: &str) -> ExitCode {
-    eprintln!("netd: {line}");
+    out::complain(format_args!("netd: {line}"));
     ExitCode::from(2)
 }
 
@@ -137,6 +158,11 @@ mod tests {
             let error = Cli::try_parse_from(["netd"].into_iter().chain(case.split(' '))).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{case}");
         }
+    }
+
+    #[test]
+    fn what_a_query_cannot_hold_is_escaped() {
+        assert_eq!(super::escaped("fd00::7 &c1"), "fd00%3A%3A7%20%26c1");
     }
 
     #[test]

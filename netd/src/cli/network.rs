@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     args::{Format, ListArgs, NetworkCommand, NetworkCreateArgs},
-    route, table, wrong_usage,
+    out, route, table, wrong_usage,
 };
 use crate::{
     api::{CallError, Client},
@@ -38,7 +38,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         force: args.force,
     };
     let network: NetworkView = client.post("/v1/networks", &order).await?;
-    println!("{}", network.name);
+    out::line(format_args!("{}", network.name));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -50,7 +50,7 @@ async fn list(client: &Client, args: ListArgs) -> Result<ExitCode> {
     let mut networks: Vec<NetworkView> = client.get("/v1/networks").await?;
     networks.retain(|network| args.filters.iter().all(|(key, value)| matches(network, key, value)));
     if args.quiet {
-        networks.iter().for_each(|network| println!("{}", network.name));
+        networks.iter().for_each(|network| out::line(format_args!("{}", network.name)));
     } else if args.format == Format::Json {
         table::print_json(&networks)?;
     } else {
@@ -100,7 +100,7 @@ async fn remove(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
         match client.delete::<serde_json::Value>(&route("networks", name)?, &()).await {
             Err(CallError::Refused(404, _)) if force => {}
             Err(error) => return Err(error.into()),
-            Ok(_) => println!("{name}"),
+            Ok(_) => out::line(name),
         }
     }
     Ok(ExitCode::SUCCESS)

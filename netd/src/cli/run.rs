@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     args::RunArgs,
-    block_on, endpoint, route, sandbox,
+    block_on, endpoint, out, route, sandbox,
     start::{FAILED, replaced_by},
 };
 use crate::{
@@ -52,13 +52,13 @@ pub fn exec(client: &Client, name: &str, command: &[String]) -> Result<ExitCode>
         return Ok(own_failure(Err(error)));
     }
     let (code, why) = replaced_by(command);
-    eprintln!("netd: {why}");
+    out::complain(format_args!("netd: {why}"));
     Ok(ExitCode::from(code))
 }
 
 fn own_failure(done: Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
-        eprintln!("netd: {error:#}");
+        out::complain(format_args!("netd: {error:#}"));
         ExitCode::from(FAILED)
     })
 }
@@ -91,14 +91,14 @@ async fn run(client: &Client, args: RunArgs) -> Result<ExitCode> {
     if let Some((code, why)) = starter.go() {
         starter.child.wait().await?;
         endpoint::remove(client, &endpoint).await?;
-        eprintln!("netd: {why}");
+        out::complain(format_args!("netd: {why}"));
         return Ok(ExitCode::from(code));
     }
     if args.detach {
         if args.rm {
             supervise(client, &name)?;
         }
-        println!("{name}");
+        out::line(name);
         return Ok(ExitCode::SUCCESS);
     }
     let status = signals.until_ended(&mut starter.child).await?;

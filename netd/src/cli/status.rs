@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{args::Format, table};
+use super::{args::Format, out, table};
 use crate::{
     api::Client,
     daemon::{ProgramView, StatusView},
@@ -18,27 +18,27 @@ pub async fn show(client: &Client, format: Format) -> Result<ExitCode> {
         Format::Table => print(&status),
     }
     if !status.attached {
-        eprintln!("netd: not every program is attached");
+        out::complain(format_args!("netd: not every program is attached"));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn print(status: &StatusView) {
-    println!("netd {} (pid {}), up {}", status.version, status.pid, duration(status.uptime));
-    println!("kernel {}, programs attached by {}", status.kernel, status.attach);
-    println!("{} networks, {} endpoints", status.networks, status.endpoints);
-    println!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max);
+    out::line(format_args!("netd {} (pid {}), up {}", status.version, status.pid, duration(status.uptime)));
+    out::line(format_args!("kernel {}, programs attached by {}", status.kernel, status.attach));
+    out::line(format_args!("{} networks, {} endpoints", status.networks, status.endpoints));
+    out::line(format_args!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max));
     for uplink in &status.uplinks {
         let address = uplink.address.map_or("nothing: it has no IPv4 address".to_owned(), |ip| ip.to_string());
-        println!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu);
+        out::line(format_args!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu));
     }
-    println!();
+    out::line("");
     let rows: Vec<_> = status.programs.iter().map(row).collect();
     let titles = ["PROGRAM", "VERIFIED", "PASSED", "TO PEER", "TO NEIGHBOUR", "DROPPED", "DEVICES"];
     table::print(&titles, &rows);
     for warning in &status.warnings {
-        println!("warning: {warning}");
+        out::line(format_args!("warning: {warning}"));
     }
 }
 

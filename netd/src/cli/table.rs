@@ -1,13 +1,15 @@
 //! Columns.
 
+use super::out;
+
 /// Rows under their titles, each column as wide as its widest cell.
 pub fn print(titles: &[&str], rows: &[Vec<String>]) {
-    print!("{}", text(titles, rows));
+    out::text(&text(titles, rows));
 }
 
 /// One row's JSON values, indented.
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out::line(format_args!("{}", serde_json::to_string_pretty(value)?));
     Ok(())
 }
 

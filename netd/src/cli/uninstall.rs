@@ -16,7 +16,7 @@ use nix::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BPF_DIR, args::UninstallArgs, host, run, sandbox};
+use super::{BPF_DIR, args::UninstallArgs, host, out, run, sandbox};
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
@@ -40,10 +40,10 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
 
     if let Some(status) = &daemon {
         end(status.pid)?;
-        println!("ended the daemon (pid {})", status.pid);
+        out::line(format_args!("ended the daemon (pid {})", status.pid));
     }
     for line in host::take_away(&bpf_dir, &state_dir).await? {
-        println!("{line}");
+        out::line(line);
     }
     remove_namespaces(client, &state_dir);
     remove_store(&state_dir)?;
@@ -74,19 +74,19 @@ fn remove_namespaces(client: &Client, state_dir: &Path) {
     }
     let model = match Store::open(state_dir, &mut StdRng::from_os_rng()) {
         Ok((_, model)) => model,
-        Err(error) => return println!("left alone: namespaces that netd made ({error})"),
+        Err(error) => return out::line(format_args!("left alone: namespaces that netd made ({error})")),
     };
     for endpoint in model.endpoints.values().filter(|endpoint| endpoint.netns_made) {
         let path = endpoint.netns.display();
         let log = run::log_of(client, endpoint.name.as_str());
         if fs::remove_file(&log).is_ok() {
-            println!("removed {}", log.display());
+            out::line(format_args!("removed {}", log.display()));
         }
         match endpoint.process.as_ref().filter(|process| is_alive(process)) {
-            Some(process) => println!("left alone: {path}, process {} runs in it", process.pid),
+            Some(process) => out::line(format_args!("left alone: {path}, process {} runs in it", process.pid)),
             None => match sandbox::remove(&endpoint.netns) {
-                Ok(()) => println!("removed {path}"),
-                Err(error) => println!("left alone: {error:#}"),
+                Ok(()) => out::line(format_args!("removed {path}")),
+                Err(error) => out::line(format_args!("left alone: {error:#}")),
             },
         }
     }
@@ -96,14 +96,14 @@ fn remove_namespaces(client: &Client, state_dir: &Path) {
 fn remove_dead_socket(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     if is_socket && fs::remove_file(path).is_ok() {
-        println!("removed {}", path.display());
+        out::line(format_args!("removed {}", path.display()));
     }
 }
 
 fn remove_store(state_dir: &Path) -> Result<()> {
     let path = state_dir.join(FILE);
     match fs::remove_file(&path) {
-        Ok(()) => println!("removed {}", path.display()),
+        Ok(()) => out::line(format_args!("removed {}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
     }

@@ -5,8 +5,9 @@ use tracing::{info, warn};
 
 use super::{
     Daemon, EndpointOrder, Failure, PortsOrder, Reply, Request,
+    events::{EndpointAction, Happening, NetworkAction, PortAction},
     messages::process_of,
-    now,
+    moment::now,
     views::{endpoint_view, network_view},
 };
 use crate::{
@@ -55,6 +56,7 @@ impl<K: Kernel> Daemon<K> {
         let name = model::create_network(&mut next, order, &self.facts, now(), &mut *self.rng)?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "created");
+        self.tell_of_network(NetworkAction::Create, &name);
         self.network(&name)
     }
 
@@ -63,6 +65,7 @@ impl<K: Kernel> Daemon<K> {
         model::remove_network(&mut next, name)?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "removed");
+        self.tell_of_network(NetworkAction::Remove, name);
         Ok(Reply::Done {})
     }
 
@@ -83,6 +86,7 @@ impl<K: Kernel> Daemon<K> {
         let sandbox = self.kernel.sandbox(&path).await.map_err(|error| Rejection::NotASandbox(format!("{error:#}")))?;
         let interfaces = self.kernel.interfaces(&sandbox).await?;
         let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
+        let ports = order.ports;
         let order = AttachOrder {
             name: name.clone(),
             sandbox,
@@ -95,6 +99,8 @@ impl<K: Kernel> Daemon<K> {
         model::attach(&mut next, order, now(), &mut *self.rng)?;
         self.commit(next, fresh).await?;
         info!(endpoint = %name, "attached");
+        self.tell_of_endpoint(EndpointAction::Attach, &name, None);
+        self.tell_of_ports(PortAction::Publish, &name, &ports);
         self.endpoint(&name)
     }
 
@@ -124,6 +130,7 @@ impl<K: Kernel> Daemon<K> {
             }
         }
         info!(endpoint = %name, "detached");
+        self.tell_of_endpoint(EndpointAction::Detach, name, None);
         Ok(Reply::Done {})
     }
 
@@ -134,6 +141,7 @@ impl<K: Kernel> Daemon<K> {
         model::publish(&mut next, name, &publications)?;
         self.commit(next, fresh).await?;
         info!(endpoint = %name, ports = order.ports.join(" "), "published");
+        self.tell_of_ports(PortAction::Publish, name, &order.ports);
         self.endpoint(name)
     }
 
@@ -147,7 +155,23 @@ impl<K: Kernel> Daemon<K> {
             warn!("flows of closed ports stay until they expire: {error:#}");
         }
         info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
+        self.tell_of_ports(PortAction::Unpublish, name, &order.ports);
         self.endpoint(name)
+    }
+
+    fn tell_of_network(&self, action: NetworkAction, name: &Name) {
+        self.events.tell(Happening::Network { action, network: name.to_string() });
+    }
+
+    fn tell_of_endpoint(&self, action: EndpointAction, name: &Name, network: Option<&Name>) {
+        let network = network.map(Name::to_string);
+        self.events.tell(Happening::Endpoint { action, endpoint: name.to_string(), network });
+    }
+
+    fn tell_of_ports(&self, action: PortAction, name: &Name, ports: &[String]) {
+        if !ports.is_empty() {
+            self.events.tell(Happening::Port { action, endpoint: name.to_string(), ports: ports.to_vec() });
+        }
     }
 
     /// Before a decision that depends on the host's routes or devices.

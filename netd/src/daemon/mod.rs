@@ -4,6 +4,7 @@
 //! put back. What happens to the host meanwhile is found by looking again, at wake-ups and at intervals.
 
 mod answer;
+mod events;
 mod flows;
 mod messages;
 mod moment;
@@ -13,10 +14,7 @@ mod process;
 mod tests;
 mod views;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rand::RngCore;
@@ -26,11 +24,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
 pub use messages::{EndpointOrder, PortsOrder, Reply, Request};
 pub use process::{is_alive, mark_of};
 pub use views::{EndpointView, NetworkView, PortView, ProgramView, StatusView};
 
+use self::events::{RepairAction, WarningAction};
 use crate::{
     model::{Model, Rejection},
     plan::{plan, warnings},
@@ -98,12 +98,15 @@ pub struct Daemon<K> {
     facts: HostFacts,
     /// What the host is, as far as known.
     applied: State,
+    /// What was warned of, one line each.
+    warned: Vec<String>,
     /// What could not be made true, one line each.
     trouble: Vec<String>,
     reservations: Reservations,
     rng: Box<dyn RngCore>,
     about: About,
     started: Instant,
+    events: Events,
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -121,17 +124,25 @@ impl<K: Kernel> Daemon<K> {
             model,
             facts: HostFacts::default(),
             applied: State::default(),
+            warned: Vec::new(),
             trouble: Vec::new(),
             reservations,
             rng,
             about,
             started: Instant::now(),
+            events: Events::default(),
         };
+        daemon.events.tell(Happening::Daemon { action: DaemonAction::Start });
         for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
             warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         Ok(daemon)
+    }
+
+    /// Where it tells what happens.
+    pub fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// Answers until `stop` is ready or nobody can ask any more. What is in the kernel stays as it is.
@@ -148,7 +159,7 @@ impl<K: Kernel> Daemon<K> {
         let mut told = true;
         loop {
             tokio::select! {
-                () = &mut stop => return,
+                () = &mut stop => return self.events.end(),
                 message = requests.recv() => {
                     let Some(Message { request, reply }) = message else { return };
                     // Whoever asked may be gone.
@@ -185,7 +196,10 @@ impl<K: Kernel> Daemon<K> {
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
         for step in &steps {
             match self.make_true(step, &failed).await {
-                Ok(()) => info!("made true: {step}"),
+                Ok(()) => {
+                    info!("made true: {step}");
+                    self.events.tell(Happening::Repair { action: RepairAction::Mend, message: step.to_string() });
+                }
                 Err(error) => {
                     trouble.push(format!("cannot {step}: {error:#}"));
                     failed.push(step.clone());
@@ -269,15 +283,31 @@ impl<K: Kernel> Daemon<K> {
     }
 
     fn note_facts(&mut self, facts: HostFacts) {
-        let (before, after) = (warnings(&self.model, &self.facts), warnings(&self.model, &facts));
-        after.iter().filter(|warning| !before.contains(warning)).for_each(|warning| warn!("{warning}"));
         self.facts = facts;
+        let warnings = warnings(&self.model, &self.facts);
+        let (raised, cleared) = (without(&warnings, &self.warned), without(&self.warned, &warnings));
+        self.warned = warnings;
+        for message in raised {
+            warn!("{message}");
+            self.events.tell(Happening::Warning { action: WarningAction::Raise, message });
+        }
+        for message in cleared {
+            self.events.tell(Happening::Warning { action: WarningAction::Clear, message });
+        }
     }
 
     fn note_trouble(&mut self, trouble: Vec<String>) {
-        trouble.iter().filter(|line| !self.trouble.contains(line)).for_each(|line| warn!("{line}"));
+        for message in without(&trouble, &self.trouble) {
+            warn!("{message}");
+            self.events.tell(Happening::Repair { action: RepairAction::Fail, message });
+        }
         self.trouble = trouble;
     }
+}
+
+/// The lines that are in the first list alone.
+fn without(lines: &[String], others: &[String]) -> Vec<String> {
+    lines.iter().filter(|line| !others.contains(line)).cloned().collect()
 }
 
 /// Sends a request to the daemon's task and waits for its reply.
@@ -286,9 +316,4 @@ pub async fn ask(daemon: &mpsc::Sender<Message>, request: Request) -> Result<Rep
     let stopping = || Failure::Failed(anyhow!("the daemon is stopping"));
     daemon.send(Message { request, reply }).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?
-}
-
-/// Seconds since 1970-01-01T00:00:00Z.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -3,8 +3,6 @@
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
-    thread,
-    time::{Duration, Instant},
 };
 
 use netd_tests::lab::{
@@ -15,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     says::{self, inspected, names, text},
-    town::{CLIENT, FRONT, HOST, INTERNET, Town},
+    town::{CLIENT, FRONT, HOST, INTERNET, Town, wait_until},
 };
 
 #[test]
@@ -468,13 +466,4 @@ fn names_in(snapshot: &netd_tests::lab::Snapshot) -> Vec<String> {
         .filter(|line| line.starts_with("link ") && line.contains(".ifname = "))
         .map(str::to_owned)
         .collect()
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -3,6 +3,7 @@
 mod cases;
 mod clsact;
 mod core;
+mod events;
 mod lifecycle;
 mod loaded;
 mod refusals;

@@ -4,7 +4,12 @@
 //! internet 203.0.113.80  192.0.2.2 ── eth0 192.0.2.1  host  198.51.100.1 eth1 ── 198.51.100.2  client
 //! ```
 
-use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, traffic::PATIENCE};
 
 use crate::says;
 
@@ -87,4 +92,14 @@ fn streets(lab: &Lab, kind: Offloads) -> (Host, Host, Host) {
     host.default_route(NEIGHBOUR);
     client.default_route(FRONT);
     (host, internet, client)
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

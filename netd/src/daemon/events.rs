@@ -1,0 +1,355 @@
+//! What happens, told to whoever listens: typed events, the last of them kept, so that one can ask for what was before.
+//!
+//! The daemon's task tells; nothing here ever makes it wait. A listener that is slow finds the oldest events gone and is
+//! told how many.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
+
+use super::moment::Moment;
+use crate::model::Rejection;
+
+/// How many events are kept.
+const KEPT: usize = 4096;
+
+/// Something that happened, and when.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// By the host's clock.
+    pub time: Moment,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What can happen. On the wire `type` names the kind of thing, the other fields are the variant's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Happening {
+    /// To the daemon itself.
+    Daemon { action: DaemonAction },
+    /// To a network.
+    Network { action: NetworkAction, network: String },
+    /// To an endpoint; `network` where it is about its place in one.
+    Endpoint { action: EndpointAction, endpoint: String, network: Option<String> },
+    /// To ports that an endpoint publishes, as they were asked for.
+    Port { action: PortAction, endpoint: String, ports: Vec<String> },
+    /// Something of netd's on the host was not as it should be, and was mended.
+    Repair { action: RepairAction, message: String },
+    /// Something works, and not as well as the user may think.
+    Warning { action: WarningAction, message: String },
+    /// The listener was too slow for so many events.
+    Lost { count: u64 },
+}
+
+/// Of a daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonAction {
+    Start,
+    Stop,
+}
+
+/// Of a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkAction {
+    Create,
+    Update,
+    Remove,
+}
+
+/// Of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointAction {
+    Attach,
+    Connect,
+    Disconnect,
+    Detach,
+}
+
+/// Of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortAction {
+    Publish,
+    Unpublish,
+}
+
+/// Of a repair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepairAction {
+    /// It is as it should be again.
+    Mend,
+    /// It could not be.
+    Fail,
+}
+
+/// Of a warning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningAction {
+    /// It holds from now on.
+    Raise,
+    /// It holds no more.
+    Clear,
+}
+
+/// The events so far, by their numbers: the first that is kept, and those that follow it.
+#[derive(Default, Debug)]
+struct Ring {
+    first: u64,
+    kept: VecDeque<Arc<Event>>,
+    /// Whether the last one was told.
+    ended: bool,
+}
+
+impl Ring {
+    fn next(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    fn push(&mut self, event: Event) {
+        self.kept.push_back(Arc::new(event));
+        if self.kept.len() > KEPT {
+            self.kept.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// The events from number `from` on, and how many of them are not kept any more.
+    fn since(&self, from: u64) -> (u64, Vec<Arc<Event>>) {
+        let lost = self.first.saturating_sub(from);
+        let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        (lost, self.kept.iter().skip(skipped).cloned().collect())
+    }
+}
+
+/// Where events are told and listened to; clones are the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Arc<watch::Sender<Ring>>);
+
+impl Events {
+    /// Tells.
+    pub fn tell(&self, what: Happening) {
+        let event = Event { time: Moment::now(), what };
+        self.0.send_modify(|ring| ring.push(event));
+    }
+
+    /// Tells that the daemon ends; nothing is told after.
+    pub fn end(&self) {
+        self.tell(Happening::Daemon { action: DaemonAction::Stop });
+        self.0.send_modify(|ring| ring.ended = true);
+    }
+
+    /// Listens to what fits `wish`.
+    pub fn listen(&self, wish: EventWish) -> Listener {
+        let mut ring = self.0.subscribe();
+        let next = if wish.since.is_some() { ring.borrow_and_update().first } else { ring.borrow_and_update().next() };
+        Listener { ring, next, wish, waiting: VecDeque::new() }
+    }
+}
+
+/// Which events are wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EventWish {
+    /// From then on; `None` for from now on.
+    since: Option<Moment>,
+    /// Until then; `None` for ever.
+    until: Option<Moment>,
+    /// By key: one of the values.
+    filters: BTreeMap<String, Vec<String>>,
+}
+
+impl EventWish {
+    /// What events can be filtered by.
+    pub const FILTERS: &str = "type, action, network, endpoint";
+
+    /// Reads pairs of a query: `since`, `until`, and filters, of which those with one key are alternatives.
+    pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejection> {
+        let mut wish = Self::default();
+        let now = Moment::now();
+        let moment = |given: String| {
+            let wanted = "a moment: RFC 3339, seconds since 1970, or how long ago, like 10m";
+            Moment::parse(&given, now).ok_or(Rejection::Malformed { given, wanted })
+        };
+        for (key, value) in pairs {
+            match key.as_str() {
+                "since" => wish.since = Some(moment(value)?),
+                "until" => wish.until = Some(moment(value)?),
+                "type" | "action" | "network" | "endpoint" => wish.filters.entry(key).or_default().push(value),
+                _ => return Err(Rejection::UnknownFilter(key, Self::FILTERS)),
+            }
+        }
+        if wish.until.is_some_and(|until| until <= now) && wish.since.is_none() {
+            // What ends in the past begins with all there is.
+            wish.since = Some(Moment::default());
+        }
+        Ok(wish)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let in_time = self.since.is_none_or(|since| since <= event.time);
+        in_time && self.filters.iter().all(|(key, values)| event.what.fits(key, values))
+    }
+}
+
+impl Happening {
+    /// Whether it has one of `values` for `key`. What a happening does not have fits nothing; but that some were lost
+    /// matters to every listener.
+    fn fits(&self, key: &str, values: &[String]) -> bool {
+        if matches!(self, Self::Lost { .. }) {
+            return true;
+        }
+        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else { return false };
+        let found = fields.get(key).and_then(serde_json::Value::as_str);
+        found.is_some_and(|found| values.iter().any(|value| value == found))
+    }
+}
+
+/// Listens.
+pub struct Listener {
+    ring: watch::Receiver<Ring>,
+    next: u64,
+    wish: EventWish,
+    waiting: VecDeque<Arc<Event>>,
+}
+
+impl Listener {
+    /// The next event that is wanted; `None` when there will be none.
+    pub async fn next(&mut self) -> Option<Arc<Event>> {
+        loop {
+            while let Some(event) = self.waiting.pop_front() {
+                if self.wish.until.is_some_and(|until| event.time >= until) {
+                    return None;
+                }
+                if self.wish.wants(&event) {
+                    return Some(event);
+                }
+            }
+            if !self.take() && !self.changed().await {
+                return None;
+            }
+        }
+    }
+
+    /// Takes what is there and was not seen; whether there was something.
+    fn take(&mut self) -> bool {
+        let ring = self.ring.borrow_and_update();
+        let (lost, events) = ring.since(self.next);
+        // Nobody has seen what was before the first look: that is not lost.
+        self.next = ring.next();
+        if lost > 0 {
+            let what = Happening::Lost { count: lost };
+            self.waiting.push_back(Arc::new(Event { time: Moment::now(), what }));
+        }
+        self.waiting.extend(events);
+        !self.waiting.is_empty()
+    }
+
+    async fn changed(&mut self) -> bool {
+        if self.ring.borrow().ended {
+            return false;
+        }
+        match self.wish.until {
+            None => self.ring.changed().await.is_ok(),
+            Some(until) => timeout(until.time_left(), self.ring.changed()).await.is_ok_and(|changed| changed.is_ok()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(network: &str) -> Happening {
+        Happening::Network { action: NetworkAction::Create, network: network.to_owned() }
+    }
+
+    fn wish(pairs: &[(&str, &str)]) -> EventWish {
+        EventWish::new(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))).unwrap()
+    }
+
+    /// What a listener is told before it would have to wait.
+    async fn told(listener: &mut Listener) -> Vec<Happening> {
+        let mut told = Vec::new();
+        while let Ok(Some(event)) = timeout(std::time::Duration::ZERO, listener.next()).await {
+            told.push(event.what.clone());
+        }
+        told
+    }
+
+    #[tokio::test]
+    async fn a_listener_is_told_what_comes_and_what_was_if_it_asks() {
+        let events = Events::default();
+        events.tell(created("before"));
+
+        let (mut new, mut all) = (events.listen(wish(&[])), events.listen(wish(&[("since", "1h")])));
+        events.tell(created("after"));
+
+        assert_eq!(told(&mut new).await, [created("after")]);
+        assert_eq!(told(&mut all).await, [created("before"), created("after")]);
+    }
+
+    #[tokio::test]
+    async fn a_past_end_ends_at_once_after_what_was_before_it() {
+        let events = Events::default();
+        events.tell(created("before"));
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+
+        let mut listener = events.listen(wish(&[("until", "0s")]));
+        events.tell(created("after"));
+
+        assert_eq!(listener.next().await.map(|event| event.what.clone()), Some(created("before")));
+        assert_eq!(listener.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn filters_of_one_key_are_alternatives_and_those_of_several_hold_together() {
+        let events = Events::default();
+        let attached =
+            Happening::Endpoint { action: EndpointAction::Attach, endpoint: "web".to_owned(), network: None };
+        let all = [created("blue"), created("red"), attached.clone()];
+        let cases = [
+            (vec![("type", "network")], &all[..2]),
+            (vec![("network", "blue"), ("network", "red")], &all[..2]),
+            (vec![("type", "network"), ("network", "red")], &all[1..2]),
+            (vec![("endpoint", "web"), ("action", "attach")], &all[2..]),
+        ];
+        for (pairs, expected) in cases {
+            let mut listener = events.listen(wish(&pairs));
+            all.iter().cloned().for_each(|what| events.tell(what));
+            assert_eq!(told(&mut listener).await, expected, "{pairs:?}");
+        }
+        assert!(EventWish::new([("colour".to_owned(), "red".to_owned())]).is_err());
+        assert!(EventWish::new([("since".to_owned(), "yesterday".to_owned())]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_how_much_it_lost() {
+        let events = Events::default();
+        let mut listener = events.listen(wish(&[("type", "network")]));
+        (0..KEPT + 3).for_each(|i| events.tell(created(&i.to_string())));
+
+        let told = told(&mut listener).await;
+
+        assert_eq!(told[0], Happening::Lost { count: 3 });
+        assert_eq!((told[1].clone(), told.len()), (created("3"), KEPT + 1));
+    }
+
+    #[test]
+    fn an_event_is_flat_on_the_wire() {
+        let event = Event { time: Moment::default(), what: created("blue") };
+        let text = serde_json::to_string(&event).unwrap();
+        let expected = r#"{"time":"1970-01-01T00:00:00.000000Z","type":"network","action":"create","network":"blue"}"#;
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+    }
+}
