@@ -230,7 +230,7 @@ fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u3
     let Some(settings) = t.settings() else { return Ok(false) };
     s.flow.becomes = s.key;
     s.flow.becomes.dst = publication.address;
-    s.flow.becomes.dst_port = publication.port;
+    s.flow.becomes.dst_port = publication.port(s.key.dst_port);
     s.flow.becomes.zone = publication.zone;
     forward::find_way_in(t, s)?;
     let now = t.now();

@@ -226,7 +226,7 @@ fn may_be_kept(key: &Tuple, settings: &Settings) -> bool {
 #[inline(always)]
 fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
     let becomes = &s.flow.becomes;
-    s.publication = PublicationKey { address: becomes.src, port: becomes.src_port, protocol: becomes.protocol, pad: 0 };
+    s.publication = PublicationKey::new(becomes.src, becomes.protocol, becomes.src_port);
     if t.publication(&s.publication).is_some() {
         return true;
     }

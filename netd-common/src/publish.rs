@@ -6,7 +6,7 @@ use crate::tables::{Publication, PublicationKey, Route, Scratch, Tables};
 /// destination is the host's own. Traffic in transit to the same port is nobody's.
 #[inline(always)]
 pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> {
-    s.publication = PublicationKey { address: s.key.dst, port: s.key.dst_port, protocol: s.key.protocol, pad: 0 };
+    s.publication = PublicationKey::new(s.key.dst, s.key.protocol, s.key.dst_port);
     if let Some(publication) = t.publication(&s.publication) {
         return Some(*publication);
     }

@@ -14,7 +14,7 @@ use aya_ebpf::{
         bpf_skc_lookup_tcp,
     },
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, lpm_trie::Key},
     programs::TcContext,
 };
 use netd_common::{
@@ -25,6 +25,9 @@ use netd_common::{
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
+
+/// What a publication's bits count into.
+type Place = [u8; PublicationKey::PLACE];
 
 const HOOKS: u32 = Hook::ALL.len() as u32;
 const BPF_NOEXIST: u64 = 1;
@@ -51,7 +54,7 @@ static DEVICES_FAR: HashMap<u32, Device> = HashMap::with_max_entries(16_384, BPF
 #[map]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
-static PUBLICATIONS: HashMap<PublicationKey, Publication> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+static PUBLICATIONS: LpmTrie<Place, Publication> = LpmTrie::with_max_entries(65_536, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
@@ -118,8 +121,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        // SAFETY: as for devices.
-        unsafe { PUBLICATIONS.get(key) }
+        // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
+        let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
+        PUBLICATIONS.get(key)
     }
 
     #[inline(always)]

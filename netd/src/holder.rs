@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     path::Path,
 };
 
@@ -13,28 +14,30 @@ use crate::reconcile::Process;
 /// `TCP_LISTEN` of `net/tcp_states.h`.
 const LISTEN: u8 = 0x0a;
 
-/// The process that has `port` of `address`, in the calling thread's namespace; one of id 0 if it is in none that can be
-/// seen. `None` if the port is free, or the protocol has no ports that the kernel lists.
-pub fn holder(address: IpAddr, protocol: u8, port: u16) -> io::Result<Option<Process>> {
+/// The first of `ports` of `address` that is taken, and the process that has it, in the calling thread's namespace; one of id
+/// 0 if it is in none that can be seen. `None` if all are free, or the protocol has no ports that the kernel lists.
+pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Option<(u16, Process)>> {
     let tables: &[&str] = match protocol {
         TCP => &["tcp", "tcp6"],
         UDP => &["udp", "udp6"],
         _ => return Ok(None),
     };
+    let mut first: Option<Socket> = None;
     for table in tables {
         let text = match fs::read_to_string(Path::new("/proc/thread-self/net").join(table)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             read => read?,
         };
-        let taken = text.lines().filter_map(parse).find(|socket| {
+        let taken = text.lines().filter_map(parse).filter(|socket| {
             let counts = protocol != TCP || socket.state == LISTEN;
-            counts && socket.local.port() == port && overlap(socket.local.ip(), address)
+            counts && ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address)
         });
-        if let Some(socket) = taken {
-            return Ok(Some(owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() })));
-        }
+        first = first.into_iter().chain(taken).min_by_key(|socket| socket.local.port());
     }
-    Ok(None)
+    Ok(first.map(|socket| {
+        let process = owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() });
+        (socket.local.port(), process)
+    }))
 }
 
 /// A line of one of `/proc/net`'s socket tables.
@@ -166,11 +169,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
 
-        let found = holder(Ipv4Addr::UNSPECIFIED.into(), TCP, port).unwrap().unwrap();
+        let (held, found) = holder(Ipv4Addr::UNSPECIFIED.into(), TCP, port - 1..=port).unwrap().unwrap();
 
-        assert_eq!(found.pid, std::process::id());
+        assert_eq!((held, found.pid), (port, std::process::id()));
         assert!(!found.command.is_empty());
-        assert_eq!(holder(Ipv4Addr::UNSPECIFIED.into(), UDP, port).unwrap(), None);
+        assert_eq!(holder(Ipv4Addr::UNSPECIFIED.into(), UDP, port..=port).unwrap(), None);
     }
 
     #[test]
@@ -178,7 +181,7 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
 
-        assert_eq!(holder(Ipv4Addr::LOCALHOST.into(), UDP, port).unwrap().unwrap().pid, std::process::id());
-        assert_eq!(holder(Ipv4Addr::new(127, 0, 0, 2).into(), UDP, port).unwrap(), None);
+        assert_eq!(holder(Ipv4Addr::LOCALHOST.into(), UDP, port..=port).unwrap().unwrap().1.pid, std::process::id());
+        assert_eq!(holder(Ipv4Addr::new(127, 0, 0, 2).into(), UDP, port..=port).unwrap(), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -170,8 +171,13 @@ impl Kernel for Host {
         Links::interfaces(sandbox).await
     }
 
-    async fn holder(&mut self, address: IpAddr, protocol: u8, port: u16) -> Result<Option<Process>> {
-        holder::holder(address, protocol, port).context("cannot read who holds the host's ports")
+    async fn holder(
+        &mut self,
+        address: IpAddr,
+        protocol: u8,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Option<(u16, Process)>> {
+        holder::holder(address, protocol, ports).context("cannot read who holds the host's ports")
     }
 
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> Result<Instant> {

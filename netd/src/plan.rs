@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::{IpNet, Ipv4Net};
 use netd_common::{
     tables::{DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, Span, device_flags},
-    tuple::{Address, Mac, Port, Zone},
+    tuple::{Address, Mac, Zone},
 };
 
 use crate::{
@@ -101,12 +101,10 @@ fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: 
     let Some((network, attachment)) = way_out else { return };
     for publication in &endpoint.publications {
         let address = publication.host_ip.map_or(Address::ANY_V4, Address::from);
-        for (host_port, port) in publication.pairs() {
-            let protocol = publication.protocol.number();
-            let key = PublicationKey { address, port: Port::new(host_port), protocol, pad: 0 };
-            let to = Publication { address: attachment.ip.into(), port: Port::new(port), zone: network.zone() };
-            state.publications.insert(key, to);
-        }
+        let (protocol, first, count) = (publication.protocol.number(), publication.host_port, publication.count);
+        let to = Publication::new(network.zone(), attachment.ip.into(), first, publication.port);
+        let blocks = PublicationKey::blocks(address, protocol, first, count.into());
+        state.publications.extend(blocks.map(|block| (block, to)));
     }
 }
 

@@ -1,14 +1,14 @@
-//! One host for packet stories: two networks with containers, an internal one, an uplink, two publications. The same in
+//! One host for packet stories: two networks with containers, an internal one, an uplink, publications. The same in
 //! the [`World`] and, by [`commands`], in a network namespace.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::RangeInclusive};
 
 use netd_common::{
     tables::{
         Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
         device_flags,
     },
-    tuple::{Address, Mac, Port, TCP, UDP, Zone},
+    tuple::{Address, Mac, TCP, UDP, Zone},
 };
 
 use crate::world::{RouteTo, World};
@@ -96,14 +96,25 @@ pub fn world() -> World {
     world.routes.push((Address::v4(HOST), 128, RouteTo::Local));
     world.routes.push((Address::v4([198, 18, 0, 0]), 111, RouteTo::Device(FOREIGN, 1500, None)));
     world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
-    for (address, port, protocol, to, to_port) in
-        [(Address::ANY_V4, 8080, TCP, [10, 176, 1, 2], 80), (Address::v4(HOST), 5353, UDP, [10, 176, 1, 3], 53)]
-    {
-        let key = PublicationKey { address, port: Port::new(port), protocol, pad: 0 };
-        let value = Publication { address: Address::v4(to), port: Port::new(to_port), zone: Zone(1) };
-        world.publications.insert(key, value);
-    }
+    publish(&mut world, Address::ANY_V4, TCP, 8080..=8080, [10, 176, 1, 2], 80);
+    publish(&mut world, Address::ANY_V4, TCP, 8100..=8199, [10, 176, 1, 2], 300);
+    publish(&mut world, Address::v4(HOST), UDP, 5353..=5353, [10, 176, 1, 3], 53);
     world
+}
+
+/// Publishes ports of an address as those of a container of network blue from `port` on.
+pub fn publish(
+    world: &mut World,
+    address: Address,
+    protocol: u8,
+    ports: RangeInclusive<u16>,
+    container: [u8; 4],
+    port: u16,
+) {
+    let to = Publication::new(Zone(1), Address::v4(container), *ports.start(), port);
+    let count = u32::from(ports.end() - ports.start()) + 1;
+    let blocks = PublicationKey::blocks(address, protocol, *ports.start(), count);
+    world.publications.extend(blocks.map(|block| (block, to)));
 }
 
 fn add_container(world: &mut World, ifindex: u32, (bridge, zone, gateway_ipv4): (u32, Zone, [u8; 4]), ipv4: [u8; 4]) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, process::Command, time::Duration
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
 use netd_common::{
@@ -58,11 +58,12 @@ impl Kernel {
         for (key, endpoint) in &world.endpoints {
             endpoints.insert(Wire(*key), Wire(*endpoint), 0).unwrap();
         }
-        let mut publications =
-            HashMap::<_, Wire<PublicationKey>, Wire<Publication>>::try_from(ebpf.map_mut(names::PUBLICATIONS).unwrap())
-                .unwrap();
+        let mut publications = LpmTrie::<_, [u8; PublicationKey::PLACE], Wire<Publication>>::try_from(
+            ebpf.map_mut(names::PUBLICATIONS).unwrap(),
+        )
+        .unwrap();
         for (key, publication) in &world.publications {
-            publications.insert(Wire(*key), Wire(*publication), 0).unwrap();
+            publications.insert(&Key::new(key.bits(), key.place()), Wire(*publication), 0).unwrap();
         }
         for hook in Hook::ALL {
             program(&mut ebpf, hook).load().expect("the verifier accepts the program");
@@ -314,7 +315,7 @@ fn anything(random: &mut StdRng, hook: Hook, device: u32) -> Build {
         _ => pick(random, &inside).to_owned(),
     };
     let sport = pick(random, &[1024u16, 5000, 20_000, 33_000, 33_001, 45_000, 61_001]);
-    let dport = pick(random, &[53u16, 80, 443, 5353, 5353, 8080, 8080, 20_005]);
+    let dport = pick(random, &[53u16, 80, 443, 5353, 5353, 8080, 8080, 8100, 8163, 20_005]);
     let id = pick(random, &[0u16, 1, 7, 4711]);
     match random.random_range(0..8) {
         0..=3 => with_flags(random, tcp(&format!("{from}:{sport}"), &format!("{to}:{dport}"))).payload(&[7; 33]),

@@ -113,6 +113,4 @@ pub struct Scratch {
     pub fragment_key: FragmentKey,
     /// What its first fragment said.
     pub fragment: Fragment,
-    /// Zero.
-    pub pad: u32,
 }

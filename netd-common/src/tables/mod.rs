@@ -20,7 +20,7 @@ pub use time::{Instant, Span};
 use crate::tuple::Tuple;
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
-pub const LAYOUT: &str = "v1";
+pub const LAYOUT: &str = "v2";
 
 /// Names of the maps, as the object has them and as they are pinned.
 pub mod names {
@@ -32,7 +32,7 @@ pub mod names {
     pub const DEVICES_FAR: &str = "DEVICES_FAR";
     /// [`EndpointKey`](super::EndpointKey) → [`Endpoint`](super::Endpoint), hash.
     pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// [`PublicationKey`](super::PublicationKey) → [`Publication`](super::Publication), hash.
+    /// [`PublicationKey`](super::PublicationKey) → [`Publication`](super::Publication), longest-prefix-match trie.
     pub const PUBLICATIONS: &str = "PUBLICATIONS";
     /// 0 → [`Settings`](super::Settings), array of one.
     pub const SETTINGS: &str = "SETTINGS";
@@ -81,7 +81,7 @@ pub trait Tables {
     /// The container at an address of a network.
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
 
-    /// The publication at exactly this address.
+    /// The publication of this port at exactly this address.
     fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
 
     /// The settings; `None` before the daemon has written them.

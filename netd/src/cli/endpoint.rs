@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -61,9 +62,7 @@ pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
     let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone() }).await?;
     let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
     let asked = |port: &PortView| {
-        specs
-            .iter()
-            .any(|spec| spec.protocol == port.proto && (spec.port..=spec.port + (spec.count - 1)).contains(&port.port))
+        specs.iter().any(|spec| (spec.protocol, spec.port, spec.count) == (port.proto, port.port, port.count))
     };
     print_ports(&endpoint.ports.into_iter().filter(asked).collect::<Vec<_>>());
     Ok(ExitCode::SUCCESS)
@@ -111,7 +110,10 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         .ports
         .iter()
         .take(PORTS_SHOWN)
-        .map(|port| format!("{}:{}->{}/{}", port.host_ip, port.host_port, port.port, port.proto))
+        .map(|port| {
+            let (host, container) = (run_of(port.host_port, port.count), run_of(port.port, port.count));
+            format!("{}->{container}/{}", at(port.host_ip, &host), port.proto)
+        })
         .collect();
     if endpoint.ports.len() > PORTS_SHOWN {
         ports.push(format!("and {} more", endpoint.ports.len() - PORTS_SHOWN));
@@ -135,18 +137,32 @@ pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<E
         return Ok(ExitCode::SUCCESS);
     };
     let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
-    let found = |port: &&PortView| port.port.to_string() == number && port.proto.to_string() == protocol;
-    let ports: Vec<_> = endpoint.ports.iter().filter(found).collect();
-    if ports.is_empty() {
+    let inside = |port: &PortView| {
+        let offset = number.parse::<u16>().ok()?.checked_sub(port.port)?;
+        (offset < port.count && port.proto.to_string() == protocol).then_some(port.host_port + offset)
+    };
+    let places: Vec<_> = endpoint.ports.iter().filter_map(|port| Some((port.host_ip, inside(port)?))).collect();
+    if places.is_empty() {
         bail!("{name} publishes no port {number}/{protocol}");
     }
-    ports.iter().for_each(|port| out::line(format_args!("{}:{}", port.host_ip, port.host_port)));
+    places.iter().for_each(|(ip, port)| out::line(at(*ip, &port.to_string())));
     Ok(ExitCode::SUCCESS)
+}
+
+/// `8000`, or `8000-8009` of ten.
+fn run_of(first: u16, count: u16) -> String {
+    if count == 1 { first.to_string() } else { format!("{first}-{}", first + (count - 1)) }
+}
+
+/// An address and what stands for its ports, an IPv6 address in brackets.
+fn at(ip: IpAddr, ports: &str) -> String {
+    if ip.is_ipv6() { format!("[{ip}]:{ports}") } else { format!("{ip}:{ports}") }
 }
 
 fn print_ports(ports: &[PortView]) {
     for port in ports {
-        out::line(format_args!("{}/{} -> {}:{}", port.port, port.proto, port.host_ip, port.host_port));
+        let (host, container) = (run_of(port.host_port, port.count), run_of(port.port, port.count));
+        out::line(format_args!("{container}/{} -> {}", port.proto, at(port.host_ip, &host)));
     }
 }
 

@@ -91,8 +91,8 @@ impl<K: Kernel> Daemon<K> {
         let publications = &self.applied.publications;
         let is_published = |tuple: &Tuple| {
             [tuple.dst, tuple.dst.any_of_family()].into_iter().any(|address| {
-                let key = PublicationKey { address, port: tuple.dst_port, protocol: tuple.protocol, pad: 0 };
-                publications.contains_key(&key)
+                let mut answers = PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers();
+                answers.any(|key| publications.contains_key(&key))
             })
         };
         self.kernel.flows(&mut |tuple, flow| {

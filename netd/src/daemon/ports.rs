@@ -72,12 +72,8 @@ impl<K: Kernel> Daemon<K> {
     }
 
     async fn is_held(&mut self, wish: &PortPublication) -> Result<bool, Failure> {
-        for (port, _) in wish.pairs() {
-            if self.kernel.holder(wish.bound_address(), wish.protocol.number(), port).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let held = self.kernel.holder(wish.bound_address(), wish.protocol.number(), wish.host_ports()).await?;
+        Ok(held.is_some())
     }
 
     /// Takes every port of a publication; where one is not to be had, says who has it.
@@ -85,9 +81,9 @@ impl<K: Kernel> Daemon<K> {
         match self.reservations.take(wish) {
             Ok(fresh) => Ok(fresh),
             Err(((address, protocol, port), error)) if error.kind() == io::ErrorKind::AddrInUse => {
-                let holder = self.kernel.holder(address, protocol.number(), port).await?;
-                Err(match holder.filter(|process| process.pid != 0) {
-                    Some(process) => Rejection::PortHeld { port, protocol, process },
+                let holder = self.kernel.holder(address, protocol.number(), port..=port).await?;
+                Err(match holder.filter(|(_, process)| process.pid != 0) {
+                    Some((_, process)) => Rejection::PortHeld { port, protocol, process },
                     None => Rejection::PortInUse { port, protocol },
                 }
                 .into())

@@ -67,7 +67,7 @@ pub struct EndpointView {
     pub command: Vec<String>,
     /// Its places in networks.
     pub networks: Vec<AttachmentView>,
-    /// Its published ports, each by itself.
+    /// Its published ports, a range as one.
     pub ports: Vec<PortView>,
     /// RFC 3339.
     pub created: String,
@@ -84,12 +84,13 @@ pub struct AttachmentView {
     pub veth: String,
 }
 
-/// A published port.
+/// A published port, or `count` consecutive ones.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortView {
     pub host_ip: IpAddr,
     pub host_port: u16,
     pub port: u16,
+    pub count: u16,
     pub proto: Protocol,
     pub from: Vec<String>,
 }
@@ -207,7 +208,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         pid_started: endpoint.process.as_ref().map(|process| process.started),
         command: endpoint.command.clone(),
         networks: networks.collect(),
-        ports: endpoint.publications.iter().flat_map(port_views).collect(),
+        ports: endpoint.publications.iter().map(port_view).collect(),
         created: rfc3339(endpoint.created),
     }
 }
@@ -221,9 +222,9 @@ fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
     }
 }
 
-fn port_views(publication: &PortPublication) -> impl Iterator<Item = PortView> + use<> {
-    let (host_ip, proto) = (publication.bound_address(), publication.protocol);
-    publication.pairs().map(move |(host_port, port)| PortView { host_ip, host_port, port, proto, from: Vec::new() })
+fn port_view(publication: &PortPublication) -> PortView {
+    let PortPublication { host_port, port, count, protocol, .. } = *publication;
+    PortView { host_ip: publication.bound_address(), host_port, port, count, proto: protocol, from: Vec::new() }
 }
 
 impl<K: Kernel> Daemon<K> {

@@ -187,7 +187,7 @@ mod tests {
         let pins = Pins::existing("/pins".into());
         let path = pins.link(Hook::ToUplink, 7);
 
-        assert_eq!(path, Path::new("/pins/v1/links/to_uplink@7"));
+        assert_eq!(path, Path::new("/pins").join(LAYOUT).join("links/to_uplink@7"));
         assert_eq!(parse("to_uplink@7"), Some((7, Hook::ToUplink)));
         assert_eq!(parse("to_nowhere@7"), None);
     }

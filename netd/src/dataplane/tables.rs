@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::tables::{
     Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Hook, Publication, PublicationKey, Settings, names,
@@ -33,7 +33,7 @@ pub struct Tables {
     devices: Array<MapData, Wire<Device>>,
     devices_far: HashMap<MapData, u32, Wire<Device>>,
     endpoints: Hash<EndpointKey, Endpoint>,
-    publications: Hash<PublicationKey, Publication>,
+    publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
     settings: Array<MapData, Wire<Settings>>,
     counters: PerCpuArray<MapData, Wire<Counters>>,
 }
@@ -115,12 +115,12 @@ impl Tables {
 
     /// Writes a publication.
     pub fn put_publication(&mut self, key: PublicationKey, publication: Publication) -> Result<()> {
-        self.publications.insert(Wire(key), Wire(publication), 0).context("cannot write a publication")
+        self.publications.insert(&trie_key(&key), Wire(publication), 0).context("cannot write a publication")
     }
 
     /// Takes out a publication, if it is there.
     pub fn remove_publication(&mut self, key: PublicationKey) -> Result<()> {
-        removed(self.publications.remove(&Wire(key)))
+        removed(self.publications.remove(&trie_key(&key)))
     }
 
     /// Writes the settings.
@@ -154,8 +154,8 @@ impl Tables {
             records.endpoints.insert(key, EndpointRecord { device: name(device), mtu, mac, gateway_mac });
         }
         for entry in &self.publications {
-            let (Wire(key), Wire(publication)) = entry.context("cannot read the publications")?;
-            records.publications.insert(key, publication);
+            let (key, Wire(publication)) = entry.context("cannot read the publications")?;
+            records.publications.insert(PublicationKey::from_map(key.prefix_len(), key.data()), publication);
         }
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
         records.settings = (settings != Settings::default()).then_some(settings);
@@ -183,6 +183,10 @@ pub fn removed(answer: Result<(), MapError>) -> Result<()> {
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         answer => answer.context("cannot take an entry out of a map"),
     }
+}
+
+fn trie_key(key: &PublicationKey) -> Key<[u8; PublicationKey::PLACE]> {
+    Key::new(key.bits(), key.place())
 }
 
 fn taken<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T> {

@@ -98,5 +98,5 @@ pub fn endpoint_key() -> EndpointKey {
 }
 
 pub fn publication_key() -> PublicationKey {
-    PublicationKey { address: Address::ANY_V4, port: Port::new(8080), protocol: TCP, ..PublicationKey::default() }
+    PublicationKey::new(Address::ANY_V4, TCP, Port::new(8080))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant as Moment};
 use aya::{maps::MapData, programs::loaded_programs};
 use netd_common::{
     tables::{DEVICE_SLOTS, Device, LAYOUT, Publication, Settings},
-    tuple::{Mac, Port},
+    tuple::Mac,
 };
 use nix::libc;
 
@@ -143,7 +143,7 @@ fn what_is_written_to_the_maps_is_read_back_and_goes() {
         let empty = host.observe().await.unwrap();
         let device = DeviceRecord { bridge: Some(link("wan1")), ..uplink() };
         let endpoint = EndpointRecord { device: link("wan2"), mtu: 1400, mac: Mac([2; 6]), gateway_mac: Mac([4; 6]) };
-        let publication = Publication { address: address(2), port: Port::new(80), zone: Zone(5) };
+        let publication = Publication::new(Zone(5), address(2), 8080, 80);
 
         for _ in 0..2 {
             for step in [

@@ -16,6 +16,7 @@ pub mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     path::PathBuf,
 };
 
@@ -166,6 +167,11 @@ impl PortPublication {
     pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
         let (host, container) = (self.host_port, self.port);
         (0..self.count).map(move |i| (host + i, container + i))
+    }
+
+    /// The host's ports.
+    pub fn host_ports(&self) -> RangeInclusive<u16> {
+        self.host_port..=self.host_port + (self.count - 1)
     }
 
     /// The address to bind: the unspecified one where every address of the host is meant.

@@ -1,5 +1,7 @@
 //! What is planned for a model on a host.
 
+use netd_common::tuple::Port;
+
 use super::*;
 use crate::{model::tests::two_networks_and_an_endpoint, reconcile::LinkName};
 
@@ -70,8 +72,8 @@ fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
     let zone = model.networks[&front.network].zone();
     let key = EndpointKey { address: front.ip.into(), zone, pad: 0 };
     assert_eq!(state.endpoints[&key].device, front.veth());
-    let knock = PublicationKey { address: Address::ANY_V4, port: Port::new(8080), protocol: 6, pad: 0 };
-    let publication = Publication { address: front.ip.into(), port: Port::new(80), zone };
+    let knock = PublicationKey::new(Address::ANY_V4, 6, Port::new(8080));
+    let publication = Publication::new(zone, front.ip.into(), 8080, 80);
     assert_eq!(state.publications, [(knock, publication)].into());
 }
 

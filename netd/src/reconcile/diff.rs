@@ -160,7 +160,15 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let published = |key: &PublicationKey| format!("{}:{}", key.address.ip(), key.port.number());
+        let published = |key: &PublicationKey| {
+            let first = key.port.number();
+            let last = first + (key.ports() - 1) as u16;
+            if first == last {
+                format!("{}:{first}", key.address.ip())
+            } else {
+                format!("{}:{first}-{last}", key.address.ip())
+            }
+        };
         match self {
             Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
             Self::RemoveEndpoint(key) => write!(f, "forget {} of zone {}", key.address.ip(), key.zone.0),
@@ -180,7 +188,7 @@ impl fmt::Display for Step {
             Self::ConnectVeth(link, veth) => write!(f, "connect {link} of endpoint {} to {}", veth.owner, veth.bridge),
             Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
             Self::PutPublication(key, to) => {
-                write!(f, "publish {} as {}:{}", published(key), to.address.ip(), to.port.number())
+                write!(f, "publish {} as {}:{}", published(key), to.address.ip(), to.port(key.port).number())
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -128,8 +129,14 @@ impl Kernel for FakeKernel {
         Ok(self.interfaces.clone())
     }
 
-    async fn holder(&mut self, _: IpAddr, protocol: u8, port: u16) -> anyhow::Result<Option<Process>> {
-        Ok(self.holders.get(&(protocol, port)).cloned())
+    async fn holder(
+        &mut self,
+        _: IpAddr,
+        protocol: u8,
+        ports: RangeInclusive<u16>,
+    ) -> anyhow::Result<Option<(u16, Process)>> {
+        let mut held = self.holders.range((protocol, *ports.start())..=(protocol, *ports.end()));
+        Ok(held.next().map(|((_, port), process)| (*port, process.clone())))
     }
 
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<Instant> {

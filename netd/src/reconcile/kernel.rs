@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeInclusive,
     path::PathBuf,
 };
 
@@ -68,8 +69,14 @@ pub trait Kernel {
     /// Names of the network interfaces in a namespace.
     async fn interfaces(&mut self, sandbox: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>>;
 
-    /// The process that has a port of the host; one of id 0 if it is none that can be seen, `None` if the port is free.
-    async fn holder(&mut self, address: IpAddr, protocol: u8, port: u16) -> anyhow::Result<Option<Process>>;
+    /// The first of these ports of the host that is taken, and the process that has it, one of id 0 if it is none that can be
+    /// seen; `None` if all are free.
+    async fn holder(
+        &mut self,
+        address: IpAddr,
+        protocol: u8,
+        ports: RangeInclusive<u16>,
+    ) -> anyhow::Result<Option<(u16, Process)>>;
 
     /// Calls `each` with every flow of the table, expired ones included, with the ticks of this moment.
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<netd_common::tables::Instant>;

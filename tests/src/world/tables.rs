@@ -94,7 +94,7 @@ impl Tables for World {
     }
 
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        self.publications.get(key)
+        key.answers().find_map(|entry| self.publications.get(&entry))
     }
 
     fn settings(&self) -> Option<&Settings> {

@@ -6,6 +6,7 @@ mod core;
 mod events;
 mod lifecycle;
 mod loaded;
+mod publishing;
 mod refusals;
 mod says;
 mod survival;

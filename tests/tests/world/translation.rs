@@ -3,7 +3,7 @@
 use netd_common::{
     parse::tcp_flags::{ACK, SYN},
     tables::Hook,
-    tuple::TCP,
+    tuple::{Address, TCP},
     verdict::Verdict,
 };
 use netd_tests::{
@@ -76,9 +76,7 @@ fn a_publication_on_one_address_leaves_transit_traffic_and_other_ports_alone() {
 #[test]
 fn one_client_port_to_two_published_ports_of_one_container_port_is_kept_apart() {
     let mut world = scene::world();
-    let (key, to) = world.publications.iter().map(|(k, p)| (*k, *p)).find(|(k, _)| k.port.number() == 8080).unwrap();
-    let second = netd_common::tables::PublicationKey { port: netd_common::tuple::Port::new(8081), ..key };
-    world.publications.insert(second, to);
+    scene::publish(&mut world, Address::ANY_V4, TCP, 8081..=8081, [10, 176, 1, 2], 80);
 
     let one = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8080"), false);
     let two = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8081"), false);
@@ -86,6 +84,23 @@ fn one_client_port_to_two_published_ports_of_one_container_port_is_kept_apart() 
 
     assert_ne!(one.source(), two.source());
     assert_eq!((answer.source(), answer.destination()), ("192.0.2.1:8081".into(), "203.0.113.9:40000".into()));
+}
+
+#[test]
+fn every_port_of_a_range_leads_to_its_own_and_its_neighbours_to_none() {
+    let mut world = scene::world();
+    scene::publish(&mut world, Address::ANY_V4, TCP, 9001..=9999, [10, 176, 1, 2], 101);
+
+    for (outside, inside) in [(9001, 101), (9002, 102), (9511, 611), (9512, 612), (9999, 1099)] {
+        let request = enter(&world, tcp("203.0.113.9:40000", &format!("192.0.2.1:{outside}")), false);
+        let answer = leave(&world, A, tcp(&request.destination(), "203.0.113.9:40000").flags(SYN | ACK), false);
+
+        assert_eq!((request.verdict, request.destination()), (Verdict::Peer(A), format!("10.176.1.2:{inside}")));
+        assert_eq!(answer.source(), format!("192.0.2.1:{outside}"));
+    }
+    for outside in ["192.0.2.1:9000", "192.0.2.1:10000"] {
+        assert_eq!(enter(&world, tcp("203.0.113.9:40000", outside), false).verdict, Verdict::Pass);
+    }
 }
 
 #[test]

@@ -82,8 +82,8 @@ fn state() -> impl Strategy<Value = State> {
             (key, EndpointRecord { device, mtu, mac: Mac::default(), gateway_mac: Mac::default() })
         });
         let publications = publications.into_iter().map(|(host, port)| {
-            let key = PublicationKey { address: Address::ANY_V4, port: Port::new(host), protocol: 6, pad: 0 };
-            (key, Publication { address: Address::v4([10, 0, 0, 2]), port: Port::new(port), zone: Zone(1) })
+            let key = PublicationKey::new(Address::ANY_V4, 6, Port::new(host));
+            (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
         });
         State {
             forwarding: some(1).collect(),
