@@ -14,7 +14,7 @@ use aya::programs::{
 use netd_common::tables::Hook;
 use nix::{libc, net::if_::if_indextoname};
 
-use super::Pins;
+use super::{Pins, syscall::tcx_link};
 use crate::{link::Filter, reconcile::LinkName};
 
 /// Number of our filters among those of their priority.
@@ -197,15 +197,7 @@ impl Attachments {
 
     /// A pinned link stays when its device goes, and is then attached to nothing.
     fn is_alive(&self, index: u32, hook: Hook) -> bool {
-        let path = self.pins.link(hook, index);
-        let Some(link) = PinnedLink::from_pin(path).ok().and_then(|pinned| FdLink::from(pinned).info().ok()) else {
-            return false;
-        };
-        let Ok(name) = if_indextoname(index) else { return false };
-        let Ok((_, attached)) = SchedClassifier::query_tcx(&name.to_string_lossy(), direction(hook)) else {
-            return false;
-        };
-        attached.iter().any(|program| program.id() == link.program_id())
+        tcx_link(&self.pins.link(hook, index)).is_ok_and(|attached| attached == Some(index))
     }
 }
 

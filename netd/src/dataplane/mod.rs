@@ -11,6 +11,7 @@ mod log;
 mod object;
 mod pins;
 mod requirements;
+mod syscall;
 mod tables;
 
 use std::{

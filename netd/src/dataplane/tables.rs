@@ -8,11 +8,11 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::tables::{
-    Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Hook, Publication, PublicationKey, Settings, names,
+    Counters, Device, Endpoint, EndpointKey, Hook, Publication, PublicationKey, Settings, names,
 };
 use nix::libc;
 
-use super::flows::Flows;
+use super::{flows::Flows, syscall::entries};
 use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
 
 /// A value as it is in a map.
@@ -148,13 +148,11 @@ impl Tables {
                 }
             }
         }
-        for entry in &self.endpoints {
-            let (Wire(key), Wire(endpoint)) = entry.context("cannot read the endpoints")?;
+        for (Wire(key), Wire(endpoint)) in entries(&self.endpoints).context("cannot read the endpoints")? {
             let Endpoint { device, mtu, mac, gateway_mac } = endpoint;
             records.endpoints.insert(key, EndpointRecord { device: name(device), mtu, mac, gateway_mac });
         }
-        for entry in &self.publications {
-            let (key, Wire(publication)) = entry.context("cannot read the publications")?;
+        for (key, Wire(publication)) in entries(&self.publications).context("cannot read the publications")? {
             records.publications.insert(PublicationKey::from_map(key.prefix_len(), key.data()), publication);
         }
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
@@ -163,17 +161,10 @@ impl Tables {
     }
 
     fn all_devices(&self) -> Result<Vec<Device>> {
-        let mut devices = Vec::new();
-        for slot in 0..DEVICE_SLOTS {
-            let Wire(device) = self.devices.get(&slot, 0).context("cannot read the devices")?;
-            if device.ifindex != 0 {
-                devices.push(device);
-            }
-        }
-        for entry in &self.devices_far {
-            devices.push(entry.context("cannot read the devices")?.1.0);
-        }
-        Ok(devices)
+        let near = entries(&self.devices).context("cannot read the devices")?;
+        let far = entries(&self.devices_far).context("cannot read the devices")?;
+        let devices = near.into_iter().chain(far).map(|(_, Wire(device))| device);
+        Ok(devices.filter(|device| device.ifindex != 0).collect())
     }
 }
 
