@@ -1,12 +1,6 @@
 //! Routes: each turns HTTP into a message for the daemon's task, and its reply into HTTP. Decides nothing.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io::ErrorKind, os::unix::fs::FileTypeExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use axum::{
@@ -17,7 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::{
+    socket::{getsockopt, sockopt::PeerCredentials},
+    stat::{Mode, umask},
+};
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixListener, sync::mpsc::Sender};
 
@@ -28,7 +25,7 @@ use crate::{
 };
 
 /// Root and its group may ask, others may not.
-const MODE: u32 = 0o660;
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IWGRP);
 
 type Daemon = State<Sender<Message>>;
 
@@ -40,10 +37,11 @@ pub async fn listen(path: &Path) -> Result<UnixListener> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
-        .with_context(|| format!("cannot restrict {}", path.display()))?;
-    Ok(listener)
+    // The mode is there with the socket: nobody can come in between.
+    let before = umask(Mode::all().difference(MODE));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener.with_context(|| format!("cannot listen on {}", path.display()))
 }
 
 async fn replace_dead(path: &Path) -> Result<()> {
@@ -62,10 +60,11 @@ async fn replace_dead(path: &Path) -> Result<()> {
 /// Every route.
 pub fn router(daemon: Sender<Message>, events: Events) -> Router {
     Router::new()
-        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks", get(networks).post(create_network).delete(prune_networks))
         .route("/v1/networks/{name}", get(network).delete(remove_network))
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
+        .route("/v1/endpoints/{name}/networks", post(connect).delete(disconnect))
         .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
@@ -93,6 +92,14 @@ async fn remove_network(State(daemon): Daemon, InPath(name): InPath<String>) -> 
     reply(&daemon, Request::RemoveNetwork(name)).await
 }
 
+async fn prune_networks(State(daemon): Daemon, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+    let labels = pairs.into_iter().map(|(key, value)| match key.as_str() {
+        "label" => Ok(value),
+        _ => Err(Rejection::UnknownFilter(key, "label".into())),
+    });
+    reply_to(&daemon, labels.collect::<Result<_, _>>().map(Request::PruneNetworks)).await
+}
+
 async fn endpoints(State(daemon): Daemon) -> Response {
     reply(&daemon, Request::Endpoints).await
 }
@@ -107,6 +114,14 @@ async fn endpoint(State(daemon): Daemon, InPath(name): InPath<String>) -> Respon
 
 async fn detach(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
     reply(&daemon, Request::Detach(name)).await
+}
+
+async fn connect(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Connect(name, order))).await
+}
+
+async fn disconnect(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Disconnect(name, order))).await
 }
 
 async fn publish(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {

@@ -61,7 +61,7 @@ async fn replies_refusals_and_failures_reach_the_client_as_one_line() {
         (client.get("/v1/flows?colour=red").await, (400, "`colour` is not something to filter by")),
         (client.get("/v1/endpoints").await, (500, "cannot connect c1: the kernel said no")),
         (client.get("/v2/networks").await, (404, "there is no such route")),
-        (client.delete("/v1/networks", &()).await, (405, "this route does not take this method")),
+        (client.delete("/v1/status", &()).await, (405, "this route does not take this method")),
         (client.get("/v1/status").await, (500, "the daemon is stopping")),
     ];
     for (result, (status, line)) in cases {

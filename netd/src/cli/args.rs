@@ -160,6 +160,47 @@ pub enum NetworkCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Remove every network that nobody is in, but for `bridge`
+    Prune {
+        /// Only those with this label: label=KEY or label=KEY=VALUE
+        #[arg(long = "filter", value_name = "K=V", value_parser = pair)]
+        filters: Vec<(String, String)>,
+        /// Nothing is asked, with it or without
+        #[arg(short, long, hide = true)]
+        force: bool,
+    },
+    /// Have an endpoint join one more network
+    Connect(ConnectArgs),
+    /// Have an endpoint leave a network
+    Disconnect {
+        /// The network
+        #[arg(value_name = "NET")]
+        network: String,
+        /// The endpoint
+        endpoint: String,
+    },
+}
+
+/// Of an endpoint that joins a network.
+#[derive(Args, Debug)]
+pub struct ConnectArgs {
+    /// The address to have there; a free one unless given
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<String>,
+    /// The IPv6 address to have there; a free one unless given
+    #[arg(long, value_name = "IP")]
+    pub ip6: Option<String>,
+    /// One more name there
+    #[arg(long = "alias", value_name = "NAME")]
+    pub aliases: Vec<String>,
+    /// Of several networks the one with the highest is the way out; 0 unless given
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub gw_priority: Option<i32>,
+    /// The network, or a NETSPEC
+    #[arg(value_name = "NET")]
+    pub network: String,
+    /// The endpoint
+    pub endpoint: String,
 }
 
 /// Of a network to be made.
@@ -216,12 +257,15 @@ pub struct AttachArgs {
 /// How an endpoint is connected.
 #[derive(Args, Debug)]
 pub struct ConnectionArgs {
-    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF] or name=NET,ip=IP,…; `bridge` without any
+    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N] or name=NET,ip=IP,…; `bridge` without any
     #[arg(long = "network", value_name = "NETSPEC")]
     pub networks: Vec<String>,
     /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
     #[arg(short = 'p', long = "publish", value_name = "SPEC")]
     pub ports: Vec<String>,
+    /// Yours to choose
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    pub labels: Vec<(String, String)>,
 }
 
 /// Ports of an endpoint.

@@ -15,11 +15,12 @@ use nix::{
 
 use super::{
     args::{AttachArgs, Format, ListArgs, PortsArgs},
+    filters::{Filters, has_label},
     out, route, run, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
-    daemon::{EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
+    daemon::{AttachmentView, EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
     model::{PortSpec, ProcessMark},
 };
 
@@ -36,12 +37,11 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         pid: args.pid,
         networks: args.connection.networks,
         ports: args.connection.ports,
+        labels: args.connection.labels.into_iter().collect(),
         ..Default::default()
     };
     let endpoint: EndpointView = client.post("/v1/endpoints", &order).await?;
-    for attachment in &endpoint.networks {
-        out::line(format_args!("{} {} {}", attachment.ifname, attachment.ip, attachment.network));
-    }
+    endpoint.networks.iter().for_each(print_attachment);
     print_ports(&endpoint.ports);
     Ok(ExitCode::SUCCESS)
 }
@@ -77,12 +77,12 @@ pub async fn unpublish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
 
 /// `netd ps`.
 pub async fn ps(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    const KEYS: [&str; 4] = ["name", "id", "network", "state"];
-    if let Some((key, _)) = args.filters.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
-        return Ok(wrong_usage(&format!("`{key}` is not something to filter endpoints by: {}", KEYS.join(", "))));
-    }
+    let filters = match Filters::new(args.filters, &["name", "id", "network", "state", "label"]) {
+        Ok(filters) => filters,
+        Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
+    };
     let mut endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await?;
-    endpoints.retain(|endpoint| args.filters.iter().all(|(key, value)| matches(endpoint, key, value)));
+    endpoints.retain(|endpoint| filters.fit(|key, value| matches(endpoint, key, value)));
     if args.quiet {
         endpoints.iter().for_each(|endpoint| out::line(format_args!("{}", endpoint.name)));
     } else if args.format == Format::Json {
@@ -98,6 +98,7 @@ fn matches(endpoint: &EndpointView, key: &str, value: &str) -> bool {
     match key {
         "name" => endpoint.name.contains(value),
         "id" => endpoint.id.starts_with(value),
+        "label" => has_label(&endpoint.labels, value),
         "network" => endpoint.networks.iter().any(|attachment| attachment.network == value),
         _ => endpoint.state == value,
     }
@@ -157,6 +158,11 @@ fn run_of(first: u16, count: u16) -> String {
 /// An address and what stands for its ports, an IPv6 address in brackets.
 fn at(ip: IpAddr, ports: &str) -> String {
     if ip.is_ipv6() { format!("[{ip}]:{ports}") } else { format!("{ip}:{ports}") }
+}
+
+/// Interface, address and network.
+pub fn print_attachment(attachment: &AttachmentView) {
+    out::line(format_args!("{} {} {}", attachment.ifname, attachment.ip, attachment.network));
 }
 
 fn print_ports(ports: &[PortView]) {

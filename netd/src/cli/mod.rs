@@ -5,6 +5,7 @@ mod daemon;
 mod drops;
 mod endpoint;
 mod events;
+mod filters;
 mod flows;
 mod host;
 mod network;
@@ -144,7 +145,7 @@ mod tests {
             "network create n --ipv6",
             "network create n -d overlay",
             "network create n --vni 7",
-            "network connect n e",
+            "network connect n",
             "attach c",
             "attach c --pid 1 --netns /x",
             "attach c --pid 1 --dns 1.1.1.1",

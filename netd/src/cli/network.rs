@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::{
-    args::{Format, ListArgs, NetworkCommand, NetworkCreateArgs},
-    out, route, table, wrong_usage,
+    args::{ConnectArgs, Format, ListArgs, NetworkCommand, NetworkCreateArgs},
+    endpoint::print_attachment,
+    filters::{Filters, has_label},
+    out, query, route, table, wrong_usage,
 };
 use crate::{
     api::{CallError, Client},
-    daemon::NetworkView,
+    daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkView},
     model::NetworkOrder,
 };
 
@@ -20,6 +22,9 @@ pub async fn done(client: &Client, command: NetworkCommand) -> Result<ExitCode> 
         NetworkCommand::Create(args) => create(client, args).await,
         NetworkCommand::Ls(args) => list(client, args).await,
         NetworkCommand::Inspect { names } => inspect(client, &names).await,
+        NetworkCommand::Prune { filters, .. } => prune(client, &filters).await,
+        NetworkCommand::Connect(args) => connect(client, args).await,
+        NetworkCommand::Disconnect { network, endpoint } => disconnect(client, network, &endpoint).await,
         NetworkCommand::Rm { force, names } => remove(client, force, &names).await,
     }
 }
@@ -43,12 +48,12 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
 }
 
 async fn list(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    const KEYS: [&str; 5] = ["name", "id", "driver", "label", "internal"];
-    if let Some((key, _)) = args.filters.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
-        return Ok(wrong_usage(&format!("`{key}` is not something to filter networks by: {}", KEYS.join(", "))));
-    }
+    let filters = match Filters::new(args.filters, &["name", "id", "driver", "label", "internal", "endpoint"]) {
+        Ok(filters) => filters,
+        Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
+    };
     let mut networks: Vec<NetworkView> = client.get("/v1/networks").await?;
-    networks.retain(|network| args.filters.iter().all(|(key, value)| matches(network, key, value)));
+    networks.retain(|network| filters.fit(|key, value| matches(network, key, value)));
     if args.quiet {
         networks.iter().for_each(|network| out::line(format_args!("{}", network.name)));
     } else if args.format == Format::Json {
@@ -66,10 +71,8 @@ fn matches(network: &NetworkView, key: &str, value: &str) -> bool {
         "id" => network.id.starts_with(value),
         "driver" => network.driver == value,
         "internal" => network.internal.to_string() == value,
-        _ => match value.split_once('=') {
-            Some((label, value)) => network.labels.get(label).is_some_and(|found| found == value),
-            None => network.labels.contains_key(value),
-        },
+        "endpoint" => network.endpoints.iter().any(|endpoint| endpoint == value),
+        _ => has_label(&network.labels, value),
     }
 }
 
@@ -104,4 +107,74 @@ async fn remove(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn prune(client: &Client, filters: &[(String, String)]) -> Result<ExitCode> {
+    if let Err(unknown) = Filters::new(filters.to_vec(), &["label"]) {
+        return Ok(wrong_usage(&unknown.to_string()));
+    }
+    let networks: Vec<NetworkView> = client.delete(&format!("/v1/networks?{}", query(filters)), &()).await?;
+    networks.iter().for_each(|network| out::line(&network.name));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn connect(client: &Client, args: ConnectArgs) -> Result<ExitCode> {
+    let order = ConnectOrder { network: netspec(&args) };
+    let endpoint: EndpointView = client.post(&networks_of(&args.endpoint)?, &order).await?;
+    endpoint.networks.last().into_iter().for_each(print_attachment);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn disconnect(client: &Client, network: String, endpoint: &str) -> Result<ExitCode> {
+    client.delete::<EndpointView>(&networks_of(endpoint)?, &DisconnectOrder { network }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn networks_of(endpoint: &str) -> Result<String> {
+    Ok(format!("{}/networks", route("endpoints", endpoint)?))
+}
+
+/// The network and the options as the one specification that the daemon reads.
+fn netspec(args: &ConnectArgs) -> String {
+    let given = |key: &str, value: Option<String>| value.map(|value| format!("{key}={value}"));
+    let options = [
+        given("ip", args.ip.clone()),
+        given("ip6", args.ip6.clone()),
+        given("gw-priority", args.gw_priority.map(|priority| priority.to_string())),
+    ];
+    let aliases = args.aliases.iter().map(|alias| format!("alias={alias}"));
+    let options: Vec<String> = options.into_iter().flatten().chain(aliases).collect();
+    let begins = args.network.starts_with("name=") || args.network.contains(':');
+    match options.is_empty() {
+        true => args.network.clone(),
+        false => format!("{}{}{}", args.network, if begins { ',' } else { ':' }, options.join(",")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    #[test]
+    fn options_of_connect_are_a_netspec() {
+        let cases = [
+            ("blue web", "blue"),
+            (
+                "--ip 10.0.0.7 --alias db --alias sql --gw-priority -3 blue web",
+                "blue:ip=10.0.0.7,gw-priority=-3,alias=db,alias=sql",
+            ),
+            ("--ip6 fd00::7 blue:ifname=net7 web", "blue:ifname=net7,ip6=fd00::7"),
+            ("--alias db name=blue,ip=10.0.0.7 web", "name=blue,ip=10.0.0.7,alias=db"),
+        ];
+        for (words, expected) in cases {
+            let words = ["netd", "network", "connect"].into_iter().chain(words.split(' '));
+            let Command::Network(NetworkCommand::Connect(args)) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("it is network connect")
+            };
+            assert_eq!(netspec(&args), expected);
+        }
+    }
 }

@@ -149,6 +149,7 @@ impl Starter {
             command: args.command.clone(),
             networks: args.connection.networks.clone(),
             ports: args.connection.ports.clone(),
+            labels: args.connection.labels.iter().cloned().collect(),
         };
         match client.post("/v1/endpoints", &order).await {
             Ok(endpoint) => Ok((self, endpoint)),

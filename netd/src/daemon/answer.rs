@@ -28,11 +28,14 @@ impl<K: Kernel> Daemon<K> {
             }
             Request::Network(name) => self.network(&name.parse()?),
             Request::RemoveNetwork(name) => self.remove_network(&name.parse()?).await,
+            Request::PruneNetworks(labels) => self.prune_networks(&labels).await,
             Request::Attach(order) => self.attach(order).await,
             Request::Endpoints => {
                 Ok(Reply::Endpoints(self.model.endpoints.values().map(|e| endpoint_view(e, &self.facts)).collect()))
             }
             Request::Endpoint(name) => self.endpoint(&name.parse()?),
+            Request::Connect(name, order) => self.connect(&name.parse()?, order).await,
+            Request::Disconnect(name, order) => self.disconnect(&name.parse()?, &order).await,
             Request::Detach(name) => self.detach(&name.parse()?).await,
             Request::Publish(name, order) => self.publish(&name.parse()?, &order).await,
             Request::Unpublish(name, order) => self.unpublish(&name.parse()?, &order).await,
@@ -46,7 +49,7 @@ impl<K: Kernel> Daemon<K> {
         Ok(Reply::Network(network_view(&self.model, self.model.network(name)?)))
     }
 
-    fn endpoint(&self, name: &Name) -> Result<Reply, Failure> {
+    pub(super) fn endpoint(&self, name: &Name) -> Result<Reply, Failure> {
         Ok(Reply::Endpoint(endpoint_view(self.model.endpoint(name)?, &self.facts)))
     }
 
@@ -93,6 +96,7 @@ impl<K: Kernel> Daemon<K> {
             netns_made: order.netns_made,
             process,
             command: order.command,
+            labels: order.labels,
             joining: Joining { specs, interfaces },
             publications,
         };
@@ -105,7 +109,11 @@ impl<K: Kernel> Daemon<K> {
     }
 
     /// The networks that an order names, the default one made if it is among them and not there.
-    async fn joined_networks(&mut self, next: &mut Model, order: &EndpointOrder) -> Result<Vec<NetSpec>, Failure> {
+    pub(super) async fn joined_networks(
+        &mut self,
+        next: &mut Model,
+        order: &EndpointOrder,
+    ) -> Result<Vec<NetSpec>, Failure> {
         let mut specs = order.networks.iter().map(|text| text.parse()).collect::<Result<Vec<NetSpec>, _>>()?;
         let default: Name = DEFAULT_NETWORK.parse()?;
         if specs.is_empty() {
@@ -151,19 +159,24 @@ impl<K: Kernel> Daemon<K> {
             model::unpublish(&mut next, name, &text.parse::<PortSpec>()?)?;
         }
         self.commit(next, Fresh::new()).await?;
-        if let Err(error) = self.end_unpublished_flows() {
-            warn!("flows of closed ports stay until they expire: {error:#}");
-        }
+        self.end_flows_that_lead_elsewhere();
         info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
         self.tell_of_ports(PortAction::Unpublish, name, &order.ports);
         self.endpoint(name)
     }
 
-    fn tell_of_network(&self, action: NetworkAction, name: &Name) {
+    /// After a change of what is published, or by which network it leads.
+    pub(super) fn end_flows_that_lead_elsewhere(&mut self) {
+        if let Err(error) = self.end_unpublished_flows() {
+            warn!("flows of closed ports stay until they expire: {error:#}");
+        }
+    }
+
+    pub(super) fn tell_of_network(&self, action: NetworkAction, name: &Name) {
         self.events.tell(Happening::Network { action, network: name.to_string() });
     }
 
-    fn tell_of_endpoint(&self, action: EndpointAction, name: &Name, network: Option<&Name>) {
+    pub(super) fn tell_of_endpoint(&self, action: EndpointAction, name: &Name, network: Option<&Name>) {
         let network = network.map(Name::to_string);
         self.events.tell(Happening::Endpoint { action, endpoint: name.to_string(), network });
     }

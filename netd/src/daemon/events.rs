@@ -185,7 +185,7 @@ impl EventWish {
                 "since" => wish.since = Some(moment(value)?),
                 "until" => wish.until = Some(moment(value)?),
                 "type" | "action" | "network" | "endpoint" => wish.filters.entry(key).or_default().push(value),
-                _ => return Err(Rejection::UnknownFilter(key, Self::FILTERS)),
+                _ => return Err(Rejection::UnknownFilter(key, Self::FILTERS.into())),
             }
         }
         if wish.until.is_some_and(|until| until <= now) && wish.since.is_none() {

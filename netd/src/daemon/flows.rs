@@ -50,7 +50,7 @@ impl FlowFilter {
     /// The filter of these keys and values.
     pub fn new(pairs: BTreeMap<String, String>) -> Result<Self, Rejection> {
         match pairs.keys().find(|key| !Self::KEYS.split(", ").any(|known| known == *key)) {
-            Some(key) => Err(Rejection::UnknownFilter(key.clone(), Self::KEYS)),
+            Some(key) => Err(Rejection::UnknownFilter(key.clone(), Self::KEYS.into())),
             None => Ok(Self(pairs)),
         }
     }
@@ -85,18 +85,18 @@ impl<K: Kernel> Daemon<K> {
         Ok(Reply::Flows(views))
     }
 
-    /// Ends the flows from outside that knocked at a port which is published no more.
+    /// Ends the flows from outside that knocked at a port which is published no more, or leads elsewhere.
     pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
         let mut ending = Vec::new();
         let publications = &self.applied.publications;
-        let is_published = |tuple: &Tuple| {
-            [tuple.dst, tuple.dst.any_of_family()].into_iter().any(|address| {
-                let mut answers = PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers();
-                answers.any(|key| publications.contains_key(&key))
-            })
+        let leads_there = |tuple: &Tuple, flow: &Flow| {
+            let answers = [tuple.dst, tuple.dst.any_of_family()]
+                .map(|address| PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers());
+            let to = answers.into_iter().flatten().find_map(|key| publications.get(&key));
+            to.is_some_and(|to| (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst))
         };
         self.kernel.flows(&mut |tuple, flow| {
-            if flow.direction == 0 && tuple.zone == Zone::HOST && !is_published(tuple) {
+            if flow.direction == 0 && tuple.zone == Zone::HOST && !leads_there(tuple, flow) {
                 ending.push(*tuple);
             }
         })?;

@@ -1,6 +1,6 @@
 //! What can be asked of the daemon, and what it replies.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,12 +18,18 @@ pub enum Request {
     Network(String),
     /// Take a network away.
     RemoveNetwork(String),
+    /// Take every network away that nobody is in and that has these labels.
+    PruneNetworks(Vec<String>),
     /// Attach an endpoint.
     Attach(EndpointOrder),
     /// Every endpoint.
     Endpoints,
     /// The endpoint of this name.
     Endpoint(String),
+    /// Have an endpoint join one more network.
+    Connect(String, ConnectOrder),
+    /// Have an endpoint leave a network.
+    Disconnect(String, DisconnectOrder),
     /// Detach an endpoint.
     Detach(String),
     /// Publish ports of an endpoint.
@@ -52,10 +58,28 @@ pub struct EndpointOrder {
     pub netns_made: bool,
     /// What runs in it.
     pub command: Vec<String>,
+    /// The user's own.
+    pub labels: BTreeMap<String, String>,
     /// As [`NetSpec`](crate::model::NetSpec) reads them; the default network where there is none.
     pub networks: Vec<String>,
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+}
+
+/// A network to join.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectOrder {
+    /// As [`NetSpec`](crate::model::NetSpec) reads it.
+    pub network: String,
+}
+
+/// A network to leave.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisconnectOrder {
+    /// Its name.
+    pub network: String,
 }
 
 /// Ports to publish or to take back.

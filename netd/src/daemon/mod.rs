@@ -4,6 +4,7 @@
 //! put back. What happens to the host meanwhile is found by looking again, at wake-ups and at intervals.
 
 mod answer;
+mod connect;
 mod events;
 mod flows;
 mod messages;
@@ -26,9 +27,9 @@ use tracing::{debug, error, info, warn};
 
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
-pub use messages::{EndpointOrder, PortsOrder, Reply, Request};
+pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, PortsOrder, Reply, Request};
 pub use process::{is_alive, mark_of};
-pub use views::{EndpointView, NetworkView, PortView, ProgramView, StatusView};
+pub use views::{AttachmentView, EndpointView, NetworkView, PortView, ProgramView, StatusView};
 
 use self::events::{RepairAction, WarningAction};
 use crate::{

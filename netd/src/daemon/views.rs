@@ -65,6 +65,8 @@ pub struct EndpointView {
     pub pid_started: Option<u64>,
     /// What netd started in it.
     pub command: Vec<String>,
+    /// The user's own.
+    pub labels: BTreeMap<String, String>,
     /// Its places in networks.
     pub networks: Vec<AttachmentView>,
     /// Its published ports, a range as one.
@@ -81,6 +83,10 @@ pub struct AttachmentView {
     pub ip6: Option<std::net::Ipv6Addr>,
     pub mac: String,
     pub ifname: String,
+    /// More names there.
+    pub aliases: Vec<String>,
+    /// The way out is by the highest.
+    pub gw_priority: i32,
     pub veth: String,
 }
 
@@ -196,6 +202,8 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         ip6: None,
         mac: format_mac(attachment.mac),
         ifname: attachment.ifname.to_string(),
+        aliases: attachment.aliases.iter().map(ToString::to_string).collect(),
+        gw_priority: attachment.gw_priority,
         veth: attachment.veth().to_string(),
     });
     EndpointView {
@@ -207,6 +215,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         pid: endpoint.process.as_ref().map(|process| process.pid),
         pid_started: endpoint.process.as_ref().map(|process| process.started),
         command: endpoint.command.clone(),
+        labels: endpoint.labels.clone(),
         networks: networks.collect(),
         ports: endpoint.publications.iter().map(port_view).collect(),
         created: rfc3339(endpoint.created),

@@ -34,6 +34,8 @@ pub struct AttachOrder {
     pub process: Option<ProcessMark>,
     /// What runs in it.
     pub command: Vec<String>,
+    /// The user's own.
+    pub labels: BTreeMap<String, String>,
     /// The networks it joins, in order.
     pub joining: Joining,
     /// The ports it publishes.
@@ -63,6 +65,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         netns_made: order.netns_made,
         process: order.process,
         command: order.command,
+        labels: order.labels,
         attachments,
         publications: Vec::new(),
         created: now,
@@ -133,7 +136,8 @@ pub fn supported(spec: &PortSpec) -> Result<Option<Ipv4Addr>, Rejection> {
     }
 }
 
-fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore) -> Result<Vec<Attachment>, Rejection> {
+/// Places in the networks of `joining`, in order.
+pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore) -> Result<Vec<Attachment>, Rejection> {
     let mut interfaces = joining.interfaces;
     for spec in &joining.specs {
         if let Some(wish) = &spec.ifname
@@ -159,7 +163,15 @@ fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore) -> Result<
             known.into_iter().any(|other| other.id == id[..8])
         };
         let id = fresh_id(rng, taken)[..8].to_owned();
-        attachments.push(Attachment { id, network: spec.network, ip: place.ip, mac: place.mac, ifname });
+        attachments.push(Attachment {
+            id,
+            network: spec.network,
+            ip: place.ip,
+            mac: place.mac,
+            ifname,
+            aliases: spec.aliases,
+            gw_priority: spec.gw_priority.unwrap_or(0),
+        });
     }
     Ok(attachments)
 }

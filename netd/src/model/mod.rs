@@ -4,6 +4,7 @@
 //! by name or id, never by pointer.
 
 mod attaching;
+mod connecting;
 mod mac;
 mod name;
 mod netspec;
@@ -25,6 +26,7 @@ use netd_common::tuple::{Mac, Zone};
 use serde::{Deserialize, Serialize};
 
 pub use attaching::{AttachOrder, Joining, attach, detach, first_conflict, netns_of, publish, supported, unpublish};
+pub use connecting::{connect, disconnect, unused_networks};
 pub use mac::format_mac;
 pub use name::Name;
 pub use netspec::NetSpec;
@@ -107,12 +109,24 @@ pub struct Endpoint {
     pub process: Option<ProcessMark>,
     /// What runs in it, where netd started it.
     pub command: Vec<String>,
+    /// The user's own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// In the order in which they were asked for.
     pub attachments: Vec<Attachment>,
     /// In the order in which they were asked for.
     pub publications: Vec<PortPublication>,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub created: u64,
+}
+
+impl Endpoint {
+    /// Its attachments, the one that its way out is by first.
+    pub fn by_priority(&self) -> Vec<&Attachment> {
+        let mut attachments: Vec<&Attachment> = self.attachments.iter().collect();
+        attachments.sort_by_key(|attachment| std::cmp::Reverse(attachment.gw_priority));
+        attachments
+    }
 }
 
 /// A process and when it started: ids come back.
@@ -138,6 +152,12 @@ pub struct Attachment {
     pub mac: Mac,
     /// The interface's name in the container.
     pub ifname: LinkName,
+    /// More names for the container there.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// The container's way out is by the network with the highest, of equal ones by the one joined first.
+    #[serde(default)]
+    pub gw_priority: i32,
 }
 
 impl Attachment {
@@ -211,11 +231,11 @@ impl Model {
             .filter(move |(_, attachment)| attachment.network == *network)
     }
 
-    /// The attachment by which an endpoint reaches the outside: its first in a network that is not internal.
+    /// The attachment by which an endpoint reaches the outside: the first by priority in a network that is not internal.
     pub fn way_out<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Network, &'a Attachment)> {
         endpoint
-            .attachments
-            .iter()
+            .by_priority()
+            .into_iter()
             .filter_map(|attachment| Some((self.networks.get(&attachment.network)?, attachment)))
             .find(|(network, _)| !network.internal)
     }

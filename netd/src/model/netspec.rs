@@ -1,4 +1,4 @@
-//! `NET[:ip=IP,mac=MAC,ifname=IF]`, or `name=NET,ip=IP,…`: which network an endpoint joins, and how.
+//! `NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N]`, or `name=NET,ip=IP,…`: which network an endpoint joins, and how.
 
 use std::{net::Ipv4Addr, str::FromStr};
 
@@ -18,12 +18,16 @@ pub struct NetSpec {
     pub mac: Option<Mac>,
     /// The interface's name in the container; `None` for the next free `ethN`.
     pub ifname: Option<LinkName>,
+    /// More names for the container there.
+    pub aliases: Vec<Name>,
+    /// As [`Attachment::gw_priority`](super::Attachment::gw_priority).
+    pub gw_priority: Option<i32>,
 }
 
 impl NetSpec {
     /// Any address of this network.
     pub fn anywhere_in(network: Name) -> Self {
-        Self { network, ip: None, mac: None, ifname: None }
+        Self { network, ip: None, mac: None, ifname: None, aliases: Vec::new(), gw_priority: None }
     }
 
     fn set(&mut self, whole: &str, pair: &str) -> Result<(), Rejection> {
@@ -46,11 +50,19 @@ impl NetSpec {
             "ifname" => {
                 let name = LinkName::new(value)
                     .filter(|name| name.as_str() != "lo")
-                    .ok_or_else(|| bad(format!("ifname={value} is not an interface name (1 to 15 bytes)")))?;
+                    .ok_or_else(|| bad(format!("ifname={value} is not a name that an interface can have")))?;
                 self.ifname.replace(name).is_some()
             }
-            "ip6" | "alias" | "gw-priority" => return Err(Rejection::Unsupported(format!("{key}= in `{whole}`"))),
-            _ => return Err(bad(format!("`{key}` is none of ip, mac, ifname"))),
+            "alias" => {
+                self.aliases.push(value.parse()?);
+                false
+            }
+            "gw-priority" => {
+                let bad = |_| bad(format!("gw-priority={value} is not a whole number"));
+                self.gw_priority.replace(value.parse().map_err(bad)?).is_some()
+            }
+            "ip6" => return Err(Rejection::Unsupported(format!("{key}= in `{whole}`"))),
+            _ => return Err(bad(format!("`{key}` is none of ip, mac, ifname, alias, gw-priority"))),
         };
         if twice { Err(bad(format!("`{key}` is there twice"))) } else { Ok(()) }
     }

@@ -1,6 +1,6 @@
 //! Why a request is refused: each reason a value that a caller can act on, its `Display` the line that the user reads.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
@@ -11,7 +11,7 @@ use crate::reconcile::Process;
 /// Why a request is refused, with the thing in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Rejection {
-    #[error("`{0}` is not a name: a letter or digit, then letters, digits, `_`, `.` or `-`, 63 at most")]
+    #[error("`{}` is not a name: a letter or digit, then letters, digits, `_`, `.` or `-`, 63 at most", short(.0))]
     NotAName(String),
     #[error("there is no network {0}")]
     UnknownNetwork(String),
@@ -28,7 +28,7 @@ pub enum Rejection {
 
     #[error("{0} is not supported by this version")]
     Unsupported(String),
-    #[error("`{given}` is not {wanted}")]
+    #[error("`{}` is not {wanted}", short(given))]
     Malformed { given: String, wanted: &'static str },
     #[error("{given} has host bits set: it should be {right}")]
     HostBits { given: Ipv4Net, right: Ipv4Net },
@@ -45,7 +45,11 @@ pub enum Rejection {
     #[error("MTU {0} is not between 68 and 65535")]
     BadMtu(u32),
 
-    #[error("`{spec}` does not say which network to join: {why}")]
+    #[error("endpoint {endpoint} is in network {network} already")]
+    AlreadyConnected { endpoint: Name, network: Name },
+    #[error("endpoint {endpoint} is not in network {network}")]
+    NotConnected { endpoint: Name, network: Name },
+    #[error("`{}` does not say which network to join: {}", short(spec), short(why))]
     BadNetSpec { spec: String, why: String },
     #[error("network {0} is asked for twice")]
     TwiceInNetwork(Name),
@@ -68,7 +72,7 @@ pub enum Rejection {
     #[error("give the container's network namespace either by its path or by a process id")]
     SandboxUnclear,
 
-    #[error("`{spec}` does not say which port to publish: {why}")]
+    #[error("`{}` does not say which port to publish: {}", short(spec), short(why))]
     BadPortSpec { spec: String, why: String },
     #[error("port {port}/{protocol} of {address} is published by {by} already")]
     AlreadyPublished { port: u16, protocol: Protocol, address: String, by: Name },
@@ -86,7 +90,7 @@ pub enum Rejection {
     NoWayOut(Name),
 
     #[error("`{0}` is not something to filter by: {1}")]
-    UnknownFilter(String, &'static str),
+    UnknownFilter(String, Cow<'static, str>),
     #[error("no filter says which flows to end: give at least one of {0}")]
     NoFilter(&'static str),
     #[error("the request is not understood: {0}")]
@@ -97,10 +101,14 @@ impl Rejection {
     /// The HTTP status that says the same.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::UnknownNetwork(_) | Self::UnknownEndpoint(_) | Self::NotPublished { .. } => 404,
+            Self::UnknownNetwork(_)
+            | Self::UnknownEndpoint(_)
+            | Self::NotPublished { .. }
+            | Self::NotConnected { .. } => 404,
             Self::NetworkExists(_)
             | Self::EndpointExists(_)
             | Self::NetworkInUse { .. }
+            | Self::AlreadyConnected { .. }
             | Self::OverlapsNetwork { .. }
             | Self::OverlapsRoute { .. }
             | Self::AddressTaken { .. }
@@ -122,4 +130,17 @@ fn list(items: &[impl ToString]) -> String {
         text += &format!(" and {} more", items.len() - SHOWN);
     }
     text
+}
+
+/// What a user gave, as far as one line shows it.
+fn short(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN) {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }

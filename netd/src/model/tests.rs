@@ -31,6 +31,7 @@ pub fn order(name: &str, networks: &[&str], ports: &[&str]) -> AttachOrder {
         }
     };
     AttachOrder {
+        labels: BTreeMap::new(),
         name: name.parse().unwrap(),
         sandbox: Sandbox { path: format!("/run/netns/{name}").into(), inode: 7 },
         netns_made: false,
@@ -93,11 +94,16 @@ fn a_network_specification_that_is_none_is_refused_with_the_part_that_is_wrong()
     let cases = [
         ("front:ip=x", "`front:ip=x` does not say which network to join: ip=x is not an IPv4 address"),
         ("front:mac=ff:ff:ff:ff:ff:ff", "mac=ff:ff:ff:ff:ff:ff is not the address of one station"),
-        ("front:ifname=lo", "ifname=lo is not an interface name"),
-        ("front:colour=red", "`colour` is none of ip, mac, ifname"),
+        ("front:ifname=lo", "ifname=lo is not a name that an interface can have"),
+        ("front:colour=red", "`colour` is none of ip, mac, ifname, alias, gw-priority"),
         ("front:ip=10.0.0.1,ip=10.0.0.2", "`ip` is there twice"),
         ("front:ip6=fd00::1", "ip6= in `front:ip6=fd00::1` is not supported by this version"),
+        ("front:ifname=default", "ifname=default is not a name that an interface can have"),
+        ("front:ifname=eth%d", "ifname=eth%d is not a name that an interface can have"),
+        ("front:gw-priority=high", "gw-priority=high is not a whole number"),
+        ("front:alias=a/b", "`a/b` is not a name"),
         ("a b", "`a b` is not a name"),
+        ("a\nb", "`a\\nb` is not a name"),
     ];
     for (text, line) in cases {
         let rejection = text.parse::<NetSpec>().unwrap_err().to_string();

@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 pub struct LinkName(String);
 
 impl LinkName {
-    /// The name, or `None` if the kernel would refuse it: empty, too long, `.`, `..`, or with a slash, colon or white space.
+    /// The name, or `None` if the kernel would refuse it: empty, too long, `.`, `..`, the names that sysctls have for every device,
+    /// or with a slash, colon, percent sign or white space.
     pub fn new(name: impl Into<String>) -> Option<Self> {
         let name = name.into();
-        let fits = !name.is_empty() && name.len() < 16 && name != "." && name != "..";
-        let clean = !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        let fits = !name.is_empty() && name.len() < 16 && !matches!(name.as_str(), "." | ".." | "all" | "default");
+        let clean = !name.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace());
         (fits && clean).then_some(Self(name))
     }
 

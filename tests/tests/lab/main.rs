@@ -2,6 +2,7 @@
 
 mod cases;
 mod clsact;
+mod connecting;
 mod core;
 mod events;
 mod lifecycle;

@@ -1,0 +1,68 @@
+//! Endpoints that join and leave networks while they live, and networks that nobody is in any more.
+
+use tracing::{info, warn};
+
+use super::{ConnectOrder, Daemon, DisconnectOrder, EndpointOrder, Failure, Reply, events::*, views::network_view};
+use crate::{
+    model::{self, Name, Rejection},
+    reconcile::Kernel,
+    reserve::Fresh,
+};
+
+impl<K: Kernel> Daemon<K> {
+    pub(super) async fn connect(&mut self, name: &Name, order: ConnectOrder) -> Result<Reply, Failure> {
+        let endpoint = self.model.endpoint(name)?.clone();
+        let mut next = self.model.clone();
+        let order = EndpointOrder { networks: vec![order.network], ..Default::default() };
+        let specs = self.joined_networks(&mut next, &order).await?;
+        let sandbox = self.kernel.sandbox(&endpoint.netns).await;
+        let sandbox = sandbox.map_err(|error| Rejection::NotASandbox(format!("{error:#}")))?;
+        if sandbox.inode != endpoint.netns_inode {
+            let gone = format!("the network namespace of {name} is gone ({})", endpoint.netns.display());
+            return Err(Rejection::NotASandbox(gone).into());
+        }
+        let interfaces = self.kernel.interfaces(&sandbox).await?;
+        let joined: Vec<Name> = specs.iter().map(|spec| spec.network.clone()).collect();
+        for spec in specs {
+            model::connect(&mut next, name, spec, interfaces.clone(), &mut *self.rng)?;
+        }
+        self.commit(next, Fresh::new()).await?;
+        self.end_flows_that_lead_elsewhere();
+        for network in &joined {
+            info!(endpoint = %name, %network, "connected");
+            self.tell_of_endpoint(EndpointAction::Connect, name, Some(network));
+        }
+        self.endpoint(name)
+    }
+
+    pub(super) async fn disconnect(&mut self, name: &Name, order: &DisconnectOrder) -> Result<Reply, Failure> {
+        let network: Name = order.network.parse()?;
+        let mut next = self.model.clone();
+        let gone = model::disconnect(&mut next, name, &network)?;
+        let zone = self.model.network(&network)?.zone();
+        self.commit(next, Fresh::new()).await?;
+        if let Err(error) = self.kernel.forget_flows_of(zone, gone.ip.into()) {
+            warn!("flows of {} stay until they expire: {error:#}", gone.ip);
+        }
+        self.end_flows_that_lead_elsewhere();
+        info!(endpoint = %name, %network, "disconnected");
+        self.tell_of_endpoint(EndpointAction::Disconnect, name, Some(&network));
+        self.endpoint(name)
+    }
+
+    pub(super) async fn prune_networks(&mut self, labels: &[String]) -> Result<Reply, Failure> {
+        let names = model::unused_networks(&self.model, labels);
+        let mut next = self.model.clone();
+        let mut gone = Vec::new();
+        for name in &names {
+            gone.push(network_view(&self.model, self.model.network(name)?));
+            model::remove_network(&mut next, name)?;
+        }
+        self.commit(next, Fresh::new()).await?;
+        for name in &names {
+            info!(network = %name, "removed");
+            self.tell_of_network(NetworkAction::Remove, name);
+        }
+        Ok(Reply::Networks(gone))
+    }
+}

@@ -1,0 +1,52 @@
+//! Endpoints that join and leave networks while they live, and networks that nobody is in.
+
+use std::collections::BTreeSet;
+
+use rand::RngCore;
+
+use super::{Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection, attaching::joined};
+use crate::reconcile::LinkName;
+
+/// Has an endpoint join one more network. `interfaces` are the names that its namespace has.
+pub fn connect(
+    model: &mut Model,
+    name: &Name,
+    spec: NetSpec,
+    mut interfaces: BTreeSet<LinkName>,
+    rng: &mut dyn RngCore,
+) -> Result<(), Rejection> {
+    let endpoint = model.endpoint(name)?;
+    if endpoint.attachments.iter().any(|attachment| attachment.network == spec.network) {
+        return Err(Rejection::AlreadyConnected { endpoint: name.clone(), network: spec.network });
+    }
+    // One that is being mended is not there, and its name is not free.
+    interfaces.extend(endpoint.attachments.iter().map(|attachment| attachment.ifname.clone()));
+    let attachments = joined(model, Joining { specs: vec![spec], interfaces }, rng)?;
+    if let Some(endpoint) = model.endpoints.get_mut(name) {
+        endpoint.attachments.extend(attachments);
+    }
+    Ok(())
+}
+
+/// Has an endpoint leave a network, and returns its place there. What it publishes stays published, by another of its networks.
+pub fn disconnect(model: &mut Model, name: &Name, network: &Name) -> Result<Attachment, Rejection> {
+    model.network(network)?;
+    let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    let not_connected = || Rejection::NotConnected { endpoint: name.clone(), network: network.clone() };
+    let at = endpoint.attachments.iter().position(|attachment| attachment.network == *network);
+    Ok(endpoint.attachments.remove(at.ok_or_else(not_connected)?))
+}
+
+/// Networks that nobody is in and that have all of these labels, `KEY` or `KEY=VALUE`; never the default one.
+pub fn unused_networks(model: &Model, labels: &[String]) -> Vec<Name> {
+    let has = |network: &super::Network, label: &String| match label.split_once('=') {
+        Some((key, value)) => network.labels.get(key).is_some_and(|found| found == value),
+        None => network.labels.contains_key(label),
+    };
+    let unused = model.networks.values().filter(|network| {
+        network.name.as_str() != DEFAULT_NETWORK
+            && model.attachments_of(&network.name).next().is_none()
+            && labels.iter().all(|label| has(network, label))
+    });
+    unused.map(|network| network.name.clone()).collect()
+}
