@@ -61,7 +61,7 @@ async fn replace_dead(path: &Path) -> Result<()> {
 pub fn router(daemon: Sender<Message>, events: Events) -> Router {
     Router::new()
         .route("/v1/networks", get(networks).post(create_network).delete(prune_networks))
-        .route("/v1/networks/{name}", get(network).delete(remove_network))
+        .route("/v1/networks/{name}", get(network).post(set_network).delete(remove_network))
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
         .route("/v1/endpoints/{name}/networks", post(connect).delete(disconnect))
@@ -86,6 +86,10 @@ async fn create_network(State(daemon): Daemon, body: Bytes) -> Response {
 
 async fn network(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
     reply(&daemon, Request::Network(name)).await
+}
+
+async fn set_network(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|change| Request::SetNetwork(name, change))).await
 }
 
 async fn remove_network(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {

@@ -160,6 +160,14 @@ pub enum NetworkCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Change a network while it lives
+    Set {
+        /// The network
+        name: String,
+        /// In bytes, or `auto` for what the host's routes have
+        #[arg(long, value_name = "N|auto", value_parser = mtu)]
+        mtu: Mtu,
+    },
     /// Remove every network that nobody is in, but for `bridge`
     Prune {
         /// Only those with this label: label=KEY or label=KEY=VALUE
@@ -226,9 +234,12 @@ pub struct NetworkCreateArgs {
     /// No way out, and none in
     #[arg(long)]
     pub internal: bool,
-    /// In bytes
+    /// In bytes; what the host's routes have, and following them, unless given
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
+    /// As Docker's bridge driver has them: com.docker.network.driver.mtu=N and others
+    #[arg(short, long = "opt", value_name = "K=V", value_parser = pair)]
+    pub options: Vec<(String, String)>,
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -378,6 +389,17 @@ pub enum FlowsTask {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
     if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+/// An MTU or the word for the host's.
+#[derive(Clone, Copy, Debug)]
+pub struct Mtu(pub Option<u32>);
+
+fn mtu(text: &str) -> Result<Mtu, String> {
+    if text == "auto" {
+        return Ok(Mtu(None));
+    }
+    text.parse().map(|mtu| Mtu(Some(mtu))).map_err(|_| "it is neither `auto` nor a number of bytes".to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{CallError, Client},
-    daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkView},
+    daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkChange, NetworkView},
     model::NetworkOrder,
 };
 
@@ -22,6 +22,7 @@ pub async fn done(client: &Client, command: NetworkCommand) -> Result<ExitCode> 
         NetworkCommand::Create(args) => create(client, args).await,
         NetworkCommand::Ls(args) => list(client, args).await,
         NetworkCommand::Inspect { names } => inspect(client, &names).await,
+        NetworkCommand::Set { name, mtu } => set(client, &name, mtu.0).await,
         NetworkCommand::Prune { filters, .. } => prune(client, &filters).await,
         NetworkCommand::Connect(args) => connect(client, args).await,
         NetworkCommand::Disconnect { network, endpoint } => disconnect(client, network, &endpoint).await,
@@ -39,6 +40,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         aux_addresses: args.aux_addresses.into_iter().collect(),
         internal: args.internal,
         mtu: args.mtu,
+        options: args.options.into_iter().collect(),
         labels: args.labels.into_iter().collect(),
         force: args.force,
     };
@@ -95,6 +97,11 @@ async fn inspect(client: &Client, names: &[String]) -> Result<ExitCode> {
         networks.push(client.get(&route("networks", name)?).await?);
     }
     table::print_json(&networks)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set(client: &Client, name: &str, mtu: Option<u32>) -> Result<ExitCode> {
+    client.post::<NetworkView>(&route("networks", name)?, &NetworkChange { mtu }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -27,6 +27,7 @@ impl<K: Kernel> Daemon<K> {
                 Ok(Reply::Networks(self.model.networks.values().map(|n| network_view(&self.model, n)).collect()))
             }
             Request::Network(name) => self.network(&name.parse()?),
+            Request::SetNetwork(name, change) => self.set_network(&name.parse()?, &change).await,
             Request::RemoveNetwork(name) => self.remove_network(&name.parse()?).await,
             Request::PruneNetworks(labels) => self.prune_networks(&labels).await,
             Request::Attach(order) => self.attach(order).await,
@@ -45,7 +46,7 @@ impl<K: Kernel> Daemon<K> {
         }
     }
 
-    fn network(&self, name: &Name) -> Result<Reply, Failure> {
+    pub(super) fn network(&self, name: &Name) -> Result<Reply, Failure> {
         Ok(Reply::Network(network_view(&self.model, self.model.network(name)?)))
     }
 
@@ -188,7 +189,7 @@ impl<K: Kernel> Daemon<K> {
     }
 
     /// Before a decision that depends on the host's routes or devices.
-    async fn look_at_the_host(&mut self) -> Result<(), Failure> {
+    pub(super) async fn look_at_the_host(&mut self) -> Result<(), Failure> {
         let facts = self.kernel.facts(&self.model.sandboxes()).await.context("cannot look at the host")?;
         self.facts = facts;
         Ok(())

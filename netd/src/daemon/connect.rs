@@ -1,8 +1,10 @@
-//! Endpoints that join and leave networks while they live, and networks that nobody is in any more.
+//! What changes of networks while they live: their endpoints, their MTU; and those that nobody is in any more.
 
 use tracing::{info, warn};
 
-use super::{ConnectOrder, Daemon, DisconnectOrder, EndpointOrder, Failure, Reply, events::*, views::network_view};
+use super::{
+    ConnectOrder, Daemon, DisconnectOrder, EndpointOrder, Failure, NetworkChange, Reply, events::*, views::network_view,
+};
 use crate::{
     model::{self, Name, Rejection},
     reconcile::Kernel,
@@ -48,6 +50,32 @@ impl<K: Kernel> Daemon<K> {
         info!(endpoint = %name, %network, "disconnected");
         self.tell_of_endpoint(EndpointAction::Disconnect, name, Some(&network));
         self.endpoint(name)
+    }
+
+    pub(super) async fn set_network(&mut self, name: &Name, change: &NetworkChange) -> Result<Reply, Failure> {
+        self.look_at_the_host().await?;
+        let mut next = self.model.clone();
+        model::set_mtu(&mut next, name, change.mtu, &self.facts)?;
+        self.commit(next, Fresh::new()).await?;
+        info!(network = %name, mtu = self.model.network(name)?.mtu, "changed");
+        self.tell_of_network(NetworkAction::Update, name);
+        self.network(name)
+    }
+
+    /// Has networks without an MTU of the user's follow the host's routes.
+    pub(super) async fn follow_the_mtu(&mut self) {
+        let mut next = self.model.clone();
+        let changed = model::follow_mtu(&mut next, &self.facts);
+        let Some(mtu) = changed.first().and_then(|name| next.networks.get(name)).map(|network| network.mtu) else {
+            return;
+        };
+        match self.commit(next, Fresh::new()).await {
+            Ok(()) => changed.iter().for_each(|name| {
+                info!(network = %name, mtu, "follows the MTU of the host's routes");
+                self.tell_of_network(NetworkAction::Update, name);
+            }),
+            Err(error) => warn!("cannot follow the MTU of the host's routes, {mtu}: {error:#}"),
+        }
     }
 
     pub(super) async fn prune_networks(&mut self, labels: &[String]) -> Result<Reply, Failure> {

@@ -16,6 +16,8 @@ pub enum Request {
     Networks,
     /// The network of this name.
     Network(String),
+    /// Change a network.
+    SetNetwork(String, NetworkChange),
     /// Take a network away.
     RemoveNetwork(String),
     /// Take every network away that nobody is in and that has these labels.
@@ -64,6 +66,14 @@ pub struct EndpointOrder {
     pub networks: Vec<String>,
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+}
+
+/// What of a network can change.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkChange {
+    /// In bytes; `None` for what the host's routes have, from then on.
+    pub mtu: Option<u32>,
 }
 
 /// A network to join.

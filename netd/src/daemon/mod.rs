@@ -27,7 +27,7 @@ use tracing::{debug, error, info, warn};
 
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
-pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, PortsOrder, Reply, Request};
+pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request};
 pub use process::{is_alive, mark_of};
 pub use views::{AttachmentView, EndpointView, NetworkView, PortView, ProgramView, StatusView};
 
@@ -138,6 +138,7 @@ impl<K: Kernel> Daemon<K> {
             warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
+        daemon.follow_the_mtu().await;
         Ok(daemon)
     }
 
@@ -186,6 +187,7 @@ impl<K: Kernel> Daemon<K> {
         if let Err(error) = self.reconcile().await {
             error!("cannot compare the host with what was asked for: {error:#}");
         }
+        self.follow_the_mtu().await;
     }
 
     /// Compares the host with what should exist, and mends what differs, as far as it goes.

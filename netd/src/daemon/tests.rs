@@ -36,7 +36,7 @@ impl Bench {
         let link = LinkName::new("eth0").unwrap();
         let addresses = vec!["192.0.2.1/24".parse().unwrap()];
         let mut kernel = FakeKernel::default();
-        kernel.facts.uplinks = [(link, Uplink { mtu: 1500, addresses, was_no_router: true })].into();
+        kernel.facts.uplinks = [(link, Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router: true })].into();
         kernel.facts.routes = [("192.0.2.0/24".parse().unwrap(), "eth0".to_owned())].into();
         for (inode, name) in (1..).zip(["c1", "c2", "c3"]) {
             let path = PathBuf::from(format!("/run/netns/{name}"));

@@ -30,6 +30,9 @@ pub struct NetworkView {
     pub subnets: Vec<SubnetView>,
     pub internal: bool,
     pub mtu: u32,
+    /// Whether the MTU is that of the host's routes.
+    pub mtu_follows: bool,
+    pub options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub created: String,
     pub endpoints: Vec<String>,
@@ -186,6 +189,8 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         }],
         internal: network.internal,
         mtu: network.mtu,
+        mtu_follows: network.mtu_follows,
+        options: network.options.clone(),
         labels: network.labels.clone(),
         created: rfc3339(network.created),
         endpoints: model.attachments_of(&network.name).map(|(endpoint, _)| endpoint.name.to_string()).collect(),

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netd_common::tables::{PortRange, Timeout};
 use rtnetlink::packet_route::{
     AddressFamily,
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
 
 use super::{
@@ -44,7 +44,9 @@ impl Links {
         let uplinks = links.values().filter(is_uplink).map(|link| {
             let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index), &routes);
             let was_no_router = forwarding.was_off(&link.name);
-            (link.name.clone(), Uplink { mtu: link.mtu, addresses, was_no_router })
+            let by_it = routes.iter().filter(|route| output(route) == Some(link.index) && leads_outside(route));
+            let path_mtu = by_it.filter_map(mtu).fold(link.mtu, u32::min);
+            (link.name.clone(), Uplink { mtu: link.mtu, path_mtu, addresses, was_no_router })
         });
         let destinations = routes.iter().filter(|route| leads_outside(route)).filter_map(|route| {
             let destination = destination(route)?;
@@ -132,6 +134,18 @@ fn priority(route: &RouteMessage) -> u32 {
         _ => None,
     });
     given.unwrap_or_default()
+}
+
+/// The MTU that a route has for itself.
+fn mtu(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics?.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn is_link_local(address: &IpNet) -> bool {

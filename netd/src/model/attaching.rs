@@ -151,7 +151,7 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
         if attachments.iter().any(|attachment| attachment.network == spec.network) {
             return Err(Rejection::TwiceInNetwork(spec.network));
         }
-        let ifname = spec.ifname.clone().unwrap_or_else(|| next_interface(&mut interfaces));
+        let ifname = spec.ifname.clone().unwrap_or_else(|| next_interface(model, &spec.network, &mut interfaces));
         let place = place(model, &spec, rng)?;
         if spec.ip.is_none()
             && let Some(network) = model.networks.get_mut(&spec.network)
@@ -176,9 +176,10 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
     Ok(attachments)
 }
 
-/// The next name of `eth0`, `eth1`, … that is free, taken.
-fn next_interface(taken: &mut BTreeSet<LinkName>) -> LinkName {
-    let mut names = (0..).filter_map(|n: u32| LinkName::new(format!("eth{n}")));
+/// The next name of `eth0`, `eth1`, …, or what the network has in place of `eth`, that is free, taken.
+fn next_interface(model: &Model, network: &Name, taken: &mut BTreeSet<LinkName>) -> LinkName {
+    let prefix = model.networks.get(network).and_then(|network| network.ifname_prefix.as_deref()).unwrap_or("eth");
+    let mut names = (0..).filter_map(|n: u32| LinkName::new(format!("{prefix}{n}")));
     let free = names.find(|name| !taken.contains(name)).unwrap_or_else(|| unreachable!("names do not run out"));
     taken.insert(free.clone());
     free

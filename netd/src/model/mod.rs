@@ -6,9 +6,11 @@
 mod attaching;
 mod connecting;
 mod mac;
+mod mtu;
 mod name;
 mod netspec;
 mod networks;
+mod options;
 mod portspec;
 mod rejection;
 #[cfg(test)]
@@ -28,9 +30,11 @@ use serde::{Deserialize, Serialize};
 pub use attaching::{AttachOrder, Joining, attach, detach, first_conflict, netns_of, publish, supported, unpublish};
 pub use connecting::{connect, disconnect, unused_networks};
 pub use mac::format_mac;
+pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
 pub use networks::{NetworkOrder, create_network, ensure_default_network, remove_network, routes};
+pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
 
@@ -69,6 +73,15 @@ pub struct Network {
     pub internal: bool,
     /// In bytes.
     pub mtu: u32,
+    /// Whether that is what the host's routes have, and follows them.
+    #[serde(default)]
+    pub mtu_follows: bool,
+    /// What the names of interfaces in its containers begin with, if not with `eth`.
+    #[serde(default)]
+    pub ifname_prefix: Option<String>,
+    /// The options that it was made with.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// The bridge's.

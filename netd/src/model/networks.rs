@@ -7,11 +7,8 @@ use netd_common::tuple::Mac;
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, Model, Name, Network, Rejection};
+use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, mtu};
 use crate::{ipam, reconcile::HostFacts};
-
-/// What Ethernet has unless someone says otherwise.
-const ETHERNET_MTU: u32 = 1500;
 
 /// A wish for a network, as it comes in.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -35,6 +32,8 @@ pub struct NetworkOrder {
     pub mtu: Option<u32>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
+    /// As [`Options`] reads them.
+    pub options: BTreeMap<String, String>,
     /// Insist on a subnet that the host has a route into.
     pub force: bool,
 }
@@ -59,10 +58,11 @@ pub fn create_network(
         None => automatic_subnet(model, facts)?,
     };
     let (gateway, ip_range, aux_addresses) = within(&name, subnet, order)?;
-    let mtu = order.mtu.unwrap_or_else(|| default_mtu(facts));
-    if !(68..=65_535).contains(&mtu) {
-        return Err(Rejection::BadMtu(mtu));
+    let options = Options::read(&order.options)?;
+    if order.mtu.is_some() && options.mtu.is_some() {
+        return Err(Rejection::MtuTwice);
     }
+    let mtu = order.mtu.or(options.mtu);
     let network = Network {
         name: name.clone(),
         id: fresh_id(rng, |id| model.networks.values().any(|other| other.id[..8] == id[..8])),
@@ -72,7 +72,10 @@ pub fn create_network(
         ip_range,
         aux_addresses,
         internal: order.internal,
-        mtu,
+        mtu: mtu.map_or(Ok(mtu::found(facts)), mtu::checked)?,
+        mtu_follows: mtu.is_none(),
+        ifname_prefix: options.ifname_prefix,
+        options: order.options.clone(),
         labels: order.labels.clone(),
         mac: fresh_mac(rng),
         last_given: None,
@@ -217,11 +220,6 @@ fn range_within(subnet: Ipv4Net, text: &str) -> Result<Ipv4Net, Rejection> {
         return Err(Rejection::OutsideSubnet { what: "range", given: text.to_owned(), subnet });
     }
     Ok(range)
-}
-
-/// What fits through every uplink, at most what Ethernet has.
-fn default_mtu(facts: &HostFacts) -> u32 {
-    facts.uplinks.values().map(|uplink| uplink.mtu).fold(ETHERNET_MTU, u32::min)
 }
 
 fn free_zone(model: &Model) -> Result<u16, Rejection> {

@@ -42,6 +42,10 @@ pub enum Rejection {
     NoFreeSubnet { pool: Ipv4Net, users: Vec<String> },
     #[error("{what} {given} is outside of the subnet {subnet}")]
     OutsideSubnet { what: &'static str, given: String, subnet: Ipv4Net },
+    #[error("there is no network option {}", short(.0))]
+    UnknownOption(String),
+    #[error("the MTU is given twice: by --mtu and by an option")]
+    MtuTwice,
     #[error("MTU {0} is not between 68 and 65535")]
     BadMtu(u32),
 

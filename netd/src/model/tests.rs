@@ -130,19 +130,33 @@ fn networks_get_the_lowest_free_subnet_number_and_gateway() {
 }
 
 #[test]
-fn a_network_takes_the_mtu_of_the_narrowest_uplink_but_no_more_than_ethernet_has() {
+fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let link = |name| LinkName::new(name).unwrap();
-    let uplink = |mtu| Uplink { mtu, addresses: Vec::new(), was_no_router: false };
-    for (mtus, wanted) in [([9000, 9000], 1500), ([1420, 9000], 1420)] {
+    let uplink = |path_mtu| Uplink { mtu: 9000, path_mtu, addresses: Vec::new(), was_no_router: false };
+    let facts = |mtus: [u32; 2]| {
         let uplinks = [(link("a"), uplink(mtus[0])), (link("b"), uplink(mtus[1]))].into();
-        let facts = HostFacts { uplinks, ..Default::default() };
-        let mut model = Model::default();
+        HostFacts { uplinks, ..Default::default() }
+    };
+    let (mut model, mut rng) = (Model::default(), StdRng::seed_from_u64(1));
+    let mut create = |model: &mut Model, name: &str, mtu, facts: &HostFacts| {
+        let order = NetworkOrder { name: name.into(), mtu, ..Default::default() };
+        create_network(model, &order, facts, 0, &mut rng).unwrap()
+    };
+    let follower = create(&mut model, "follower", None, &facts([9000, 9000]));
+    let fixed = create(&mut model, "fixed", Some(1300), &facts([9000, 9000]));
+    let early = create(&mut model, "early", None, &HostFacts::default());
+    let mtus = |model: &Model| [&follower, &fixed, &early].map(|name| model.networks[name].mtu);
+    assert_eq!(mtus(&model), [9000, 1300, 1500]);
 
-        let order = NetworkOrder { name: "n".into(), ..Default::default() };
-        let name = create_network(&mut model, &order, &facts, 0, &mut StdRng::seed_from_u64(1)).unwrap();
+    assert_eq!(follow_mtu(&mut model, &facts([1420, 9000])), [early.clone(), follower.clone()]);
+    assert_eq!(mtus(&model), [1420, 1300, 1420]);
+    assert_eq!(follow_mtu(&mut model, &HostFacts::default()), []);
 
-        assert_eq!(model.networks[&name].mtu, wanted);
-    }
+    set_mtu(&mut model, &fixed, None, &facts([1420, 9000])).unwrap();
+    set_mtu(&mut model, &early, Some(1280), &facts([1420, 9000])).unwrap();
+    assert_eq!(mtus(&model), [1420, 1420, 1280]);
+    assert_eq!(follow_mtu(&mut model, &facts([1400, 9000])), [fixed.clone(), follower.clone()]);
+    assert_eq!(set_mtu(&mut model, &early, Some(67), &facts([1400, 9000])), Err(Rejection::BadMtu(67)));
 }
 
 #[test]

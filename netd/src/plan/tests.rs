@@ -16,7 +16,7 @@ fn facts(was_no_router: bool) -> HostFacts {
     let addresses = vec!["192.0.2.1/24".parse().unwrap(), "192.0.2.2/24".parse().unwrap()];
     let sandbox = Sandbox { path: "/run/netns/c1".into(), inode: 7 };
     HostFacts {
-        uplinks: [(link("eth0"), Uplink { mtu: 1500, addresses, was_no_router })].into(),
+        uplinks: [(link("eth0"), Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
         ephemeral: Some(EPHEMERAL),
         timeouts: [30; 9],
         sandboxes: [(sandbox.path.clone(), sandbox)].into(),

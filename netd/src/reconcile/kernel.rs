@@ -35,6 +35,8 @@ pub struct HostFacts {
 pub struct Uplink {
     /// In bytes.
     pub mtu: u32,
+    /// The lowest of that and of what its routes have for themselves.
+    pub path_mtu: u32,
     /// Its addresses, of each family first the one that the host itself uses by the device's default route.
     pub addresses: Vec<IpNet>,
     /// Whether forwarding was off before netd: then what is neither for the host nor ours is dropped.

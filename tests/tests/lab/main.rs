@@ -7,6 +7,7 @@ mod core;
 mod events;
 mod lifecycle;
 mod loaded;
+mod mtu;
 mod publishing;
 mod refusals;
 mod says;

@@ -1,0 +1,110 @@
+//! `-o K=V` of a network: the keys that Docker's bridge driver reads. What this version does not do is refused, and so is
+//! what nobody knows.
+
+use std::collections::BTreeMap;
+
+use super::Rejection;
+use crate::reconcile::LinkName;
+
+/// What the options of a network say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// In bytes.
+    pub mtu: Option<u32>,
+    /// What the names of interfaces in containers begin with, if not with `eth`.
+    pub ifname_prefix: Option<String>,
+}
+
+impl Options {
+    /// Reads them, by key.
+    pub fn read(options: &BTreeMap<String, String>) -> Result<Self, Rejection> {
+        let mut read = Self::default();
+        for (key, value) in options {
+            read.set(key, value)?;
+        }
+        Ok(read)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), Rejection> {
+        let unknown = || Rejection::UnknownOption(key.to_owned());
+        let is_what_netd_does = match key.strip_prefix("com.docker.network.").ok_or_else(unknown)? {
+            "driver.mtu" => {
+                self.mtu = Some(value.parse().map_err(|_| malformed(value, "an MTU in bytes"))?);
+                true
+            }
+            "container_iface_prefix" => {
+                let wanted = "what the name of an interface can begin with";
+                LinkName::new(format!("{value}1023")).ok_or_else(|| malformed(value, wanted))?;
+                self.ifname_prefix = Some(value.to_owned());
+                true
+            }
+            "enable_ipv4" | "bridge.enable_icc" | "bridge.enable_ip_masquerade" => boolean(value)?,
+            "enable_ipv6" | "bridge.inhibit_ipv4" | "bridge.default_bridge" => !boolean(value)?,
+            "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => value == "nat",
+            "bridge.host_binding_ipv4" => value == "0.0.0.0",
+            "bridge.name"
+            | "bridge.trusted_host_interfaces"
+            | "host_ipv4"
+            | "host_ipv6"
+            | "advertise_addr_nmsgs"
+            | "advertise_addr_ms" => false,
+            _ => return Err(unknown()),
+        };
+        if is_what_netd_does { Ok(()) } else { Err(Rejection::Unsupported(format!("{key}={value}"))) }
+    }
+}
+
+fn malformed(given: &str, wanted: &'static str) -> Rejection {
+    Rejection::Malformed { given: given.to_owned(), wanted }
+}
+
+/// A truth value, in the words that Docker takes.
+fn boolean(text: &str) -> Result<bool, Rejection> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        _ => Err(malformed(text, "true or false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Options, Rejection> {
+        Options::read(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn options_that_say_what_netd_does_are_taken() {
+        let options = read(&[
+            ("com.docker.network.driver.mtu", "1400"),
+            ("com.docker.network.container_iface_prefix", "net"),
+            ("com.docker.network.bridge.enable_icc", "True"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "nat"),
+            ("com.docker.network.enable_ipv6", "0"),
+        ]);
+
+        assert_eq!(options, Ok(Options { mtu: Some(1400), ifname_prefix: Some("net".to_owned()) }));
+    }
+
+    #[test]
+    fn options_that_netd_does_not_do_or_nobody_knows_are_refused_by_name() {
+        let cases = [
+            ("com.docker.network.bridge.enable_icc", "false", "enable_icc=false is not supported"),
+            ("com.docker.network.bridge.name", "br0", "bridge.name=br0 is not supported"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "routed", "gateway_mode_ipv4=routed is not supported"),
+            ("com.docker.network.host_ipv4", "192.0.2.1", "host_ipv4=192.0.2.1 is not supported"),
+            ("com.docker.network.driver.mtu", "large", "`large` is not an MTU"),
+            ("com.docker.network.container_iface_prefix", "a/b", "`a/b` is not what the name"),
+            ("com.docker.network.bridge.enable_icc", "maybe", "`maybe` is not true or false"),
+            ("com.docker.network.bridge.colour", "red", "no network option com.docker.network.bridge.colour"),
+            ("mtu", "1400", "no network option mtu"),
+        ];
+        for (key, value, line) in cases {
+            let rejection = read(&[(key, value)]).unwrap_err().to_string();
+            assert!(rejection.contains(line), "{rejection}");
+        }
+    }
+}
