@@ -23,6 +23,7 @@ enum Transport {
     Tcp(TcpHeader),
     Udp(UdpHeader),
     Icmp(Icmpv4Type),
+    Other(u8),
 }
 
 /// A TCP SYN with 100 bytes of payload room left empty.
@@ -65,6 +66,20 @@ pub fn icmp_error(from: &str, to: &str, too_big: bool, about: &[u8], quoted: usi
     Build::new(address(from), address(to), error).payload(&ip[..quoted.min(ip.len())])
 }
 
+/// A packet of any protocol: what follows the IP header is the payload.
+pub fn other(from: &str, to: &str, protocol: u8, payload: &[u8]) -> Build {
+    Build::new(address(from), address(to), Transport::Other(protocol)).payload(payload)
+}
+
+/// An ICMP message, from its type on, its checksum put right.
+pub fn icmp(from: &str, to: &str, message: &[u8]) -> Build {
+    let mut message = message.to_vec();
+    message[2..4].copy_from_slice(&[0, 0]);
+    let checksum = !sum(&message);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    other(from, to, 1, &message)
+}
+
 impl Build {
     fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
         let ip = Ipv4Header { source: src.octets(), destination: dst.octets(), time_to_live: 64, ..Default::default() };
@@ -89,6 +104,14 @@ impl Build {
         self
     }
 
+    /// With this TCP sequence number, and this acknowledgement number.
+    pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        if let Transport::Tcp(tcp) = &mut self.transport {
+            (tcp.sequence_number, tcp.acknowledgment_number) = (sequence, acknowledgement);
+        }
+        self
+    }
+
     /// With this payload.
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
@@ -102,8 +125,26 @@ impl Build {
     }
 
     /// With so many bytes of no-operation options in the IP header, a multiple of four up to 40.
-    pub fn ip_options(mut self, bytes: usize) -> Self {
-        self.ip.options = Ipv4Options::try_from(&[1u8; 40][..bytes]).expect("a multiple of four up to 40");
+    pub fn ip_options(self, bytes: usize) -> Self {
+        self.ip_options_of(&[1u8; 40][..bytes])
+    }
+
+    /// With these options in the IP header, a multiple of four bytes up to 40.
+    pub fn ip_options_of(mut self, options: &[u8]) -> Self {
+        self.ip.options = Ipv4Options::try_from(options).expect("a multiple of four up to 40");
+        self
+    }
+
+    /// With this differentiated services field and congestion notification.
+    pub fn tos(mut self, tos: u8) -> Self {
+        self.ip.dscp = (tos >> 2).try_into().expect("6 bits");
+        self.ip.ecn = (tos & 3).try_into().expect("2 bits");
+        self
+    }
+
+    /// With this identification.
+    pub fn identification(mut self, identification: u16) -> Self {
+        self.ip.identification = identification;
         self
     }
 
@@ -142,6 +183,7 @@ impl Build {
                 let icmp = Icmpv4Header::with_checksum(kind.clone(), &self.payload);
                 icmp.write(&mut segment).expect("a vector takes all");
             }
+            Transport::Other(protocol) => self.ip.protocol = IpNumber(*protocol),
         }
         segment.extend_from_slice(&self.payload);
         self.ip.set_payload_len(segment.len()).expect("fits");
