@@ -229,6 +229,7 @@ fn mirror(s: &mut Scratch) {
     s.peer.deadline = s.flow.deadline;
     s.peer.address_delta = address_delta(&s.peer_key, &s.peer.becomes);
     s.peer.port_delta = port_delta(&s.peer_key, &s.peer.becomes);
+    s.peer.created = s.flow.created;
     s.peer.legs = s.flow.legs;
     s.peer.direction = 1 - (s.flow.direction & 1);
     s.peer.via = crate::tables::Via::Stack as u8;
@@ -267,6 +268,7 @@ impl From<ClaimError> for EstablishError {
 pub fn prepare(s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) {
     s.flow.legs = [leg_after(0, h), 0];
     s.flow.direction = 0;
+    s.flow.created = now;
     s.flow.address_delta = address_delta(&s.key, &s.flow.becomes);
     s.flow.check = digest(&s.key);
     live_on(&mut s.flow, s.key.protocol, settings, now);

@@ -7,18 +7,21 @@ use crate::{
     conntrack::{self, EstablishError, Evict},
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Part, Transport},
-    tables::{CURSORS, Instant, PublicationKey, Scratch, Settings, Tables},
+    tables::{CURSORS, Instant, PublicationKey, Scratch, Search, Settings, Tables},
     tuple::{Address, ICMP, Port, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
 
-/// Ports tried for one flow before it is refused. At 25 the chance of a success that has not come is near none.
-const PROBES: u32 = 32;
+/// Ports tried for one flow before it is refused.
+pub const PROBES: u32 = 32;
 
 /// Candidates in a row that must be taken for the pools to count as crowded. Then a closed connection gives up its port before
 /// its time, as nf_nat's do: a server takes a SYN for a connection of its TIME-WAIT whose sequence number is higher (RFC 9293
 /// section 3.6.1).
 const CROWDED: u32 = 8;
+
+/// Candidates of the pools that must be refused before the second pool is asked.
+const IN_POOLS: u32 = 16;
 
 /// Bytes from an IPv4 header's start to its fields.
 pub mod ipv4 {
@@ -145,72 +148,74 @@ pub fn establish_with_port<T: Tables>(
 }
 
 /// Makes the flow that was prepared, with a source port that leads every answer back to it alone:
-/// its own where it may be kept, else one of the pools.
+/// its own where it may be kept, else one of the pools, else one of the second pool.
 ///
 /// Not inlined: the verifier reads it once a call and not once a path.
 ///
 /// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
 #[inline(never)]
 fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, keep: bool) -> Result<(), DropReason> {
-    let size = settings.pools[0].len() + settings.pools[1].len();
-    if size == 0 {
+    if settings.pools.iter().all(|pool| pool.is_empty()) && settings.second.is_empty() {
         return Err(DropReason::PortsExhausted);
     }
-    let mut search = Search {
-        own: keep || may_be_kept(&s.key, settings),
-        offset: 0,
-        taken: 0,
-        outcome: Err(DropReason::PortsExhausted),
-    };
-    if !search.own {
-        search.offset = next(t, s, settings);
+    s.search = Search::default();
+    s.flow.becomes.src_port = s.key.src_port;
+    if !keep && !may_be_kept(&s.key, settings) {
+        next(t, s, settings);
     }
+    let mut outcome = Err(DropReason::PortsExhausted);
     t.repeat(PROBES, || {
-        if search.own {
-            s.flow.becomes.src_port = s.key.src_port;
-        } else {
-            s.flow.becomes.src_port = Port::new(pool_port(settings, search.offset.checked_rem(size).unwrap_or(0)));
+        match candidate(t, s, now, keep) {
+            Candidate::Refused => next(t, s, settings),
+            Candidate::AgainTheSame => {}
+            Candidate::Established => return ends(&mut outcome, Ok(())),
+            Candidate::TableFull => return ends(&mut outcome, Err(DropReason::TableFull)),
         }
-        if keep || !is_the_hosts(t, s) {
-            match conntrack::establish(t, s) {
-                Ok(()) => return search.ends(Ok(())),
-                Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => return search.ends(Ok(())),
-                Err(EstablishError::Full) => return search.ends(Err(DropReason::TableFull)),
-                // The same once more: the winner is gone again, the kernel was busy, or what held the place was over.
-                Err(EstablishError::Lost | EstablishError::Busy) => return ControlFlow::Continue(()),
-                Err(EstablishError::ReplyTaken) => {
-                    let which = if search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
-                    if conntrack::evict_reply(t, s, now, which) {
-                        return ControlFlow::Continue(());
-                    }
-                    search.taken += 1;
-                }
-            }
-        }
-        search.offset = next(t, s, settings);
-        search.own = false;
         ControlFlow::Continue(())
     });
-    search.outcome
+    t.count_search(if outcome.is_ok() { s.search.tried } else { 0 });
+    outcome
 }
 
-/// A search for a port, between two rounds.
-struct Search {
-    /// The packet's own port is the candidate, not one of the pools.
-    own: bool,
-    /// The candidate's place in the pools.
-    offset: u32,
-    /// Candidates that other flows have.
-    taken: u32,
-    /// How it ended.
-    outcome: Result<(), DropReason>,
+#[inline(always)]
+fn ends(outcome: &mut Result<(), DropReason>, with: Result<(), DropReason>) -> ControlFlow<()> {
+    *outcome = with;
+    ControlFlow::Break(())
 }
 
-impl Search {
-    #[inline(always)]
-    fn ends(&mut self, outcome: Result<(), DropReason>) -> ControlFlow<()> {
-        self.outcome = outcome;
-        ControlFlow::Break(())
+/// What became of a candidate.
+enum Candidate {
+    /// It is the flow's.
+    Established,
+    /// It is another's.
+    Refused,
+    /// What was in the way may be gone: the winner of a race, a busy kernel, a flow that was over.
+    AgainTheSame,
+    /// There is no room for the flow, whatever its port.
+    TableFull,
+}
+
+/// Tries the port in `s.flow.becomes`.
+#[inline(always)]
+fn candidate<T: Tables>(t: &T, s: &mut Scratch, now: Instant, keep: bool) -> Candidate {
+    s.search.tried = s.search.tried.wrapping_add(1);
+    if !keep && is_the_hosts(t, s) {
+        s.search.skip = mix(s.search.skip, s.search.tried);
+        return Candidate::Refused;
+    }
+    match conntrack::establish(t, s) {
+        Ok(()) => Candidate::Established,
+        Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => Candidate::Established,
+        Err(EstablishError::Full) => Candidate::TableFull,
+        Err(EstablishError::Lost | EstablishError::Busy) => Candidate::AgainTheSame,
+        Err(EstablishError::ReplyTaken) => {
+            let which = if s.search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
+            if conntrack::evict_reply(t, s, now, which) {
+                return Candidate::AgainTheSame;
+            }
+            s.search.taken = s.search.taken.wrapping_add(1);
+            Candidate::Refused
+        }
     }
 }
 
@@ -221,11 +226,14 @@ fn may_be_kept(key: &Tuple, settings: &Settings) -> bool {
     !has_port || !settings.ephemeral.contains(key.src_port.number())
 }
 
-/// Whether the candidate source address and port are taken on the host: published, exactly or on every address, or a socket
-/// of its own that an answer would reach.
+/// Whether the candidate source address and port are taken on the host: reserved by its operator, published, exactly or on
+/// every address, or a socket of its own that an answer would reach.
 #[inline(always)]
 fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
     let becomes = &s.flow.becomes;
+    if (becomes.protocol == TCP || becomes.protocol == UDP) && t.is_reserved(becomes.src_port.number()) {
+        return true;
+    }
     s.publication = PublicationKey::new(becomes.src, becomes.protocol, becomes.src_port);
     if t.publication(&s.publication).is_some() {
         return true;
@@ -234,13 +242,21 @@ fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
     t.publication(&s.publication).is_some() || t.has_socket(&s.flow.becomes)
 }
 
-/// The next place in the pools to look at: from a keyed hash of the destination on, one further for each look at it (RFC 6056
+/// Goes on to the next candidate: from a keyed hash of the destination on, one further for each look at it (RFC 6056
 /// section 3.3.4), so that ports fill up in order and come back oldest first. Each look counts and not each flow: what is
 /// taken otherwise (ports that flows kept) is looked at once a round and not by every search.
+///
+/// The second pool has a cursor of its own.
 #[inline(always)]
-fn next<T: Tables>(t: &T, s: &Scratch, settings: &Settings) -> u32 {
+fn next<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings) {
     let hash = hash(settings.secret, &s.flow.becomes);
-    hash.wrapping_add(t.cursor(hash % CURSORS))
+    let first = settings.pools[0].len() + settings.pools[1].len();
+    let in_first = first != 0 && s.search.tried < IN_POOLS;
+    let (size, start) = if in_first { (first, hash) } else { (settings.second.len(), hash.rotate_left(16)) };
+    let place = start.wrapping_add(t.cursor(start % CURSORS)).wrapping_add(s.search.skip);
+    let offset = place.checked_rem(size).unwrap_or(0);
+    let port = if in_first { pool_port(settings, offset) } else { settings.second.first.wrapping_add(offset as u16) };
+    s.flow.becomes.src_port = Port::new(port);
 }
 
 /// A hash of the destination that one who does not know the secret cannot predict.

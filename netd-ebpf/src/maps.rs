@@ -21,7 +21,7 @@ use netd_common::{
     conntrack,
     tables::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook,
-        Instant, NextHop, Publication, PublicationKey, Route, Scratch, Settings, Tables,
+        Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES, Scratch, Settings, Tables,
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
@@ -59,6 +59,10 @@ static PUBLICATIONS: LpmTrie<Place, Publication> = LpmTrie::with_max_entries(65_
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
 static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+#[map]
+static RESERVED: Array<ReservedPorts> = Array::with_max_entries(1, 0);
+#[map(name = "SEARCHES")]
+static SEARCHES_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(SEARCHES, 0);
 #[map]
 static AGES: Queue<Tuple> = Queue::with_max_entries(262_144, 0);
 // Least recently used first: a lost entry costs one packet, a full table would cost every one.
@@ -141,6 +145,18 @@ impl Tables for Maps {
             *cursor = next;
             next
         }
+    }
+
+    #[inline(always)]
+    fn is_reserved(&self, port: u16) -> bool {
+        RESERVED.get(0).is_some_and(|reserved| reserved.contains(port))
+    }
+
+    #[inline(always)]
+    fn count_search(&self, tried: u32) {
+        let Some(searches) = SEARCHES_MADE.get_ptr_mut(tried) else { return };
+        // SAFETY: this CPU's element; a hook that interrupts another's count may lose one.
+        unsafe { *searches = (*searches).wrapping_add(1) };
     }
 
     #[inline(always)]

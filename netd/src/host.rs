@@ -102,9 +102,9 @@ impl Kernel for Host {
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         let candidates = bridges.keys().chain(uplinks.keys()).chain(self.forwarding.noted());
         let forwarding = candidates.filter(|link| Forwarding::is_on(link)).cloned().collect();
-        let Records { devices, orphans, endpoints, publications, settings } =
+        let Records { devices, orphans, endpoints, publications, settings, reserved } =
             self.dataplane.tables().records(&names)?;
-        Ok(State { bridges, veths, forwarding, hooks, devices, orphans, endpoints, publications, settings })
+        Ok(State { bridges, veths, forwarding, hooks, devices, orphans, endpoints, publications, settings, reserved })
     }
 
     async fn apply(&mut self, step: &Step) -> Result<()> {
@@ -119,6 +119,7 @@ impl Kernel for Host {
             Step::Detach(link, hook) => self.detach(link, *hook).await,
             Step::DeleteVeth(link) | Step::DeleteBridge(link) => self.delete(link).await,
             Step::RestoreForwarding(link) => self.forwarding.give_back(link).map(|_| ()),
+            Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
             Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
             Step::CreateBridge(link, bridge) => self.links.create_bridge(link, bridge).await,
             Step::UpdateBridge(link, bridge) => self.links.update_bridge(link, bridge).await,
@@ -148,7 +149,7 @@ impl Kernel for Host {
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
         self.forwarding.follow_renames()?;
         let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
-        let Sysctls { ephemeral, timeouts } = Sysctls::read();
+        let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
         for path in sandboxes {
             match Namespace::open(path) {
@@ -160,7 +161,7 @@ impl Kernel for Host {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(HostFacts { uplinks, routes, ephemeral, timeouts, sandboxes: there })
+        Ok(HostFacts { uplinks, routes, ephemeral, reserved, timeouts, sandboxes: there })
     }
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {

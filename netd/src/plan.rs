@@ -21,12 +21,16 @@ const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
 /// Ports for masquerade: what surrounds the kernel's own ephemeral range, above the services that people run.
 const POOLS: [PortRange; 2] = [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }];
 
-/// With fewer ports than these for masquerade, a busy destination runs out of them.
-const FEW_PORTS: u32 = 8_000;
+/// The lowest port that masquerade picks: those below are for the host's services, whatever the sysctls say.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// Everything that should exist.
 pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
-    let mut state = State { settings: Some(settings(facts, secret)), ..Default::default() };
+    let mut state = State {
+        settings: Some(settings(facts, secret)),
+        reserved: facts.reserved.clone(),
+        ..Default::default()
+    };
     for network in model.networks.values() {
         add_network(&mut state, network);
     }
@@ -44,12 +48,6 @@ pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
 /// What works but not as well as the user may think.
 pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
     let mut warnings = Vec::new();
-    let ports: u32 = pools(facts.ephemeral.unwrap_or(EPHEMERAL)).iter().map(|pool| pool.len()).sum();
-    if ports < FEW_PORTS {
-        warnings.push(format!(
-            "net.ipv4.ip_local_port_range leaves {ports} ports for masquerade, fewer than {FEW_PORTS}: narrow it"
-        ));
-    }
     if facts.uplinks.is_empty() {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
@@ -195,7 +193,13 @@ pub fn primary(uplink: &Uplink) -> Option<std::net::Ipv4Addr> {
 
 fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
     let ephemeral = facts.ephemeral.unwrap_or(EPHEMERAL);
-    Settings { secret, pools: pools(ephemeral), ephemeral, timeouts: facts.timeouts.map(Span::at_least_seconds) }
+    Settings {
+        secret,
+        pools: pools(ephemeral),
+        second: PortRange { first: ephemeral.first.max(FIRST_UNPRIVILEGED), last: ephemeral.last },
+        ephemeral,
+        timeouts: facts.timeouts.map(Span::at_least_seconds),
+    }
 }
 
 /// The two largest pieces of [`POOLS`] that `ephemeral` leaves, in order; an empty one is 1 to 0.

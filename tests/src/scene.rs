@@ -57,6 +57,7 @@ pub fn settings() -> Settings {
     Settings {
         secret: [0x5eed, 0xcafe],
         pools: [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }],
+        second: PortRange { first: 32_768, last: 60_999 },
         ephemeral: PortRange { first: 32_768, last: 60_999 },
         timeouts,
     }

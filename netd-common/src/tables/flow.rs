@@ -88,6 +88,10 @@ pub struct Flow {
     pub direction: u8,
     /// A [`Via`].
     pub via: u8,
+    /// When its first packet came.
+    pub created: Instant,
+    /// Zero.
+    pub pad: u32,
     /// Must equal the key's [`digest`](crate::conntrack::digest): freed elements of a map are reused at once, and a reader
     /// may still hold one.
     pub check: u32,

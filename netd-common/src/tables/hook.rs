@@ -83,6 +83,19 @@ pub struct Quote {
     pub changed: Delta,
 }
 
+/// A search for a port, between two candidates. Kept in memory that the kernel's verifier knows nothing of: what it knew of
+/// these counts would tell each round from every other.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Search {
+    /// Candidates so far.
+    pub tried: u32,
+    /// Those of them that other flows have.
+    pub taken: u32,
+    /// How far from the cursor to look: past ports of the host, which lie in blocks.
+    pub skip: u32,
+}
+
 /// The wide values of the packet in hand, which the 512-byte stack has no room for. One per hook and CPU in the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -113,4 +126,6 @@ pub struct Scratch {
     pub fragment_key: FragmentKey,
     /// What its first fragment said.
     pub fragment: Fragment,
+    /// The search for a port for its flow.
+    pub search: Search,
 }

@@ -12,9 +12,9 @@ mod time;
 use core::ops::ControlFlow;
 
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
-pub use hook::{Counters, Hook, Quote, Scratch};
+pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use places::{DEVICE_SLOTS, Device, DeviceKind, Endpoint, EndpointKey, Publication, PublicationKey, device_flags};
-pub use settings::{CURSORS, PortRange, Settings, Timeout};
+pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeout};
 pub use time::{Instant, Span};
 
 use crate::tuple::Tuple;
@@ -38,6 +38,11 @@ pub mod names {
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many places of the pools were looked at for it, array of [`CURSORS`](super::CURSORS).
     pub const CURSORS: &str = "CURSORS";
+    /// 0 → [`ReservedPorts`](super::ReservedPorts), array of one.
+    pub const RESERVED: &str = "RESERVED";
+    /// Ports tried, 0 for a search that failed → how many searches for a port, per CPU, array of
+    /// [`SEARCHES`](super::SEARCHES).
+    pub const SEARCHES: &str = "SEARCHES";
     /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
     pub const AGES: &str = "AGES";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
@@ -89,6 +94,12 @@ pub trait Tables {
 
     /// How many places of the pools were looked at for this bucket so far, counting this one.
     fn cursor(&self, bucket: u32) -> u32;
+
+    /// Whether the host's operator keeps this port from being picked (`net.ipv4.ip_local_reserved_ports`).
+    fn is_reserved(&self, port: u16) -> bool;
+
+    /// Counts a search for a port that tried this many, 0 for one that failed.
+    fn count_search(&self, tried: u32);
 
     /// Copies the flow with this key; false if there is none.
     fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool;

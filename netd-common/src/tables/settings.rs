@@ -71,6 +71,9 @@ pub struct Settings {
     pub secret: [u32; 2],
     /// Ports that masquerade may take: disjoint from the host's ephemeral range.
     pub pools: [PortRange; 2],
+    /// Ports that masquerade takes where the pools have none left for a destination: the host's own range, each port
+    /// looked up against its sockets, and guarded against those that come later.
+    pub second: PortRange,
     /// The host's `net.ipv4.ip_local_port_range`: never kept as a masqueraded source port, the host's own sockets use it.
     pub ephemeral: PortRange,
     /// By [`Timeout`].
@@ -79,3 +82,39 @@ pub struct Settings {
 
 /// Elements of the cursor table, a power of two.
 pub const CURSORS: u32 = 1024;
+
+/// Elements of the table of searches: by how many ports were tried, failures first.
+pub const SEARCHES: u32 = crate::nat::PROBES + 1;
+
+/// Value of the table of reserved ports (`net.ipv4.ip_local_reserved_ports`): a bit each, which masquerade leaves alone.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct ReservedPorts([u64; 1024]);
+
+impl ReservedPorts {
+    /// Those of some ranges.
+    pub fn of(ranges: impl IntoIterator<Item = PortRange>) -> Self {
+        let mut ports = Self([0; 1024]);
+        for port in ranges.into_iter().flat_map(|range| range.first..=range.last) {
+            ports.0[usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        ports
+    }
+
+    /// Whether this port is one of them.
+    #[inline(always)]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port >> 6)] & 1 << (port & 63) != 0
+    }
+
+    /// As ranges, apart from one another, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = PortRange> {
+        let mut next = 0;
+        core::iter::from_fn(move || {
+            let first = (next..=u32::from(u16::MAX)).find(|port| self.contains(*port as u16))?;
+            let end = (first..=u32::from(u16::MAX)).find(|port| !self.contains(*port as u16)).unwrap_or(65_536);
+            next = end;
+            Some(PortRange { first: first as u16, last: (end - 1) as u16 })
+        })
+    }
+}

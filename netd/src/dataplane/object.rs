@@ -13,7 +13,7 @@ use super::{Options, Pins};
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 12] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -23,6 +23,8 @@ const PINNED: [&str; 10] = [
     names::PUBLICATIONS,
     names::SETTINGS,
     names::CURSORS,
+    names::RESERVED,
+    names::SEARCHES,
     names::COUNTERS,
 ];
 

@@ -8,7 +8,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::tables::{
-    Counters, Device, Endpoint, EndpointKey, Hook, Publication, PublicationKey, Settings, names,
+    Counters, Device, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey, ReservedPorts, SEARCHES,
+    Settings, names,
 };
 use nix::libc;
 
@@ -35,6 +36,8 @@ pub struct Tables {
     endpoints: Hash<EndpointKey, Endpoint>,
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
     settings: Array<MapData, Wire<Settings>>,
+    reserved: Array<MapData, Wire<ReservedPorts>>,
+    searches: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, Wire<Counters>>,
 }
 
@@ -51,6 +54,8 @@ pub struct Records {
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// `None` before they are written.
     pub settings: Option<Settings>,
+    /// Ports that masquerade leaves alone.
+    pub reserved: BTreeSet<PortRange>,
 }
 
 impl Tables {
@@ -63,6 +68,8 @@ impl Tables {
             endpoints: taken(object, names::ENDPOINTS)?,
             publications: taken(object, names::PUBLICATIONS)?,
             settings: taken(object, names::SETTINGS)?,
+            reserved: taken(object, names::RESERVED)?,
+            searches: taken(object, names::SEARCHES)?,
             counters: taken(object, names::COUNTERS)?,
         })
     }
@@ -128,6 +135,18 @@ impl Tables {
         self.settings.set(0, Wire(settings), 0).context("cannot write the settings")
     }
 
+    /// Writes the ports that masquerade leaves alone.
+    pub fn put_reserved(&mut self, ranges: &BTreeSet<PortRange>) -> Result<()> {
+        let ports = ReservedPorts::of(ranges.iter().copied());
+        self.reserved.set(0, Wire(ports), 0).context("cannot write the reserved ports")
+    }
+
+    /// Searches for a port to masquerade as: by how many ports were tried, those that failed first.
+    pub fn searches(&self) -> Result<Vec<u64>> {
+        let tried = |tried| self.searches.get(&tried, 0).context("cannot read how ports were searched for");
+        (0..SEARCHES).map(|n| Ok(tried(n)?.iter().sum())).collect()
+    }
+
     /// The counters of a hook, summed over the CPUs.
     pub fn counters(&self, hook: Hook) -> Result<Counters> {
         let per_cpu = self.counters.get(&(hook as u32), 0).context("cannot read the counters")?;
@@ -156,6 +175,7 @@ impl Tables {
             records.publications.insert(PublicationKey::from_map(key.prefix_len(), key.data()), publication);
         }
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
+        records.reserved = self.reserved.get(&0, 0).context("cannot read the reserved ports")?.0.ranges().collect();
         records.settings = (settings != Settings::default()).then_some(settings);
         Ok(records)
     }

@@ -84,6 +84,7 @@ pub fn settings() -> Settings {
     Settings {
         secret: [1, 2],
         pools: [PortRange { first: 10_000, last: 27_000 }; 2],
+        second: PortRange { first: 32_768, last: 60_999 },
         ephemeral: PortRange { first: 32_768, last: 60_999 },
         timeouts: [Span::at_least_seconds(30); Timeout::COUNT],
     }

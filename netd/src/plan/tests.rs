@@ -109,17 +109,26 @@ fn masquerade_ports_and_the_ephemeral_range_have_nothing_in_common() {
 }
 
 #[test]
-fn few_masquerade_ports_and_routes_into_networks_are_warned_of() {
+fn the_second_pool_is_the_ephemeral_range_without_privileged_ports() {
+    let model = two_networks_and_an_endpoint();
+    let mut facts = facts(false);
+    for (ephemeral, wanted) in [((1, 65_535), (1024, 65_535)), ((32_768, 60_999), (32_768, 60_999))] {
+        facts.ephemeral = Some(PortRange { first: ephemeral.0, last: ephemeral.1 });
+        let settings = plan(&model, &facts, SECRET).settings.unwrap();
+        assert_eq!(settings.second, PortRange { first: wanted.0, last: wanted.1 });
+    }
+}
+
+#[test]
+fn routes_into_networks_are_warned_of() {
     let model = two_networks_and_an_endpoint();
     let mut facts = facts(false);
     assert_eq!(warnings(&model, &facts), Vec::<String>::new());
 
-    facts.ephemeral = Some(PortRange { first: 10_000, last: 65_000 });
     facts.routes.insert(("10.176.0.0/16".parse().unwrap(), "tun0".into()));
     facts.routes.insert(("0.0.0.0/1".parse().unwrap(), "tun0".into()));
 
     let warnings = warnings(&model, &facts).join("\n");
-    assert!(warnings.contains("leaves 535 ports for masquerade"), "{warnings}");
     assert!(warnings.contains("network front (10.176.0.0/24) overlaps 10.176.0.0/16, which the host routes by tun0"));
-    assert_eq!(warnings.lines().count(), 3);
+    assert_eq!(warnings.lines().count(), 2);
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use netd_common::tables::{EndpointKey, Hook, Publication, PublicationKey, Settings};
+use netd_common::tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings};
 
 use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
 
@@ -28,6 +28,8 @@ pub enum Step {
 
     /// Writes the settings table.
     PutSettings(Settings),
+    /// Writes the table of reserved ports.
+    PutReserved(BTreeSet<PortRange>),
     /// Makes a bridge, with its address, up.
     CreateBridge(LinkName, Bridge),
     /// Gives a bridge that exists this MTU and these addresses.
@@ -123,6 +125,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         .map(Step::PutSettings)
         .into_iter()
         .collect();
+    if desired.reserved != observed.reserved {
+        steps.push(Step::PutReserved(desired.reserved.clone()));
+    }
     for (link, wanted) in &desired.bridges {
         match observed.bridges.get(link).filter(|_| stays(link)) {
             None => steps.push(Step::CreateBridge(link.clone(), wanted.clone())),
@@ -179,6 +184,7 @@ impl fmt::Display for Step {
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
             Self::RestoreForwarding(link) => write!(f, "restore forwarding on {link}"),
             Self::PutSettings(_) => write!(f, "write the settings"),
+            Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
             Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),
             Self::Forward(link) => write!(f, "switch forwarding on for {link}"),

@@ -60,6 +60,7 @@ impl FakeKernel {
             }
             Step::RestoreForwarding(link) => drop(state.forwarding.remove(&link)),
             Step::PutSettings(settings) => state.settings = Some(settings),
+            Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
                 state.bridges.insert(link, bridge);
             }

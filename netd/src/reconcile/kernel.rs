@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub routes: BTreeSet<(IpNet, String)>,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub reserved: BTreeSet<PortRange>,
     /// Seconds by [`Timeout`], from nf_conntrack's sysctls where they are present, else its defaults.
     pub timeouts: [u32; Timeout::COUNT],
     /// Sandboxes of the model that are still there, by the path asked for.

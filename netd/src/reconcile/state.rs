@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{EndpointKey, Hook, Publication, PublicationKey, Settings},
+    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
     tuple::{Mac, Zone},
 };
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,8 @@ pub struct State {
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// The settings table; `None` before they are written.
     pub settings: Option<Settings>,
+    /// The table of reserved ports, as ranges apart from one another.
+    pub reserved: BTreeSet<PortRange>,
 }
 
 /// A network's bridge.

@@ -56,6 +56,10 @@ pub struct World {
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
+    /// Ports that the operator reserved.
+    pub reserved: BTreeSet<u16>,
+    /// Searches for a port, by how many were tried, 0 for those that failed.
+    pub searches: RefCell<BTreeMap<u32, u64>>,
 }
 
 impl World {
@@ -106,6 +110,14 @@ impl Tables for World {
         let cursor = cursors.entry(bucket).or_default();
         *cursor = cursor.wrapping_add(1);
         *cursor
+    }
+
+    fn is_reserved(&self, port: u16) -> bool {
+        self.reserved.contains(&port)
+    }
+
+    fn count_search(&self, tried: u32) {
+        *self.searches.borrow_mut().entry(tried).or_default() += 1;
     }
 
     fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
