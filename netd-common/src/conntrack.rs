@@ -7,10 +7,9 @@
 //!
 //! Each direction writes only its own leg, so two CPUs never undo each other's notes.
 
-use core::ops::ControlFlow;
-
 use crate::{
     checksum::Delta,
+    evict,
     parse::{Headers, Part, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
     tuple::{TCP, Tuple, UDP},
@@ -145,7 +144,7 @@ fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: boo
 
 /// Whether `peer` answers packets with the tuple `key`.
 #[inline(always)]
-fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
+pub fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
     peer.becomes == key.reversed(key.zone)
 }
 
@@ -262,7 +261,7 @@ impl From<ClaimError> for EstablishError {
 /// Fills in both halves of the flow in which `s.key` becomes `s.flow.becomes`, all but what depends on its source port.
 /// `s.flow.next` and `via` are the caller's.
 ///
-/// Not inlined, nor are [`refresh`] and [`make_room`]: what first packets and notes need must not lie on the stack of each
+/// Not inlined, nor are [`refresh`] and [`evict::make_room`]: what first packets and notes need must not lie on the stack of each
 /// packet, of which a chain of calls has 512 bytes.
 #[inline(never)]
 pub fn prepare(s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) {
@@ -285,115 +284,11 @@ pub fn establish<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), EstablishError
     s.peer.check = digest(&s.peer_key);
     t.claim(&s.peer_key, &s.peer)?;
     let Err(error) = t.claim(&s.key, &s.flow) else {
-        line_up(t, s);
+        evict::line_up(t, s);
         return Ok(());
     };
     t.release(&s.peer_key);
     Err(if error == ClaimError::Taken { EstablishError::Lost } else { error.into() })
-}
-
-/// Frees the reply's tuple of the flow being made if what holds it may go; true if it may be tried again.
-#[inline(always)]
-pub fn evict_reply<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> bool {
-    s.evicted_key = s.peer_key;
-    evict(t, s, now, which) != Evicted::Kept
-}
-
-/// Times the table is looked at for room before a new flow is refused.
-const LOOKS: u32 = 32;
-
-/// Makes room in a full table: takes out the oldest flow that has expired, or that nobody has answered, or that is closed.
-/// False if none is among those looked at; the next call looks at the next ones.
-///
-/// Correctness does not wait for the daemon, which only makes room earlier.
-#[inline(never)]
-pub fn make_room<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
-    let mut made = false;
-    t.repeat(LOOKS, || {
-        if !t.take_oldest(&mut s.evicted_key) {
-            return ControlFlow::Break(());
-        }
-        match evict(t, s, now, Evict::Weak) {
-            Evicted::Freed => made = true,
-            Evicted::Absent => {}
-            Evicted::Kept => {
-                t.put_youngest(&s.evicted_key);
-            }
-        }
-        if made { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    made
-}
-
-/// Lines a new flow up for [`make_room`]. Where the queue is full of flows that are gone, they leave it.
-#[inline(always)]
-fn line_up<T: Tables>(t: &T, s: &mut Scratch) {
-    if t.put_youngest(&s.key) {
-        return;
-    }
-    for _ in 0..2 {
-        if t.take_oldest(&mut s.evicted_key) && t.flow(&s.evicted_key, &mut s.evicted) {
-            // It lives on, and turns up again. The new flow may go without a place: it expires all the same.
-            t.put_youngest(&s.evicted_key);
-        } else {
-            t.put_youngest(&s.key);
-            return;
-        }
-    }
-}
-
-/// Which flows may be taken out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Evict {
-    /// Those past their deadline.
-    Expired,
-    /// Those, and besides TCP connections that both sides have closed, or that were reset.
-    Closed,
-    /// Those, and besides what is worth less than a new flow: unanswered, closed or reset.
-    Weak,
-}
-
-/// What became of a flow that was in the way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Evicted {
-    /// There was none.
-    Absent,
-    /// It is gone, both halves.
-    Freed,
-    /// It stays.
-    Kept,
-}
-
-/// Takes out the flow with the tuple `s.evicted_key`, both halves, if it may be.
-#[inline(always)]
-fn evict<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> Evicted {
-    if !t.flow(&s.evicted_key, &mut s.evicted) || s.evicted.check != digest(&s.evicted_key) {
-        return Evicted::Absent;
-    }
-    let weak = match which {
-        Evict::Expired => false,
-        Evict::Closed => s.evicted_key.protocol == TCP && is_over(s.evicted.legs),
-        Evict::Weak => is_weak(s.evicted_key.protocol, s.evicted.legs),
-    };
-    if now <= s.evicted.deadline && !weak {
-        return Evicted::Kept;
-    }
-    // Halves are noted together: where one has expired and the other not, the one is about to be noted.
-    s.evicted_peer_key = s.evicted.becomes.reversed(s.evicted.becomes.zone);
-    if t.flow(&s.evicted_peer_key, &mut s.evicted_peer) && is_half_of(&s.evicted_peer, &s.evicted_key) {
-        if now <= s.evicted_peer.deadline && !weak {
-            return Evicted::Kept;
-        }
-        t.release(&s.evicted_peer_key);
-    }
-    t.release(&s.evicted_key);
-    Evicted::Freed
-}
-
-/// Whether a flow in this state is worth less than a new one where there is no room for both.
-#[inline(always)]
-fn is_weak(protocol: u8, legs: [u8; 2]) -> bool {
-    matches!(timeout(protocol, legs), Timeout::SynSent | Timeout::TimeWait | Timeout::Reset | Timeout::UdpUnreplied)
 }
 
 #[inline(always)]

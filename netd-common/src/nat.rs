@@ -4,7 +4,8 @@ use core::ops::ControlFlow;
 
 use crate::{
     checksum::Delta,
-    conntrack::{self, EstablishError, Evict},
+    conntrack::{self, EstablishError},
+    evict::{self, Evict},
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Part, Transport},
     tables::{CURSORS, Instant, PublicationKey, Scratch, Search, Settings, Tables},
@@ -142,7 +143,7 @@ pub fn establish_with_port<T: Tables>(
     keep: bool,
 ) -> Result<(), DropReason> {
     match search(t, s, settings, now, keep) {
-        Err(DropReason::TableFull) if conntrack::make_room(t, s, now) => search(t, s, settings, now, keep),
+        Err(DropReason::TableFull) if evict::make_room(t, s, now) => search(t, s, settings, now, keep),
         result => result,
     }
 }
@@ -210,7 +211,7 @@ fn candidate<T: Tables>(t: &T, s: &mut Scratch, now: Instant, keep: bool) -> Can
         Err(EstablishError::Lost | EstablishError::Busy) => Candidate::AgainTheSame,
         Err(EstablishError::ReplyTaken) => {
             let which = if s.search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
-            if conntrack::evict_reply(t, s, now, which) {
+            if evict::evict_reply(t, s, now, which) {
                 return Candidate::AgainTheSame;
             }
             s.search.taken = s.search.taken.wrapping_add(1);

@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the classifier macro makes an undocumented function of each documented one")]
 
+mod collect;
 mod maps;
 mod skb;
 
@@ -36,6 +37,12 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     run(Hook::ToUplink, ctx)
+}
+
+/// Takes flows out that the daemon found to be over. Attached nowhere: the daemon runs it on packets of its own making.
+#[classifier]
+pub fn collect(ctx: TcContext) -> i32 {
+    collect::run(&ctx)
 }
 
 #[inline(always)]

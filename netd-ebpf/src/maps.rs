@@ -71,13 +71,20 @@ static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entri
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 1, 0);
 
 /// This CPU's scratch of a hook.
 #[inline(always)]
 pub fn scratch(hook: Hook) -> Option<&'static mut Scratch> {
     // SAFETY: a hook does not interrupt itself on a CPU, and no other program uses its element.
     SCRATCH.get_ptr_mut(hook as u32).map(|s| unsafe { &mut *s })
+}
+
+/// This CPU's scratch of the collector, which interrupts hooks and is interrupted by them.
+#[inline(always)]
+pub fn collectors_scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the daemon runs one collector at a time, and no other program uses its element.
+    SCRATCH.get_ptr_mut(HOOKS).map(|s| unsafe { &mut *s })
 }
 
 /// This CPU's counters of a hook.

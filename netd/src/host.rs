@@ -20,7 +20,7 @@ use crate::{
     holder,
     link::{self, Forwarding, Links, Sysctls},
     netns::Namespace,
-    reconcile::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
+    reconcile::{Collected, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
 
 pub use crate::dataplane::Options as DataplaneOptions;
@@ -193,8 +193,12 @@ impl Kernel for Host {
         self.dataplane.tables_mut().flows.forget_these(first)
     }
 
-    fn collect(&mut self) -> Result<usize> {
-        self.dataplane.tables_mut().flows.collect()
+    fn collect(&mut self) -> Result<Collected> {
+        self.dataplane.collect()
+    }
+
+    fn searches(&self) -> Result<Vec<u64>> {
+        self.dataplane.tables().searches()
     }
 
     fn counters(&self) -> Result<BTreeMap<Hook, Counters>> {

@@ -26,11 +26,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// Everything that should exist.
 pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
-    let mut state = State {
-        settings: Some(settings(facts, secret)),
-        reserved: facts.reserved.clone(),
-        ..Default::default()
-    };
+    let mut state =
+        State { settings: Some(settings(facts, secret)), reserved: facts.reserved.clone(), ..Default::default() };
     for network in model.networks.values() {
         add_network(&mut state, network);
     }

@@ -14,8 +14,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::{build_ebpf, command, debian, tools, workspace};
 
 /// What virtual machines need: qemu, modprobe and depmod, the guest's device names, and what virtiofsd is built with.
-const PACKAGES: [&str; 8] =
-    ["busybox-static", "ca-certificates", "gcc", "kmod", "libcap-ng-dev", "libseccomp-dev", "python3-pip", "qemu-system-x86", "udev"];
+const PACKAGES: [&str; 9] = [
+    "busybox-static",
+    "ca-certificates",
+    "gcc",
+    "kmod",
+    "libcap-ng-dev",
+    "libseccomp-dev",
+    "python3-pip",
+    "qemu-system-x86",
+    "udev",
+];
 
 /// Options of the subcommand.
 #[derive(clap::Args)]

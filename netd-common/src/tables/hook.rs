@@ -128,4 +128,6 @@ pub struct Scratch {
     pub fragment: Fragment,
     /// The search for a port for its flow.
     pub search: Search,
+    /// Zero.
+    pub pad: u32,
 }

@@ -23,6 +23,12 @@ impl Instant {
         Self(self.0.saturating_add(span.0))
     }
 
+    /// The moment `span` earlier, or the start of the machine.
+    #[inline(always)]
+    pub const fn before(self, span: Span) -> Self {
+        Self(self.0.saturating_sub(span.0))
+    }
+
     /// Whole seconds from `earlier` to this moment, 0 if it is not earlier.
     #[inline(always)]
     pub const fn seconds_since(self, earlier: Self) -> u64 {
@@ -36,6 +42,11 @@ impl Instant {
 pub struct Span(u32);
 
 impl Span {
+    /// This many ticks.
+    pub const fn ticks(ticks: u32) -> Self {
+        Self(ticks)
+    }
+
     /// At least `seconds`, in whole ticks; one more than it takes, since a moment is known to a tick only.
     #[inline(always)]
     pub const fn at_least_seconds(seconds: u32) -> Self {

@@ -28,7 +28,7 @@ async fn list(client: &Client, format: Format, filters: &[(String, String)]) -> 
     if format == Format::Json {
         table::print_json(&flows)?;
     } else {
-        let titles = ["PROTO", "NETWORK", "CONTAINER", "ORIGINAL", "TRANSLATED", "STATE", "AGE/TIMEOUT"];
+        let titles = ["PROTO", "NETWORK", "CONTAINER", "ORIGINAL", "TRANSLATED", "STATE", "AGE", "IDLE/TIMEOUT"];
         table::print(&titles, &flows.iter().map(row).collect::<Vec<_>>());
     }
     Ok(ExitCode::SUCCESS)
@@ -61,6 +61,7 @@ fn row(flow: &FlowView) -> Vec<String> {
         ends(&flow.original),
         ends(&flow.translated),
         flow.state.clone(),
-        format!("{}/{} s", flow.age, flow.timeout),
+        format!("{} s", flow.age),
+        format!("{}/{} s", flow.idle, flow.timeout),
     ]
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{args::Format, out, table};
 use crate::{
     api::Client,
-    daemon::{ProgramView, StatusView},
+    daemon::{FlowTableView, ProgramView, StatusView},
 };
 
 /// Shows how the daemon is; exit 1 if a program is not where it should be.
@@ -29,6 +29,7 @@ fn print(status: &StatusView) {
     out::line(format_args!("kernel {}, programs attached by {}", status.kernel, status.attach));
     out::line(format_args!("{} networks, {} endpoints", status.networks, status.endpoints));
     out::line(format_args!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max));
+    out::line(searches(&status.flows));
     for uplink in &status.uplinks {
         let address = uplink.address.map_or("nothing: it has no IPv4 address".to_owned(), |ip| ip.to_string());
         out::line(format_args!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu));
@@ -40,6 +41,17 @@ fn print(status: &StatusView) {
     for warning in &status.warnings {
         out::line(format_args!("warning: {warning}"));
     }
+}
+
+/// How hard it is to find a port to masquerade as.
+fn searches(table: &FlowTableView) -> String {
+    let tries =
+        |wanted: std::ops::RangeInclusive<u32>| table.searches.range(wanted).map(|(_, count)| count).sum::<u64>();
+    let (first, few, many) = (tries(1..=1), tries(2..=8), tries(9..=u32::MAX));
+    format!(
+        "ports to masquerade as: {first} found at once, {few} at the 2nd to 8th try, {many} later, {} not at all",
+        table.searches_failed
+    )
 }
 
 fn row(view: &ProgramView) -> Vec<String> {

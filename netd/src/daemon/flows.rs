@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use netd_common::{
     conntrack::Leg,
-    tables::{Flow, Instant, PublicationKey},
+    tables::{Counters, Flow, Instant, PublicationKey},
     tuple::{ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
+    verdict::DropReason,
 };
 use serde::{Deserialize, Serialize};
+use tracing::{debug, error, warn};
 
 use super::{Daemon, Failure, Reply};
 use crate::{model::Rejection, reconcile::Kernel};
@@ -27,8 +29,10 @@ pub struct FlowView {
     pub translated: FlowEnds,
     /// `unreplied`, `replied`, `syn_sent`, `syn_received`, `established`, `closing`, `time_wait` or `reset`.
     pub state: String,
-    /// Seconds since a packet was noted.
+    /// Seconds since its first packet.
     pub age: u64,
+    /// Seconds since a packet was noted, which is at most once a second.
+    pub idle: u64,
     /// Seconds until it ends if none comes.
     pub timeout: u64,
 }
@@ -74,6 +78,27 @@ impl FlowFilter {
 }
 
 impl<K: Kernel> Daemon<K> {
+    /// Takes out a part of the flows that are over, and tells of the room there is.
+    pub(super) fn collect(&mut self) {
+        let collected = match self.kernel.collect() {
+            Ok(collected) => collected,
+            Err(error) => return error!("cannot collect flows that are over: {error:#}"),
+        };
+        if collected.flows > 0 {
+            debug!(flows = collected.flows, "collected");
+        }
+        let refused = |counters: &Counters| counters.dropped[DropReason::TableFull as usize];
+        match self.kernel.counters() {
+            Ok(counters) => {
+                for happening in self.fill.note(collected, counters.values().map(refused).sum()) {
+                    warn!("{happening:?}");
+                    self.events.tell(happening);
+                }
+            }
+            Err(error) => error!("cannot read the counters: {error:#}"),
+        }
+    }
+
     pub(super) fn flows(&self, filter: &FlowFilter) -> Result<Reply, Failure> {
         Ok(Reply::Flows(self.matching(filter)?.into_iter().map(|(_, view)| view).collect()))
     }
@@ -128,7 +153,8 @@ impl<K: Kernel> Daemon<K> {
             original: ends(tuple),
             translated: ends(&flow.becomes),
             state: state(tuple.protocol, flow.legs).to_owned(),
-            age: now.seconds_since(flow.last_seen),
+            age: now.seconds_since(flow.created),
+            idle: now.seconds_since(flow.last_seen),
             timeout: flow.deadline.seconds_since(now),
         }
     }

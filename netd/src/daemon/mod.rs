@@ -6,6 +6,7 @@
 mod answer;
 mod connect;
 mod events;
+mod fill;
 mod flows;
 mod messages;
 mod moment;
@@ -29,9 +30,12 @@ pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
 pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request};
 pub use process::{is_alive, mark_of};
-pub use views::{AttachmentView, EndpointView, NetworkView, PortView, ProgramView, StatusView};
+pub use views::{AttachmentView, EndpointView, FlowTableView, NetworkView, PortView, ProgramView, StatusView};
 
-use self::events::{RepairAction, WarningAction};
+use self::{
+    events::{RepairAction, WarningAction},
+    fill::Fill,
+};
 use crate::{
     model::{Model, Rejection},
     plan::{plan, warnings},
@@ -47,7 +51,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often expired flows are collected.
-const COLLECT: Duration = Duration::from_secs(10);
+const COLLECT: Duration = Duration::from_secs(1);
 
 /// Why there is no reply.
 #[derive(Debug)]
@@ -103,6 +107,7 @@ pub struct Daemon<K> {
     warned: Vec<String>,
     /// What could not be made true, one line each.
     trouble: Vec<String>,
+    fill: Fill,
     reservations: Reservations,
     rng: Box<dyn RngCore>,
     about: About,
@@ -127,6 +132,7 @@ impl<K: Kernel> Daemon<K> {
             applied: State::default(),
             warned: Vec::new(),
             trouble: Vec::new(),
+            fill: Fill::default(),
             reservations,
             rng,
             about,
@@ -175,10 +181,7 @@ impl<K: Kernel> Daemon<K> {
                     self.look_again().await;
                     look = Instant::now() + LOOK;
                 }
-                _ = collect.tick() => match self.kernel.collect() {
-                    Ok(collected) => debug!(collected, "expired flows"),
-                    Err(error) => error!("cannot collect expired flows: {error:#}"),
-                },
+                _ = collect.tick() => self.collect(),
             }
         }
     }

@@ -162,6 +162,12 @@ pub struct FlowTableView {
     pub entries: u32,
     /// As many as fit.
     pub max: u32,
+    /// Whether it is so full that flows which nobody answered and closed ones go before their time.
+    pub under_pressure: bool,
+    /// Searches for a port to masquerade as: how many found one, by how many ports were tried.
+    pub searches: BTreeMap<u32, u64>,
+    /// Those that found none.
+    pub searches_failed: u64,
 }
 
 /// A device towards the outside.
@@ -248,6 +254,9 @@ impl<K: Kernel> Daemon<K> {
             self.kernel.programs()?.into_iter().map(|program| program_view(program, &counters)).collect();
         let mut entries = 0;
         self.kernel.flows(&mut |_, _| entries += 1)?;
+        let searches = self.kernel.searches()?;
+        let searches_failed = searches.first().copied().unwrap_or_default();
+        let tried = (0u32..).zip(searches).skip(1);
         let modes: std::collections::BTreeSet<&str> = programs
             .iter()
             .filter(|view| !view.program.devices.is_empty())
@@ -272,7 +281,13 @@ impl<K: Kernel> Daemon<K> {
             state_dir: self.about.state_dir.clone(),
             bpf_dir: self.about.bpf_dir.clone(),
             programs,
-            flows: FlowTableView { entries, max: self.about.flows_max },
+            flows: FlowTableView {
+                entries,
+                max: self.about.flows_max,
+                under_pressure: self.fill.under_pressure,
+                searches: tried.filter(|(_, count)| *count > 0).collect(),
+                searches_failed,
+            },
             uplinks: uplinks.collect(),
             networks: self.model.networks.len(),
             endpoints: self.model.endpoints.len(),

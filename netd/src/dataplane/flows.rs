@@ -1,19 +1,25 @@
-//! The flow table, from outside: listed, and rid of what has expired or lost its container.
+//! The flow table, from outside: listed, and rid of what has lost its container. What has expired, `collector` takes out.
 //!
-//! The programs write it at the same time. A walk of a hash map starts over when the entry it stands on goes: it may
-//! show an entry twice, so walks are bounded and nothing is deleted during one.
+//! The programs write it at the same time.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use aya::maps::MapError;
 use netd_common::{
-    tables::{Flow, Instant},
+    conntrack::timeout,
+    tables::{Flow, Instant, Timeout},
     tuple::{Address, Tuple, Zone},
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::tables::{Hash, Wire, removed};
+use super::{
+    syscall::Walk,
+    tables::{Hash, Wire, removed},
+};
+
+/// Entries read at once.
+const CHUNK: u32 = 4096;
 
 /// The flow table.
 pub struct Flows {
@@ -30,27 +36,30 @@ impl Flows {
     /// Calls `each` once with every entry, expired ones included; the moment it began.
     pub fn each(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> Result<Instant> {
         let now = now()?;
-        let mut seen = BTreeSet::new();
-        for entry in self.walk() {
-            let (key, flow) = entry?;
-            if seen.insert(key) {
-                each(&key, &flow);
+        let mut walk = Walk::default();
+        loop {
+            self.read(&mut walk, CHUNK)?.iter().for_each(|(key, flow)| each(key, flow));
+            if walk.is_at_the_beginning() {
+                return Ok(now);
             }
         }
-        Ok(now)
     }
 
     /// Takes away both halves of every flow to or from an address of a zone; how many entries.
+    ///
+    /// A connection that the container has opened and both sides have closed stays: its port must rest (RFC 9293 section
+    /// 3.6.1), whoever has the address next.
     pub fn forget(&mut self, zone: Zone, address: Address) -> Result<usize> {
         let concerns = |tuple: &Tuple| tuple.zone == zone && (tuple.src == address || tuple.dst == address);
         let mut going = BTreeSet::new();
-        for entry in self.walk() {
-            let (key, flow) = entry?;
-            if concerns(&key) || concerns(&flow.becomes) {
-                going.insert(key);
-                going.insert(other_half(&flow));
+        self.each(&mut |key, flow| {
+            let opened_inside = (flow.direction == 0) == (key.zone == zone);
+            let rests = opened_inside && timeout(key.protocol, flow.legs) == Timeout::TimeWait;
+            if !rests && (concerns(key) || concerns(&flow.becomes)) {
+                going.insert(*key);
+                going.insert(other_half(flow));
             }
-        }
+        })?;
         self.take_out(going)
     }
 
@@ -65,40 +74,15 @@ impl Flows {
         self.take_out(going)
     }
 
-    /// Takes away what has expired; how many entries. A pair lives as long as the half that lives longer.
-    pub fn collect(&mut self) -> Result<usize> {
-        let now = now()?;
-        let mut going = BTreeSet::new();
-        for entry in self.walk() {
-            let (key, flow) = entry?;
-            if has_expired(&flow, now) {
-                going.insert(key);
-            }
-        }
-        // Looked at again, since a packet may have come in between; and the other half with it.
-        let mut expired = BTreeSet::new();
-        for key in going {
-            let Some(flow) = self.get(&key)?.filter(|flow| has_expired(flow, now)) else { continue };
-            let peer = other_half(&flow);
-            match self.get(&peer)? {
-                // Another flow may have the peer's place: it is a half of ours only if it leads back.
-                Some(half) if other_half(&half) == key => {
-                    if has_expired(&half, now) {
-                        expired.extend([key, peer]);
-                    }
-                }
-                _ => {
-                    expired.insert(key);
-                }
-            }
-        }
-        self.take_out(expired)
+    /// Reads some entries more.
+    pub fn read(&self, walk: &mut Walk, count: u32) -> Result<Vec<(Tuple, Flow)>> {
+        let read = walk.next(&self.map, count).context("cannot read the flow table")?;
+        Ok(read.into_iter().map(|(Wire(key), Wire(flow))| (key, flow)).collect())
     }
 
-    fn walk(&self) -> impl Iterator<Item = Result<(Tuple, Flow)>> {
-        // Twice the capacity is room for some starting over, and an end.
-        let bounded = self.map.iter().take(self.capacity as usize * 2);
-        bounded.map(|entry| entry.map(|(Wire(key), Wire(flow))| (key, flow)).context("cannot read the flow table"))
+    /// Entries that fit, two a flow.
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     fn get(&self, key: &Tuple) -> Result<Option<Flow>> {
@@ -126,12 +110,8 @@ fn other_half(flow: &Flow) -> Tuple {
     flow.becomes.reversed(flow.becomes.zone)
 }
 
-fn has_expired(flow: &Flow, now: Instant) -> bool {
-    flow.deadline < now
-}
-
 /// This moment by the clock that the programs read.
-fn now() -> Result<Instant> {
+pub fn now() -> Result<Instant> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
     let ns = u64::try_from(time.tv_sec()).unwrap_or_default() * 1_000_000_000
         + u64::try_from(time.tv_nsec()).unwrap_or_default();
@@ -141,41 +121,32 @@ fn now() -> Result<Instant> {
 #[cfg(test)]
 mod tests {
     use netd_common::{
+        conntrack::Leg,
         tables::Span,
-        tuple::{Port, UDP},
+        tuple::{Port, TCP, UDP},
     };
 
     use super::*;
 
     #[test]
-    fn a_pair_goes_when_both_halves_are_past_their_time() {
+    fn the_port_of_a_closed_connection_rests_when_its_container_goes() {
+        let future = now().unwrap().after(Span::at_least_seconds(60));
         let mut flows = Flows::with(&[]);
-        let (past, future) = (Instant::default(), now().unwrap().after(Span::at_least_seconds(60)));
-        flows.insert_pair(1, past, past);
-        flows.insert_pair(2, past, future);
-        flows.insert_pair(3, future, future);
+        let closed = [Leg::SEEN | Leg::ACKED | Leg::FIN; 2];
+        let tcp = |tuple: Tuple| Tuple { protocol: TCP, ..tuple };
+        let insert = |flows: &mut Flows, n, legs| {
+            let (front, back) = (half(n, future), answer_half(n, future));
+            let front = Flow { becomes: tcp(front.becomes), legs, ..front };
+            let back = Flow { becomes: tcp(back.becomes), legs, ..back };
+            flows.map.insert(Wire(tcp(request(n))), Wire(front), 0).unwrap();
+            flows.map.insert(Wire(tcp(answer(n))), Wire(back), 0).unwrap();
+        };
+        insert(&mut flows, 1, closed);
+        insert(&mut flows, 2, [Leg::SEEN | Leg::ACKED; 2]);
 
-        assert_eq!(flows.collect().unwrap(), 2);
-        assert_eq!(flows.keys(), [request(2), answer(2), request(3), answer(3)].into());
-        assert_eq!(flows.collect().unwrap(), 0);
-    }
-
-    #[test]
-    fn a_half_alone_goes_by_its_own_time() {
-        let (past, future) = (Instant::default(), now().unwrap().after(Span::at_least_seconds(60)));
-        let mut flows = Flows::with(&[(request(1), half(1, past)), (request(2), half(2, future))]);
-
-        assert_eq!(flows.collect().unwrap(), 1);
-        assert_eq!(flows.keys(), [request(2)].into());
-    }
-
-    #[test]
-    fn a_place_that_another_flow_took_does_not_keep_a_half_alive() {
-        let (past, future) = (Instant::default(), now().unwrap().after(Span::at_least_seconds(60)));
-        let mut flows = Flows::with(&[(request(1), half(1, past)), (answer(1), half(9, future))]);
-
-        assert_eq!(flows.collect().unwrap(), 1);
-        assert_eq!(flows.keys(), [answer(1)].into());
+        assert_eq!(flows.forget(Zone(5), Address::v4([10, 0, 0, 1])).unwrap(), 0);
+        assert_eq!(flows.forget(Zone(5), Address::v4([10, 0, 0, 2])).unwrap(), 2);
+        assert_eq!(flows.keys(), [tcp(request(1)), tcp(answer(1))].into());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! clsact qdisc comes in from `link`.
 
 mod attach;
+mod collector;
 mod flows;
 #[cfg(feature = "log")]
 mod log;
@@ -25,11 +26,11 @@ use netd_common::tables::{Hook, names};
 
 #[cfg(test)]
 pub use self::object::OBJECT;
-use self::{attach::Attachments, tables::Tables};
+use self::{attach::Attachments, collector::Collector, tables::Tables};
 pub use self::{attach::removed_filter, pins::Pins, tables::Records};
 use crate::{
     link::Filter,
-    reconcile::{LinkName, Program},
+    reconcile::{Collected, LinkName, Program},
 };
 
 /// What may be chosen of a dataplane.
@@ -47,6 +48,7 @@ pub struct Dataplane {
     programs: Ebpf,
     tables: Tables,
     attachments: Attachments,
+    collector: Collector,
 }
 
 impl Dataplane {
@@ -68,7 +70,7 @@ impl Dataplane {
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut programs, flows.max_entries())?;
         let attachments = Attachments::open(pins, options.clsact_only);
-        let mut dataplane = Self { programs, tables, attachments };
+        let mut dataplane = Self { programs, tables, attachments, collector: Collector::default() };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }
@@ -108,6 +110,12 @@ impl Dataplane {
     /// The maps, to write.
     pub const fn tables_mut(&mut self) -> &mut Tables {
         &mut self.tables
+    }
+
+    /// Takes flows out of the next part of the table that are over.
+    pub fn collect(&mut self) -> Result<Collected> {
+        let program = self.programs.program(object::COLLECT).context("the object lacks its collector")?;
+        self.collector.turn(&self.tables.flows, program.try_into()?)
     }
 
     /// Every program, with the devices it is attached to.

@@ -12,6 +12,9 @@ use super::{Options, Pins};
 /// The object; empty if there was none when this was built.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 
+/// The program that is attached nowhere.
+pub const COLLECT: &str = "collect";
+
 /// The maps that outlive the daemon.
 const PINNED: [&str; 12] = [
     names::FLOWS,
@@ -58,23 +61,46 @@ pub fn check_built_in() -> Result<()> {
 /// Loads the object's maps, pinned, and its programs.
 pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
     let expected = Object::parse(OBJECT).context("the eBPF object in this binary is damaged")?;
-    let flows = fitting_maps(&expected, pins)?.or(options.flows_max);
+    let pinned = fitting_maps(&expected, pins)?;
+    let flows = pinned.or(options.flows_max).unwrap_or_else(|| entries_for(memory()));
 
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, pins.map(name));
     }
-    if let Some(flows) = flows {
-        loader.map_max_entries(names::FLOWS, flows);
-    }
+    loader.map_max_entries(names::FLOWS, flows);
+    loader.map_max_entries(names::AGES, places_for(flows));
     let mut programs = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
-    for hook in Hook::ALL {
-        let program = programs.program_mut(hook.name());
-        let program = program.with_context(|| format!("the eBPF object has no program {}", hook.name()))?;
+    for name in Hook::ALL.into_iter().map(Hook::name).chain([COLLECT]) {
+        let program = programs.program_mut(name);
+        let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
         let program: &mut SchedClassifier = program.try_into()?;
-        program.load().with_context(|| format!("the kernel refused the program {}", hook.name()))?;
+        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
     }
     Ok(programs)
+}
+
+/// Bytes of the machine's memory for each entry of the flow table. An entry in use takes 192 bytes, so a full table takes little
+/// more than a hundredth of it.
+const MEMORY_PER_ENTRY: u64 = 16_384;
+/// The fewest entries: as many flows as a small machine's busiest service needs.
+const FEWEST: u64 = 65_536;
+/// The most: beyond it the table of buckets alone, which is there from the start, would be more than 64 MiB.
+const MOST: u64 = 4_194_304;
+
+/// Entries of the flow table on a machine with so many bytes of memory.
+fn entries_for(memory: u64) -> u32 {
+    (memory / MEMORY_PER_ENTRY).clamp(FEWEST, MOST) as u32
+}
+
+/// Places in the queue of first packets: one a flow.
+const fn places_for(entries: u32) -> u32 {
+    entries.div_ceil(2)
+}
+
+/// Bytes of the machine's memory; none where it cannot be told.
+fn memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }
 
 /// Refuses if a pinned map is not what the object expects. The flow table may have any size: the one it has, if it is
@@ -88,15 +114,18 @@ fn fitting_maps(expected: &Object, pins: &Pins) -> Result<Option<u32>> {
             continue;
         }
         let found = MapInfo::from_pin(&path).with_context(|| format!("{} is no map", path.display()))?;
-        if name == names::FLOWS {
-            flows = Some(found.max_entries());
+        match name {
+            names::FLOWS => flows = Some(found.max_entries()),
+            // A first start that ended between the two.
+            names::AGES if flows.is_none() => flows = Some(found.max_entries() * 2),
+            _ => {}
         }
         let kind = found.map_type().map_or(u32::MAX, |kind| kind as u32);
         let properties = [
             ("type", kind, map.map_type()),
             ("key size", found.key_size(), map.key_size()),
             ("value size", found.value_size(), map.value_size()),
-            ("capacity", found.max_entries(), flows.filter(|_| name == names::FLOWS).unwrap_or(map.max_entries())),
+            ("capacity", found.max_entries(), capacity(name, map.max_entries(), flows)),
         ];
         if let Some((property, found, expected)) = properties.into_iter().find(|(_, found, expected)| found != expected)
         {
@@ -104,4 +133,27 @@ fn fitting_maps(expected: &Object, pins: &Pins) -> Result<Option<u32>> {
         }
     }
     Ok(flows)
+}
+
+/// The capacity that a pinned map must have, where the pinned flow table has `flows` entries.
+fn capacity(name: &str, expected: u32, flows: Option<u32>) -> u32 {
+    match (name, flows) {
+        (names::FLOWS, Some(flows)) => flows,
+        (names::AGES, Some(flows)) => places_for(flows),
+        _ => expected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flow_table_grows_with_the_machines_memory_between_bounds() {
+        const GIB: u64 = 1 << 30;
+        let cases = [(0, 65_536), (GIB / 2, 65_536), (4 * GIB, 262_144), (24 * GIB, 1_572_864), (256 * GIB, 4_194_304)];
+        for (memory, entries) in cases {
+            assert_eq!(entries_for(memory), entries, "{memory}");
+        }
+    }
 }

@@ -26,29 +26,45 @@ const BATCH: u32 = 4096;
 
 /// Every entry of a map. One that is written meanwhile is told as before or as after; a hash map may tell one twice.
 pub fn entries<K: Pod, V: Pod>(map: &impl IterableMap<K, V>) -> io::Result<Vec<(K, V)>> {
-    const { assert!(size_of::<K>() <= size_of::<Place>(), "the kernel writes a key there") };
-    let map = map.map();
-    let (mut found, mut room) = (Vec::new(), BATCH);
-    let (mut place, mut next) = (Place::default(), Place::default());
-    let mut first = true;
+    let (mut found, mut walk) = (Vec::new(), Walk::default());
     loop {
-        let mut keys = vec![MaybeUninit::<K>::uninit(); room as usize];
-        let mut values = vec![MaybeUninit::<V>::uninit(); room as usize];
-        let from = if first { None } else { Some(&mut place) };
-        let (count, answer) = batch(map, from, &mut next, &mut keys, &mut values);
-        match answer.as_ref().map_err(io::Error::raw_os_error) {
-            Ok(()) | Err(Some(libc::ENOENT)) => {
-                let entries = keys.into_iter().zip(values).take(count as usize);
-                // SAFETY: the kernel has written the first `count` of both, and any bytes are a value of a `Pod`.
-                found.extend(entries.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) }));
-                if answer.is_err() {
-                    return Ok(found);
+        found.extend(walk.next(map, BATCH)?);
+        if walk.is_at_the_beginning() {
+            return Ok(found);
+        }
+    }
+}
+
+/// How far a map is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk(Option<Place>);
+
+impl Walk {
+    /// Whether nothing is read yet, or everything: the next part is the first one.
+    pub const fn is_at_the_beginning(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The next part of a map, of at most `count` entries, or more where one bucket of a hash map has more.
+    pub fn next<K: Pod, V: Pod>(&mut self, map: &impl IterableMap<K, V>, count: u32) -> io::Result<Vec<(K, V)>> {
+        const { assert!(size_of::<K>() <= size_of::<Place>(), "the kernel writes a key there") };
+        let map = map.map();
+        let (mut room, mut next) = (count, Place::default());
+        loop {
+            let mut keys = vec![MaybeUninit::<K>::uninit(); room as usize];
+            let mut values = vec![MaybeUninit::<V>::uninit(); room as usize];
+            let (count, answer) = batch(map, self.0.as_mut(), &mut next, &mut keys, &mut values);
+            match answer.as_ref().map_err(io::Error::raw_os_error) {
+                Ok(()) | Err(Some(libc::ENOENT)) => {
+                    self.0 = answer.is_ok().then_some(next);
+                    let entries = keys.into_iter().zip(values).take(count as usize);
+                    // SAFETY: the kernel has written the first `count` of both, and any bytes are a value of a `Pod`.
+                    return Ok(entries.map(|(k, v)| unsafe { (k.assume_init(), v.assume_init()) }).collect());
                 }
-                (place, first) = (next, false);
+                // A bucket that has more entries than there is room for.
+                Err(Some(libc::ENOSPC)) if room < map.info().map_or(0, |info| info.max_entries()) => room *= 4,
+                Err(_) => return answer.map(|()| Vec::new()),
             }
-            // A bucket that has more entries than there is room for.
-            Err(Some(libc::ENOSPC)) if room < map.info().map_or(0, |info| info.max_entries()) => room *= 4,
-            Err(_) => return answer.map(|()| found),
         }
     }
 }

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use netd_common::{
-    tables::{Counters, Flow, Hook, Instant},
+    tables::{Counters, Flow, Hook, Instant, SEARCHES},
     tuple::{Address, Tuple, Zone},
 };
 
-use super::{HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
+use super::{Collected, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
 
 /// The double of the host.
 #[derive(Clone, Debug, Default)]
@@ -155,9 +155,13 @@ impl Kernel for FakeKernel {
         Ok(first.len() * 2)
     }
 
-    fn collect(&mut self) -> anyhow::Result<usize> {
+    fn collect(&mut self) -> anyhow::Result<Collected> {
         self.collected += 1;
-        Ok(0)
+        Ok(Collected::default())
+    }
+
+    fn searches(&self) -> anyhow::Result<Vec<u64>> {
+        Ok(vec![0; SEARCHES as usize])
     }
 
     fn counters(&self) -> anyhow::Result<BTreeMap<Hook, Counters>> {

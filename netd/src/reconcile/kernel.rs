@@ -91,14 +91,26 @@ pub trait Kernel {
     /// Takes away both halves of the flows whose first packets had these tuples; how many entries.
     fn forget_flows(&mut self, first: &[Tuple]) -> anyhow::Result<usize>;
 
-    /// Takes away what has expired; how many entries.
-    fn collect(&mut self) -> anyhow::Result<usize>;
+    /// Looks at a part of the flow table, and takes out what is over there.
+    fn collect(&mut self) -> anyhow::Result<Collected>;
+
+    /// Searches for a port to masquerade as: by how many ports were tried, those that failed first.
+    fn searches(&self) -> anyhow::Result<Vec<u64>>;
 
     /// The counters of every hook, summed over the CPUs.
     fn counters(&self) -> anyhow::Result<BTreeMap<Hook, Counters>>;
 
     /// How each program is attached and how large the verifier found it, for `status`.
     fn programs(&self) -> anyhow::Result<Vec<Program>>;
+}
+
+/// What a turn of the collector did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Collected {
+    /// Flows that went.
+    pub flows: usize,
+    /// Whether more went than had expired, since room is short.
+    pub under_pressure: bool,
 }
 
 /// A loaded program.

@@ -95,6 +95,7 @@ fn state() -> impl Strategy<Value = State> {
             orphans: orphans.into_iter().collect(),
             endpoints: endpoints.collect(),
             publications: publications.collect(),
+            reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
             settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
             bridges,
             veths,
