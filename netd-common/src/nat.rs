@@ -159,14 +159,14 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
     if settings.pools.iter().all(|pool| pool.is_empty()) && settings.second.is_empty() {
         return Err(DropReason::PortsExhausted);
     }
-    s.search = Search::default();
+    s.search = Search { now, keep: u32::from(keep), ..Search::default() };
     s.flow.becomes.src_port = s.key.src_port;
     if !keep && !may_be_kept(&s.key, settings) {
         next(t, s, settings);
     }
     let mut outcome = Err(DropReason::PortsExhausted);
     t.repeat(PROBES, || {
-        match candidate(t, s, now, keep) {
+        match candidate(t, s) {
             Candidate::Refused => next(t, s, settings),
             Candidate::AgainTheSame => {}
             Candidate::Established => return ends(&mut outcome, Ok(())),
@@ -198,9 +198,9 @@ enum Candidate {
 
 /// Tries the port in `s.flow.becomes`.
 #[inline(always)]
-fn candidate<T: Tables>(t: &T, s: &mut Scratch, now: Instant, keep: bool) -> Candidate {
+fn candidate<T: Tables>(t: &T, s: &mut Scratch) -> Candidate {
     s.search.tried = s.search.tried.wrapping_add(1);
-    if !keep && is_the_hosts(t, s) {
+    if s.search.keep == 0 && is_the_hosts(t, s) {
         s.search.skip = mix(s.search.skip, s.search.tried);
         return Candidate::Refused;
     }
@@ -211,7 +211,7 @@ fn candidate<T: Tables>(t: &T, s: &mut Scratch, now: Instant, keep: bool) -> Can
         Err(EstablishError::Lost | EstablishError::Busy) => Candidate::AgainTheSame,
         Err(EstablishError::ReplyTaken) => {
             let which = if s.search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
-            if evict::evict_reply(t, s, now, which) {
+            if evict::evict_reply(t, s, s.search.now, which) {
                 return Candidate::AgainTheSame;
             }
             s.search.taken = s.search.taken.wrapping_add(1);
@@ -252,7 +252,7 @@ fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
 fn next<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings) {
     let hash = hash(settings.secret, &s.flow.becomes);
     let first = settings.pools[0].len() + settings.pools[1].len();
-    let in_first = first != 0 && s.search.tried < IN_POOLS;
+    let in_first = first != 0 && (s.search.tried < IN_POOLS || settings.second.is_empty());
     let (size, start) = if in_first { (first, hash) } else { (settings.second.len(), hash.rotate_left(16)) };
     let place = start.wrapping_add(t.cursor(start % CURSORS)).wrapping_add(s.search.skip);
     let offset = place.checked_rem(size).unwrap_or(0);

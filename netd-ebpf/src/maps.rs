@@ -6,8 +6,8 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1,
         bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-        bpf_fib_lookup__bindgen_ty_5, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        bpf_fib_lookup__bindgen_ty_5, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_pop_elem, bpf_sk_lookup_udp, bpf_sk_release,
@@ -72,6 +72,10 @@ static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entri
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 1, 0);
+
+// A question to the kernel's socket tables, which the stack has no room for where it is asked.
+#[map]
+static SOCKET_QUESTION: PerCpuArray<bpf_sock_tuple> = PerCpuArray::with_max_entries(1, 0);
 
 /// This CPU's scratch of a hook.
 #[inline(always)]
@@ -247,12 +251,12 @@ fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
     let (src, dst) = (tuple.dst.words(), tuple.src.words());
     let sport = u16::from_ne_bytes(tuple.dst_port.bytes());
     let dport = u16::from_ne_bytes(tuple.src_port.bytes());
-    let mut answer = bpf_sock_tuple {
-        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-            ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: src, daddr: dst, sport, dport },
-        },
-    };
+    let Some(answer) = SOCKET_QUESTION.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's element, which nothing interrupts between here and the call.
+    let answer = unsafe { &mut *answer };
     let mut size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
+    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: src, daddr: dst, sport, dport };
+    answer.__bindgen_anon_1.ipv6 = ipv6;
     if tuple.src.is_v4() {
         let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: src[3], daddr: dst[3], sport, dport };
         answer.__bindgen_anon_1.ipv4 = ipv4;
@@ -261,8 +265,8 @@ fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
     // SAFETY: the context in hand, and a tuple that lives through the call with its size told; what is found is given back.
     unsafe {
         let socket = match tuple.protocol {
-            TCP => bpf_skc_lookup_tcp(skb.cast(), &raw mut answer, size, CURRENT_NETNS, 0),
-            UDP => bpf_sk_lookup_udp(skb.cast(), &raw mut answer, size, CURRENT_NETNS, 0),
+            TCP => bpf_skc_lookup_tcp(skb.cast(), answer, size, CURRENT_NETNS, 0),
+            UDP => bpf_sk_lookup_udp(skb.cast(), answer, size, CURRENT_NETNS, 0),
             _ => return false,
         };
         if socket.is_null() {

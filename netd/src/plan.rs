@@ -199,11 +199,11 @@ fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
     }
 }
 
-/// The two largest pieces of [`POOLS`] that `ephemeral` leaves, in order; an empty one is 1 to 0.
+/// The two largest pieces of [`POOLS`] that `ephemeral` leaves, in order.
 fn pools(ephemeral: PortRange) -> [PortRange; 2] {
     let mut pieces: Vec<PortRange> = POOLS.iter().flat_map(|pool| without(*pool, ephemeral)).collect();
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
-    pieces.resize(2, PortRange { first: 1, last: 0 });
+    pieces.resize(2, PortRange::NONE);
     pieces.sort_by_key(|piece| (piece.is_empty(), piece.first));
     [pieces[0], pieces[1]]
 }

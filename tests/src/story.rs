@@ -39,6 +39,11 @@ impl Arrived {
         self.end(12, 0)
     }
 
+    /// Source port.
+    pub fn source_port(&self) -> u16 {
+        self.source().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+    }
+
     /// Destination `ADDRESS:PORT`.
     pub fn destination(&self) -> String {
         self.end(16, 2)

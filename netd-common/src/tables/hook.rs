@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{EndpointKey, Flow, Fragment, FragmentKey, PublicationKey};
+use super::{EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey};
 use crate::{
     checksum::Delta,
     tuple::Tuple,
@@ -88,6 +88,10 @@ pub struct Quote {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Search {
+    /// When it began.
+    pub now: Instant,
+    /// 1 if the packet's own port may be kept whatever the host's own sockets do.
+    pub keep: u32,
     /// Candidates so far.
     pub tried: u32,
     /// Those of them that other flows have.

@@ -15,6 +15,9 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// No port.
+    pub const NONE: Self = Self { first: 1, last: 0 };
+
     /// How many ports it has.
     #[inline(always)]
     pub const fn len(self) -> u32 {

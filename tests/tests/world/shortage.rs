@@ -1,7 +1,11 @@
 //! Where ports or the table's places are short.
 
+use std::collections::BTreeSet;
+
 use netd_common::{
     parse::tcp_flags::{ACK, FIN, SYN},
+    tables::PortRange,
+    tuple::UDP,
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
@@ -17,6 +21,7 @@ fn every_port_of_the_pools_is_used_before_a_flow_is_refused() {
     let settings = world.settings.as_mut().unwrap();
     settings.pools[0].last = settings.pools[0].first + 99;
     settings.pools[1].last = settings.pools[1].first + 99;
+    settings.second = PortRange::NONE;
     let open = |world: &World, i: u32| {
         let from = format!("10.176.1.2:{}", 33_000 + i);
         leave(world, A, udp(&from, "198.51.100.7:53"), false).verdict
@@ -31,11 +36,86 @@ fn every_port_of_the_pools_is_used_before_a_flow_is_refused() {
 }
 
 #[test]
+fn where_the_pools_are_exhausted_for_a_destination_the_hosts_own_range_serves() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools[0].last = settings.pools[0].first + 99;
+    settings.pools[1] = PortRange::NONE;
+    settings.second = PortRange { first: 40_000, last: 40_499 };
+    world.sockets.insert((UDP, 40_007));
+    let ports: Vec<u16> = (0..550)
+        .map(|i| leave(&world, A, udp(&format!("10.176.1.2:{}", 33_000 + i), "198.51.100.7:53"), false))
+        .map(|sent| sent.source_port())
+        .collect();
+    let elsewhere = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.8:53"), false).source_port();
+
+    assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 550, "no two flows share a port");
+    assert!(ports[..90].iter().all(|port| *port < 32_768), "the pools come first: {ports:?}");
+    assert_eq!(ports.iter().filter(|port| **port < 32_768).count(), 100);
+    assert!(!ports.contains(&40_007), "a socket of the host has it");
+    assert!(elsewhere < 32_768, "another destination has its own ports: {elsewhere}");
+}
+
+#[test]
+fn a_host_whose_own_range_is_every_port_has_ports_for_its_containers() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools = [PortRange::NONE; 2];
+    settings.second = PortRange { first: 1024, last: 65_535 };
+    settings.ephemeral = settings.second;
+
+    let sent = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80"), false);
+
+    assert_eq!(sent.verdict, Verdict::Neighbour(UPLINK));
+    assert!(sent.source_port() >= 1024);
+}
+
+#[test]
+fn a_reserved_port_is_neither_kept_nor_picked() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools[0].last = settings.pools[0].first + 9;
+    settings.pools[1] = PortRange::NONE;
+    world.reserved.extend([5000, 20_003]);
+
+    let kept = leave(&world, A, udp("10.176.1.2:5001", "198.51.100.7:53"), false).source_port();
+    let ports: BTreeSet<u16> = (0..9)
+        .map(|i| leave(&world, A, udp(&format!("10.176.1.2:{}", 33_000 + i), "198.51.100.7:53"), false).source_port())
+        .collect();
+    let moved = leave(&world, B, udp("10.176.1.3:5000", "198.51.100.9:53"), false).source_port();
+
+    assert_eq!(kept, 5001);
+    assert_ne!(moved, 5000);
+    assert_eq!(ports.len(), 9);
+    assert!(!ports.contains(&20_003), "{ports:?}");
+}
+
+#[test]
+fn a_block_of_the_hosts_ports_does_not_hold_up_the_search_for_others() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.pools = [PortRange { first: 20_000, last: 21_999 }, PortRange::NONE];
+    settings.second = PortRange::NONE;
+    world.reserved.extend(20_000..21_000);
+
+    let refused = (0..400)
+        .map(|i| leave(&world, A, udp(&format!("10.176.1.2:{}", 33_000 + i), "198.51.100.7:53"), false).verdict)
+        .filter(|verdict| *verdict != Verdict::Neighbour(UPLINK))
+        .count();
+
+    assert_eq!(refused, 0);
+    let searches = world.searches.borrow();
+    assert_eq!(searches.values().sum::<u64>(), 400);
+    assert_eq!(searches.get(&0), None, "none failed: {searches:?}");
+}
+
+#[test]
 fn where_ports_are_short_closed_connections_give_theirs_up_and_open_ones_do_not() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().unwrap();
     settings.pools[0].last = settings.pools[0].first + 99;
-    settings.pools[1] = Default::default();
+    settings.pools[1] = PortRange::NONE;
+    settings.second = PortRange::NONE;
     let to = "198.51.100.7:80";
     let connect = |port: u32, close: bool| {
         let from = format!("10.176.1.2:{port}");
@@ -62,7 +142,7 @@ fn ports_that_were_kept_in_the_pools_do_not_hold_up_the_search_for_others() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().unwrap();
     settings.pools[0].last = settings.pools[0].first + 199;
-    settings.pools[1] = Default::default();
+    settings.pools[1] = PortRange::NONE;
 
     let open = |port: u32| leave(&world, A, udp(&format!("10.176.1.2:{port}"), "198.51.100.7:53"), false).verdict;
     // Those from below the ephemeral range keep their ports, which are of the pool; the others look for one.
