@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{build_ebpf, command, debian, lint, vm, workspace};
 
 /// What the tests themselves run.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "busybox-static",
     "ca-certificates",
     "curl",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 9] = [
     "iptables",
     "iputils-ping",
     "nftables",
+    "systemd",
     "tcpdump",
 ];
 

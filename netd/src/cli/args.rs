@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Gives containers their network with eBPF programs.
 #[derive(Parser, Debug)]
@@ -85,6 +86,16 @@ pub enum Command {
     },
     /// Take away every program, map, link and file of netd
     Uninstall(UninstallArgs),
+    /// Print what a shell reads to complete these words
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, as roff, of netd or of one of its commands
+    Man {
+        /// The words of the command: `network create`
+        command: Vec<String>,
+    },
     /// Show the version
     Version,
 

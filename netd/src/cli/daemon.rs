@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
 use rand::{SeedableRng, rngs::StdRng};
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -80,12 +81,21 @@ async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
     let server = axum::serve(listener, api::router(requests, daemon.events()));
     let server = tokio::spawn(server.with_graceful_shutdown(async { drop(ended.await) }).into_future());
     out::line(format_args!("netd is ready on {}", socket.display()));
+    tell_systemd(NotifyState::Ready);
     daemon.run(inbox, changes, stop).await;
+    tell_systemd(NotifyState::Stopping);
     drop(ends);
     // Who does not read does not hold the end up.
     let _ = timeout(LAST_WORDS, server).await;
     info!("ends; what is in the kernel stays and works");
     Ok(())
+}
+
+/// Where systemd started it, it waits for this; elsewhere nobody listens.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!("cannot tell systemd how the daemon is: {error}");
+    }
 }
 
 fn made_directory(path: &Path) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ mod events;
 mod filters;
 mod flows;
 mod host;
+mod manual;
 mod network;
 mod out;
 mod run;
@@ -77,6 +78,8 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Events(args) => block_on(events::done(&client, args)),
         Command::Status { format } => block_on(status::show(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
+        Command::Completion { shell } => Ok(manual::completion(shell)),
+        Command::Man { command } => manual::man(&command),
         Command::Version => {
             out::line(format_args!("netd {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)

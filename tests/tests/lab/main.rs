@@ -11,6 +11,7 @@ mod mtu;
 mod publishing;
 mod refusals;
 mod says;
+mod service;
 mod survival;
 mod the_lab;
 mod town;

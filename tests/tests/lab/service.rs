@@ -1,0 +1,91 @@
+//! netd as a service: the unit that systemd runs it by, the word that it is ready, completions and manual pages.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    path::Path,
+};
+
+use netd_tests::lab::{NetdOptions, netd_binary, traffic::PATIENCE};
+
+use crate::town::{INTERNET, Town};
+
+const UNIT: &str = include_str!("../../../netd/dist/netd.service");
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    let town = Town::before_netd();
+    let unit = UNIT.replace("/usr/local/bin/netd", &netd_binary().to_string_lossy());
+    assert_ne!(unit, UNIT, "the unit names the binary where it is installed");
+    fs::write(town.host.path("/run/netd.service"), unit).expect("a Lab's /run can be written");
+
+    let verified = town.host.run(["systemd-analyze", "verify", "--man=no", "/run/netd.service"]);
+
+    assert_eq!((verified.code(), verified.stdout.as_str(), verified.stderr.as_str()), (0, "", ""), "{verified}");
+}
+
+#[test]
+fn with_the_capabilities_of_its_unit_the_daemon_does_its_work_and_says_when_it_is_ready() {
+    let line = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("the unit bounds them");
+    let kept: Vec<String> =
+        line.split(' ').map(|name| format!("+{}", name.to_lowercase().replace("cap_", ""))).collect();
+    let mut town = Town::before_netd();
+    let wrapper = town.host.path("/run/bounded-netd");
+    let netd = netd_binary();
+    let script = format!(
+        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,{} {} \"$@\"\n",
+        kept.join(","),
+        netd.display()
+    );
+    fs::write(&wrapper, script).expect("a Lab's /run can be written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("and its modes changed");
+    let listener = UnixDatagram::bind(town.host.path("/run/notify")).expect("a socket can be made there");
+    listener.set_read_timeout(Some(PATIENCE)).expect("a socket has timeouts");
+
+    let options = NetdOptions::default().binary("/run/bounded-netd").variable("NOTIFY_SOCKET", "/run/notify");
+    town.netd = town.host.netd_stopped(options);
+    town.netd.start();
+
+    assert_eq!(received(&listener), "READY=1");
+    town.network("blue");
+    let web = town.container("web", "blue", &["80:80", "53:53/udp"]);
+    let _internet = town.internet.serve_http(80);
+    assert!(web.curl(&format!("http://{INTERNET}/")).succeeded());
+    town.netd.say("publish web 80:81").refused(["web"]);
+    town.netd.say("detach web").ok();
+    town.netd.terminate().exits(0);
+    assert_eq!(received(&listener), "STOPPING=1");
+}
+
+fn received(listener: &UnixDatagram) -> String {
+    let mut buffer = [0; 256];
+    let length = listener.recv(&mut buffer).expect("the daemon tells in time");
+    String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_without_a_daemon() {
+    let town = Town::before_netd();
+    let script = town.netd.say("completion bash").ok();
+    fs::write(town.host.path("/run/netd.bash"), &script).expect("a Lab's /run can be written");
+    let ask = |words: &str| {
+        let shell = format!(
+            "source /run/netd.bash; COMP_WORDS=({words} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); \
+             _netd netd '' {}; echo ${{COMPREPLY[*]}}",
+            words.rsplit(' ').next().unwrap_or_default()
+        );
+        town.host.run(["bash", "-c", &shell]).ok()
+    };
+    assert!(ask("netd network").contains("create") && ask("netd network").contains("connect"));
+    assert!(!ask("netd").contains("__"));
+    for shell in ["zsh", "fish"] {
+        assert!(town.netd.say(&format!("completion {shell}")).ok().contains("disconnect"));
+    }
+    town.netd.say("completion dos").exits(2);
+
+    let page = town.netd.say("man network create").ok();
+    assert!(page.contains("NETD-NETWORK-CREATE") && page.contains("\\-\\-subnet"), "{page}");
+    assert!(town.netd.say("man").ok().contains("netd\\-network(8)"));
+    town.netd.say("man nonsense").exits(2);
+    assert!(!Path::new("/run/netd.bash").exists(), "a Lab's /run is its own");
+}
