@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     dataplane::{Dataplane, Records},
     holder,
-    link::{self, Forwarding, Links, Sysctls},
+    link::{Forwarding, Links, Ours, Sysctls},
     netns::Namespace,
     reconcile::{Collected, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
@@ -54,6 +54,8 @@ impl Host {
         let names = links.names().await?;
         let filters = links.filters().await?;
         let dataplane = Dataplane::open(options.bpf_dir, &options.dataplane, &names, &filters)?;
+        // Only a process that may do all this may listen.
+        let links = Links::open_watched()?;
         let forwarding = Forwarding::open(&options.state_dir)?;
         Ok(Self { links, dataplane, forwarding, uplinks: options.uplinks, sandboxes: BTreeMap::new() })
     }
@@ -64,9 +66,14 @@ impl Host {
         self.sandboxes.extend(sandboxes);
     }
 
-    /// Tells of every change of the host's links, addresses and routes: [`link::watch`].
-    pub fn watch(&self) -> Result<watch::Receiver<u64>> {
-        link::watch()
+    /// Wakes whoever waits when something of the host's or of a container's network has changed.
+    pub fn changes(&self) -> Result<watch::Receiver<u64>> {
+        self.links.changes().context("nobody listens to the host's changes")
+    }
+
+    /// What was known of the sandbox at a path.
+    fn known_at(&self, path: &Path) -> Option<Sandbox> {
+        self.sandboxes.values().find(|sandbox| sandbox.path == path).cloned()
     }
 
     async fn detach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
@@ -96,7 +103,7 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let (bridges, veths) = self.links.observe(&self.sandboxes).await?;
+        let Ours { bridges, veths, unclear } = self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
@@ -104,7 +111,19 @@ impl Kernel for Host {
         let forwarding = candidates.filter(|link| Forwarding::is_on(link)).cloned().collect();
         let Records { devices, orphans, endpoints, publications, settings, reserved } =
             self.dataplane.tables().records(&names)?;
-        Ok(State { bridges, veths, forwarding, hooks, devices, orphans, endpoints, publications, settings, reserved })
+        Ok(State {
+            bridges,
+            veths,
+            unclear,
+            forwarding,
+            hooks,
+            devices,
+            orphans,
+            endpoints,
+            publications,
+            settings,
+            reserved,
+        })
     }
 
     async fn apply(&mut self, step: &Step) -> Result<()> {
@@ -152,13 +171,11 @@ impl Kernel for Host {
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
         for path in sandboxes {
-            match Namespace::open(path) {
-                Ok(namespace) => {
-                    there.insert(path.clone(), namespace.sandbox().clone());
-                }
+            match self.links.sandbox_at(path) {
+                Ok(sandbox) => drop(there.insert(path.clone(), sandbox)),
                 Err(error) if error.is_final() => {}
                 // A sandbox that cannot be looked at is not one that is gone: what it has would be taken away.
-                Err(error) => return Err(error.into()),
+                Err(_) => there.extend(self.known_at(path).map(|sandbox| (path.clone(), sandbox))),
             }
         }
         Ok(HostFacts { uplinks, routes, ephemeral, reserved, timeouts, sandboxes: there })

@@ -38,9 +38,9 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     let names = links.names().await?;
     let mut filters = BTreeSet::new();
-    for filter in links.filters().await? {
+    for filter in &*links.filters().await? {
         if let Some(name) = names.get(&filter.index)
-            && removed_filter(name, &filter)?
+            && removed_filter(name, filter)?
         {
             filters.insert(name.clone());
         }

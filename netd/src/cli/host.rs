@@ -35,7 +35,7 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
     let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), clsact_only: false };
     let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }).await?;
     host.remember_sandboxes(sandboxes);
-    let changes = host.watch()?;
+    let changes = host.changes()?;
     Ok((host, changes))
 }
 

@@ -16,7 +16,7 @@ mod process;
 mod tests;
 mod views;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rand::RngCore;
@@ -44,11 +44,14 @@ use crate::{
     store::Store,
 };
 
-/// How often the host is looked at when nothing tells of a change.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often the host is looked at: of a program that is detached, and of an entry that is gone from a map, nothing tells.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long after a sign of a change the host is looked at: changes come in crowds.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How many times as long as a look took the next one waits, whatever changes: requests come between.
+const REST: u32 = 4;
 
 /// How often expired flows are collected.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -162,6 +165,7 @@ impl<K: Kernel> Daemon<K> {
     ) {
         tokio::pin!(stop);
         let mut look = Instant::now() + LOOK;
+        let mut rested = Instant::now();
         let mut collect = interval(COLLECT);
         collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = true;
@@ -175,11 +179,13 @@ impl<K: Kernel> Daemon<K> {
                 }
                 change = changes.changed(), if told => {
                     told = change.is_ok();
-                    look = look.min(Instant::now() + SETTLE);
+                    look = look.min((Instant::now() + SETTLE).max(rested));
                 }
                 () = sleep_until(look) => {
+                    let began = Instant::now();
                     self.look_again().await;
                     look = Instant::now() + LOOK;
+                    rested = look.min(Instant::now() + began.elapsed() * REST);
                 }
                 _ = collect.tick() => self.collect(),
             }
@@ -199,7 +205,9 @@ impl<K: Kernel> Daemon<K> {
         let desired = plan(&self.model, &facts, self.store.secret());
         let observed = self.kernel.observe().await?;
         let steps = diff(&desired, &observed);
-        let (mut trouble, mut failed) = (Vec::new(), Vec::new());
+        let mut trouble: Vec<String> =
+            observed.unclear.iter().map(|(link, why)| format!("cannot see where {link} leads: {why}")).collect();
+        let mut failed = Vec::new();
         for step in &steps {
             match self.make_true(step, &failed).await {
                 Ok(()) => {
@@ -212,7 +220,7 @@ impl<K: Kernel> Daemon<K> {
                 }
             }
         }
-        self.applied = if trouble.is_empty() { desired } else { self.kernel.observe().await? };
+        self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
         self.note_trouble(trouble);
         Ok(())
@@ -220,52 +228,70 @@ impl<K: Kernel> Daemon<K> {
 
     /// Makes `next` the model, in the store and on the host, or leaves everything as it was.
     async fn commit(&mut self, next: Model, fresh: Fresh) -> Result<()> {
-        let mut sandboxes = self.model.sandboxes();
-        sandboxes.extend(next.sandboxes());
-        let facts = self.kernel.facts(&sandboxes).await?;
+        self.know_sandboxes(&next).await;
         let secret = self.store.secret();
-        let desired = plan(&next, &facts, secret);
-        // What was due without this change is not its fault.
-        let due = diff(&plan(&self.model, &facts, secret), &self.applied);
+        let desired = plan(&next, &self.facts, secret);
+        let steps = diff(&desired, &self.applied);
 
         self.store.write(&self.model, &next)?;
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
-        for step in diff(&desired, &self.applied) {
-            // Nor is what that brings down; but a container that is not connected is not attached.
+        for step in steps {
+            let Err(error) = self.make_true(&step, &failed).await else {
+                debug!("{step}");
+                continue;
+            };
+            // What was due without this change is not its fault, nor is what that brings down; but a container that is not
+            // connected is not attached.
             let brought_down = failed.iter().any(|failed| step.stands_on(failed));
-            let excused = due.contains(&step) || brought_down && !matches!(step, Step::ConnectVeth(..));
-            match self.make_true(&step, &failed).await {
-                Ok(()) => debug!("{step}"),
-                Err(error) if excused => {
-                    trouble.push(format!("cannot {step}: {error:#}"));
-                    failed.push(step);
-                }
-                Err(error) => {
-                    self.take_back(&next, &facts).await;
-                    return Err(error.context(format!("cannot {step}")));
-                }
+            let due = || diff(&plan(&self.model, &self.facts, secret), &self.applied).contains(&step);
+            if !(brought_down && !matches!(step, Step::ConnectVeth(..)) || due()) {
+                self.take_back(&next).await;
+                return Err(error.context(format!("cannot {step}")));
             }
+            trouble.push(format!("cannot {step}: {error:#}"));
+            failed.push(step);
         }
         self.model = next;
         self.reservations.keep(fresh);
         // What cannot be held was told when it was first tried.
         let _ = self.reservations.follow(&self.model);
-        self.note_facts(facts);
-        if trouble.is_empty() {
-            self.applied = desired;
-        } else {
+        self.note_warnings();
+        self.applied = if trouble.is_empty() { desired } else { self.seen_or(desired).await };
+        if !trouble.is_empty() {
             self.note_trouble(trouble);
-            self.applied = self.kernel.observe().await?;
         }
         Ok(())
     }
 
+    /// Looks at the sandboxes of endpoints that are not as in the model that holds. Of one that cannot be looked at, what is
+    /// known stays: the next look finds out.
+    async fn know_sandboxes(&mut self, next: &Model) {
+        let changed =
+            next.endpoints.values().filter(|endpoint| self.model.endpoints.get(&endpoint.name) != Some(endpoint));
+        for path in changed.map(|endpoint| endpoint.netns.clone()).collect::<BTreeSet<_>>() {
+            if let Ok(sandbox) = self.kernel.sandbox(&path).await {
+                self.facts.sandboxes.insert(path, sandbox);
+            }
+        }
+    }
+
+    /// What the host is; `supposed` if it cannot be seen just then, which the next look finds out.
+    async fn seen_or(&mut self, supposed: State) -> State {
+        match self.kernel.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                error!("cannot see what the host is: {error:#}");
+                supposed
+            }
+        }
+    }
+
     /// Puts the store and the host back to the model that holds.
-    async fn take_back(&mut self, failed: &Model, facts: &HostFacts) {
+    async fn take_back(&mut self, failed: &Model) {
         if let Err(error) = self.store.write(failed, &self.model) {
             error!("cannot put the store back; a restart would try the failed change again: {error:#}");
         }
-        let desired = plan(&self.model, facts, self.store.secret());
+        let desired = plan(&self.model, &self.facts, self.store.secret());
         let observed = match self.kernel.observe().await {
             Ok(observed) => observed,
             Err(error) => return error!("cannot see what a failed change left behind: {error:#}"),
@@ -290,6 +316,10 @@ impl<K: Kernel> Daemon<K> {
 
     fn note_facts(&mut self, facts: HostFacts) {
         self.facts = facts;
+        self.note_warnings();
+    }
+
+    fn note_warnings(&mut self) {
         let warnings = warnings(&self.model, &self.facts);
         let (raised, cleared) = (without(&warnings, &self.warned), without(&self.warned, &warnings));
         self.warned = warnings;

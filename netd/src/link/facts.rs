@@ -30,9 +30,9 @@ impl Links {
         chosen: &[LinkName],
         forwarding: &Forwarding,
     ) -> Result<(BTreeMap<LinkName, Uplink>, BTreeSet<(IpNet, String)>)> {
-        let links = self.all().await?;
-        let addresses = self.addresses().await?;
-        let routes = self.routes().await?;
+        let links = self.seen_links().await?;
+        let addresses = self.seen_addresses().await?;
+        let routes = self.seen_routes().await?;
         let is_uplink = |link: &&Link| {
             if !chosen.is_empty() {
                 return chosen.contains(&link.name);

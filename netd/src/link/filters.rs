@@ -1,7 +1,7 @@
 //! TC filters of type bpf, as far as programs that are not attached by TCX need it: which there are, and taking an empty
 //! clsact qdisc away.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
@@ -28,8 +28,13 @@ pub struct Filter {
 }
 
 impl Links {
-    /// Every filter on every clsact qdisc.
-    pub async fn filters(&self) -> Result<BTreeSet<Filter>> {
+    /// Every filter on every clsact qdisc, as far as is known: see [`Seen`](super::Seen).
+    pub async fn filters(&self) -> Result<Arc<BTreeSet<Filter>>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.listed_filters().await?)) };
+        watched.filters.or_listed(watched.watch.version(), self.listed_filters()).await
+    }
+
+    async fn listed_filters(&self) -> Result<BTreeSet<Filter>> {
         let qdiscs: Vec<TcMessage> = self
             .handle
             .qdisc()

@@ -27,7 +27,7 @@ use super::{Links, ours::Link};
 use crate::reconcile::LinkName;
 
 /// How often a listing is begun anew before it is given up.
-const DUMPS: usize = 16;
+pub const DUMPS: usize = 16;
 
 /// An address of a device.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    fn of(message: &AddressMessage) -> Option<Self> {
+    pub fn of(message: &AddressMessage) -> Option<Self> {
         let (mut local, mut address) = (None, None);
         let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
         for attribute in &message.attributes {
@@ -98,11 +98,8 @@ impl Links {
     /// Every route of both families, in every table.
     pub(super) async fn routes(&self) -> Result<Vec<RouteMessage>> {
         let mut routes = Vec::new();
-        for family in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-        ] {
-            let listed = self.dump(RouteNetlinkMessage::GetRoute(family)).await.context("cannot list the routes")?;
+        for request in every_route() {
+            let listed = self.dump(request).await.context("cannot list the routes")?;
             routes.extend(listed.into_iter().filter_map(|message| match message {
                 RouteNetlinkMessage::NewRoute(route) => Some(route),
                 _ => None,
@@ -113,15 +110,7 @@ impl Links {
 
     /// The default routes of the main table by this device that someone set, with their next hops.
     pub(super) async fn default_routes(&self, index: u32) -> Result<Vec<(IpAddr, RouteMessage)>> {
-        let routes = self.routes().await?.into_iter().filter(|route| {
-            let header = &route.header;
-            header.destination_prefix_length == 0
-                && header.table == RouteHeader::RT_TABLE_MAIN
-                && header.kind == RouteType::Unicast
-                && header.protocol != RouteProtocol::Ra
-                && output(route) == Some(index)
-        });
-        Ok(routes.filter_map(|route| Some((gateway(&route)?, route))).collect())
+        Ok(default_routes(&self.routes().await?, index))
     }
 
     /// Gives a device exactly these addresses, beside those that nobody set. IPv6 ones are usable at once.
@@ -230,6 +219,25 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// Requests for every route of both families, in every table.
+pub fn every_route() -> [RouteNetlinkMessage; 2] {
+    [RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(), RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()]
+        .map(RouteNetlinkMessage::GetRoute)
+}
+
+/// The default routes of the main table by this device that someone set, with their next hops.
+pub fn default_routes(routes: &[RouteMessage], index: u32) -> Vec<(IpAddr, RouteMessage)> {
+    let routes = routes.iter().filter(|route| {
+        let header = &route.header;
+        header.destination_prefix_length == 0
+            && header.table == RouteHeader::RT_TABLE_MAIN
+            && header.kind == RouteType::Unicast
+            && header.protocol != RouteProtocol::Ra
+            && output(route) == Some(index)
+    });
+    routes.filter_map(|route| Some((gateway(route)?, route.clone()))).collect()
 }
 
 /// The device a route leaves by: of several, the first.

@@ -7,25 +7,45 @@ mod bridge;
 mod facts;
 mod filters;
 mod forwarding;
+mod inside;
 mod kernel;
 mod ours;
+mod seen;
 mod veth;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail};
-use rtnetlink::{
-    Handle, MulticastGroup, new_connection, new_multicast_connection,
-    sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE},
-};
-use tokio::sync::watch;
+use rtnetlink::{Handle, new_connection, packet_route::route::RouteMessage};
 
-use self::ours::{Existing, Fit, Link, Owner, quoted};
 pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding};
+use self::{
+    inside::{Found, Insides},
+    kernel::Assigned,
+    ours::{Existing, Fit, Link, Owner, quoted},
+    seen::Seen,
+    watch::{Changed, Watch},
+};
 use crate::{
-    netns::Namespace,
+    netns::{Namespace, Unfit},
     reconcile::{Bridge, LinkName, Sandbox, Veth},
 };
+
+/// What is found of ours.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ours {
+    /// Networks' bridges.
+    pub bridges: BTreeMap<LinkName, Bridge>,
+    /// The host's sides of endpoints' veths, with the other sides.
+    pub veths: BTreeMap<LinkName, Veth>,
+    /// Veths whose other sides cannot be looked at, and why.
+    pub unclear: BTreeMap<LinkName, String>,
+}
 
 /// What the names of our links start with.
 pub const PREFIX: &str = "nd";
@@ -38,6 +58,17 @@ const GROUP: u32 = 0x6e64;
 #[derive(Clone)]
 pub struct Links {
     handle: Handle,
+    watched: Option<Arc<Watched>>,
+}
+
+/// What is known of a host whose changes are heard of.
+struct Watched {
+    watch: Watch,
+    links: Seen<BTreeMap<u32, Link>>,
+    addresses: Seen<Vec<Assigned>>,
+    routes: Seen<Vec<RouteMessage>>,
+    filters: Seen<BTreeSet<Filter>>,
+    insides: Mutex<Insides>,
 }
 
 impl Links {
@@ -45,7 +76,25 @@ impl Links {
     pub fn open() -> Result<Self> {
         let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, watched: None })
+    }
+
+    /// The same, and listens to changes, so that what did not change is not listed again.
+    pub fn open_watched() -> Result<Self> {
+        let watched = Watched {
+            watch: Watch::open()?,
+            links: Seen::default(),
+            addresses: Seen::default(),
+            routes: Seen::default(),
+            filters: Seen::default(),
+            insides: Mutex::default(),
+        };
+        Ok(Self { watched: Some(Arc::new(watched)), ..Self::open()? })
+    }
+
+    /// Wakes whoever waits when the host or a container of ours has changed; `None` where nobody listens.
+    pub fn changes(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+        self.watched.as_ref().map(|watched| watched.watch.subscribe())
     }
 
     /// The same, in another namespace.
@@ -59,38 +108,82 @@ impl Links {
             .and_then(|opened| opened)
             .with_context(|| format!("cannot open a netlink socket in {}", namespace.sandbox().path.display()))?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, watched: None })
     }
 
     /// Every device by its index.
     pub async fn names(&self) -> Result<BTreeMap<u32, LinkName>> {
-        Ok(self.all().await?.into_iter().map(|(index, link)| (index, link.name)).collect())
+        Ok(self.seen_links().await?.iter().map(|(index, link)| (*index, link.name.clone())).collect())
     }
 
     /// Our bridges and veths. `sandboxes` says where the other side of a veth is; one that is not in it, or not where
-    /// it says, is reported in a sandbox of no name, and so equal to nothing desired; one that cannot be looked at is an
-    /// error. The addresses of a side that is down do not count.
-    pub async fn observe(
-        &self,
-        sandboxes: &BTreeMap<LinkName, Sandbox>,
-    ) -> Result<(BTreeMap<LinkName, Bridge>, BTreeMap<LinkName, Veth>)> {
-        let links = self.all().await?;
-        let addresses = self.addresses().await?;
-        let (mut bridges, mut veths) = (BTreeMap::new(), BTreeMap::new());
+    /// it says, is reported in a sandbox of no name, and so equal to nothing desired. The addresses of a side that is down
+    /// do not count.
+    pub async fn observe(&self, sandboxes: &BTreeMap<LinkName, Sandbox>) -> Result<Ours> {
+        let links = self.seen_links().await?;
+        let addresses = self.seen_addresses().await?;
+        let wanted = links.values().filter(|link| matches!(link.owner(), Some(Owner::Endpoint(_))));
+        let wanted = wanted.filter_map(|link| {
+            let sandbox = sandboxes.get(&link.name)?;
+            Some((sandbox.inode, (sandbox.clone(), link.peer_namespace)))
+        });
+        let insides = self.look_inside(&wanted.collect());
+        let mut ours = Ours::default();
         for link in links.values() {
             match link.owner() {
                 Some(Owner::Network(owner)) => {
-                    bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
+                    ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
                 }
                 Some(Owner::Endpoint(owner)) => {
                     let bridge = link.master.and_then(|index| links.get(&index)).map(|bridge| &bridge.name);
                     let sandbox = sandboxes.get(&link.name);
-                    veths.insert(link.name.clone(), veth::observed(link, owner, bridge, sandbox).await?);
+                    let inside = match sandbox.and_then(|sandbox| Some((sandbox, insides.get(&sandbox.inode)?))) {
+                        Some((sandbox, Found::Inside(inside))) => Some((sandbox, &**inside)),
+                        Some((_, Found::Unclear(why))) => {
+                            ours.unclear.insert(link.name.clone(), why.clone());
+                            None
+                        }
+                        Some((_, Found::Gone)) | None => None,
+                    };
+                    ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, inside));
                 }
                 None => {}
             }
         }
-        Ok((bridges, veths))
+        Ok(ours)
+    }
+
+    /// The sandbox at a path, if it is one that a container can have.
+    pub fn sandbox_at(&self, path: &Path) -> Result<Sandbox, Unfit> {
+        match &self.watched {
+            Some(watched) => watched.insides.lock().unwrap_or_else(PoisonError::into_inner).sandbox_at(path),
+            None => Insides::default().sandbox_at(path),
+        }
+    }
+
+    fn look_inside(&self, sandboxes: &BTreeMap<u64, (Sandbox, Option<i32>)>) -> BTreeMap<u64, Found> {
+        let Some(watched) = &self.watched else { return Insides::default().look(sandboxes, &Changed::Everywhere) };
+        let ours = sandboxes.values().filter_map(|(_, number)| *number).collect();
+        let changed = watched.watch.changed_inside(ours);
+        watched.insides.lock().unwrap_or_else(PoisonError::into_inner).look(sandboxes, &changed)
+    }
+
+    /// Every device, as far as is known: see [`Seen`].
+    async fn seen_links(&self) -> Result<Arc<BTreeMap<u32, Link>>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.all().await?)) };
+        watched.links.or_listed(watched.watch.version(), self.all()).await
+    }
+
+    /// Every address of every device, as far as is known.
+    async fn seen_addresses(&self) -> Result<Arc<Vec<Assigned>>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.addresses().await?)) };
+        watched.addresses.or_listed(watched.watch.version(), self.addresses()).await
+    }
+
+    /// Every route, as far as is known.
+    async fn seen_routes(&self) -> Result<Arc<Vec<RouteMessage>>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.routes().await?)) };
+        watched.routes.or_listed(watched.watch.version(), self.routes()).await
     }
 
     /// Names of the interfaces in a container's namespace.
@@ -130,59 +223,6 @@ impl Links {
             }
             Fit::Foreign => bail!("a device {name} exists already and is not netd's {}", quoted(owner)),
         }
-    }
-}
-
-/// Tells of every change of links, addresses, routes and forwarding, in the namespace of the calling thread: the receiver's value
-/// counts them. Several may be seen as one.
-pub fn watch() -> Result<watch::Receiver<u64>> {
-    use futures_util::StreamExt;
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-    ];
-    let (connection, handle, mut messages) =
-        new_multicast_connection(&groups).context("cannot watch the host's links and routes")?;
-    let (changed, receiver) = watch::channel(0u64);
-    tokio::spawn(connection);
-    tokio::spawn(tell_of_forwarding(changes_of_forwarding()?, changed.clone()));
-    tokio::spawn(async move {
-        let _open_as_long_as_this = handle;
-        // Whatever comes is a change: a message of the kernel, or the word that some were lost.
-        while messages.next().await.is_some() {
-            if changed.receiver_count() == 0 {
-                return;
-            }
-            changed.send_modify(|count| *count = count.wrapping_add(1));
-        }
-    });
-    Ok(receiver)
-}
-
-/// A socket that tells of every change of a device's IPv4 settings: a write to `net.ipv4.ip_forward` changes every device's.
-fn changes_of_forwarding() -> Result<TokioSocket> {
-    let open = || {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_mut().bind_auto()?;
-        socket.socket_mut().add_membership(MulticastGroup::Ipv4Netconf as u32)?;
-        std::io::Result::Ok(socket)
-    };
-    open().context("cannot watch the host's forwarding")
-}
-
-/// By itself: what these messages say is not known to the library that reads the others, and does not matter.
-async fn tell_of_forwarding(socket: TokioSocket, changed: watch::Sender<u64>) {
-    loop {
-        // Too small for a message on purpose: that there is one is all.
-        let received = socket.recv(&mut Vec::with_capacity(1)).await;
-        let lost_some = |error: &std::io::Error| error.raw_os_error() == Some(nix::libc::ENOBUFS);
-        if received.is_err_and(|error| !lost_some(&error)) || changed.receiver_count() == 0 {
-            return;
-        }
-        changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of a veth's other side, in the namespace where that is.
     pub peer: Option<u32>,
+    /// Number of that namespace, if it is another.
+    pub peer_namespace: Option<i32>,
 }
 
 impl Link {
@@ -119,6 +121,7 @@ impl Link {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             master: None,
             peer: None,
+            peer_namespace: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -129,6 +132,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),

@@ -27,7 +27,7 @@ fn what_is_created_is_what_is_observed_and_doing_it_again_changes_nothing() {
             links.create_veth(&link("nd11"), &veth).await.unwrap();
             links.connect_veth(&link("nd11"), &veth).await.unwrap();
 
-            let (bridges, veths) = links.observe(&sandboxes).await.unwrap();
+            let Ours { bridges, veths, .. } = links.observe(&sandboxes).await.unwrap();
             assert_eq!(bridges, BTreeMap::from([(link("nd1"), bridge.clone())]));
             assert_eq!(veths, BTreeMap::from([(link("nd11"), veth.clone())]));
         }
@@ -84,7 +84,7 @@ fn what_differs_is_mended() {
         links.connect_veth(&link("nd11"), &veth).await.unwrap();
 
         let sandboxes = BTreeMap::from([(link("nd11"), container)]);
-        let (bridges, veths) = links.observe(&sandboxes).await.unwrap();
+        let Ours { bridges, veths, .. } = links.observe(&sandboxes).await.unwrap();
         assert_eq!(bridges[&link("nd1")], bridge);
         assert_eq!(veths[&link("nd11")], veth);
     });
@@ -101,7 +101,7 @@ fn a_bridge_keeps_its_mtu_when_its_last_port_leaves() {
 
         links.delete(&link("nd11")).await.unwrap();
 
-        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().0, BTreeMap::from([(link("nd1"), blue())]));
+        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().bridges, BTreeMap::from([(link("nd1"), blue())]));
     });
 }
 
@@ -116,9 +116,9 @@ fn a_side_that_is_down_is_no_connected_veth() {
         links.connect_veth(&link("nd11"), &veth).await.unwrap();
         links.set(LinkUnspec::new_with_name("nd11").down().build()).await.unwrap();
 
-        assert_ne!(links.observe(&sandboxes).await.unwrap().1[&link("nd11")], veth);
+        assert_ne!(links.observe(&sandboxes).await.unwrap().veths[&link("nd11")], veth);
         links.connect_veth(&link("nd11"), &veth).await.unwrap();
-        assert_eq!(links.observe(&sandboxes).await.unwrap().1[&link("nd11")], veth);
+        assert_eq!(links.observe(&sandboxes).await.unwrap().veths[&link("nd11")], veth);
     });
 }
 
@@ -129,7 +129,7 @@ fn a_veth_whose_sandbox_is_not_known_equals_nothing_desired() {
         let veth = web(sandbox());
         links.create_veth(&link("nd11"), &veth).await.unwrap();
 
-        let observed = links.observe(&BTreeMap::new()).await.unwrap().1[&link("nd11")].clone();
+        let observed = links.observe(&BTreeMap::new()).await.unwrap().veths[&link("nd11")].clone();
         assert_eq!((observed.owner, observed.sandbox.inode), ("web".into(), 0));
     });
 }
@@ -196,7 +196,7 @@ fn what_was_left_half_made_makes_room() {
 
         links.create_bridge(&link("nd1"), &blue()).await.unwrap();
 
-        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().0, BTreeMap::from([(link("nd1"), blue())]));
+        assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().bridges, BTreeMap::from([(link("nd1"), blue())]));
     });
 }
 
@@ -324,7 +324,7 @@ fn notes_of_another_boot_are_void() {
 fn a_change_of_links_wakes_the_watcher() {
     on_a_host_of_its_own(async |_| {
         let links = Links::open().unwrap();
-        let mut changes = watch().unwrap();
+        let mut changes = Links::open_watched().unwrap().changes().unwrap();
 
         links.create_bridge(&link("nd1"), &blue()).await.unwrap();
 

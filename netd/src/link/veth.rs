@@ -1,6 +1,6 @@
 //! A container's veth pair: the host's side a port of the network's bridge, the other side the container's interface.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use netd_common::tuple::Mac;
@@ -14,7 +14,8 @@ use rtnetlink::{
 
 use super::{
     GROUP, Links,
-    kernel::{refusal, write_sysctl},
+    inside::Inside,
+    kernel::{Assigned, default_routes, refusal, write_sysctl},
     ours::{Existing, Link, Owner},
 };
 use crate::{
@@ -22,24 +23,16 @@ use crate::{
     reconcile::{Interface, LinkName, Sandbox, Veth},
 };
 
-/// What a host-side veth of ours is found to be.
-pub async fn observed(
-    link: &Link,
-    owner: String,
-    bridge: Option<&LinkName>,
-    sandbox: Option<&Sandbox>,
-) -> Result<Veth> {
-    let inside = match sandbox {
-        Some(sandbox) => interface(link, sandbox).await?.map(|found| (sandbox.clone(), found)),
-        None => None,
-    };
+/// What a host-side veth of ours is found to be. `sandbox` is where its other side should be, with what is there.
+pub fn observed(link: &Link, owner: String, bridge: Option<&LinkName>, sandbox: Option<(&Sandbox, &Inside)>) -> Veth {
+    let inside = sandbox.and_then(|(sandbox, inside)| Some((sandbox.clone(), interface(link, inside)?)));
     let (sandbox, (mtu, mut interface)) = inside.unwrap_or_else(|| (nowhere(), (link.mtu, no_interface())));
     if !link.up {
         interface.addresses.clear();
     }
     // The MTU is that of both sides: where they differ it is none.
     let mtu = if link.mtu == mtu { mtu } else { 0 };
-    Ok(Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface })
+    Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface }
 }
 
 impl Links {
@@ -49,7 +42,8 @@ impl Links {
         let owner = Owner::Endpoint(veth.owner.clone());
         let namespace = Namespace::of(&veth.sandbox)?;
         if let Existing::Ours(link) = self.make_room(name, &owner).await? {
-            if interface(&link, &veth.sandbox).await?.is_some_and(|(_, found)| found.name == veth.interface.name) {
+            let inside = Inside::of(&namespace)?;
+            if interface(&link, &inside).is_some_and(|(_, found)| found.name == veth.interface.name) {
                 return Ok(());
             }
             self.delete_index(link.index)
@@ -158,26 +152,23 @@ impl Links {
 
     /// The other side of a veth, looked for in this namespace.
     async fn other_side(&self, host_side: &Link) -> Result<Option<Link>> {
-        let mut links = self.all().await?;
-        let Some(link) = host_side.peer.and_then(|index| links.remove(&index)) else { return Ok(None) };
-        let paired = link.kind == Some(InfoKind::Veth) && link.peer == Some(host_side.index);
-        Ok(paired.then_some(link))
+        Ok(other_side(host_side, &self.all().await?).cloned())
     }
 }
 
+/// The other side of a veth among the links of another namespace.
+fn other_side<'a>(host_side: &Link, links: &'a BTreeMap<u32, Link>) -> Option<&'a Link> {
+    let link = links.get(&host_side.peer?)?;
+    (link.kind == Some(InfoKind::Veth) && link.peer == Some(host_side.index)).then_some(link)
+}
+
 /// The container's side of a veth and its MTU; `None` if it is not in that sandbox.
-async fn interface(host_side: &Link, sandbox: &Sandbox) -> Result<Option<(u32, Interface)>> {
-    let namespace = match Namespace::of(sandbox) {
-        Err(error) if error.is_final() => return Ok(None),
-        namespace => namespace?,
-    };
-    let inside = Links::open_inside(&namespace)?;
-    let Some(link) = inside.other_side(host_side).await? else { return Ok(None) };
-    let addresses = inside.addresses().await?;
-    let counts = |a: &super::kernel::Assigned| a.index == link.index && a.set && link.up;
-    let addresses = addresses.into_iter().filter(counts).map(|a| a.address).collect();
-    let gateways = inside.default_routes(link.index).await?.into_iter().map(|(gateway, _)| gateway).collect();
-    Ok(Some((link.mtu, Interface { name: link.name, mac: link.mac, addresses, gateways })))
+fn interface(host_side: &Link, inside: &Inside) -> Option<(u32, Interface)> {
+    let link = other_side(host_side, &inside.links)?;
+    let counts = |a: &&Assigned| a.index == link.index && a.set && link.up;
+    let addresses = inside.addresses.iter().filter(counts).map(|a| a.address).collect();
+    let gateways = default_routes(&inside.routes, link.index).into_iter().map(|(gateway, _)| gateway).collect();
+    Some((link.mtu, Interface { name: link.name.clone(), mac: link.mac, addresses, gateways }))
 }
 
 /// What is desired is never here.

@@ -66,7 +66,7 @@ impl Step {
 }
 
 /// The steps from `observed` to `desired`: first what goes, outermost first, then what comes, innermost first. A container's
-/// programs and records stand before its veth carries a packet, an uplink's before it forwards. Empty if and only if the two are equal.
+/// programs and records stand before its veth carries a packet, an uplink's before it forwards. Empty if and only if the two are equal, but for veths that cannot be looked at.
 pub fn diff(desired: &State, observed: &State) -> Vec<Step> {
     let doomed = doomed(desired, observed);
     let mut steps = departures(desired, observed, &doomed);
@@ -82,9 +82,8 @@ fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
     });
     let veths = observed.veths.iter().filter(|(link, veth)| {
         desired.veths.get(link).is_none_or(|wanted| {
-            wanted.owner != veth.owner
-                || wanted.sandbox.inode != veth.sandbox.inode
-                || wanted.interface.name != veth.interface.name
+            let elsewhere = wanted.sandbox.inode != veth.sandbox.inode || wanted.interface.name != veth.interface.name;
+            wanted.owner != veth.owner || elsewhere && !observed.unclear.contains_key(*link)
         })
     });
     bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).collect()
@@ -156,7 +155,8 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let veths = desired
         .veths
         .iter()
-        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge));
+        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge))
+        .filter(|(link, _)| !observed.unclear.contains_key(*link));
     steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));

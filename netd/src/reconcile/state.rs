@@ -69,6 +69,8 @@ pub struct State {
     pub bridges: BTreeMap<LinkName, Bridge>,
     /// One veth pair an attachment, by the name of its host side.
     pub veths: BTreeMap<LinkName, Veth>,
+    /// Veths whose other sides cannot be looked at, and why: they are left as they are. Desired is always empty.
+    pub unclear: BTreeMap<LinkName, String>,
     /// Devices of ours or uplinks on which IPv4 forwarding must be on (`net.ipv4.conf.DEV.forwarding`).
     pub forwarding: BTreeSet<LinkName>,
     /// Programs at their hooks.

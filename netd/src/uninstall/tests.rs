@@ -99,7 +99,7 @@ fn a_clsact_qdisc_of_ours_stays_while_another_uses_it() {
         uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();
 
         let left = Links::open().unwrap().filters().await.unwrap();
-        assert_eq!(left.into_iter().map(|filter| filter.name).collect::<Vec<_>>(), ["from_uplink"]);
+        assert_eq!(left.iter().map(|filter| filter.name.as_str()).collect::<Vec<_>>(), ["from_uplink"]);
         assert!(qdiscs().contains("clsact"));
     });
 }

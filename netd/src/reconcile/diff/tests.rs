@@ -86,6 +86,7 @@ fn state() -> impl Strategy<Value = State> {
             (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
         });
         State {
+            unclear: BTreeMap::new(),
             forwarding: some(1).collect(),
             hooks: some(2)
                 .map(|link| (link, Hook::FromContainer))

@@ -1,0 +1,237 @@
+//! The insides of sandboxes: looked into where something has changed, and the others in turn.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rtnetlink::{
+    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    packet_route::{RouteNetlinkMessage, address::AddressMessage, link::LinkMessage, route::RouteMessage},
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+
+use super::{
+    kernel::{Assigned, DUMPS, every_route},
+    ours::Link,
+    watch::Changed,
+};
+use crate::{
+    netns::{Entered, Namespace, Unfit},
+    reconcile::Sandbox,
+};
+
+/// After this long a sandbox is looked into even if nothing tells of a change there.
+const TURN: Duration = Duration::from_secs(30);
+
+/// How many are looked into at a time without need: what is asked of the daemon meanwhile waits.
+const AT_A_TIME: usize = 40;
+
+/// What is in a sandbox.
+#[derive(Clone, Debug, Default)]
+pub struct Inside {
+    /// Devices by their indexes.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses of all devices.
+    pub addresses: Vec<Assigned>,
+    /// Routes of both families.
+    pub routes: Vec<RouteMessage>,
+}
+
+/// What was found out about a sandbox.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// This is in it.
+    Inside(Arc<Inside>),
+    /// It is there no more.
+    Gone,
+    /// It cannot be looked at, for this reason, and may well be there.
+    Unclear(String),
+}
+
+/// What is known of the sandboxes.
+#[derive(Debug, Default)]
+pub struct Insides {
+    places: BTreeMap<PathBuf, Place>,
+    known: BTreeMap<u64, (Instant, Arc<Inside>)>,
+}
+
+/// The file at a path, and the namespace that it is.
+#[derive(Debug)]
+struct Place {
+    file: (u64, u64),
+    sandbox: Sandbox,
+}
+
+impl Insides {
+    /// The sandbox at a path: opened where another file is there than the last time.
+    pub fn sandbox_at(&mut self, path: &Path) -> Result<Sandbox, Unfit> {
+        let unreachable = |error| Unfit::Unreachable { path: path.to_owned(), error };
+        let file = fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        let known = self.places.get(path).filter(|place| file.as_ref().is_ok_and(|file| place.file == *file));
+        if let Some(place) = known {
+            return Ok(place.sandbox.clone());
+        }
+        self.places.remove(path);
+        let sandbox = Namespace::open(path)?.sandbox().clone();
+        let file = file.map_err(unreachable)?;
+        self.places.insert(path.to_owned(), Place { file, sandbox: sandbox.clone() });
+        Ok(sandbox)
+    }
+
+    /// What is in `sandboxes`, each with the number that tells of changes there.
+    pub fn look(
+        &mut self,
+        sandboxes: &BTreeMap<u64, (Sandbox, Option<i32>)>,
+        changed: &Changed,
+    ) -> BTreeMap<u64, Found> {
+        let is_changed = |number: &Option<i32>| match (changed, number) {
+            (Changed::Everywhere, _) | (_, None) => true,
+            (Changed::In(numbers), Some(number)) => numbers.contains(number),
+        };
+        self.known.retain(|inode, _| sandboxes.get(inode).is_some_and(|(_, number)| !is_changed(number)));
+        let mut found = BTreeMap::new();
+        let mut going = Vec::new();
+        for (inode, (sandbox, _)) in sandboxes {
+            match self.sandbox_at(&sandbox.path) {
+                Ok(there) if there.inode == *inode => {
+                    if !self.known.contains_key(inode) {
+                        going.push(sandbox.clone());
+                    }
+                }
+                Err(error) if !error.is_final() => drop(found.insert(*inode, Found::Unclear(error.to_string()))),
+                _ => drop(found.insert(*inode, Found::Gone)),
+            }
+        }
+        let paths: BTreeSet<&Path> = sandboxes.values().map(|(sandbox, _)| sandbox.path.as_path()).collect();
+        self.places.retain(|path, _| paths.contains(path.as_path()));
+        going.extend(self.due(sandboxes, &found));
+
+        for (sandbox, inside) in visits(going) {
+            match inside {
+                Ok(inside) => drop(self.known.insert(sandbox.inode, (Instant::now(), Arc::new(inside)))),
+                Err(error) => {
+                    self.known.remove(&sandbox.inode);
+                    let why = format!("{error:#}");
+                    let gone = error.downcast_ref::<Unfit>().is_some_and(Unfit::is_final);
+                    found.insert(sandbox.inode, if gone { Found::Gone } else { Found::Unclear(why) });
+                }
+            }
+        }
+        let known = self.known.iter().map(|(inode, (_, inside))| (*inode, Found::Inside(Arc::clone(inside))));
+        known.chain(found).collect()
+    }
+
+    /// Those whose turn it is.
+    fn due(&self, sandboxes: &BTreeMap<u64, (Sandbox, Option<i32>)>, found: &BTreeMap<u64, Found>) -> Vec<Sandbox> {
+        let now = Instant::now();
+        let old = self.known.iter().filter(|(inode, (when, _))| now > *when + TURN && !found.contains_key(inode));
+        old.take(AT_A_TIME).filter_map(|(inode, _)| Some(sandboxes.get(inode)?.0.clone())).collect()
+    }
+}
+
+/// Looks into each, on a thread that visits one after the other.
+fn visits(sandboxes: Vec<Sandbox>) -> Vec<(Sandbox, Result<Inside>)> {
+    if sandboxes.is_empty() {
+        return Vec::new();
+    }
+    thread::scope(|scope| {
+        let visited = scope.spawn(|| sandboxes.iter().map(visit).collect::<Vec<_>>()).join();
+        let visited = visited.unwrap_or_else(|_| {
+            sandboxes.iter().map(|_| Err(anyhow!("what was done inside a namespace panicked"))).collect()
+        });
+        sandboxes.iter().cloned().zip(visited).collect()
+    })
+}
+
+/// On a thread that is back where it was when this returns.
+fn visit(sandbox: &Sandbox) -> Result<Inside> {
+    let namespace = Namespace::of(sandbox)?;
+    let look = || {
+        let _inside = Entered::new(&namespace)?;
+        socket()
+    };
+    let socket = look().with_context(|| format!("cannot look into {}", sandbox.path.display()))?;
+    Inside::listed(&socket).with_context(|| format!("cannot list what is in {}", sandbox.path.display()))
+}
+
+fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+impl Inside {
+    /// What is in a namespace.
+    pub fn of(namespace: &Namespace) -> Result<Self> {
+        let path = namespace.sandbox().path.display();
+        let listed =
+            namespace.inside(|| Self::listed(&socket()?)).with_context(|| format!("cannot look into {path}"))?;
+        listed.with_context(|| format!("cannot list what is in {path}"))
+    }
+
+    fn listed(socket: &Socket) -> Result<Self> {
+        let mut inside = Self::default();
+        for message in dump(socket, &RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+            if let RouteNetlinkMessage::NewLink(message) = message
+                && let Some(link) = Link::of(message)
+            {
+                inside.links.insert(link.index, link);
+            }
+        }
+        for message in dump(socket, &RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+            if let RouteNetlinkMessage::NewAddress(message) = message {
+                inside.addresses.extend(Assigned::of(&message));
+            }
+        }
+        for request in every_route() {
+            for message in dump(socket, &request)? {
+                if let RouteNetlinkMessage::NewRoute(route) = message {
+                    inside.routes.push(route);
+                }
+            }
+        }
+        Ok(inside)
+    }
+}
+
+/// A listing that nothing changed under, as [`super::Links`] lists.
+fn dump(socket: &Socket, request: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    for _ in 0..DUMPS {
+        let mut message = NetlinkMessage::from(request.clone());
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        socket.send(&bytes, 0)?;
+        let (mut listed, mut torn, mut done) = (Vec::new(), false, false);
+        while !done {
+            let (datagram, _) = socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let length = NetlinkBuffer::new_checked(rest).map_err(|error| anyhow!("{error}"))?.length() as usize;
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|e| anyhow!("{e}"))?;
+                torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(message) => listed.push(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
+                    NetlinkPayload::Done(_) => done = true,
+                    _ => {}
+                }
+                // Each begins at a multiple of four bytes.
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+        if !torn {
+            return Ok(listed);
+        }
+    }
+    bail!("it changed in the middle, {DUMPS} times over")
+}
