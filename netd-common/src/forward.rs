@@ -17,6 +17,12 @@ const UDP_HEADER: usize = 8;
 /// container is nobody's: the packet is dropped, not left to whoever has the address next.
 #[inline(always)]
 pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> {
+    if s.flow.becomes.zone == Zone::HOST {
+        // One of the host's own: no length fits the fast path.
+        s.flow.next = NextHop::default();
+        s.flow.via = Via::Stack as u8;
+        return Ok(());
+    }
     s.endpoint = EndpointKey { address: s.flow.becomes.dst, zone: s.flow.becomes.zone, pad: 0 };
     let Some(endpoint) = t.endpoint(&s.endpoint) else { return Err(DropReason::NoEndpoint) };
     s.flow.next = NextHop::peer(endpoint.device, endpoint.mtu, endpoint.mac, endpoint.gateway_mac);

@@ -6,7 +6,7 @@
 use crate::{
     conntrack,
     forward::{self, WayOut},
-    fragment, icmp,
+    fragment, guard, icmp,
     nat::{self, Ttl},
     packet::{Label, Packet},
     parse::{self, Headers, Transport},
@@ -16,9 +16,11 @@ use crate::{
     verdict::{DropReason, Packed, Verdict},
 };
 
-type Decided = Result<Packed, DropReason>;
+/// What a hook decides; an error is a drop.
+pub type Decided = Result<Packed, DropReason>;
 
-const PASS: Packed = Verdict::Pass.packed();
+/// To the stack.
+pub const PASS: Packed = Verdict::Pass.packed();
 
 /// Runs the logic of a hook on a packet.
 #[inline(always)]
@@ -127,7 +129,7 @@ fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> R
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
 /// noted; once a tick its way is looked up anew by `find_way`, which may find it over.
 #[inline(always)]
-fn goes_on<T: Tables>(
+pub fn goes_on<T: Tables>(
     t: &T,
     s: &mut Scratch,
     h: Headers,
@@ -255,8 +257,11 @@ fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) ->
 /// Egress of an uplink: the host's own traffic, what the fast path sends, and what the stack forwarded for a container.
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
-    if p.label() == Label::Approved || p.came_by() == 0 {
+    if p.label() == Label::Approved {
         return Ok(PASS);
+    }
+    if p.came_by() == 0 {
+        return guard::leave(p, t, s);
     }
     let Some(from) = t.device(p.came_by()) else { return Ok(PASS) };
     if from.is(DeviceKind::Uplink) {
@@ -280,7 +285,6 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
     if from.has(device_flags::INTERNAL) {
         return Err(DropReason::Internal);
     }
-    let now = t.now();
     if h.transport == Transport::Error {
         if !icmp::find(p, t, s, h) {
             return Err(DropReason::NoFlow);
@@ -289,7 +293,7 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         return Ok(PASS);
     }
     let h = fragment::recall(t, s, h);
-    if !conntrack::find(t, s, h, now) {
+    if !goes_on(t, s, h, |_, _| Ok(true))? {
         let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
         let Some(source) = uplink.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
         s.flow.next = Default::default();

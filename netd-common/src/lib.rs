@@ -13,6 +13,7 @@ pub mod conntrack;
 pub mod evict;
 pub mod forward;
 pub mod fragment;
+pub mod guard;
 pub mod hooks;
 pub mod icmp;
 pub mod nat;

@@ -61,6 +61,8 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
 #[map]
 static RESERVED: Array<ReservedPorts> = Array::with_max_entries(1, 0);
+#[map]
+static GUARD: Array<u32> = Array::with_max_entries(1, 0);
 #[map(name = "SEARCHES")]
 static SEARCHES_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(SEARCHES, 0);
 #[map]
@@ -161,6 +163,17 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_reserved(&self, port: u16) -> bool {
         RESERVED.get(0).is_some_and(|reserved| reserved.contains(port))
+    }
+
+    #[inline(always)]
+    fn guards(&self) -> bool {
+        GUARD.get(0).is_some_and(|guard| *guard != 0)
+    }
+
+    #[inline(always)]
+    fn start_guarding(&self) {
+        // It is there: the array has it.
+        let _ = GUARD.set(0, 1u32, 0);
     }
 
     #[inline(always)]

@@ -76,6 +76,12 @@ pub fn leave(world: &World, device: u32, build: Build, offload: bool) -> Arrived
     arrive(world, Hook::FromContainer, device, bytes, offload)
 }
 
+/// The host itself sends a packet by the uplink.
+pub fn host_sends(world: &World, build: Build, offload: bool) -> Arrived {
+    let bytes = build.macs(scene::UPLINK_MACS[0], scene::UPLINK_MACS[1]).bytes();
+    arrive_by(world, Hook::ToUplink, (UPLINK, 0), bytes, offload)
+}
+
 /// A packet comes by the uplink.
 pub fn enter(world: &World, build: Build, offload: bool) -> Arrived {
     let bytes = build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes();
@@ -84,7 +90,11 @@ pub fn enter(world: &World, build: Build, offload: bool) -> Arrived {
 
 /// A packet meets a hook.
 pub fn arrive(world: &World, hook: Hook, device: u32, bytes: Vec<u8>, offload: bool) -> Arrived {
-    let mut frame = Frame::at(device, bytes);
+    arrive_by(world, hook, (device, device), bytes, offload)
+}
+
+fn arrive_by(world: &World, hook: Hook, at: (u32, u32), bytes: Vec<u8>, offload: bool) -> Arrived {
+    let mut frame = Frame { came_by: at.1, ..Frame::at(at.0, bytes) };
     if offload {
         frame.bytes = left_to_the_device(frame.bytes);
         frame.summed = Summed::Partial;

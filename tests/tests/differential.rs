@@ -237,10 +237,15 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
     let (device, came_by) = match hook {
         Hook::FromContainer => (pick(random, &[A, A, B, C, D]), 0),
         Hook::FromUplink => (UPLINK, 0),
-        Hook::ToUplink => (UPLINK, pick(random, &[20, 20, 30, 40, UPLINK, scene::FOREIGN])),
+        Hook::ToUplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
         Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
     };
     let build = match known {
+        Some(tuple)
+            if (hook, came_by) == (Hook::ToUplink, 0) && tuple.zone == Zone::HOST && random.random_bool(0.7) =>
+        {
+            of_tuple(random, &tuple.reversed(Zone::HOST))
+        }
         Some(tuple) if random.random_ratio(1, 8) && is_seen_at(hook, &tuple) => error_about(random, &tuple),
         Some(tuple) if random.random_bool(0.4) && is_seen_at(hook, &tuple) => of_tuple(random, &tuple),
         _ => anything(random, hook, device),

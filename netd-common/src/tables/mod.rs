@@ -43,6 +43,8 @@ pub mod names {
     /// Ports tried, 0 for a search that failed → how many searches for a port, per CPU, array of
     /// [`SEARCHES`](super::SEARCHES).
     pub const SEARCHES: &str = "SEARCHES";
+    /// 0 → 1 once a flow of the host's own was given another port, array of one.
+    pub const GUARD: &str = "GUARD";
     /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
     pub const AGES: &str = "AGES";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
@@ -100,6 +102,12 @@ pub trait Tables {
 
     /// Counts a search for a port that tried this many, 0 for one that failed.
     fn count_search(&self, tried: u32);
+
+    /// Whether a flow of the host's own was ever given another port ([`guard`](crate::guard)).
+    fn guards(&self) -> bool;
+
+    /// From now on one may have been.
+    fn start_guarding(&self);
 
     /// Copies the flow with this key; false if there is none.
     fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool;

@@ -121,7 +121,11 @@ impl<K: Kernel> Daemon<K> {
             to.is_some_and(|to| (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst))
         };
         self.kernel.flows(&mut |tuple, flow| {
-            if flow.direction == 0 && tuple.zone == Zone::HOST && !leads_there(tuple, flow) {
+            if flow.direction == 0
+                && tuple.zone == Zone::HOST
+                && flow.becomes.zone != Zone::HOST
+                && !leads_there(tuple, flow)
+            {
                 ending.push(*tuple);
             }
         })?;

@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -28,6 +28,7 @@ const PINNED: [&str; 12] = [
     names::CURSORS,
     names::RESERVED,
     names::SEARCHES,
+    names::GUARD,
     names::COUNTERS,
 ];
 

@@ -56,6 +56,8 @@ pub struct World {
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
+    /// Whether a flow of the host's own was ever given another port.
+    pub guards: Cell<bool>,
     /// Ports that the operator reserved.
     pub reserved: BTreeSet<u16>,
     /// Searches for a port, by how many were tried, 0 for those that failed.
@@ -114,6 +116,14 @@ impl Tables for World {
 
     fn is_reserved(&self, port: u16) -> bool {
         self.reserved.contains(&port)
+    }
+
+    fn guards(&self) -> bool {
+        self.guards.get()
+    }
+
+    fn start_guarding(&self) {
+        self.guards.set(true);
     }
 
     fn count_search(&self, tried: u32) {

@@ -8,6 +8,7 @@ mod events;
 mod lifecycle;
 mod loaded;
 mod mtu;
+mod ports;
 mod publishing;
 mod refusals;
 mod says;

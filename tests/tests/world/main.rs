@@ -2,6 +2,7 @@
 
 mod errors;
 mod fragments;
+mod guard;
 mod lifetime;
 mod policy;
 mod properties;

@@ -1,0 +1,92 @@
+//! The host's own sockets beside masqueraded flows.
+
+use netd_common::{
+    packet::Packet,
+    parse::tcp_flags::{ACK, SYN},
+    tables::Hook,
+    tuple::Zone,
+    verdict::Verdict,
+};
+use netd_tests::{
+    packets::{icmp_error, tcp, udp},
+    scene::{self, A, UPLINK},
+    story::{SERVER, enter, host_sends, leave, of},
+    world::Frame,
+};
+
+#[test]
+fn a_socket_of_the_host_that_takes_a_containers_tuple_later_gets_its_own_answers() {
+    for protocol in ["tcp", "udp"] {
+        for offload in [false, true] {
+            let world = scene::world();
+            let server = format!("{SERVER}:80");
+            let kept = leave(&world, A, of(protocol, "10.176.1.2:5000", &server), offload);
+            assert_eq!(kept.source(), "192.0.2.1:5000");
+
+            let first = host_sends(&world, of(protocol, "192.0.2.1:5000", &server), offload);
+            let next = host_sends(&world, of(protocol, "192.0.2.1:5000", &server).flags(ACK), offload);
+            let answer = enter(&world, of(protocol, &server, &first.source()).flags(SYN | ACK), offload);
+            let containers = enter(&world, of(protocol, &server, "192.0.2.1:5000").flags(SYN | ACK), offload);
+
+            assert_eq!(
+                (first.verdict, answer.verdict),
+                (Verdict::Pass, Verdict::Pass),
+                "the host's packets are its stack's"
+            );
+            assert_ne!(first.source(), kept.source());
+            assert!(first.source().starts_with("192.0.2.1:"), "{}", first.source());
+            assert_eq!(next.source(), first.source());
+            assert_eq!((answer.source(), answer.destination()), (server, "192.0.2.1:5000".to_owned()));
+            assert_eq!(
+                (containers.verdict, containers.destination()),
+                (Verdict::Peer(A), "10.176.1.2:5000".to_owned())
+            );
+        }
+    }
+}
+
+#[test]
+fn traffic_of_the_host_that_is_in_nobodys_way_leaves_as_it_is() {
+    let world = scene::world();
+    leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
+    for build in [
+        udp("192.0.2.1:5001", "198.51.100.7:53"),
+        udp("192.0.2.1:5000", "198.51.100.7:54"),
+        udp("192.0.2.1:5000", "198.51.100.8:53"),
+        tcp("192.0.2.1:5000", "198.51.100.7:53"),
+        tcp("192.0.2.1:5000", "198.51.100.7:53").flags(ACK),
+    ] {
+        let bytes = build.macs(scene::UPLINK_MACS[0], scene::UPLINK_MACS[1]).bytes();
+        let mut frame = Frame { came_by: 0, ..Frame::at(UPLINK, bytes.clone()) };
+        assert_eq!(world.run(Hook::ToUplink, &mut frame), Verdict::Pass);
+        assert_eq!(frame.bytes, bytes);
+        assert_eq!(frame.length(), bytes.len());
+    }
+    assert!(!world.guards.get());
+    assert!(world.flows.borrow().keys().all(|key| key.zone == Zone::HOST || key.zone == Zone(1)));
+    assert_eq!(world.flows.borrow().len(), 2);
+}
+
+#[test]
+fn answers_of_the_host_to_clients_of_a_published_port_are_its_own() {
+    let world = scene::world();
+    enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8080"), false);
+
+    let sent = host_sends(&world, tcp("192.0.2.1:8080", "203.0.113.9:40000"), false);
+
+    assert_eq!((sent.verdict, sent.source()), (Verdict::Pass, "192.0.2.1:8080".to_owned()));
+}
+
+#[test]
+fn an_error_about_a_moved_flow_of_the_host_quotes_what_the_host_sent() {
+    let world = scene::world();
+    leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
+    let sent = host_sends(&world, udp("192.0.2.1:5000", "198.51.100.7:53"), false);
+    let quoted = udp(&sent.source(), "198.51.100.7:53");
+
+    let error = enter(&world, icmp_error("198.51.100.7", "192.0.2.1", false, &quoted.bytes(), 28), false);
+
+    assert_eq!(error.verdict, Verdict::Pass);
+    let quoted_port = &error.bytes[14 + 20 + 8 + 20..][..2];
+    assert_eq!(quoted_port, 5000u16.to_be_bytes());
+}
