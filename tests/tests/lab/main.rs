@@ -7,6 +7,7 @@ mod core;
 mod events;
 mod lifecycle;
 mod loaded;
+mod many;
 mod mtu;
 mod ports;
 mod publishing;
