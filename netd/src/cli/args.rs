@@ -279,7 +279,8 @@ pub struct AttachArgs {
 /// How an endpoint is connected.
 #[derive(Args, Debug)]
 pub struct ConnectionArgs {
-    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N] or name=NET,ip=IP,…; `bridge` without any
+    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N] or name=NET,ip=IP,…; `bridge` without any;
+    /// or alone: none, and with `run` host or container:NAME
     #[arg(long = "network", value_name = "NETSPEC")]
     pub networks: Vec<String>,
     /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
@@ -323,8 +324,9 @@ pub struct RunArgs {
 /// Of the hidden starter.
 #[derive(Args, Debug)]
 pub struct StartArgs {
-    /// Path of the network namespace to enter
-    pub netns: PathBuf,
+    /// Path of the network namespace to enter; the host's unless given
+    #[arg(long)]
+    pub netns: Option<PathBuf>,
     /// File descriptor that a byte comes on when the network is there
     pub go: i32,
     /// File descriptor on which to say why the command could not be started

@@ -16,7 +16,7 @@ use nix::{
 use super::{
     args::{AttachArgs, Format, ListArgs, PortsArgs},
     filters::{Filters, has_label},
-    out, route, run, sandbox, table, wrong_usage,
+    job, out, route, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
@@ -49,9 +49,11 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
 /// `netd detach`.
 pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
     let endpoint: EndpointView = client.get(&route("endpoints", name)?).await?;
-    let runs = running(&endpoint).is_some();
-    // A namespace of ours in which a command runs is still that command's.
-    remove(client, &EndpointView { netns_made: endpoint.netns_made && !runs, ..endpoint }).await?;
+    // A namespace of ours in which a command runs is still that command's, and so is its output.
+    match running(&endpoint) {
+        Some(_) => take_back(client, &endpoint).await?,
+        None => remove(client, &endpoint).await?,
+    }
     out::line(name);
     Ok(ExitCode::SUCCESS)
 }
@@ -106,7 +108,10 @@ fn matches(endpoint: &EndpointView, key: &str, value: &str) -> bool {
 
 fn row(endpoint: &EndpointView) -> Vec<String> {
     const PORTS_SHOWN: usize = 4;
-    let networks: Vec<_> = endpoint.networks.iter().map(|at| format!("{}={}", at.network, at.ip)).collect();
+    let mut networks: Vec<_> = endpoint.networks.iter().map(|at| format!("{}={}", at.network, at.ip)).collect();
+    if networks.is_empty() {
+        networks.push(if endpoint.mode == "own" { "none".to_owned() } else { endpoint.mode.clone() });
+    }
     let mut ports: Vec<_> = endpoint
         .ports
         .iter()
@@ -200,18 +205,24 @@ pub async fn rm(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
 
 /// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them.
 pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
-    client.delete::<serde_json::Value>(&route("endpoints", &endpoint.name)?, &()).await?;
-    if !endpoint.netns_made {
+    take_back(client, endpoint).await?;
+    if endpoint.netns_made {
+        sandbox::remove(&endpoint.netns)?;
+    } else if endpoint.command.is_empty() {
         return Ok(());
     }
-    sandbox::remove(&endpoint.netns)?;
-    let log = run::log_of(client, &endpoint.name);
+    let log = job::log_of(client, &endpoint.name);
     match fs::remove_file(&log) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", log.display()))
         }
         _ => Ok(()),
     }
+}
+
+async fn take_back(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    client.delete::<serde_json::Value>(&route("endpoints", &endpoint.name)?, &()).await?;
+    Ok(())
 }
 
 /// The process of an endpoint, if it still runs.

@@ -8,6 +8,7 @@ mod events;
 mod filters;
 mod flows;
 mod host;
+mod job;
 mod manual;
 mod network;
 mod out;

@@ -3,6 +3,8 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     thread,
 };
@@ -74,10 +76,31 @@ pub fn enter(path: &Path) -> Result<()> {
 fn bound(path: &Path) -> Result<()> {
     let bind = || -> Result<()> {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        set_loopback_up()?;
         mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         Ok(())
     };
     thread::scope(|scope| scope.spawn(bind).join()).map_err(|_| anyhow!("the thread that makes it broke down"))?
+}
+
+nix::ioctl_write_ptr_bad!(
+    /// Of `linux/sockios.h`: sets a device's flags.
+    set_device_flags,
+    nix::libc::SIOCSIFFLAGS,
+    nix::libc::ifreq
+);
+
+/// Sets `lo` of the calling thread's namespace up: a container without any network has that one.
+fn set_loopback_up() -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let flags = nix::libc::__c_anonymous_ifr_ifru { ifru_flags: nix::libc::IFF_UP as nix::libc::c_short };
+    let mut request = nix::libc::ifreq { ifr_name: [0; nix::libc::IFNAMSIZ], ifr_ifru: flags };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the descriptor is open and the request, which the kernel only reads, lives through the call.
+    unsafe { set_device_flags(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
 }
 
 /// Makes the directory a shared mount, as `ip netns add` does, so that removing a name removes it in every mount namespace.

@@ -44,7 +44,9 @@ pub fn replaced_by(command: &[String]) -> (u8, String) {
 }
 
 fn prepared(args: &StartArgs) -> Result<()> {
-    sandbox::enter(&args.netns)?;
+    if let Some(netns) = &args.netns {
+        sandbox::enter(netns)?;
+    }
     if args.session {
         setsid().context("cannot begin a session")?;
     }

@@ -16,7 +16,7 @@ use nix::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BPF_DIR, args::UninstallArgs, host, out, run, sandbox};
+use super::{BPF_DIR, args::UninstallArgs, host, job, out, sandbox};
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
@@ -49,7 +49,7 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
     remove_store(&state_dir)?;
     remove_dead_socket(client.socket());
     // Only an empty directory goes, as above.
-    let _ = fs::remove_dir(run::logs(client));
+    let _ = fs::remove_dir(job::logs(client));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,11 +76,14 @@ fn remove_namespaces(client: &Client, state_dir: &Path) {
         Ok((_, model)) => model,
         Err(error) => return out::line(format_args!("left alone: namespaces that netd made ({error})")),
     };
-    for endpoint in model.endpoints.values().filter(|endpoint| endpoint.netns_made) {
+    for endpoint in model.endpoints.values() {
         let path = endpoint.netns.display();
-        let log = run::log_of(client, endpoint.name.as_str());
+        let log = job::log_of(client, endpoint.name.as_str());
         if fs::remove_file(&log).is_ok() {
             out::line(format_args!("removed {}", log.display()));
+        }
+        if !endpoint.netns_made {
+            continue;
         }
         match endpoint.process.as_ref().filter(|process| is_alive(process)) {
             Some(process) => out::line(format_args!("left alone: {path}, process {} runs in it", process.pid)),

@@ -1,5 +1,7 @@
 //! Each request: read, decided on a copy of the model, committed, told.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use tracing::{info, warn};
 
@@ -12,7 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Model, Name, NetSpec, NetworkOrder, PortSpec, Rejection,
+        self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Mode, Model, Name, NetSpec, NetworkOrder, PortSpec,
+        Rejection,
     },
     reconcile::Kernel,
     reserve::Fresh,
@@ -79,21 +82,17 @@ impl<K: Kernel> Daemon<K> {
             return Err(Rejection::EndpointExists(name).into());
         }
         let mut next = self.model.clone();
-        let specs = self.joined_networks(&mut next, &order).await?;
+        let (mode, joins) = Mode::read(&order.networks)?;
+        let specs = if joins { self.joined_networks(&mut next, &order).await? } else { Vec::new() };
         let process = process_of(&order);
-        let path = match (&order.netns, order.pid) {
-            (Some(path), _) => path.clone(),
-            (None, Some(pid)) if process.is_none() => return Err(Rejection::NoProcess(pid).into()),
-            (None, Some(pid)) => model::netns_of(pid),
-            (None, None) => return Err(Rejection::SandboxUnclear.into()),
-        };
-        let sandbox = self.kernel.sandbox(&path).await.map_err(|error| Rejection::NotASandbox(format!("{error:#}")))?;
-        let interfaces = self.kernel.interfaces(&sandbox).await?;
+        let sandbox = self.sandbox_of(&order, &mode, process.as_ref()).await?;
+        let interfaces = if joins { self.kernel.interfaces(&sandbox).await? } else { BTreeSet::new() };
         let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
         let ports = order.ports;
         let order = AttachOrder {
             name: name.clone(),
             sandbox,
+            mode,
             netns_made: order.netns_made,
             process,
             command: order.command,

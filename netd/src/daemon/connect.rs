@@ -14,6 +14,7 @@ use crate::{
 impl<K: Kernel> Daemon<K> {
     pub(super) async fn connect(&mut self, name: &Name, order: ConnectOrder) -> Result<Reply, Failure> {
         let endpoint = self.model.endpoint(name)?.clone();
+        self.own_network_of(name)?;
         let mut next = self.model.clone();
         let order = EndpointOrder { networks: vec![order.network], ..Default::default() };
         let specs = self.joined_networks(&mut next, &order).await?;

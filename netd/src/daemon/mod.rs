@@ -9,6 +9,7 @@ mod events;
 mod fill;
 mod flows;
 mod messages;
+mod mode;
 mod moment;
 mod ports;
 mod process;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
-    model::{Endpoint, Model, Network, PortPublication, Protocol, format_mac},
+    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, format_mac},
     plan::{plan, primary, there, warnings},
     reconcile::{HostFacts, Kernel, Program},
 };
@@ -60,6 +60,8 @@ pub struct EndpointView {
     pub netns: PathBuf,
     /// Whether netd's command line made the namespace.
     pub netns_made: bool,
+    /// Whose that is: `own`, `host` or `container:NAME`.
+    pub mode: String,
     /// `running` or `exited` with the process it stands for; `attached` where none is known; `gone` without its namespace.
     pub state: String,
     /// The process it stands for.
@@ -222,6 +224,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         id: endpoint.id.clone(),
         netns: endpoint.netns.clone(),
         netns_made: endpoint.netns_made,
+        mode: endpoint.mode.to_string(),
         state: state_of(endpoint, facts).to_owned(),
         pid: endpoint.process.as_ref().map(|process| process.pid),
         pid_started: endpoint.process.as_ref().map(|process| process.started),
@@ -236,6 +239,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
 fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
     match &endpoint.process {
         Some(process) if is_alive(process) => "running",
+        _ if endpoint.mode == Mode::Host => "exited",
         _ if there(endpoint, facts).is_none() => "gone",
         Some(_) => "exited",
         None => "attached",

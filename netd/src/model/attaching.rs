@@ -9,7 +9,8 @@ use std::{
 use rand::RngCore;
 
 use super::{
-    Attachment, Endpoint, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Protocol, Rejection,
+    Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Protocol,
+    Rejection,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
@@ -28,6 +29,8 @@ pub struct AttachOrder {
     pub name: Name,
     /// Its network namespace.
     pub sandbox: Sandbox,
+    /// Whose that is.
+    pub mode: Mode,
     /// Whether `netd run` made the namespace.
     pub netns_made: bool,
     /// The process it stands for.
@@ -63,6 +66,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         netns: order.sandbox.path,
         netns_inode: order.sandbox.inode,
         netns_made: order.netns_made,
+        mode: order.mode,
         process: order.process,
         command: order.command,
         labels: order.labels,

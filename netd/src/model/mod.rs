@@ -6,6 +6,7 @@
 mod attaching;
 mod connecting;
 mod mac;
+mod mode;
 mod mtu;
 mod name;
 mod netspec;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use attaching::{AttachOrder, Joining, attach, detach, first_conflict, netns_of, publish, supported, unpublish};
 pub use connecting::{connect, disconnect, unused_networks};
 pub use mac::format_mac;
+pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
@@ -118,6 +120,9 @@ pub struct Endpoint {
     pub netns_inode: u64,
     /// Whether `netd run` made the namespace, so that `netd rm` takes it away.
     pub netns_made: bool,
+    /// Whose that namespace is.
+    #[serde(default)]
+    pub mode: Mode,
     /// The process it stands for, where one is known.
     pub process: Option<ProcessMark>,
     /// What runs in it, where netd started it.
@@ -253,9 +258,10 @@ impl Model {
             .find(|(network, _)| !network.internal)
     }
 
-    /// Paths of all sandboxes.
+    /// Paths of all sandboxes, the host's own aside.
     pub fn sandboxes(&self) -> BTreeSet<PathBuf> {
-        self.endpoints.values().map(|endpoint| endpoint.netns.clone()).collect()
+        let inside = self.endpoints.values().filter(|endpoint| endpoint.mode != Mode::Host);
+        inside.map(|endpoint| endpoint.netns.clone()).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use netd_common::tuple::Mac;
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, mtu};
+use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, mode::RESERVED, mtu};
 use crate::{ipam, reconcile::HostFacts};
 
 /// A wish for a network, as it comes in.
@@ -47,6 +47,9 @@ pub fn create_network(
     rng: &mut dyn RngCore,
 ) -> Result<Name, Rejection> {
     let name: Name = order.name.parse()?;
+    if RESERVED.contains(&name.as_str()) {
+        return Err(Rejection::ReservedName(name));
+    }
     if model.networks.contains_key(&name) {
         return Err(Rejection::NetworkExists(name));
     }

@@ -17,6 +17,12 @@ pub enum Rejection {
     UnknownNetwork(String),
     #[error("there is no endpoint {0}")]
     UnknownEndpoint(String),
+    #[error("{0} cannot be the name of a network: as one it means something else")]
+    ReservedName(Name),
+    #[error("`{}` stands alone: then no network is joined", short(.0))]
+    NotAlone(String),
+    #[error("endpoint {endpoint} has the network of {whose}: it has none of its own")]
+    NotItsOwn { endpoint: Name, whose: String },
     #[error("network {0} exists already")]
     NetworkExists(Name),
     #[error("endpoint {0} exists already")]

@@ -32,6 +32,7 @@ pub fn order(name: &str, networks: &[&str], ports: &[&str]) -> AttachOrder {
     };
     AttachOrder {
         labels: BTreeMap::new(),
+        mode: Mode::Own,
         name: name.parse().unwrap(),
         sandbox: Sandbox { path: format!("/run/netns/{name}").into(), inode: 7 },
         netns_made: false,

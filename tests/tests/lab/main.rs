@@ -12,6 +12,7 @@ mod mtu;
 mod ports;
 mod publishing;
 mod refusals;
+mod running;
 mod says;
 mod service;
 mod survival;
