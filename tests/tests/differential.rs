@@ -1,22 +1,16 @@
 //! The programs in the kernel and the World in memory are the same: every verdict, byte and counter over random packets.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, process::Command, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun, TestRunOptions},
-};
 use netd_common::{
     packet::ETH,
     parse::tcp_flags,
-    tables::{
-        Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, Publication, PublicationKey, Settings, names,
-    },
+    tables::{Hook, Instant},
     tuple::{TCP, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
+    kernel::{Kernel, in_the_scene},
     packets::{self, Build, checksums_hold, ping, pong, tcp, udp},
     scene::{self, A, B, C, D, UPLINK},
     world::{Frame, World},
@@ -25,125 +19,6 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const PACKETS: usize = 20_000;
 const SEED: u64 = 0x006e_6574_6400_0001;
-
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Wire<T>(T);
-// SAFETY: `bytemuck::Pod` promises what `aya::Pod` asks: any bytes are a value, and there is no padding.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Wire<T> {}
-
-/// The loaded programs, their maps filled as the World's.
-struct Kernel {
-    ebpf: Ebpf,
-    /// By hook and what the program returned: runs, and nanoseconds in all.
-    times: BTreeMap<(Hook, i32), (u32, Duration)>,
-}
-
-impl Kernel {
-    fn like(world: &World) -> Self {
-        let path = std::env::var("NETD_BPF_OBJECT").expect("NETD_BPF_OBJECT is unset: run `cargo xtask test`");
-        let object = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}: run `cargo xtask test`"));
-        let mut ebpf = Ebpf::load(&object).expect("load the object");
-        let settings = world.settings.expect("settings");
-        Array::<_, Wire<Settings>>::try_from(ebpf.map_mut(names::SETTINGS).unwrap())
-            .unwrap()
-            .set(0, Wire(settings), 0)
-            .unwrap();
-        let mut devices = Array::<_, Wire<Device>>::try_from(ebpf.map_mut(names::DEVICES).unwrap()).unwrap();
-        for (ifindex, device) in &world.devices {
-            devices.set(Device::slot(*ifindex), Wire(*device), 0).unwrap();
-        }
-        let mut endpoints =
-            HashMap::<_, Wire<EndpointKey>, Wire<Endpoint>>::try_from(ebpf.map_mut(names::ENDPOINTS).unwrap()).unwrap();
-        for (key, endpoint) in &world.endpoints {
-            endpoints.insert(Wire(*key), Wire(*endpoint), 0).unwrap();
-        }
-        let mut publications = LpmTrie::<_, [u8; PublicationKey::PLACE], Wire<Publication>>::try_from(
-            ebpf.map_mut(names::PUBLICATIONS).unwrap(),
-        )
-        .unwrap();
-        for (key, publication) in &world.publications {
-            publications.insert(&Key::new(key.bits(), key.place()), Wire(*publication), 0).unwrap();
-        }
-        for hook in Hook::ALL {
-            program(&mut ebpf, hook).load().expect("the verifier accepts the program");
-            let instructions = program(&mut ebpf, hook).info().unwrap().verified_instruction_count();
-            println!("{}: {instructions:?} verified instructions", hook.name());
-        }
-        Self { ebpf, times: BTreeMap::new() }
-    }
-
-    /// Runs a hook on a packet at a device; what the program returned and what became of the bytes.
-    fn run(&mut self, hook: Hook, frame: &Frame) -> (i32, Vec<u8>) {
-        let mut out = vec![0; frame.bytes.len()];
-        let context = context(frame);
-        let options = TestRunOptions {
-            data_in: Some(&frame.bytes),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..Default::default()
-        };
-        let result = program(&mut self.ebpf, hook).test_run(options);
-        let result = result.unwrap_or_else(|e| panic!("test run: {e}: {frame:02x?}"));
-        let (runs, took) = self.times.entry((hook, result.return_value as i32)).or_default();
-        *runs += 1;
-        *took += result.duration;
-        (result.return_value as i32, out)
-    }
-
-    fn flows(&self) -> BTreeMap<Tuple, Flow> {
-        let flows = HashMap::<_, Wire<Tuple>, Wire<Flow>>::try_from(self.ebpf.map(names::FLOWS).unwrap()).unwrap();
-        flows.iter().map(|entry| entry.map(|(key, flow)| (key.0, flow.0)).unwrap()).collect()
-    }
-
-    fn counters(&self, hook: Hook) -> Counters {
-        let counters = PerCpuArray::<_, Wire<Counters>>::try_from(self.ebpf.map(names::COUNTERS).unwrap()).unwrap();
-        let mut sum = Counters::default();
-        for cpu in counters.get(&(hook as u32), 0).unwrap().iter() {
-            sum.passed += cpu.0.passed;
-            sum.to_peer += cpu.0.to_peer;
-            sum.to_neighbour += cpu.0.to_neighbour;
-            for (sum, dropped) in sum.dropped.iter_mut().zip(cpu.0.dropped) {
-                *sum += dropped;
-            }
-        }
-        sum
-    }
-}
-
-fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
-    ebpf.program_mut(hook.name()).expect("the object has the program").try_into().expect("a classifier")
-}
-
-/// The fields of `__sk_buff` (linux/bpf.h) that a test run takes: the device it is at and the one it came by.
-fn context(frame: &Frame) -> Vec<u8> {
-    const INGRESS_IFINDEX: usize = 9;
-    const IFINDEX: usize = 10;
-    const WORDS: usize = 48;
-    let mut words = [0u32; WORDS];
-    words[INGRESS_IFINDEX] = frame.came_by;
-    words[IFINDEX] = frame.device;
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
-/// Runs in a network namespace of its own with the scene's devices in it, which goes with the thread.
-fn in_the_scene(story: impl FnOnce() + Send) {
-    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `sudo cargo xtask test`");
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            for line in scene::commands() {
-                let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2");
-                assert!(status.success(), "ip {line}");
-            }
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
-            story();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
 
 #[test]
 fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {

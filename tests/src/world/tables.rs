@@ -56,6 +56,8 @@ pub struct World {
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
+    /// How many claims the kernel still refuses for the moment.
+    pub busy: Cell<u32>,
     /// Whether a flow of the host's own was ever given another port.
     pub guards: Cell<bool>,
     /// Ports that the operator reserved.
@@ -135,6 +137,10 @@ impl Tables for World {
     }
 
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
+        if let Some(left) = self.busy.get().checked_sub(1) {
+            self.busy.set(left);
+            return Err(ClaimError::Busy);
+        }
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(key) {
             return Err(ClaimError::Taken);

@@ -110,6 +110,17 @@ fn a_block_of_the_hosts_ports_does_not_hold_up_the_search_for_others() {
 }
 
 #[test]
+fn what_the_kernel_refuses_for_the_moment_is_tried_again_and_costs_no_port() {
+    let world = scene::world();
+    world.busy.set(5);
+
+    let sent = leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
+
+    assert_eq!((sent.verdict, sent.source_port()), (Verdict::Neighbour(UPLINK), 5000));
+    assert_eq!(world.flows.borrow().len(), 2);
+}
+
+#[test]
 fn where_ports_are_short_closed_connections_give_theirs_up_and_open_ones_do_not() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().unwrap();
