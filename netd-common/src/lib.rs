@@ -21,6 +21,7 @@ pub mod packet;
 pub mod parse;
 pub mod policy;
 pub mod publish;
+pub mod sock;
 pub mod tables;
 pub mod tuple;
 pub mod verdict;

@@ -105,6 +105,14 @@ impl Address {
         a == 0xfe && b & 0xc0 == 0x80
     }
 
+    /// Whether it leads back to the host that sends there: `127.0.0.0/8` or `::1` (RFC 1122 section 3.2.1.3, RFC 4291 section
+    /// 2.5.3).
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.0;
+        if self.is_v4() { d.to_ne_bytes()[0] == 127 } else { a | b | c == 0 && d == 1_u32.to_be() }
+    }
+
     /// The unspecified address of the same family: `0.0.0.0` or `::`.
     #[inline(always)]
     pub const fn any_of_family(self) -> Self {

@@ -1,6 +1,6 @@
-//! netd's TC programs: one function per hook, which hands the packet to `netd-common` and its verdict to the kernel.
+//! netd's programs: one function per hook, which hands the packet or the call to `netd-common` and its verdict to the kernel.
 //!
-//! No decision is made here. `skb` adapts the packet, `maps` the tables.
+//! No decision is made here. `skb` adapts the packet, `sock` the call of a socket, `maps` the tables.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -9,11 +9,19 @@
 mod collect;
 mod maps;
 mod skb;
+mod sock;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
-use netd_common::{hooks, tables::Hook};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use netd_common::{hooks, sock::Speaks, tables::Hook};
 
-use crate::{maps::Maps, skb::Skb};
+use crate::{
+    maps::Maps,
+    skb::Skb,
+    sock::{V4, V6},
+};
 
 /// Ingress of a container's host-side veth.
 #[classifier]
@@ -43,6 +51,66 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn collect(ctx: TcContext) -> i32 {
     collect::run(&ctx)
+}
+
+/// A socket of the host connects.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    sock::dial::<V4>(&ctx, Speaks::V4)
+}
+
+/// An IPv6 socket of the host connects.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    sock::dial::<V6>(&ctx, Speaks::Both)
+}
+
+/// A socket of the host without a peer sends a datagram.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::dial::<V4>(&ctx, Speaks::V4)
+}
+
+/// An IPv6 socket of the host without a peer sends a datagram.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::dial::<V6>(&ctx, Speaks::V6)
+}
+
+/// A socket of the host is told where a datagram came from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::peer::<V4>(&ctx)
+}
+
+/// An IPv6 socket of the host is told where a datagram came from.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::peer::<V6>(&ctx)
+}
+
+/// A socket of the host is told with whom it is connected.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::peer::<V4>(&ctx)
+}
+
+/// An IPv6 socket of the host is told with whom it is connected.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::peer::<V6>(&ctx)
+}
+
+/// A socket of the host wants an address.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sock::bind::<V4>(&ctx)
+}
+
+/// An IPv6 socket of the host wants an address.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sock::bind::<V6>(&ctx)
 }
 
 #[inline(always)]

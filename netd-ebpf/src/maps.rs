@@ -18,10 +18,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netd_common::{
-    conntrack,
+    conntrack, sock,
     tables::{
-        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook,
-        Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES, Scratch, Settings, Tables,
+        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
+        Fragment, FragmentKey, Hook, Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES,
+        Scratch, Settings, Tables,
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
@@ -79,6 +80,12 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 1, 
 #[map]
 static SOCKET_QUESTION: PerCpuArray<bpf_sock_tuple> = PerCpuArray::with_max_entries(1, 0);
 
+// The sizes say enough: one byte for each address, and the oldest dialled place goes first.
+#[map]
+static HOST_ADDRESSES: HashMap<Address, u8> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(65_536, 0);
+
 /// This CPU's scratch of a hook.
 #[inline(always)]
 pub fn scratch(hook: Hook) -> Option<&'static mut Scratch> {
@@ -98,6 +105,33 @@ pub fn collectors_scratch() -> Option<&'static mut Scratch> {
 pub fn counters(hook: Hook) -> Option<&'static mut Counters> {
     // SAFETY: as for the scratch; the daemon only reads.
     COUNTERS.get_ptr_mut(hook as u32).map(|c| unsafe { &mut *c })
+}
+
+/// Those that a call of a socket sees.
+pub struct Sockets;
+
+impl sock::Tables for Sockets {
+    #[inline(always)]
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        publication(key)
+    }
+
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
+        // SAFETY: as for devices; what another socket's call makes of the element tells a wrong name and no more.
+        unsafe { DIALLED.get(key) }
+    }
+
+    #[inline(always)]
+    fn keep_dialled(&self, key: &DialledKey, dialled: &Dialled) {
+        // Without it the socket is told the container's own address.
+        let _ = DIALLED.insert(key, dialled, 0);
+    }
 }
 
 /// All of them, as a packet in hand sees them.
@@ -138,9 +172,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
-        let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
-        PUBLICATIONS.get(key)
+        publication(key)
     }
 
     #[inline(always)]
@@ -256,6 +288,13 @@ impl Tables for Maps {
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         route(self.skb, input, tuple, next)
     }
+}
+
+#[inline(always)]
+fn publication(key: &PublicationKey) -> Option<&'static Publication> {
+    // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
+    let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
+    PUBLICATIONS.get(key)
 }
 
 /// Looks for the socket that the answers to `tuple` would reach. Not inlined, as [`route`].

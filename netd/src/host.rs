@@ -20,10 +20,10 @@ use crate::{
     holder,
     link::{Forwarding, Links, Ours, Sysctls},
     netns::Namespace,
-    reconcile::{Collected, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
+    reconcile::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
 
-pub use crate::dataplane::Options as DataplaneOptions;
+pub use crate::dataplane::{Cgroup, Options as DataplaneOptions};
 
 /// What a host is opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ impl Kernel for Host {
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         let candidates = bridges.keys().chain(uplinks.keys()).chain(self.forwarding.noted());
         let forwarding = candidates.filter(|link| Forwarding::is_on(link)).cloned().collect();
-        let Records { devices, orphans, endpoints, publications, settings, reserved } =
+        let Records { devices, orphans, endpoints, publications, addresses, settings, reserved } =
             self.dataplane.tables().records(&names)?;
         Ok(State {
             bridges,
@@ -121,6 +121,7 @@ impl Kernel for Host {
             orphans,
             endpoints,
             publications,
+            addresses,
             settings,
             reserved,
         })
@@ -129,6 +130,7 @@ impl Kernel for Host {
     async fn apply(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::RemovePublication(key) => self.dataplane.tables_mut().remove_publication(*key),
+            Step::RemoveAddress(address) => self.dataplane.tables_mut().remove_address(*address),
             Step::RemoveEndpoint(key) => self.dataplane.tables_mut().remove_endpoint(*key),
             Step::RemoveDevice(link) => match index(link)? {
                 Some(index) => self.dataplane.tables_mut().remove_device(index),
@@ -161,6 +163,7 @@ impl Kernel for Host {
             Step::PutEndpoint(key, record) => {
                 self.dataplane.tables_mut().put_endpoint(*key, needed_index(&record.device)?, record)
             }
+            Step::PutAddress(address) => self.dataplane.tables_mut().put_address(*address),
             Step::PutPublication(key, publication) => self.dataplane.tables_mut().put_publication(*key, *publication),
         }
     }
@@ -178,7 +181,8 @@ impl Kernel for Host {
                 Err(_) => there.extend(self.known_at(path).map(|sandbox| (path.clone(), sandbox))),
             }
         }
-        Ok(HostFacts { uplinks, routes, ephemeral, reserved, timeouts, sandboxes: there })
+        let addresses = self.links.host_addresses().await?;
+        Ok(HostFacts { uplinks, routes, addresses, ephemeral, reserved, timeouts, sandboxes: there })
     }
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {
@@ -196,6 +200,10 @@ impl Kernel for Host {
         ports: RangeInclusive<u16>,
     ) -> Result<Option<(u16, Process)>> {
         holder::holder(address, protocol, ports).context("cannot read who holds the host's ports")
+    }
+
+    fn guard(&self) -> Guard {
+        self.dataplane.guard().clone()
     }
 
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> Result<Instant> {

@@ -2,7 +2,10 @@
 //!
 //! Invariant: pure. The same model, facts and secret give the same state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 use netd_common::{
@@ -36,6 +39,8 @@ pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
             add_endpoint(&mut state, model, endpoint, &sandbox);
         }
     }
+    let gateways = model.networks.values().map(|network| IpAddr::from(network.gateway));
+    state.addresses = facts.addresses.iter().copied().chain(gateways).map(Address::new).collect();
     for (link, uplink) in &facts.uplinks {
         add_uplink(&mut state, link, uplink, !model.networks.is_empty());
     }
@@ -98,8 +103,12 @@ fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: 
         let address = publication.host_ip.map_or(Address::ANY_V4, Address::from);
         let (protocol, first, count) = (publication.protocol.number(), publication.host_port, publication.count);
         let to = Publication::new(network.zone(), attachment.ip.into(), first, publication.port);
-        let blocks = PublicationKey::blocks(address, protocol, first, count.into());
-        state.publications.extend(blocks.map(|block| (block, to)));
+        for block in PublicationKey::blocks(address, protocol, first, count.into()) {
+            state.publications.insert(block, to);
+            if address != address.any_of_family() {
+                state.publications.insert(block.somewhere(), to);
+            }
+        }
     }
 }
 

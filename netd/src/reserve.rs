@@ -1,6 +1,7 @@
 //! Sockets bound to published ports, so that a process of the host that wants one of them gets EADDRINUSE and not silence.
 //!
-//! They never receive: packets to a published port are taken before the host's sockets see them.
+//! They never receive: packets to a published port are taken before the host's sockets see them. Where programs refuse the
+//! binding of a published port, a socket is needed only until the port is published: it shows that no process has it.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 
 use crate::model::{Model, PortPublication, Protocol};
 
+/// As many ports as are taken for a moment by a socket each: that shows those too that a process has bound and does not listen
+/// on, which no table of the kernel's does. More would take longer than a command should.
+const FEW: u16 = 64;
+
 /// A port of the host: address (unspecified for all), protocol, number.
 pub type Place = (IpAddr, Protocol, u16);
 
@@ -23,6 +28,7 @@ pub type Binder = Box<dyn Fn(Place) -> io::Result<OwnedFd>>;
 pub struct Reservations {
     binder: Binder,
     held: BTreeMap<Place, OwnedFd>,
+    by_programs: bool,
 }
 
 /// Ports that are held for a change under way; dropping it lets them go.
@@ -36,7 +42,17 @@ impl Reservations {
 
     /// Nothing held; ports will be taken by `binder`.
     pub fn with(binder: Binder) -> Self {
-        Self { binder, held: BTreeMap::new() }
+        Self { binder, held: BTreeMap::new(), by_programs: false }
+    }
+
+    /// Holds ports no longer than until they are published: from then on programs keep them.
+    pub fn leave_to_programs(&mut self) {
+        self.by_programs = true;
+    }
+
+    /// Whether so many ports are taken by a socket each, and not by a look at who has one.
+    pub fn takes_each(&self, count: u16) -> bool {
+        !self.by_programs || count <= FEW
     }
 
     /// Takes every port of a publication, or none and says which one was not to be had.
@@ -51,11 +67,16 @@ impl Reservations {
 
     /// Keeps what was taken for a change that is made.
     pub fn keep(&mut self, fresh: Fresh) {
-        self.held.extend(fresh);
+        if !self.by_programs {
+            self.held.extend(fresh);
+        }
     }
 
     /// Lets go what the model does not publish, and takes what it does; what was not to be had, with the reason.
     pub fn follow(&mut self, model: &Model) -> Vec<(Place, io::Error)> {
+        if self.by_programs {
+            return Vec::new();
+        }
         let publications: Vec<_> = model.endpoints.values().flat_map(|endpoint| &endpoint.publications).collect();
         let wanted = publications.iter().flat_map(|publication| {
             publication.pairs().map(|(port, _)| (publication.bound_address(), publication.protocol, port))

@@ -13,7 +13,10 @@ use core::ops::ControlFlow;
 
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
-pub use places::{DEVICE_SLOTS, Device, DeviceKind, Endpoint, EndpointKey, Publication, PublicationKey, device_flags};
+pub use places::{
+    DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
+    device_flags,
+};
 pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeout};
 pub use time::{Instant, Span};
 
@@ -34,6 +37,10 @@ pub mod names {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// [`PublicationKey`](super::PublicationKey) → [`Publication`](super::Publication), longest-prefix-match trie.
     pub const PUBLICATIONS: &str = "PUBLICATIONS";
+    /// [`Address`](super::super::tuple::Address) of the host → nothing of meaning, hash.
+    pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
+    /// [`DialledKey`](super::DialledKey) → [`Dialled`](super::Dialled), LRU hash.
+    pub const DIALLED: &str = "DIALLED";
     /// 0 → [`Settings`](super::Settings), array of one.
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many places of the pools were looked at for it, array of [`CURSORS`](super::CURSORS).

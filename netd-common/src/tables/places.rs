@@ -127,8 +127,8 @@ pub struct PublicationKey {
     pub address: Address,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 0 where clients knock; 1 in an entry that says that the port is published on one address or another of the family.
+    somewhere: u8,
     /// The port on the host, the first one of the block.
     pub port: Port,
 }
@@ -141,7 +141,13 @@ impl PublicationKey {
     /// One port.
     #[inline(always)]
     pub const fn new(address: Address, protocol: u8, port: Port) -> Self {
-        Self { bits: Self::ALL, address, protocol, pad: 0, port }
+        Self { bits: Self::ALL, address, protocol, somewhere: 0, port }
+    }
+
+    /// The entry that stands beside one of a single address, for those who want the port on every address.
+    #[inline(always)]
+    pub const fn somewhere(self) -> Self {
+        Self { address: self.address.any_of_family(), somewhere: 1, ..self }
     }
 
     /// How many leading bits count.
@@ -215,6 +221,42 @@ impl Publication {
     pub const fn port(&self, host_port: Port) -> Port {
         Port::new(host_port.number().wrapping_add(self.shift))
     }
+}
+
+/// Key of the table of dialled places: a socket, and the container that it was led to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct DialledKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The container's address.
+    pub address: Address,
+    /// The container's port.
+    pub port: Port,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+impl DialledKey {
+    /// The socket with this cookie, led to this address and port.
+    #[inline(always)]
+    pub const fn new(cookie: u64, address: Address, port: Port) -> Self {
+        Self { cookie, address, port, pad: [0; 6] }
+    }
+}
+
+/// Value of the table of dialled places: what the socket dialled.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Dialled {
+    /// An address of the host.
+    pub address: Address,
+    /// The published port.
+    pub port: Port,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
 }
 
 #[cfg(test)]

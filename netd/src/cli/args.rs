@@ -131,6 +131,9 @@ pub struct DaemonArgs {
     /// Where maps and links are pinned
     #[arg(long, value_name = "DIR", default_value = super::BPF_DIR)]
     pub bpf_dir: PathBuf,
+    /// The cgroup2 directory whose processes reach published ports by the host's addresses, or `none`; without it cgroup2's root
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,

@@ -68,6 +68,7 @@ async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
     let place = HostPlace {
         bpf_dir: args.bpf_dir.clone(),
         state_dir: state_dir.clone(),
+        cgroup: host::cgroup(args.cgroup),
         uplinks,
         sandboxes: sandboxes_of_veths(&model),
     };

@@ -9,7 +9,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 
 use crate::{
-    host::{DataplaneOptions, Host, HostOptions},
+    host::{Cgroup, DataplaneOptions, Host, HostOptions},
     reconcile::{LinkName, Sandbox},
     uninstall::{Report, uninstall},
 };
@@ -23,16 +23,27 @@ pub struct HostPlace {
     pub bpf_dir: PathBuf,
     /// Where notes are kept.
     pub state_dir: PathBuf,
+    /// Which processes' sockets are led to published ports.
+    pub cgroup: Cgroup,
     /// Devices towards the outside; none for all that look like it.
     pub uplinks: Vec<LinkName>,
     /// Which sandbox each veth of the model leads to.
     pub sandboxes: BTreeMap<LinkName, Sandbox>,
 }
 
+/// The cgroup that `--cgroup` names.
+pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
+    match wish {
+        None => Cgroup::Root,
+        Some(path) if path == Path::new("none") => Cgroup::None,
+        Some(path) => Cgroup::At(path),
+    }
+}
+
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, uplinks, sandboxes } = place;
-    let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), clsact_only: false };
+    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, sandboxes } = place;
+    let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), cgroup, clsact_only: false };
     let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }).await?;
     host.remember_sandboxes(sandboxes);
     let changes = host.changes()?;

@@ -8,6 +8,7 @@ use super::{args::Format, out, table};
 use crate::{
     api::Client,
     daemon::{FlowTableView, ProgramView, StatusView},
+    reconcile::Guard,
 };
 
 /// Shows how the daemon is; exit 1 if a program is not where it should be.
@@ -30,6 +31,16 @@ fn print(status: &StatusView) {
     out::line(format_args!("{} networks, {} endpoints", status.networks, status.endpoints));
     out::line(format_args!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max));
     out::line(searches(&status.flows));
+    match &status.sockets {
+        Guard::Programs { cgroup } => {
+            out::line(format_args!("processes of {} reach published ports, and cannot take one", cgroup.display()));
+        }
+        Guard::Sockets { why } => {
+            out::line(format_args!(
+                "published ports are held by sockets, and the host does not reach them by its own addresses: {why}"
+            ));
+        }
+    }
     for uplink in &status.uplinks {
         let address = uplink.address.map_or("nothing: it has no IPv4 address".to_owned(), |ip| ip.to_string());
         out::line(format_args!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu));

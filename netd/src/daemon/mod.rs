@@ -40,7 +40,7 @@ use self::{
 use crate::{
     model::{Model, Rejection},
     plan::{plan, warnings},
-    reconcile::{HostFacts, Kernel, State, Step, diff},
+    reconcile::{Guard, HostFacts, Kernel, State, Step, diff},
     reserve::{Fresh, Reservations},
     store::Store,
 };
@@ -144,6 +144,9 @@ impl<K: Kernel> Daemon<K> {
             events: Events::default(),
         };
         daemon.events.tell(Happening::Daemon { action: DaemonAction::Start });
+        if matches!(daemon.kernel.guard(), Guard::Programs { .. }) {
+            daemon.reservations.leave_to_programs();
+        }
         for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
             warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }

@@ -6,8 +6,8 @@ use netd_common::tables::PortRange;
 
 use super::{Daemon, Failure};
 use crate::{
-    model::{Model, PortPublication, PortSpec, Rejection, first_conflict, supported},
-    reconcile::Kernel,
+    model::{Model, PortPublication, PortSpec, Protocol, Rejection, first_conflict, supported},
+    reconcile::{Guard, Kernel, Process},
     reserve::{Fresh, Place},
 };
 
@@ -26,6 +26,11 @@ impl<K: Kernel> Daemon<K> {
         for text in specs {
             let spec: PortSpec = text.parse()?;
             let host_ip = supported(&spec)?;
+            if let (Some(ip), Guard::Sockets { why }) = (host_ip, self.kernel.guard())
+                && ip.is_loopback()
+            {
+                return Err(Rejection::LoopbackUnreached { spec: spec.text, why }.into());
+            }
             let at = |host_port| PortPublication {
                 host_ip,
                 host_port,
@@ -57,7 +62,10 @@ impl<K: Kernel> Daemon<K> {
                         if self.is_held(&wish).await? {
                             continue;
                         }
-                        match self.reservations.take(&wish) {
+                        // A look has found nobody; for many ports it is enough.
+                        let first = PortPublication { count: 1, ..wish };
+                        let wanted = if self.reservations.takes_each(wish.count) { &wish } else { &first };
+                        match self.reservations.take(wanted) {
                             Ok(taken) => break (wish, taken),
                             Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse => {}
                             Err((place, error)) => return Err(untaken(place, error)),
@@ -78,18 +86,31 @@ impl<K: Kernel> Daemon<K> {
 
     /// Takes every port of a publication; where one is not to be had, says who has it.
     async fn take(&mut self, wish: &PortPublication) -> Result<Fresh, Failure> {
+        let protocol = wish.protocol;
+        if !self.reservations.takes_each(wish.count) {
+            // One stands for all of what only a socket shows: that the address is the host's.
+            let first = PortPublication { count: 1, ..*wish };
+            let held = self.kernel.holder(wish.bound_address(), protocol.number(), wish.host_ports()).await?;
+            return match held {
+                None => self.reservations.take(&first).map_err(|(place, error)| untaken(place, error)),
+                Some((port, process)) => Err(held_by(port, protocol, Some(process)).into()),
+            };
+        }
         match self.reservations.take(wish) {
             Ok(fresh) => Ok(fresh),
             Err(((address, protocol, port), error)) if error.kind() == io::ErrorKind::AddrInUse => {
                 let holder = self.kernel.holder(address, protocol.number(), port..=port).await?;
-                Err(match holder.filter(|(_, process)| process.pid != 0) {
-                    Some((_, process)) => Rejection::PortHeld { port, protocol, process },
-                    None => Rejection::PortInUse { port, protocol },
-                }
-                .into())
+                Err(held_by(port, protocol, holder.map(|(_, process)| process)).into())
             }
             Err((place, error)) => Err(untaken(place, error)),
         }
+    }
+}
+
+fn held_by(port: u16, protocol: Protocol, process: Option<Process>) -> Rejection {
+    match process.filter(|process| process.pid != 0) {
+        Some(process) => Rejection::PortHeld { port, protocol, process },
+        None => Rejection::PortInUse { port, protocol },
     }
 }
 

@@ -153,7 +153,7 @@ async fn an_attach_that_fails_at_any_step_leaves_everything_as_it_was() {
         failures += 1;
     }
     // Bridge, forwarding, veths, programs, records, endpoints and publications of two attachments.
-    assert_eq!(failures, 18);
+    assert_eq!(failures, 19);
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_p
             assert!(is_bounded(link), "{link} forwards, {:?}", bench.daemon.trouble);
         }
         if bench.daemon.trouble.is_empty() {
-            assert_eq!((state, failing), (&whole, 15));
+            assert_eq!((state, failing), (&whole, 16));
             return;
         }
         bench.daemon.look_again().await;

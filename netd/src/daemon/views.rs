@@ -18,7 +18,7 @@ use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
     model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, format_mac},
     plan::{plan, primary, there, warnings},
-    reconcile::{HostFacts, Kernel, Program},
+    reconcile::{Guard, HostFacts, Kernel, Program},
 };
 
 /// A network.
@@ -129,6 +129,8 @@ pub struct StatusView {
     pub bpf_dir: PathBuf,
     /// Its programs.
     pub programs: Vec<ProgramView>,
+    /// What leads the host's own sockets to published ports, and keeps them from taking one.
+    pub sockets: Guard,
     /// Its flow table.
     pub flows: FlowTableView,
     /// Devices towards the outside.
@@ -292,6 +294,7 @@ impl<K: Kernel> Daemon<K> {
                 searches: tried.filter(|(_, count)| *count > 0).collect(),
                 searches_failed,
             },
+            sockets: self.kernel.guard(),
             uplinks: uplinks.collect(),
             networks: self.model.networks.len(),
             endpoints: self.model.endpoints.len(),

@@ -5,6 +5,7 @@
 //! clsact qdisc comes in from `link`.
 
 mod attach;
+mod cgroup;
 mod collector;
 mod flows;
 #[cfg(feature = "log")]
@@ -27,10 +28,10 @@ use netd_common::tables::{Hook, names};
 #[cfg(test)]
 pub use self::object::OBJECT;
 use self::{attach::Attachments, collector::Collector, tables::Tables};
-pub use self::{attach::removed_filter, pins::Pins, tables::Records};
+pub use self::{attach::removed_filter, cgroup::Cgroup, pins::Pins, tables::Records};
 use crate::{
     link::Filter,
-    reconcile::{Collected, LinkName, Program},
+    reconcile::{Collected, Guard, LinkName, Program},
 };
 
 /// What may be chosen of a dataplane.
@@ -39,6 +40,8 @@ pub struct Options {
     /// Entries of the flow table, two a flow; `None` for as many as the object says. A table that is pinned already keeps
     /// its size.
     pub flows_max: Option<u32>,
+    /// Which processes' sockets are led to published ports.
+    pub cgroup: Cgroup,
     /// Never to try TCX, as if `NETD_FORCE_CLSACT=1` were set in the environment.
     pub clsact_only: bool,
 }
@@ -49,6 +52,7 @@ pub struct Dataplane {
     tables: Tables,
     attachments: Attachments,
     collector: Collector,
+    guard: Guard,
 }
 
 impl Dataplane {
@@ -69,8 +73,9 @@ impl Dataplane {
         log::read(&mut programs)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut programs, flows.max_entries())?;
+        let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
         let attachments = Attachments::open(pins, options.clsact_only);
-        let mut dataplane = Self { programs, tables, attachments, collector: Collector::default() };
+        let mut dataplane = Self { programs, tables, attachments, collector: Collector::default(), guard };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }
@@ -100,6 +105,11 @@ impl Dataplane {
         filters: &BTreeSet<Filter>,
     ) -> Result<BTreeSet<(LinkName, Hook)>> {
         self.attachments.observed(links, filters)
+    }
+
+    /// What leads the host's own sockets to published ports.
+    pub const fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// The maps.

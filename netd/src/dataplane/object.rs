@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Sche
 use aya_obj::Object;
 use netd_common::tables::{Hook, names};
 
-use super::{Options, Pins};
+use super::{Options, Pins, cgroup};
 
 /// The object; empty if there was none when this was built.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 15] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -24,6 +24,8 @@ const PINNED: [&str; 13] = [
     names::DEVICES_FAR,
     names::ENDPOINTS,
     names::PUBLICATIONS,
+    names::HOST_ADDRESSES,
+    names::DIALLED,
     names::SETTINGS,
     names::CURSORS,
     names::RESERVED,
@@ -65,7 +67,9 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
     let pinned = fitting_maps(&expected, pins)?;
     let flows = pinned.or(options.flows_max).unwrap_or_else(|| entries_for(memory()));
 
+    let netns = cgroup::netns_cookie()?;
     let mut loader = EbpfLoader::new();
+    loader.override_global(cgroup::HOST_NETNS, &netns, true);
     for name in PINNED {
         loader.map_pin_path(name, pins.map(name));
     }

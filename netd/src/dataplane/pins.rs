@@ -52,6 +52,11 @@ impl Pins {
         self.links().join(format!("{}@{index}", hook.name()))
     }
 
+    /// Where the attachment of a program at a call of sockets is pinned.
+    pub fn call(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
     /// The attachments that are pinned.
     pub fn attachments(&self) -> Result<BTreeSet<(u32, Hook)>> {
         Ok(listed(&self.links())?.iter().filter_map(|name| parse(name)).collect())

@@ -7,9 +7,12 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
-use netd_common::tables::{
-    Counters, Device, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey, ReservedPorts, SEARCHES,
-    Settings, names,
+use netd_common::{
+    tables::{
+        Counters, Device, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey, ReservedPorts, SEARCHES,
+        Settings, names,
+    },
+    tuple::Address,
 };
 use nix::libc;
 
@@ -35,6 +38,7 @@ pub struct Tables {
     devices_far: HashMap<MapData, u32, Wire<Device>>,
     endpoints: Hash<EndpointKey, Endpoint>,
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
+    host_addresses: Hash<Address, u8>,
     settings: Array<MapData, Wire<Settings>>,
     reserved: Array<MapData, Wire<ReservedPorts>>,
     searches: PerCpuArray<MapData, u64>,
@@ -52,6 +56,8 @@ pub struct Records {
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
     /// Where clients knock.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The host's own addresses.
+    pub addresses: BTreeSet<Address>,
     /// `None` before they are written.
     pub settings: Option<Settings>,
     /// Ports that masquerade leaves alone.
@@ -67,6 +73,7 @@ impl Tables {
             devices_far: taken(object, names::DEVICES_FAR)?,
             endpoints: taken(object, names::ENDPOINTS)?,
             publications: taken(object, names::PUBLICATIONS)?,
+            host_addresses: taken(object, names::HOST_ADDRESSES)?,
             settings: taken(object, names::SETTINGS)?,
             reserved: taken(object, names::RESERVED)?,
             searches: taken(object, names::SEARCHES)?,
@@ -130,6 +137,16 @@ impl Tables {
         removed(self.publications.remove(&trie_key(&key)))
     }
 
+    /// Writes an address of the host.
+    pub fn put_address(&mut self, address: Address) -> Result<()> {
+        self.host_addresses.insert(Wire(address), Wire(1), 0).context("cannot write an address of the host")
+    }
+
+    /// Takes out an address of the host, if it is there.
+    pub fn remove_address(&mut self, address: Address) -> Result<()> {
+        removed(self.host_addresses.remove(&Wire(address)))
+    }
+
     /// Writes the settings.
     pub fn put_settings(&mut self, settings: Settings) -> Result<()> {
         self.settings.set(0, Wire(settings), 0).context("cannot write the settings")
@@ -174,6 +191,8 @@ impl Tables {
         for (key, Wire(publication)) in entries(&self.publications).context("cannot read the publications")? {
             records.publications.insert(PublicationKey::from_map(key.prefix_len(), key.data()), publication);
         }
+        let addresses = entries(&self.host_addresses).context("cannot read the host's addresses")?;
+        records.addresses = addresses.into_iter().map(|(Wire(address), _)| address).collect();
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
         records.reserved = self.reserved.get(&0, 0).context("cannot read the reserved ports")?.0.ranges().collect();
         records.settings = (settings != Settings::default()).then_some(settings);

@@ -59,6 +59,19 @@ impl Links {
     }
 }
 
+impl Links {
+    /// Addresses of devices that are not ours, those of the loopback and of one link aside.
+    pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let links = self.all().await?;
+        let addresses = self.addresses().await?;
+        let is_hosts = |assigned: &&Assigned| {
+            let ours = links.get(&assigned.index).is_some_and(|link| link.owner().is_some());
+            !ours && !is_link_local(&assigned.address) && !assigned.address.addr().is_loopback()
+        };
+        Ok(addresses.iter().filter(is_hosts).map(|assigned| assigned.address.addr()).collect())
+    }
+}
+
 /// Sysctls that a plan depends on, of the calling thread's namespace.
 pub struct Sysctls {
     /// `net.ipv4.ip_local_port_range`.

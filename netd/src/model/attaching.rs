@@ -134,7 +134,6 @@ pub fn supported(spec: &PortSpec) -> Result<Option<Ipv4Addr>, Rejection> {
     match spec.host_ip {
         None => Ok(None),
         Some(IpAddr::V4(ip)) if ip.is_unspecified() => Ok(None),
-        Some(IpAddr::V4(ip)) if ip.is_loopback() => unsupported("a loopback address of the host"),
         Some(IpAddr::V4(ip)) => Ok(Some(ip)),
         Some(IpAddr::V6(_)) => unsupported("an IPv6 address of the host"),
     }

@@ -17,6 +17,7 @@ fn facts(was_no_router: bool) -> HostFacts {
     let sandbox = Sandbox { path: "/run/netns/c1".into(), inode: 7 };
     HostFacts {
         uplinks: [(link("eth0"), Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
+        addresses: ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()].into(),
         ephemeral: Some(EPHEMERAL),
         timeouts: [30; 9],
         sandboxes: [(sandbox.path.clone(), sandbox)].into(),

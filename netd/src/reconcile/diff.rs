@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use netd_common::tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings};
+use netd_common::{
+    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
+    tuple::Address,
+};
 
 use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
 
@@ -13,6 +16,8 @@ pub enum Step {
     RestoreForwarding(LinkName),
     /// Takes an entry out of the publication table.
     RemovePublication(PublicationKey),
+    /// Takes an address of the host out of its table.
+    RemoveAddress(Address),
     /// Takes an entry out of the endpoint table.
     RemoveEndpoint(EndpointKey),
     /// Takes the record of a device out of the device tables.
@@ -48,6 +53,8 @@ pub enum Step {
     /// Makes a veth a port of its bridge with the right port attributes, sets both sides up, and gives the container its
     /// addresses and routes. Also mends a veth that differs.
     ConnectVeth(LinkName, Veth),
+    /// Writes an address of the host into its table.
+    PutAddress(Address),
     /// Writes an entry of the publication table.
     PutPublication(PublicationKey, Publication),
 }
@@ -107,6 +114,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     forwarding
         .map(|link| Step::RestoreForwarding(link.clone()))
         .chain(publications)
+        .chain(observed.addresses.difference(&desired.addresses).map(|address| Step::RemoveAddress(*address)))
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
         .chain(observed.orphans.iter().map(|index| Step::RemoveOrphan(*index)))
@@ -158,6 +166,7 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge))
         .filter(|(link, _)| !observed.unclear.contains_key(*link));
     steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
+    steps.extend(desired.addresses.difference(&observed.addresses).map(|address| Step::PutAddress(*address)));
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
     steps
@@ -176,6 +185,7 @@ impl fmt::Display for Step {
         };
         match self {
             Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
+            Self::RemoveAddress(address) => write!(f, "forget the host's address {}", address.ip()),
             Self::RemoveEndpoint(key) => write!(f, "forget {} of zone {}", key.address.ip(), key.zone.0),
             Self::RemoveDevice(link) => write!(f, "forget the device {link}"),
             Self::RemoveOrphan(index) => write!(f, "forget the device that had index {index}"),
@@ -193,6 +203,7 @@ impl fmt::Display for Step {
             Self::PutDevice(link, _) => write!(f, "record the device {link}"),
             Self::ConnectVeth(link, veth) => write!(f, "connect {link} of endpoint {} to {}", veth.owner, veth.bridge),
             Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
+            Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),
             Self::PutPublication(key, to) => {
                 write!(f, "publish {} as {}:{}", published(key), to.address.ip(), to.port(key.port).number())
             }

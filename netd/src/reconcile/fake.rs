@@ -13,7 +13,7 @@ use netd_common::{
     tuple::{Address, Tuple, Zone},
 };
 
-use super::{Collected, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
+use super::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
 
 /// The double of the host.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,7 @@ pub struct FakeKernel {
     pub interfaces: BTreeSet<LinkName>,
     /// Ports that processes of the host hold.
     pub holders: BTreeMap<(u8, u16), Process>,
+    pub guard: Guard,
     pub flows: Vec<(Tuple, Flow)>,
     pub now: Instant,
     pub forgotten: Vec<(Zone, Address)>,
@@ -40,6 +41,7 @@ impl FakeKernel {
         let state = &mut self.state;
         match step.clone() {
             Step::RemovePublication(key) => drop(state.publications.remove(&key)),
+            Step::RemoveAddress(address) => drop(state.addresses.remove(&address)),
             Step::RemoveEndpoint(key) => drop(state.endpoints.remove(&key)),
             Step::RemoveDevice(link) => drop(state.devices.remove(&link)),
             Step::RemoveOrphan(index) => drop(state.orphans.remove(&index)),
@@ -75,6 +77,7 @@ impl FakeKernel {
             Step::PutDevice(link, record) => drop(state.devices.insert(link, record)),
             Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
             Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
+            Step::PutAddress(address) => drop(state.addresses.insert(address)),
             Step::PutPublication(key, to) => drop(state.publications.insert(key, to)),
         }
     }
@@ -138,6 +141,10 @@ impl Kernel for FakeKernel {
     ) -> anyhow::Result<Option<(u16, Process)>> {
         let mut held = self.holders.range((protocol, *ports.start())..=(protocol, *ports.end()));
         Ok(held.next().map(|((_, port), process)| (*port, process.clone())))
+    }
+
+    fn guard(&self) -> Guard {
+        self.guard.clone()
     }
 
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<Instant> {

@@ -22,6 +22,8 @@ pub struct HostFacts {
     /// Destinations that the host routes by devices that are not ours, in any table, default routes aside: the route and
     /// the device it leaves by.
     pub routes: BTreeSet<(IpNet, String)>,
+    /// Addresses of devices that are not ours, those of the loopback and of one link aside.
+    pub addresses: BTreeSet<IpAddr>,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
     /// `net.ipv4.ip_local_reserved_ports`.
@@ -43,6 +45,28 @@ pub struct Uplink {
     pub addresses: Vec<IpNet>,
     /// Whether forwarding was off before netd: then what is neither for the host nor ours is dropped.
     pub was_no_router: bool,
+}
+
+/// What leads the host's own sockets to published ports, and keeps them from taking one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Guard {
+    /// Programs at the calls of every process in a cgroup.
+    Programs {
+        /// Its directory.
+        cgroup: PathBuf,
+    },
+    /// Sockets that the daemon holds: they keep a port, and lead nobody.
+    Sockets {
+        /// Why not programs.
+        why: String,
+    },
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::Sockets { why: String::new() }
+    }
 }
 
 /// A process that is in the way.
@@ -81,6 +105,9 @@ pub trait Kernel {
         protocol: u8,
         ports: RangeInclusive<u16>,
     ) -> anyhow::Result<Option<(u16, Process)>>;
+
+    /// What leads the host's own sockets.
+    fn guard(&self) -> Guard;
 
     /// Calls `each` with every flow of the table, expired ones included, with the ticks of this moment.
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<netd_common::tables::Instant>;

@@ -10,5 +10,5 @@ mod kernel;
 mod state;
 
 pub use diff::{Step, diff};
-pub use kernel::{Collected, HostFacts, Kernel, Process, Program, Uplink};
+pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink};
 pub use state::{Bridge, DeviceRecord, EndpointRecord, Interface, LinkName, Sandbox, State, Veth};

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
-    tuple::{Mac, Zone},
+    tuple::{Address, Mac, Zone},
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,8 @@ pub struct State {
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The table of the host's own addresses, those of its loopback aside.
+    pub addresses: BTreeSet<Address>,
     /// The settings table; `None` before they are written.
     pub settings: Option<Settings>,
     /// The table of reserved ports, as ranges apart from one another.

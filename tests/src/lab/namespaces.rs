@@ -12,19 +12,24 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
         signal::{SigHandler, Signal, signal},
     },
-    unistd::sethostname,
+    unistd::{UnlinkatFlags, sethostname, unlinkat, write},
 };
 
 /// A host's namespaces, alive until this is dropped.
@@ -34,6 +39,7 @@ pub struct Namespaces {
     mounts: OwnedFd,
     name: OwnedFd,
     processes: OwnedFd,
+    cgroup: Cgroup,
     first_process: u32,
     /// Dropped to end the keeper.
     end: Option<mpsc::Sender<()>>,
@@ -49,9 +55,9 @@ impl Namespaces {
         let keeper = thread::Builder::new().name(format!("keeper of {hostname}")).spawn(move || {
             let made_all = furnish(&hostname).and_then(|fds| Ok((fds, first_process()?)));
             match made_all {
-                Ok((fds, mut child)) => {
+                Ok(((fds, cgroup), mut child)) => {
                     let id = child.id();
-                    if made.send(Ok((fds, id))).is_ok() {
+                    if made.send(Ok((fds, cgroup, id))).is_ok() {
                         // Nothing is ever sent: this returns when the other end goes.
                         let _ = ended.recv();
                     }
@@ -61,9 +67,10 @@ impl Namespaces {
                 Err(error) => drop(made.send(Err(error))),
             }
         })?;
-        let ([net, mounts, name], first_process) = wait_made.recv().map_err(|_| anyhow!("the keeper panicked"))??;
+        let ([net, mounts, name], cgroup, first_process) =
+            wait_made.recv().map_err(|_| anyhow!("the keeper panicked"))??;
         let processes = File::open(format!("/proc/{first_process}/ns/pid"))?.into();
-        Ok(Self { net, mounts, name, processes, first_process, end: Some(end), keeper: Some(keeper) })
+        Ok(Self { net, mounts, name, processes, cgroup, first_process, end: Some(end), keeper: Some(keeper) })
     }
 
     /// Where a path of this host is seen from outside.
@@ -86,7 +93,10 @@ impl Namespaces {
     /// Starts a command in this host, its network that of `net`.
     pub fn spawn(&self, command: &mut Command, net: &OwnedFd) -> io::Result<Child> {
         let [net, mounts, name] = [net.try_clone()?, self.mounts.try_clone()?, self.name.try_clone()?];
+        let members = self.cgroup.members.try_clone()?;
         let enter = move || {
+            // Whoever writes 0 comes in itself.
+            write(&members, b"0")?;
             setns(&net, CloneFlags::CLONE_NEWNET)?;
             setns(&name, CloneFlags::CLONE_NEWUTS)?;
             setns(&mounts, CloneFlags::CLONE_NEWNS)?;
@@ -111,6 +121,7 @@ impl Drop for Namespaces {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
+        // The cgroup goes after it, empty.
     }
 }
 
@@ -129,7 +140,7 @@ pub fn enter<T: Send>(net: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Makes the calling thread the first inhabitant of a new host: its network, mount and name namespaces.
-fn furnish(hostname: &str) -> Result<[OwnedFd; 3]> {
+fn furnish(hostname: &str) -> Result<([OwnedFd; 3], Cgroup)> {
     let new = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWPID;
     unshare(new | CloneFlags::CLONE_FS).context("cannot make namespaces")?;
     mount_at("/", None, None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
@@ -141,12 +152,61 @@ fn furnish(hostname: &str) -> Result<[OwnedFd; 3]> {
     empty_directory("/var/lib", "netd")?;
     mount_at("/sys", Some("sysfs"), Some("sysfs"), MsFlags::empty())?;
     mount_at("/sys/fs/bpf", Some("bpf"), Some("bpf"), MsFlags::empty())?;
-    // A kernel without cgroup2 has no use for programs there either; everything else works.
-    let _ = mount_at("/sys/fs/cgroup", Some("cgroup2"), Some("cgroup2"), MsFlags::empty());
+    mount_at("/sys/fs/cgroup", Some("cgroup2"), Some("cgroup2"), MsFlags::empty())?;
+    let cgroup = Cgroup::new()?;
 
     settle_network()?;
     let fd = |kind: &str| -> Result<OwnedFd> { Ok(File::open(format!("/proc/thread-self/ns/{kind}"))?.into()) };
-    Ok([fd("net")?, fd("mnt")?, fd("uts")?])
+    Ok(([fd("net")?, fd("mnt")?, fd("uts")?], cgroup))
+}
+
+/// A host's own cgroup, which is all that it sees of cgroup2: at `/sys/fs/cgroup`, with its processes in it.
+struct Cgroup {
+    /// The machine's, in which it is.
+    root: OwnedFd,
+    name: String,
+    /// Its `cgroup.procs`.
+    members: OwnedFd,
+}
+
+impl Cgroup {
+    const PREFIX: &str = "netd-lab-";
+
+    /// A new one, laid over the machine's in the calling thread's mount namespace. Those of processes that were killed go.
+    fn new() -> Result<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+
+        let seen = Path::new("/sys/fs/cgroup");
+        for entry in fs::read_dir(seen).context("cannot list the machine's cgroups")?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let maker = name.strip_prefix(Self::PREFIX).and_then(|rest| rest.split('-').next());
+            if maker.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+                // One that is in use stays, and one that another Lab removes is gone.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        let root: OwnedFd = File::open(seen)?.into();
+        let name = format!("{}{}-{}", Self::PREFIX, std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let path = seen.join(&name);
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {name}"))?;
+        let members = File::options().write(true).open(path.join("cgroup.procs"))?.into();
+        let this = Self { root, name, members };
+        let from = path.to_str().context("a cgroup's path is text")?;
+        mount_at("/sys/fs/cgroup", Some(from), None, MsFlags::MS_BIND)?;
+        Ok(this)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Processes that were killed are gone in a moment, and until then it stays.
+        for _ in 0..200 {
+            match unlinkat(&self.root, self.name.as_str(), UnlinkatFlags::RemoveDir) {
+                Err(Errno::EBUSY) => thread::sleep(Duration::from_millis(5)),
+                _ => return,
+            }
+        }
+    }
 }
 
 /// Makes `parent/name` an empty directory of this mount namespace without making it on the machine: `parent` becomes a

@@ -9,7 +9,7 @@ use netd_tests::lab::{
 
 use crate::{
     says,
-    town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town},
+    town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town, dial},
 };
 
 /// Bytes that a bulk transfer sends each way.
@@ -82,6 +82,52 @@ pub fn a_client_outside_reaches_a_published_port_with_its_own_address(town: &Tow
         .expect("a port is published on every address of the host");
     assert_eq!(servers.tcp.peers().last().map(ToString::to_string).as_deref(), Some(NEIGHBOUR));
     assert!(town.client.asks_tcp(&format!("{FRONT}:8081"), IMPATIENCE).is_err(), "nothing else is published");
+}
+
+pub fn the_host_reaches_a_published_port_by_each_of_its_addresses_and_is_told_what_it_dialled(town: &Town) {
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7", "8007:7/udp", "127.0.0.1:8008:7"]);
+    let servers = [web.echo_tcp(7), web.echo_udp(7)];
+    let gateway = says::gateway_of(&town.netd, "blue");
+    let says = |words: &str| town.host.run(dial(words)).stdout;
+
+    for address in ["127.0.0.1", "127.7.7.7", HOST, FRONT, &gateway] {
+        for method in ["tcp", "udp", "datagram"] {
+            assert_eq!(
+                says(&format!("{method} {address}:8007")),
+                format!("{address}:8007 hello\n"),
+                "{method} {address}"
+            );
+        }
+    }
+    assert_eq!(says("tcp 127.0.0.1:8008"), "127.0.0.1:8008 hello\n");
+    // The server sees the host, and no proxy: by the address that its route to the container has.
+    servers.iter().for_each(|server| server.assert_seen_only(&gateway));
+    // What is bound to an address of the host goes by it.
+    assert_eq!(says(&format!("tcp 127.0.0.1:8007 {HOST}:0")), "127.0.0.1:8007 hello\n");
+    assert_eq!(servers[0].peers().last().map(ToString::to_string).as_deref(), Some(HOST));
+    // Elsewhere the same port is elsewhere's, and what is published on the loopback is nobody's outside.
+    let _elsewhere = town.internet.echo_tcp(8007);
+    assert_eq!(says(&format!("tcp {INTERNET}:8007")), format!("{INTERNET}:8007 hello\n"));
+    assert!(town.client.asks_tcp(&format!("{FRONT}:8008"), IMPATIENCE).is_err(), "published on the loopback alone");
+}
+
+pub fn a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed(town: &Town) {
+    town.network("blue");
+    let _web = town.container("web", "blue", &["8000-8099:8000-8099", &format!("{HOST}:5300:53/udp")]);
+    let binds = |words: &str| town.host.run(dial(&format!("bind {words}"))).stdout;
+    let refused = format!("error {}\n", nix::libc::EADDRINUSE);
+
+    for words in ["tcp 0.0.0.0:8000", "tcp 127.0.0.1:8050", "tcp [::]:8099", "udp 0.0.0.0:5300"] {
+        assert_eq!(binds(words), refused, "{words}");
+    }
+    assert_eq!(binds(&format!("udp {HOST}:5300")), refused);
+    for words in ["udp 0.0.0.0:8000", "tcp 0.0.0.0:8100", "udp 127.0.0.1:5300", "tcp 0.0.0.0:5300", "tcp 0.0.0.0:0"] {
+        assert_eq!(binds(words), "bound\n", "{words}");
+    }
+
+    town.netd.say("unpublish web 8000-8099:8000-8099").ok();
+    assert_eq!(binds("tcp 0.0.0.0:8000"), "bound\n");
 }
 
 pub fn networks_are_isolated_from_each_other_and_from_outside(town: &Town) {

@@ -33,3 +33,19 @@ fn networks_are_isolated_from_each_other_and_from_outside() {
 fn containers_that_finish_their_checksums_are_served_alike() {
     on_both_kinds(&NetdOptions::default(), cases::containers_that_finish_their_checksums_are_served_alike);
 }
+
+#[test]
+fn the_host_reaches_a_published_port_by_each_of_its_addresses_and_is_told_what_it_dialled() {
+    on_both_kinds(
+        &NetdOptions::default(),
+        cases::the_host_reaches_a_published_port_by_each_of_its_addresses_and_is_told_what_it_dialled,
+    );
+}
+
+#[test]
+fn a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed() {
+    on_both_kinds(
+        &NetdOptions::default(),
+        cases::a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed,
+    );
+}

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     says::inspected,
-    town::{CLIENT, FRONT, Town},
+    town::{CLIENT, FRONT, Town, dial},
 };
 
 #[test]
@@ -25,9 +25,16 @@ fn ten_thousand_ports_in_one_range_are_one_command_and_one_line() {
     };
     let (before, _) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
 
-    let begin = Instant::now();
-    town.netd.say("publish web 8000-17999:20000-29999").ok();
-    let took = begin.elapsed();
+    // The best of some tries: the machine has other work too.
+    let took = (0..5).map(|round| {
+        if round > 0 {
+            town.netd.say("unpublish web 8000-17999:20000-29999").ok();
+        }
+        let begin = Instant::now();
+        town.netd.say("publish web 8000-17999:20000-29999").ok();
+        begin.elapsed()
+    });
+    let took = took.min().expect("five tries");
 
     assert!(took < Duration::from_millis(100), "publishing took {took:?}");
     let (after, listing) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
@@ -53,4 +60,42 @@ fn ten_thousand_ports_in_one_range_are_one_command_and_one_line() {
     assert_eq!(inspected(&town.netd, "inspect web")["ports"], json!([]));
     let _server = web.echo_tcp(20_000);
     assert!(town.client.asks_tcp(&format!("{FRONT}:8000"), IMPATIENCE).is_err(), "it is closed again");
+}
+
+#[test]
+fn a_port_that_a_process_has_is_refused_with_its_name_in_a_range_too() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let _web = town.container("web", "blue", &[]);
+    let _held = town.host.echo_tcp(8050);
+
+    town.netd.say("publish web 8000-8099:8000-8099").refused(["8050"]);
+
+    assert_eq!(inspected(&town.netd, "inspect web")["ports"], json!([]));
+    assert_eq!(town.host.run(dial("bind tcp 0.0.0.0:8000")).stdout, "bound\n");
+}
+
+#[test]
+fn ports_stay_kept_and_reached_while_the_daemon_is_dead() {
+    let mut town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7"]);
+    let _server = web.echo_tcp(7);
+
+    town.netd.kill();
+
+    assert_eq!(town.host.run(dial("tcp 127.0.0.1:8007")).stdout, "127.0.0.1:8007 hello\n");
+    assert_eq!(town.host.run(dial("bind tcp 0.0.0.0:8007")).stdout, format!("error {}\n", nix::libc::EADDRINUSE));
+}
+
+#[test]
+fn processes_of_containers_and_of_other_hosts_in_the_cgroup_are_let_through() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7"]);
+
+    // In the container's own network the port is its own, and 127.0.0.1 is its own.
+    assert_eq!(web.run(dial("bind tcp 0.0.0.0:8007")).stdout, "bound\n");
+    let refused = format!("error {}\n", nix::libc::ECONNREFUSED);
+    assert_eq!(web.run(dial("tcp 127.0.0.1:8007")).stdout, refused);
 }

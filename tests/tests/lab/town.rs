@@ -24,6 +24,11 @@ pub const FRONT: &str = "198.51.100.1";
 /// The client's address.
 pub const CLIENT: &str = "198.51.100.2";
 
+/// Words of the program that makes sockets for a test: see `tests/src/bin/dial.rs`.
+pub fn dial(words: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(env!("CARGO_BIN_EXE_dial")).chain(words.split(' '))
+}
+
 /// Ordered so that the daemon goes before what it runs on.
 pub struct Town {
     pub netd: Netd,

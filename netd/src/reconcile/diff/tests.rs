@@ -97,6 +97,7 @@ fn state() -> impl Strategy<Value = State> {
             endpoints: endpoints.collect(),
             publications: publications.collect(),
             reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
+            addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
             settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
             bridges,
             veths,

@@ -1,0 +1,132 @@
+//! The host's own sockets: where one that dials a published port is led, what it is told of its peer, and which ports it may
+//! not bind.
+//!
+//! This runs at calls (connect, sendmsg, recvmsg, getpeername, bind) and never at a packet: a socket that was led to a
+//! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
+
+use crate::{
+    tables::{Dialled, DialledKey, Publication, PublicationKey},
+    tuple::{Address, Port, TCP, UDP},
+};
+
+/// What is looked up and kept.
+pub trait Tables {
+    /// The publication of this port at exactly this address.
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
+
+    /// Whether this is an address of the host, those of its loopback aside.
+    fn is_hosts(&self, address: &Address) -> bool;
+
+    /// What a socket dialled that was led to this place.
+    fn dialled(&self, key: &DialledKey) -> Option<&Dialled>;
+
+    /// Keeps what a socket dialled.
+    fn keep_dialled(&self, key: &DialledKey, dialled: &Dialled);
+}
+
+/// What a socket is before it sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Socket {
+    /// The kernel's number for it, which no other socket has had or will have.
+    pub cookie: u64,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The address it is bound to; unspecified for none.
+    pub source: Address,
+    /// Whether it is bound to a device.
+    pub on_device: bool,
+    /// What addresses it may be led to.
+    pub speaks: Speaks,
+}
+
+/// Which families a socket can be led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speaks {
+    /// IPv4: a socket of its family.
+    V4,
+    /// IPv6 alone: a datagram of an IPv6 socket without a peer, which the kernel does not send to a mapped address.
+    V6,
+    /// Both: an IPv6 socket that connects.
+    Both,
+}
+
+/// Where a socket that dials this place goes instead, noted for when it is asked with whom it speaks. `None` to leave it alone:
+/// nothing is published there, or the container could not answer it.
+#[inline(always)]
+pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> Option<(Address, Port)> {
+    if socket.protocol != TCP && socket.protocol != UDP {
+        return None;
+    }
+    // From the loopback no route leads to a container, and a device leads where it leads.
+    if socket.on_device || socket.source.is_loopback() {
+        return None;
+    }
+    let publication = published(t, socket.protocol, address, port)?;
+    if !can_speak(socket, publication.address) {
+        return None;
+    }
+    let (to, to_port) = (publication.address, publication.port(port));
+    let dialled = Dialled { address, port, protocol: socket.protocol, pad: 0 };
+    t.keep_dialled(&DialledKey::new(socket.cookie, to, to_port), &dialled);
+    Some((to, to_port))
+}
+
+/// Whom a socket takes its peer at this place for, if it was led there.
+#[inline(always)]
+pub fn peer<T: Tables>(t: &T, cookie: u64, address: Address, port: Port) -> Option<(Address, Port)> {
+    let dialled = t.dialled(&DialledKey::new(cookie, address, port))?;
+    Some((dialled.address, dialled.port))
+}
+
+/// Whether a socket may have this port: not one that is published there, or on every address, or, where it wants every
+/// address, on any.
+#[inline(always)]
+pub fn may_bind<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> bool {
+    if port == Port::NONE || (protocol != TCP && protocol != UDP) {
+        return true;
+    }
+    if address != address.any_of_family() {
+        return !is_published(t, protocol, address, port) && !is_published(t, protocol, address.any_of_family(), port);
+    }
+    // An IPv6 socket takes IPv4 as well unless it is told otherwise, which cannot be seen here.
+    is_free(t, protocol, address, port) && (address.is_v4() || is_free(t, protocol, Address::ANY_V4, port))
+}
+
+/// The publication that a place of the host's own stands for.
+#[inline(always)]
+fn published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Option<Publication> {
+    if let Some(publication) = t.publication(&PublicationKey::new(address, protocol, port)) {
+        return Some(*publication);
+    }
+    if !address.is_loopback() && !t.is_hosts(&address) {
+        return None;
+    }
+    t.publication(&PublicationKey::new(address.any_of_family(), protocol, port)).copied()
+}
+
+/// Whether a socket can speak to this address, by its family and by that of the address it has.
+#[inline(always)]
+fn can_speak(socket: &Socket, to: Address) -> bool {
+    let family = match socket.speaks {
+        Speaks::V4 => to.is_v4(),
+        Speaks::V6 => !to.is_v4(),
+        Speaks::Both => true,
+    };
+    let unbound = socket.source == socket.source.any_of_family();
+    family && (unbound || socket.source.is_v4() == to.is_v4())
+}
+
+#[inline(always)]
+fn is_published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> bool {
+    t.publication(&PublicationKey::new(address, protocol, port)).is_some()
+}
+
+/// Whether a port is published on no address of a family whose unspecified address this is.
+#[inline(always)]
+fn is_free<T: Tables>(t: &T, protocol: u8, any: Address, port: Port) -> bool {
+    let key = PublicationKey::new(any, protocol, port);
+    t.publication(&key).is_none() && t.publication(&key.somewhere()).is_none()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Sockets of a host that publishes port 8080 of each of its addresses, and 5300 of 192.0.2.1 alone.
+
+extern crate std;
+
+use core::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::tuple::{SCTP, Zone};
+
+const CONTAINER: Address = Address::v4([10, 176, 0, 2]);
+const HOST: Address = Address::v4([192, 0, 2, 1]);
+const LOOPBACK: Address = Address::v4([127, 0, 0, 1]);
+const LOOPBACK_V6: Address = Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const HOST_V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const CONTAINER_V6: Address = Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+const ELSEWHERE: Address = Address::v4([203, 0, 113, 5]);
+
+#[derive(Default)]
+struct Host {
+    publications: BTreeMap<PublicationKey, Publication>,
+    addresses: BTreeSet<Address>,
+    dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
+}
+
+impl Tables for Host {
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        key.answers().find_map(|entry| self.publications.get(&entry))
+    }
+
+    fn is_hosts(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
+    }
+
+    fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
+        self.dialled.borrow().get(key).copied()
+    }
+
+    fn keep_dialled(&self, key: &DialledKey, dialled: &Dialled) {
+        self.dialled.borrow_mut().insert(*key, std::boxed::Box::leak(std::boxed::Box::new(*dialled)));
+    }
+}
+
+fn host() -> Host {
+    let mut host = Host { addresses: [HOST, HOST_V6].into(), ..Host::default() };
+    for protocol in [TCP, UDP] {
+        for any in [Address::ANY_V4, Address::ANY_V6] {
+            let key = PublicationKey::new(any, protocol, Port::new(8080));
+            host.publications.insert(key, Publication::new(Zone(1), CONTAINER, 8080, 80));
+        }
+        let one = PublicationKey::new(HOST, protocol, Port::new(5300));
+        for key in [one, one.somewhere()] {
+            host.publications.insert(key, Publication::new(Zone(1), CONTAINER, 5300, 53));
+        }
+    }
+    host
+}
+
+fn socket(protocol: u8, speaks: Speaks) -> Socket {
+    let source = if speaks == Speaks::V4 { Address::ANY_V4 } else { Address::ANY_V6 };
+    Socket { cookie: 7, protocol, source, on_device: false, speaks }
+}
+
+#[test]
+fn a_published_port_is_dialled_by_each_address_of_the_host_and_tells_what_was_dialled() {
+    for protocol in [TCP, UDP] {
+        for (speaks, address) in [
+            (Speaks::V4, LOOPBACK),
+            (Speaks::V4, Address::v4([127, 9, 9, 9])),
+            (Speaks::V4, HOST),
+            (Speaks::V4, Address::ANY_V4),
+            (Speaks::Both, LOOPBACK),
+            (Speaks::Both, LOOPBACK_V6),
+            (Speaks::Both, HOST_V6),
+            (Speaks::Both, Address::ANY_V6),
+        ] {
+            let host = host();
+
+            let to = dial(&host, &socket(protocol, speaks), address, Port::new(8080));
+
+            assert_eq!(to, Some((CONTAINER, Port::new(80))), "{address:?}");
+            assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((address, Port::new(8080))));
+            assert_eq!(peer(&host, 8, CONTAINER, Port::new(80)), None, "another socket dialled the container itself");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
+    let v4 = socket(TCP, Speaks::V4);
+    for (socket, address, port) in [
+        (v4, ELSEWHERE, 8080),
+        (v4, HOST, 8081),
+        (v4, LOOPBACK, 5300),
+        (v4, CONTAINER, 80),
+        (Socket { protocol: SCTP, ..v4 }, HOST, 8080),
+        (Socket { on_device: true, ..v4 }, HOST, 8080),
+        (Socket { source: LOOPBACK, ..v4 }, LOOPBACK, 8080),
+        (Socket { source: LOOPBACK_V6, ..socket(TCP, Speaks::Both) }, LOOPBACK_V6, 8080),
+        (Socket { source: HOST_V6, ..socket(TCP, Speaks::Both) }, HOST_V6, 8080),
+        (socket(UDP, Speaks::V6), LOOPBACK_V6, 8080),
+    ] {
+        let host = host();
+
+        assert_eq!(dial(&host, &socket, address, Port::new(port)), None, "{socket:?} {address:?} {port}");
+        assert!(host.dialled.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_socket_is_led_to_a_container_of_a_family_that_it_speaks() {
+    let mut host = host();
+    let key = PublicationKey::new(Address::ANY_V6, UDP, Port::new(53));
+    host.publications.insert(key, Publication::new(Zone(1), CONTAINER_V6, 53, 53));
+    let key = PublicationKey::new(Address::ANY_V4, UDP, Port::new(53));
+    host.publications.insert(key, Publication::new(Zone(1), CONTAINER_V6, 53, 53));
+
+    let to = |speaks, address| dial(&host, &socket(UDP, speaks), address, Port::new(53)).map(|(to, _)| to);
+
+    assert_eq!(to(Speaks::V6, LOOPBACK_V6), Some(CONTAINER_V6));
+    assert_eq!(to(Speaks::Both, LOOPBACK), Some(CONTAINER_V6));
+    assert_eq!(to(Speaks::V4, LOOPBACK), None);
+}
+
+#[test]
+fn one_socket_that_sends_to_two_published_ports_knows_their_answers_apart() {
+    let host = host();
+    let socket = socket(UDP, Speaks::V4);
+
+    dial(&host, &socket, LOOPBACK, Port::new(8080)).unwrap();
+    dial(&host, &socket, HOST, Port::new(5300)).unwrap();
+
+    assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((LOOPBACK, Port::new(8080))));
+    assert_eq!(peer(&host, 7, CONTAINER, Port::new(53)), Some((HOST, Port::new(5300))));
+    assert_eq!(peer(&host, 7, CONTAINER, Port::new(54)), None);
+}
+
+#[test]
+fn a_published_port_cannot_be_bound_where_it_is_published() {
+    let host = host();
+    let cases = [
+        (Address::ANY_V4, 8080, false),
+        (HOST, 8080, false),
+        (LOOPBACK, 8080, false),
+        (ELSEWHERE, 8080, false),
+        (Address::ANY_V6, 8080, false),
+        (HOST_V6, 8080, false),
+        (HOST, 5300, false),
+        (Address::ANY_V4, 5300, false),
+        (Address::ANY_V6, 5300, false),
+        (LOOPBACK, 5300, true),
+        (HOST_V6, 5300, true),
+        (Address::ANY_V4, 8081, true),
+        (Address::ANY_V4, 0, true),
+        (HOST, 0, true),
+    ];
+    for protocol in [TCP, UDP] {
+        for (address, port, may) in cases {
+            assert_eq!(may_bind(&host, protocol, address, Port::new(port)), may, "{address:?} {port}");
+        }
+    }
+    assert!(may_bind(&host, SCTP, HOST, Port::new(8080)));
+}

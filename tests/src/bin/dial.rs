@@ -1,0 +1,114 @@
+//! Makes one socket and says what happens to it, for tests of what netd does to the sockets of a host's processes.
+//!
+//! ```text
+//! dial tcp|udp TARGET [FROM]       connects, says a line, prints whom it is connected with and the answer
+//! dial datagram TARGET [FROM]      sends without connecting, prints whom the answer is from and the answer
+//! dial talk TARGET                 connects by UDP, says a line every 20 ms and prints each answer until it fails
+//! dial bind tcp|udp ADDRESS:PORT   binds
+//! ```
+//!
+//! A failure is printed as the kernel's number for it, such as `error 98`.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+
+const LINE: &[u8; 6] = b"hello\n";
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["tcp", target] => tcp(place(target), None),
+        ["tcp", target, from] => tcp(place(target), Some(place(from))),
+        ["udp", target] => udp(place(target), None),
+        ["udp", target, from] => udp(place(target), Some(place(from))),
+        ["datagram", target] => datagram(place(target), None),
+        ["datagram", target, from] => datagram(place(target), Some(place(from))),
+        ["talk", target] => talk(place(target)),
+        ["bind", "tcp", at] => TcpListener::bind(place(at)).map(|_| "bound".to_owned()),
+        ["bind", "udp", at] => UdpSocket::bind(place(at)).map(|_| "bound".to_owned()),
+        _ => {
+            eprintln!("dial does not understand {words:?}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("error {}", error.raw_os_error().unwrap_or_default());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn place(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no ADDRESS:PORT"))
+}
+
+fn tcp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    if let Some(from) = from {
+        bind(made.as_raw_fd(), &SockaddrStorage::from(from))?;
+    }
+    connect(made.as_raw_fd(), &SockaddrStorage::from(target))?;
+    let mut stream = TcpStream::from(made);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = *LINE;
+    stream.write_all(LINE)?;
+    stream.read_exact(&mut answer)?;
+    Ok(format!("{} {}", stream.peer_addr()?, String::from_utf8_lossy(&answer).trim()))
+}
+
+fn bound(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<UdpSocket> {
+    let any: SocketAddr =
+        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(from.unwrap_or(any))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn udp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
+    let socket = bound(target, from)?;
+    socket.connect(target)?;
+    socket.send(LINE)?;
+    let mut answer = [0; 64];
+    let (length, source) = socket.recv_from(&mut answer)?;
+    if source != socket.peer_addr()? {
+        return Err(io::Error::other(format!("an answer from {source}")));
+    }
+    Ok(format!("{source} {}", String::from_utf8_lossy(&answer[..length]).trim()))
+}
+
+fn datagram(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
+    let socket = bound(target, from)?;
+    socket.send_to(LINE, target)?;
+    let mut answer = [0; 64];
+    let (length, source) = socket.recv_from(&mut answer)?;
+    Ok(format!("{source} {}", String::from_utf8_lossy(&answer[..length]).trim()))
+}
+
+fn talk(target: SocketAddr) -> io::Result<String> {
+    let socket = bound(target, None)?;
+    socket.connect(target)?;
+    loop {
+        socket.send(LINE)?;
+        let mut answer = [0; 64];
+        socket.recv(&mut answer)?;
+        println!("answered");
+        thread::sleep(PAUSE);
+    }
+}
