@@ -3,7 +3,7 @@
 use crate::{
     packet::{ETH, Label, Packet},
     parse::{Headers, Part, Transport},
-    tables::{DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
+    tables::{Device, DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
@@ -33,7 +33,7 @@ pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> 
 /// What the host's routing says of a packet that leaves a container's network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WayOut {
-    /// By this uplink, which masquerades as this address; `s.flow`'s way is filled in.
+    /// By this uplink, as this address: the uplink's, or the packet's own in a routed network; `s.flow`'s way is filled in.
     Uplink(Address),
     /// It is for the host.
     Local,
@@ -41,12 +41,12 @@ pub enum WayOut {
     Stack,
 }
 
-/// Looks up the way of a packet from a network whose bridge is `bridge` and fills it in in `s.flow`. A first packet is
+/// Looks up the way of a packet from the container whose device is `from` and fills it in in `s.flow`. A first packet is
 /// looked up by what it is, an answer by what it becomes: a published flow answers from the published address.
 #[inline(never)]
-pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, bridge: u32, answers: bool) -> Result<WayOut, DropReason> {
+pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: bool) -> Result<WayOut, DropReason> {
     let tuple = if answers { &s.flow.becomes } else { &s.key };
-    match t.route(bridge, tuple, &mut s.flow.next) {
+    match t.route(from.bridge, tuple, &mut s.flow.next) {
         Route::Local => return Ok(WayOut::Local),
         Route::Stack => return Ok(WayOut::Stack),
         Route::Forward => {}
@@ -60,8 +60,14 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, bridge: u32, answers: boo
     if s.flow.next.mtu == 0 {
         s.flow.next.mtu = device.mtu;
     }
-    let Some(address) = device.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
+    let Some(address) = source(from, device, s.key.src) else { return Err(DropReason::UncoveredDevice) };
     Ok(WayOut::Uplink(address))
+}
+
+/// The address as which a packet of a container of `from` leaves by `uplink`.
+#[inline(always)]
+pub fn source(from: &Device, uplink: &Device, own: Address) -> Option<Address> {
+    if from.routes(own) { Some(own) } else { uplink.address(own) }
 }
 
 /// Whether the stack must route this packet: it would have to answer it (its time is up) or to cut it.

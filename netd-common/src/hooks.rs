@@ -22,6 +22,9 @@ pub type Decided = Result<Packed, DropReason>;
 /// To the stack.
 pub const PASS: Packed = Verdict::Pass.packed();
 
+/// Bytes from a frame's start to its ethertype.
+const ETHERTYPE: usize = 12;
+
 /// Runs the logic of a hook on a packet.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) -> Packed {
@@ -52,7 +55,7 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     }
     let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Ok(PASS) };
     policy::require_own_address(device, &s.key)?;
-    if frame.destination.is_group() || s.key.dst.is_link_local() {
+    if frame.destination.is_group() || s.key.dst.is_link_local() || !policy::goes_beyond_link(s.key.src) {
         return Ok(PASS);
     }
     if frame.destination != device.gateway_mac {
@@ -74,7 +77,7 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
 #[inline(always)]
 fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
     let answers = icmp::find(p, t, s, h);
-    let way = forward::find_way_out(t, s, device.bridge, answers)?;
+    let way = forward::find_way_out(t, s, device, answers)?;
     if !matches!(way, WayOut::Uplink(_)) {
         return Ok(PASS);
     }
@@ -92,7 +95,7 @@ fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, d
 #[inline(always)]
 fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
     if !goes_on(t, s, h, |t, s| find_answers_way_out(t, s, device))? {
-        let source = match forward::find_way_out(t, s, device.bridge, false)? {
+        let source = match forward::find_way_out(t, s, device, false)? {
             WayOut::Local | WayOut::Stack => return Ok(PASS),
             WayOut::Uplink(source) => source,
         };
@@ -119,7 +122,7 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
 #[inline(always)]
 fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
     let answers = s.flow.direction != 0;
-    let WayOut::Uplink(source) = forward::find_way_out(t, s, device.bridge, answers)? else {
+    let WayOut::Uplink(source) = forward::find_way_out(t, s, device, answers)? else {
         s.flow.via = Via::Stack as u8;
         return Ok(true);
     };
@@ -152,7 +155,7 @@ pub fn goes_on<T: Tables>(
     Ok(conntrack::refresh(t, s, settings, h, now))
 }
 
-/// Makes the flow of a packet that leaves as `source`.
+/// Makes the flow of a packet that leaves as `source`. Where that is its own address, its port is its own too.
 #[inline(always)]
 fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) -> Result<(), DropReason> {
     match h.transport {
@@ -167,7 +170,8 @@ fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) ->
     let now = t.now();
     nat::masquerade_as(s, source);
     conntrack::prepare(s, settings, h, now);
-    nat::establish_with_port(t, s, settings, now, false)
+    let keep = source == s.key.src;
+    nat::establish_with_port(t, s, settings, now, keep)
 }
 
 /// Egress of the host's side of a container's veth: what the slow path delivers.
@@ -265,7 +269,9 @@ pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Dec
     }
     let Some(from) = t.device(p.came_by()) else { return Ok(PASS) };
     if from.is(DeviceKind::Uplink) {
-        let dropped = from.has(device_flags::NOT_A_ROUTER);
+        let v6 = p.read::<2>(ETHERTYPE).is_ok_and(|ethertype| ethertype == parse::ETHERTYPE_IPV6);
+        let flag = if v6 { device_flags::NOT_A_ROUTER_V6 } else { device_flags::NOT_A_ROUTER_V4 };
+        let dropped = from.has(flag);
         return if dropped { Err(DropReason::NotARouter) } else { Ok(PASS) };
     }
     forwarded_for_container(p, t, s, from)
@@ -295,7 +301,9 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
     let h = fragment::recall(t, s, h);
     if !goes_on(t, s, h, |_, _| Ok(true))? {
         let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
-        let Some(source) = uplink.address(s.key.src) else { return Err(DropReason::UncoveredDevice) };
+        let Some(source) = forward::source(from, uplink, s.key.src) else {
+            return Err(DropReason::UncoveredDevice);
+        };
         s.flow.next = Default::default();
         s.flow.via = Via::Stack as u8;
         masquerade(t, s, h, source)?;

@@ -44,6 +44,12 @@ pub fn require_own_address(device: &Device, tuple: &Tuple) -> Result<(), DropRea
     if allowed { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
+/// Whether a packet from this address may leave its link (RFC 4291 sections 2.5.2 and 2.5.6).
+#[inline(always)]
+pub fn goes_beyond_link(src: Address) -> bool {
+    src != src.any_of_family() && !src.is_link_local()
+}
+
 /// Whether the frame is ARP.
 #[inline(always)]
 pub fn is_arp(frame: Ethernet) -> bool {

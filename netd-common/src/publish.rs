@@ -10,6 +10,10 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
     if let Some(publication) = t.publication(&s.publication) {
         return Some(*publication);
     }
+    // An answer to another host of one link would have to say which: such a client is the host's own.
+    if s.key.dst.is_link_local() {
+        return None;
+    }
     s.publication.address = s.key.dst.any_of_family();
     let publication = *t.publication(&s.publication)?;
     (t.route(input, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)

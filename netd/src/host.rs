@@ -20,7 +20,7 @@ use crate::{
     holder,
     link::{Forwarding, Links, Ours, Sysctls},
     netns::Namespace,
-    reconcile::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
+    reconcile::{Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
 
 pub use crate::dataplane::{Cgroup, Options as DataplaneOptions};
@@ -107,8 +107,10 @@ impl Kernel for Host {
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
-        let candidates = bridges.keys().chain(uplinks.keys()).chain(self.forwarding.noted());
-        let forwarding = candidates.filter(|link| Forwarding::is_on(link)).cloned().collect();
+        let candidates = bridges.keys().chain(uplinks.keys());
+        let candidates: BTreeSet<_> = candidates.cloned().chain(self.forwarding.noted()).collect();
+        let each = candidates.into_iter().flat_map(|link| Family::BOTH.map(|family| (link.clone(), family)));
+        let forwarding = each.filter(|(link, family)| Forwarding::is_on(link, *family)).collect();
         let Records { devices, orphans, endpoints, publications, addresses, settings, reserved } =
             self.dataplane.tables().records(&names)?;
         Ok(State {
@@ -139,12 +141,15 @@ impl Kernel for Host {
             Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
             Step::Detach(link, hook) => self.detach(link, *hook).await,
             Step::DeleteVeth(link) | Step::DeleteBridge(link) => self.delete(link).await,
-            Step::RestoreForwarding(link) => self.forwarding.give_back(link).map(|_| ()),
+            Step::RestoreForwarding(link, family) => self.forwarding.give_back(link, *family).map(|_| ()),
             Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
             Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
             Step::CreateBridge(link, bridge) => self.links.create_bridge(link, bridge).await,
             Step::UpdateBridge(link, bridge) => self.links.update_bridge(link, bridge).await,
-            Step::Forward(link) => self.forwarding.switch_on(link),
+            Step::Forward(link, family) => {
+                let announced = self.links.with_announced_routes().await?;
+                self.forwarding.switch_on(link, *family, &announced)
+            }
             Step::CreateVeth(link, veth) => {
                 self.links.create_veth(link, veth).await?;
                 self.sandboxes.insert(link.clone(), veth.sandbox.clone());

@@ -1,168 +1,142 @@
 //! Which subnet a network gets and which address an endpoint: arithmetic on what is taken, and nothing else.
 //!
-//! Invariant: nothing here performs IO or remembers anything.
+//! Invariant: nothing here performs IO or remembers anything. Both families are one arithmetic, on the number that an
+//! address is.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 
-/// Where automatic subnets come from: outside of what Docker, Podman, Kubernetes, clouds and VPNs like to take.
-pub const AUTOMATIC: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 176, 0, 0), 12);
+/// Where automatic subnets come from, of each family the pools in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pools {
+    /// Of IPv4.
+    pub ipv4: Vec<SubnetPool>,
+    /// Of IPv6.
+    pub ipv6: Vec<SubnetPool>,
+}
 
-/// Prefix length of an automatic subnet.
-const AUTOMATIC_PREFIX: u8 = 24;
+/// A range of addresses that subnets of one size are cut from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubnetPool {
+    /// The range.
+    pub base: IpNet,
+    /// Prefix length of a subnet, not less than that of the range.
+    pub size: u8,
+}
 
-/// The lowest /24 of [`AUTOMATIC`] that overlaps none of `avoid`.
-pub fn free_subnet(avoid: &[Ipv4Net]) -> Option<Ipv4Net> {
-    AUTOMATIC.subnets(AUTOMATIC_PREFIX).ok()?.find(|subnet| !avoid.iter().any(|taken| overlap(subnet, taken)))
+/// Outside of what Docker, Podman, Kubernetes, clouds and VPNs like to take.
+const AUTOMATIC: SubnetPool =
+    SubnetPool { base: IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 176, 0, 0)), 12), size: 24 };
+
+impl Pools {
+    /// The pools that are used where nothing else is configured; `site` is the node's own /48 of [`unique_local`].
+    pub fn automatic(site: Ipv6Net) -> Self {
+        Self { ipv4: vec![AUTOMATIC], ipv6: vec![SubnetPool { base: site.into(), size: 64 }] }
+    }
+}
+
+/// The /48 of unique local addresses with this Global ID, of which 40 bits count. It is drawn at random and so
+/// unlikely to be another site's (RFC 4193 section 3.2.2).
+pub fn unique_local(global_id: u64) -> Ipv6Net {
+    let [.., a, b, c, d, e] = global_id.to_be_bytes();
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&[0xfd, a, b, c, d, e]);
+    Ipv6Net::new_assert(bytes.into(), 48)
+}
+
+/// The lowest subnet of the first pool that has one which overlaps none of `avoid`.
+pub fn free_subnet(pools: &[SubnetPool], avoid: &[IpNet]) -> Option<IpNet> {
+    pools.iter().find_map(|pool| free_subnet_of(pool, avoid))
+}
+
+/// Goes from what is in the way to the first place behind it.
+fn free_subnet_of(pool: &SubnetPool, avoid: &[IpNet]) -> Option<IpNet> {
+    let end = number(pool.base.broadcast());
+    let mut start = number(pool.base.network());
+    loop {
+        let subnet = IpNet::new(address_like(&pool.base, start), pool.size).ok()?.trunc();
+        let in_the_way = avoid.iter().filter(|taken| overlap(taken, &subnet)).map(|taken| number(taken.broadcast()));
+        let Some(last) = in_the_way.max() else { return Some(subnet) };
+        start = last.max(number(subnet.broadcast())).checked_add(1).filter(|next| *next <= end)?;
+    }
 }
 
 /// Whether the two have an address in common.
-pub fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// What the address of its subnet means that no one can have: `None` for one that a host can have. A /31 (RFC 3021) and a /32
-/// have no such address.
-pub fn meaning(subnet: &Ipv4Net, address: Ipv4Addr) -> Option<&'static str> {
-    if subnet.prefix_len() >= 31 {
+/// What the address of its subnet means that no one can have: `None` for one that a host can have. A /31 (RFC 3021), a /32, a
+/// /127 (RFC 6164) and a /128 have no such address.
+pub fn meaning(subnet: &IpNet, address: IpAddr) -> Option<&'static str> {
+    if subnet.prefix_len() >= subnet.max_prefix_len() - 1 {
         return None;
     }
-    if address == subnet.network() {
-        return Some("the network address");
+    match address {
+        IpAddr::V4(_) if address == subnet.network() => Some("the network address"),
+        IpAddr::V4(_) if address == subnet.broadcast() => Some("the broadcast address"),
+        // RFC 4291 section 2.6.1.
+        IpAddr::V6(_) if address == subnet.network() => Some("the subnet-router anycast address"),
+        _ => None,
     }
-    (address == subnet.broadcast()).then_some("the broadcast address")
 }
 
 /// The first address that a host can have.
-pub fn first_address(subnet: &Ipv4Net) -> Ipv4Addr {
-    if subnet.prefix_len() >= 31 { subnet.network() } else { Ipv4Addr::from(u32::from(subnet.network()) + 1) }
+pub fn first_address(subnet: &IpNet) -> IpAddr {
+    let first = subnet.network();
+    if meaning(subnet, first).is_none() { first } else { address_like(subnet, number(first) + 1) }
 }
 
 /// Where an address is taken from.
 #[derive(Clone, Debug)]
 pub struct Pool<'a> {
     /// The network's.
-    pub subnet: Ipv4Net,
+    pub subnet: IpNet,
     /// The part of it that automatic addresses come from.
-    pub range: Ipv4Net,
+    pub range: IpNet,
     /// Addresses that nobody gets: gateway, auxiliary ones, and those in use.
-    pub taken: &'a BTreeSet<Ipv4Addr>,
+    pub taken: &'a BTreeSet<IpAddr>,
     /// The address that was given out last.
-    pub last: Option<Ipv4Addr>,
+    pub last: Option<IpAddr>,
 }
 
 impl Pool<'_> {
     /// The free address that comes next after the last one given out, from the end of the range on from its start again: so
     /// a freed address is the last to be given again, and neighbours' caches have forgotten it by then.
-    pub fn next(&self) -> Option<Ipv4Addr> {
-        let (first, last) = (u32::from(self.range.network()), u32::from(self.range.broadcast()));
-        let start = match self.last.map(u32::from) {
+    pub fn next(&self) -> Option<IpAddr> {
+        let (first, last) = (number(self.range.network()), number(self.range.broadcast()));
+        let start = match self.last.map(number) {
             Some(given) if first <= given && given < last => given + 1,
             _ => first,
         };
-        (start..=last).chain(first..start).map(Ipv4Addr::from).find(|address| self.is_free(*address))
+        let addresses = (start..=last).chain(first..start).map(|number| address_like(&self.range, number));
+        addresses.into_iter().find(|address| self.is_free(*address))
     }
 
-    fn is_free(&self, address: Ipv4Addr) -> bool {
+    fn is_free(&self, address: IpAddr) -> bool {
         meaning(&self.subnet, address).is_none() && !self.taken.contains(&address)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    fn ip(text: &str) -> Ipv4Addr {
-        text.parse().unwrap()
-    }
-
-    fn given(subnet: &str, taken: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        Pool { subnet: net(subnet), range: net(subnet), taken, last }.next()
-    }
-
-    #[test]
-    fn subnets_are_given_lowest_first_around_what_is_in_the_way() {
-        assert_eq!(free_subnet(&[]), Some(net("10.176.0.0/24")));
-        assert_eq!(free_subnet(&[net("10.176.0.0/23")]), Some(net("10.176.2.0/24")));
-        assert_eq!(free_subnet(&[net("10.176.0.7/32")]), Some(net("10.176.1.0/24")));
-        assert_eq!(free_subnet(&[net("10.0.0.0/8")]), None);
-    }
-
-    #[test]
-    fn a_freed_address_goes_to_the_end_of_the_queue() {
-        let mut taken = BTreeSet::from([ip("10.0.0.1"), ip("10.0.0.2"), ip("10.0.0.3")]);
-        let last = Some(ip("10.0.0.3"));
-
-        taken.remove(&ip("10.0.0.2"));
-
-        assert_eq!(given("10.0.0.0/29", &taken, last), Some(ip("10.0.0.4")));
-        taken.extend([ip("10.0.0.4"), ip("10.0.0.5"), ip("10.0.0.6")]);
-        assert_eq!(given("10.0.0.0/29", &taken, Some(ip("10.0.0.6"))), Some(ip("10.0.0.2")));
-    }
-
-    #[test]
-    fn a_subnet_of_two_or_four_addresses_gives_what_it_has() {
-        let gateway = BTreeSet::from([ip("10.0.0.1")]);
-        assert_eq!(given("10.0.0.0/30", &gateway, None), Some(ip("10.0.0.2")));
-        assert_eq!(given("10.0.0.0/30", &BTreeSet::from([ip("10.0.0.1"), ip("10.0.0.2")]), None), None);
-        assert_eq!(first_address(&net("10.0.0.0/31")), ip("10.0.0.0"));
-        assert_eq!(given("10.0.0.0/31", &BTreeSet::from([ip("10.0.0.0")]), None), Some(ip("10.0.0.1")));
-        assert_eq!(given("10.0.0.0/32", &BTreeSet::from([ip("10.0.0.0")]), None), None);
-    }
-
-    #[test]
-    fn the_last_address_there_is_wraps_around() {
-        let none = BTreeSet::new();
-        assert_eq!(given("255.255.255.254/31", &none, Some(ip("255.255.255.255"))), Some(ip("255.255.255.254")));
-    }
-
-    proptest! {
-        #[test]
-        fn an_address_given_is_free_usable_and_in_the_range(
-            prefix in 16_u8..=32,
-            range_bits in 0_u8..6,
-            seed: u32,
-            taken in prop::collection::btree_set(any::<u32>(), 0..200),
-            last: u32,
-        ) {
-            let subnet = Ipv4Net::new(Ipv4Addr::from(seed), prefix).unwrap().trunc();
-            let inside = |n: u32| {
-                let hosts = u64::from(u32::from(subnet.broadcast()) - u32::from(subnet.network())) + 1;
-                Ipv4Addr::from(u32::from(subnet.network()) + (u64::from(n) % hosts) as u32)
-            };
-            let range = Ipv4Net::new(inside(seed.rotate_left(7)), (prefix + range_bits).min(32)).unwrap().trunc();
-            let taken: BTreeSet<_> = taken.into_iter().map(inside).collect();
-
-            match (Pool { subnet, range, taken: &taken, last: Some(inside(last)) }).next() {
-                Some(address) => {
-                    prop_assert!(range.contains(&address) && !taken.contains(&address));
-                    prop_assert_eq!(meaning(&subnet, address), None);
-                }
-                None => prop_assert!(range.hosts().chain([range.network(), range.broadcast()])
-                    .all(|a| taken.contains(&a) || meaning(&subnet, a).is_some())),
-            }
-        }
-
-        #[test]
-        fn every_free_address_is_given_once_before_any_comes_again(prefix in 24_u8..=32, start: u32) {
-            let subnet = Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), prefix).unwrap();
-            let mut last = Some(Ipv4Addr::from(u32::from(subnet.network()) | (start % 256)));
-            let (mut given, none) = (BTreeSet::new(), BTreeSet::new());
-            let usable = (0..1_u32 << (32 - prefix))
-                .filter(|n| meaning(&subnet, Ipv4Addr::from(u32::from(subnet.network()) + n)).is_none())
-                .count();
-
-            for _ in 0..usable {
-                last = Pool { subnet, range: subnet, taken: &none, last }.next();
-                prop_assert!(given.insert(last.unwrap()));
-            }
-        }
+/// The address as a number: of IPv4 one of 32 bits.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
+
+/// The address of the family of `net` that is this number, of which 32 bits count for IPv4.
+fn address_like(net: &IpNet, number: u128) -> IpAddr {
+    match net {
+        IpNet::V4(_) => Ipv4Addr::from(number as u32).into(),
+        IpNet::V6(_) => Ipv6Addr::from(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

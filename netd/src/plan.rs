@@ -7,15 +7,18 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netd_common::{
     tables::{DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, Span, device_flags},
     tuple::{Address, Mac, Zone},
 };
 
 use crate::{
-    model::{Attachment, Endpoint, Model, Network},
-    reconcile::{Bridge, DeviceRecord, EndpointRecord, HostFacts, Interface, LinkName, Sandbox, State, Uplink, Veth},
+    ipam,
+    model::{self, Attachment, Endpoint, Model, Network, Subnet},
+    reconcile::{
+        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, Sandbox, State, Uplink, Veth,
+    },
 };
 
 /// The kernel's own `ip_local_port_range`.
@@ -39,10 +42,12 @@ pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
             add_endpoint(&mut state, model, endpoint, &sandbox);
         }
     }
-    let gateways = model.networks.values().map(|network| IpAddr::from(network.gateway));
+    let subnets = || model.networks.values().flat_map(|network| &network.subnets);
+    let gateways = subnets().map(|subnet| subnet.gateway);
     state.addresses = facts.addresses.iter().copied().chain(gateways).map(Address::new).collect();
+    let forwards = subnets().map(Subnet::family).collect();
     for (link, uplink) in &facts.uplinks {
-        add_uplink(&mut state, link, uplink, !model.networks.is_empty());
+        add_uplink(&mut state, link, uplink, &forwards);
     }
     state
 }
@@ -54,14 +59,16 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
     for (link, uplink) in &facts.uplinks {
-        if primary(uplink).is_none() {
-            warnings.push(format!("uplink {link} has no IPv4 address: containers reach nothing by it"));
+        if Family::BOTH.into_iter().all(|family| primary(uplink, family).is_none()) {
+            warnings.push(format!("uplink {link} has no address: containers reach nothing by it"));
         }
     }
     for network in model.networks.values() {
-        for (route, device) in crate::model::routes(facts).filter(|(route, _)| overlaps(route, &network.subnet)) {
-            let (name, subnet) = (&network.name, network.subnet);
-            warnings.push(format!("network {name} ({subnet}) overlaps {route}, which the host routes by {device}"));
+        for subnet in network.subnets.iter().map(|subnet| subnet.subnet) {
+            for (route, device) in model::routes(facts).filter(|(route, _)| ipam::overlap(route, &subnet)) {
+                let name = &network.name;
+                warnings.push(format!("network {name} ({subnet}) overlaps {route}, which the host routes by {device}"));
+            }
         }
     }
     warnings
@@ -72,40 +79,42 @@ pub fn there(endpoint: &Endpoint, facts: &HostFacts) -> Option<Sandbox> {
     facts.sandboxes.get(&endpoint.netns).filter(|sandbox| sandbox.inode == endpoint.netns_inode).cloned()
 }
 
-fn overlaps(a: &Ipv4Net, b: &Ipv4Net) -> bool {
-    crate::ipam::overlap(a, b)
-}
-
 fn add_network(state: &mut State, network: &Network) {
     let link = network.bridge();
-    let address = Ipv4Net::new_assert(network.gateway, network.subnet.prefix_len());
-    let bridge = Bridge {
-        owner: network.name.to_string(),
-        mac: network.mac,
-        mtu: network.mtu,
-        addresses: BTreeSet::from([IpNet::V4(address)]),
-    };
+    let addresses = network.subnets.iter().map(|subnet| with_prefix(subnet.gateway, subnet));
+    let bridge =
+        Bridge { owner: network.name.to_string(), mac: network.mac, mtu: network.mtu, addresses: addresses.collect() };
     let record = DeviceRecord { kind: DeviceKind::Bridge as u8, ..record_in(network) };
     state.bridges.insert(link.clone(), bridge);
-    state.forwarding.insert(link.clone());
+    state.forwarding.extend(network.subnets.iter().map(|subnet| (link.clone(), subnet.family())));
     state.devices.insert(link, record);
 }
 
+/// An address with the prefix length of its subnet.
+fn with_prefix(address: IpAddr, subnet: &Subnet) -> IpNet {
+    IpNet::new_assert(address, subnet.subnet.prefix_len())
+}
+
 fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: &Sandbox) {
-    let way_out = model.way_out(endpoint);
+    let ways_out = Family::BOTH.map(|family| (family, model.way_out(endpoint, family)));
     for attachment in &endpoint.attachments {
         let Some(network) = model.networks.get(&attachment.network) else { continue };
-        let leads_out = way_out.is_some_and(|(_, other)| other.id == attachment.id);
-        add_attachment(state, endpoint, sandbox, network, attachment, leads_out);
+        let leads_out =
+            |(_, way): &&(Family, Option<(_, &Attachment)>)| way.is_some_and(|(_, a)| a.id == attachment.id);
+        let gateways = ways_out.iter().filter(leads_out).filter_map(|(family, _)| network.subnet(*family));
+        let gateways = gateways.map(|subnet| subnet.gateway).collect();
+        add_attachment(state, endpoint, sandbox, (network, attachment), gateways);
     }
-    let Some((network, attachment)) = way_out else { return };
     for publication in &endpoint.publications {
-        let address = publication.host_ip.map_or(Address::ANY_V4, Address::from);
+        let family = publication.family();
+        let Some((network, attachment)) = model.way_out(endpoint, family) else { continue };
+        let Some(container) = attachment.address(family) else { continue };
         let (protocol, first, count) = (publication.protocol.number(), publication.host_port, publication.count);
-        let to = Publication::new(network.zone(), attachment.ip.into(), first, publication.port);
+        let address = Address::from(publication.host_ip);
+        let to = Publication::new(network.zone(), container.into(), first, publication.port);
         for block in PublicationKey::blocks(address, protocol, first, count.into()) {
             state.publications.insert(block, to);
-            if address != address.any_of_family() {
+            if address != address.any_of_family() && !publication.direct {
                 state.publications.insert(block.somewhere(), to);
             }
         }
@@ -116,67 +125,92 @@ fn add_attachment(
     state: &mut State,
     endpoint: &Endpoint,
     sandbox: &Sandbox,
-    network: &Network,
-    attachment: &Attachment,
-    leads_out: bool,
+    (network, attachment): (&Network, &Attachment),
+    gateways: BTreeSet<IpAddr>,
 ) {
     let link = attachment.veth();
-    let address = Ipv4Net::new_assert(attachment.ip, network.subnet.prefix_len());
+    let addresses = network
+        .subnets
+        .iter()
+        .filter_map(|subnet| Some(with_prefix(attachment.address(subnet.family())?, subnet)))
+        .collect();
     let veth = Veth {
         owner: endpoint.name.to_string(),
         bridge: network.bridge(),
         mtu: network.mtu,
         sandbox: sandbox.clone(),
-        interface: Interface {
-            name: attachment.ifname.clone(),
-            mac: attachment.mac,
-            addresses: BTreeSet::from([IpNet::V4(address)]),
-            gateways: leads_out.then_some(network.gateway.into()).into_iter().collect(),
-        },
+        interface: Interface { name: attachment.ifname.clone(), mac: attachment.mac, addresses, gateways },
     };
     let device = DeviceRecord {
         kind: DeviceKind::Container as u8,
-        ipv4: attachment.ip.octets(),
+        ipv4: attachment.ip.map_or([0; 4], |ip| ip.octets()),
+        ipv6: attachment.ip6.map_or([0; 16], |ip| ip.octets()),
         mac: attachment.mac,
         ..record_in(network)
     };
-    let key = EndpointKey { address: attachment.ip.into(), zone: network.zone(), pad: 0 };
     let record =
         EndpointRecord { device: link.clone(), mtu: network.mtu, mac: attachment.mac, gateway_mac: network.mac };
+    for address in attachment.addresses() {
+        let key = EndpointKey { address: address.into(), zone: network.zone(), pad: 0 };
+        state.endpoints.insert(key, record.clone());
+    }
     state.veths.insert(link.clone(), veth);
     state.hooks.extend([(link.clone(), Hook::FromContainer), (link.clone(), Hook::ToContainer)]);
     state.devices.insert(link, device);
-    state.endpoints.insert(key, record);
 }
 
 /// What the records of a network's devices have in common.
 fn record_in(network: &Network) -> DeviceRecord {
+    let gateway = |family| network.subnet(family).map(|subnet| subnet.gateway);
+    let is_routed = network.subnet(Family::V6).is_some_and(Subnet::is_routed);
+    let flags = [(network.internal, device_flags::INTERNAL), (is_routed, device_flags::ROUTED_V6)];
     DeviceRecord {
         kind: 0,
-        flags: if network.internal { device_flags::INTERNAL } else { 0 },
+        flags: flags.iter().filter(|(holds, _)| *holds).fold(0, |flags, (_, flag)| flags | flag),
         zone: network.zone(),
         bridge: Some(network.bridge()),
         mtu: network.mtu,
         ipv4: [0; 4],
-        gateway_ipv4: network.gateway.octets(),
+        gateway_ipv4: ipv4(gateway(Family::V4)),
         ipv6: [0; 16],
-        gateway_ipv6: [0; 16],
+        gateway_ipv6: ipv6(gateway(Family::V6)),
         mac: Mac::default(),
         gateway_mac: network.mac,
     }
 }
 
-fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: bool) {
-    let not_a_router = forwards && uplink.was_no_router;
+/// The bytes of an IPv4 address; zero for none.
+fn ipv4(address: Option<IpAddr>) -> [u8; 4] {
+    match address {
+        Some(IpAddr::V4(address)) => address.octets(),
+        _ => [0; 4],
+    }
+}
+
+/// The bytes of an IPv6 address; zero for none.
+fn ipv6(address: Option<IpAddr>) -> [u8; 16] {
+    match address {
+        Some(IpAddr::V6(address)) => address.octets(),
+        _ => [0; 16],
+    }
+}
+
+/// `forwards` are the families that networks have.
+fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: &BTreeSet<Family>) {
+    let flag = |family| match family {
+        Family::V4 => device_flags::NOT_A_ROUTER_V4,
+        Family::V6 => device_flags::NOT_A_ROUTER_V6,
+    };
+    let not_a_router = uplink.was_no_router.intersection(forwards).map(|family| flag(*family));
     let record = DeviceRecord {
         kind: DeviceKind::Uplink as u8,
-        flags: if not_a_router { device_flags::NOT_A_ROUTER } else { 0 },
+        flags: not_a_router.fold(0, |flags, flag| flags | flag),
         zone: Zone::HOST,
         bridge: None,
         mtu: uplink.mtu,
-        ipv4: primary(uplink).map_or([0; 4], |address| address.octets()),
+        ipv4: ipv4(primary(uplink, Family::V4)),
         gateway_ipv4: [0; 4],
-        ipv6: [0; 16],
+        ipv6: ipv6(primary(uplink, Family::V6)),
         gateway_ipv6: [0; 16],
         mac: Mac::default(),
         gateway_mac: Mac::default(),
@@ -184,17 +218,14 @@ fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: boo
     state.devices.insert(link.clone(), record);
     state.hooks.extend([(link.clone(), Hook::FromUplink), (link.clone(), Hook::ToUplink)]);
     // Where forwarding was on before netd it is not netd's to switch off, with networks or without.
-    if forwards || !uplink.was_no_router {
-        state.forwarding.insert(link.clone());
-    }
+    let on =
+        Family::BOTH.into_iter().filter(|family| forwards.contains(family) || !uplink.was_no_router.contains(family));
+    state.forwarding.extend(on.map(|family| (link.clone(), family)));
 }
 
-/// The address that containers are masqueraded as.
-pub fn primary(uplink: &Uplink) -> Option<std::net::Ipv4Addr> {
-    uplink.addresses.iter().find_map(|address| match address {
-        IpNet::V4(address) => Some(address.addr()),
-        IpNet::V6(_) => None,
-    })
+/// The address of this family that containers are masqueraded as.
+pub fn primary(uplink: &Uplink, family: Family) -> Option<IpAddr> {
+    uplink.addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family)
 }
 
 fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {

@@ -55,12 +55,11 @@ impl Reservations {
         !self.by_programs || count <= FEW
     }
 
-    /// Takes every port of a publication, or none and says which one was not to be had.
-    pub fn take(&self, publication: &PortPublication) -> Result<Fresh, (Place, io::Error)> {
-        let place = |(port, _)| (publication.bound_address(), publication.protocol, port);
-        publication
-            .pairs()
-            .map(place)
+    /// Takes every port of some publications, or none and says which one was not to be had.
+    pub fn take(&self, publications: &[PortPublication]) -> Result<Fresh, (Place, io::Error)> {
+        publications
+            .iter()
+            .flat_map(places)
             .map(|place| (self.binder)(place).map(|socket| (place, socket)).map_err(|error| (place, error)))
             .collect()
     }
@@ -78,10 +77,7 @@ impl Reservations {
             return Vec::new();
         }
         let publications: Vec<_> = model.endpoints.values().flat_map(|endpoint| &endpoint.publications).collect();
-        let wanted = publications.iter().flat_map(|publication| {
-            publication.pairs().map(|(port, _)| (publication.bound_address(), publication.protocol, port))
-        });
-        let wanted: std::collections::BTreeSet<Place> = wanted.collect();
+        let wanted: std::collections::BTreeSet<Place> = publications.into_iter().flat_map(places).collect();
         self.held.retain(|place, _| wanted.contains(place));
         let mut refused = Vec::new();
         for place in wanted.into_iter().filter(|place| !self.held.contains_key(place)).collect::<Vec<_>>() {
@@ -102,6 +98,13 @@ impl Reservations {
     }
 }
 
+/// The ports of the host that a publication takes.
+fn places(publication: &PortPublication) -> impl Iterator<Item = Place> + use<> {
+    let (address, protocol) = (publication.host_ip, publication.protocol);
+    let pairs = (!publication.direct).then(|| publication.pairs());
+    pairs.into_iter().flatten().map(move |(port, _)| (address, protocol, port))
+}
+
 /// A socket bound to the port and not listening. Without SO_REUSEADDR: a port would be shared with whoever else sets it.
 fn bound((address, protocol, port): Place) -> io::Result<OwnedFd> {
     let kind = match protocol {
@@ -111,6 +114,10 @@ fn bound((address, protocol, port): Place) -> io::Result<OwnedFd> {
     };
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        // IPv4 has a socket of its own.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
     // What strays in (from the host itself) is not to fill memory.
     setsockopt(&socket, sockopt::RcvBuf, &0)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, port)))?;

@@ -2,6 +2,8 @@
 //!
 //! A file that is not understood is refused and never written to.
 
+mod upgrade;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
@@ -24,7 +26,7 @@ use crate::model::{Model, Name};
 pub const FILE: &str = "netd.redb";
 
 /// The layout of the rows. A change that an older netd would misread takes the next number.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints");
@@ -48,7 +50,25 @@ pub struct Store {
     /// `None` after an error of the disk until it opens again: redb refuses everything after one.
     database: Option<Database>,
     path: PathBuf,
+    drawn: Drawn,
+}
+
+/// What was drawn by chance when the store was made, and stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Drawn {
     secret: [u32; 2],
+    global_id: u64,
+}
+
+impl Drawn {
+    fn new(rng: &mut dyn RngCore) -> Self {
+        Self { secret: rng.random(), global_id: global_id(rng) }
+    }
+}
+
+/// Forty bits for unique local addresses (RFC 4193 section 3.2).
+fn global_id(rng: &mut dyn RngCore) -> u64 {
+    rng.next_u64() >> 24
 }
 
 impl Store {
@@ -58,7 +78,7 @@ impl Store {
         let damaged = |why: String| StoreError::Damaged { path: path.clone(), why };
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() == 0 => Err(damaged("it is empty".to_owned())),
-            Ok(_) => existing(&path),
+            Ok(_) => existing(&path, rng),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => made(&path, rng),
             Err(error) => Err(StoreError::Unusable { path: path.clone(), why: error.to_string() }),
         }
@@ -66,7 +86,12 @@ impl Store {
 
     /// The key of the datapath's hash, the same as long as the store lives.
     pub fn secret(&self) -> [u32; 2] {
-        self.secret
+        self.drawn.secret
+    }
+
+    /// The Global ID of this node's unique local addresses, the same as long as the store lives.
+    pub fn global_id(&self) -> u64 {
+        self.drawn.global_id
     }
 
     /// Turns the rows of `old` into those of `new`, all or none, on the disk when this returns.
@@ -84,7 +109,7 @@ impl Store {
             // What the disk has of the change that failed is not known.
             None => {
                 let database = Database::open(&self.path)?;
-                write_transaction(&database, &read_model(&database)?, new)?;
+                write_transaction(&database, &read_model(&database, FORMAT)?, new)?;
                 database
             }
         };
@@ -122,20 +147,21 @@ fn made(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreError
     // Complete under another name first: a crash in between leaves no half-made store.
     let unfinished = path.with_extension("new");
     let _ = fs::remove_file(&unfinished);
-    let secret = rng.random();
-    let database = initialised(&unfinished, secret).map_err(unusable)?;
+    let drawn = Drawn::new(rng);
+    let database = initialised(&unfinished, drawn).map_err(unusable)?;
     fs::rename(&unfinished, path)
         .map_err(|error| StoreError::Unusable { path: path.to_owned(), why: error.to_string() })?;
-    Ok((Store { database: Some(database), path: path.to_owned(), secret }, Model::default()))
+    Ok((Store { database: Some(database), path: path.to_owned(), drawn }, Model::default()))
 }
 
-fn initialised(path: &Path, secret: [u32; 2]) -> Result<Database, redb::Error> {
+fn initialised(path: &Path, drawn: Drawn) -> Result<Database, redb::Error> {
     let database = Database::create(path)?;
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert("format", FORMAT)?;
-        meta.insert("secret", u64::from(secret[0]) << 32 | u64::from(secret[1]))?;
+        meta.insert("secret", u64::from(drawn.secret[0]) << 32 | u64::from(drawn.secret[1]))?;
+        meta.insert("global_id", drawn.global_id)?;
         transaction.open_table(NETWORKS)?;
         transaction.open_table(ENDPOINTS)?;
     }
@@ -143,7 +169,7 @@ fn initialised(path: &Path, secret: [u32; 2]) -> Result<Database, redb::Error> {
     Ok(database)
 }
 
-fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
+fn existing(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreError> {
     let unusable = |why: String| StoreError::Unusable { path: path.to_owned(), why };
     let damaged = |why: String| StoreError::Damaged { path: path.to_owned(), why };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
@@ -153,7 +179,8 @@ fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
         Err(TryLockError::Error(error)) => return Err(unusable(error.to_string())),
     }
     let content = fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let (format, secret, model) = without_panic(|| checked(content)).map_err(|error| damaged(format!("{error:#}")))?;
+    let Meta { format, secret, global_id: known, model } =
+        without_panic(|| checked(content)).map_err(|error| damaged(format!("{error:#}")))?;
     if format > FORMAT {
         return Err(StoreError::Newer { path: path.to_owned(), found: format });
     }
@@ -163,13 +190,38 @@ fn existing(path: &Path) -> Result<(Store, Model), StoreError> {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
         other => damaged(other.to_string()),
     })?;
-    Ok((Store { database: Some(database), path: path.to_owned(), secret }, model))
+    let drawn = Drawn { secret, global_id: known.unwrap_or_else(|| global_id(rng)) };
+    if format < FORMAT {
+        upgrade(&database, &model, drawn).map_err(|error| unusable(format!("{error:#}")))?;
+    }
+    Ok((Store { database: Some(database), path: path.to_owned(), drawn }, model))
 }
 
-type Checked = (u64, [u32; 2], Result<Model>);
+/// Writes everything as this format has it.
+fn upgrade(database: &Database, model: &Model, drawn: Drawn) -> Result<()> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT)?;
+        meta.insert("global_id", drawn.global_id)?;
+    }
+    write_table(&transaction, NETWORKS, &BTreeMap::new(), &model.networks)?;
+    write_table(&transaction, ENDPOINTS, &BTreeMap::new(), &model.endpoints)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// What a store says.
+struct Meta {
+    format: u64,
+    secret: [u32; 2],
+    /// Unknown before format 2.
+    global_id: Option<u64>,
+    model: Result<Model>,
+}
 
 /// Reads a store in a copy in memory: opening mends what it can, and what is damaged must not be written to.
-fn checked(content: Vec<u8>) -> Result<Checked> {
+fn checked(content: Vec<u8>) -> Result<Meta> {
     let copy = InMemoryBackend::new();
     copy.set_len(content.len() as u64)?;
     copy.write(0, &content)?;
@@ -177,12 +229,13 @@ fn checked(content: Vec<u8>) -> Result<Checked> {
     if !database.check_integrity()? {
         bail!("its checksums do not match");
     }
-    let (format, secret) = meta(&database)?;
-    Ok((format, secret, read_model(&database)))
+    meta(&database)
 }
 
-fn read_model(database: &Database) -> Result<Model> {
-    Ok(Model { networks: read_table(database, NETWORKS)?, endpoints: read_table(database, ENDPOINTS)? })
+fn read_model(database: &Database, format: u64) -> Result<Model> {
+    let networks = read_table(database, NETWORKS, |row| upgrade::network(format, row))?;
+    let endpoints = read_table(database, ENDPOINTS, |row| upgrade::endpoint(format, row))?;
+    Ok(Model { networks, endpoints })
 }
 
 /// What `read` returns; an error if it panics, which redb does on pages that make no sense.
@@ -194,25 +247,29 @@ fn without_panic<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     result.unwrap_or_else(|_| Err(anyhow!("its pages make no sense")))
 }
 
-fn meta(database: &Database) -> Result<(u64, [u32; 2])> {
+fn meta(database: &Database) -> Result<Meta> {
     let table = database.begin_read()?.open_table(META)?;
     let number = |key: &str| -> Result<u64> {
         Ok(table.get(key)?.with_context(|| format!("it does not say its {key}"))?.value())
     };
-    let secret = number("secret")?;
-    Ok((number("format")?, [(secret >> 32) as u32, secret as u32]))
+    let (format, secret) = (number("format")?, number("secret")?);
+    let global_id = table.get("global_id")?.map(|id| id.value());
+    let secret = [(secret >> 32) as u32, secret as u32];
+    Ok(Meta { format, secret, global_id, model: read_model(database, format) })
 }
 
 fn read_table<T: DeserializeOwned>(
     database: &Database,
     definition: TableDefinition<&str, &[u8]>,
+    upgraded: impl Fn(serde_json::Value) -> serde_json::Value,
 ) -> Result<BTreeMap<Name, T>> {
     let table = database.begin_read()?.open_table(definition)?;
     let mut rows = BTreeMap::new();
     for row in table.iter()? {
         let (key, value) = row?;
         let name: Name = key.value().parse()?;
-        let row = serde_json::from_slice(value.value()).with_context(|| format!("the row of {name}"))?;
+        let row = serde_json::from_slice(value.value()).map(&upgraded).and_then(serde_json::from_value);
+        let row = row.with_context(|| format!("the row of {name}"))?;
         rows.insert(name, row);
     }
     Ok(rows)
@@ -322,7 +379,7 @@ mod tests {
 
         let refusal = open(&directory).err().unwrap().to_string();
 
-        assert!(refusal.contains("has format 2, newer than this netd's 1"), "{refusal}");
+        assert!(refusal.contains("has format 3, newer than this netd's 2"), "{refusal}");
         let database = Database::open(directory.path().join(FILE)).unwrap();
         let table = database.begin_read().unwrap().open_table(NETWORKS).unwrap();
         assert_eq!(table.get("web").unwrap().unwrap().value(), b"of the future");

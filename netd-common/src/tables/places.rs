@@ -20,8 +20,12 @@ pub enum DeviceKind {
 pub mod device_flags {
     /// On a container or a bridge: its network has no way out.
     pub const INTERNAL: u8 = 1;
-    /// On an uplink: netd itself switched forwarding on, so what is neither for the host nor ours is dropped.
-    pub const NOT_A_ROUTER: u8 = 2;
+    /// On an uplink: netd itself switched IPv4 forwarding on, so what of it is neither for the host nor ours is dropped.
+    pub const NOT_A_ROUTER_V4: u8 = 2;
+    /// The same for IPv6.
+    pub const NOT_A_ROUTER_V6: u8 = 4;
+    /// On a container or a bridge: its network's IPv6 addresses are known beyond the host, so packets keep them.
+    pub const ROUTED_V6: u8 = 8;
 }
 
 /// Slots of the device array.
@@ -81,6 +85,12 @@ impl Device {
     pub fn address(&self, like: Address) -> Option<Address> {
         let address = if like.is_v4() { Address::v4(self.ipv4) } else { Address::v6(self.ipv6) };
         (address != like.any_of_family()).then_some(address)
+    }
+
+    /// Whether packets from `address`, which is of its network, keep it on their way out.
+    #[inline(always)]
+    pub fn routes(&self, address: Address) -> bool {
+        self.has(device_flags::ROUTED_V6) && !address.is_v4()
     }
 
     /// The gateway's address of the family of `like`, unspecified where there is none.

@@ -233,15 +233,18 @@ pub struct NetworkCreateArgs {
     /// What it is made of
     #[arg(short, long, default_value = "bridge", value_parser = ["bridge"])]
     pub driver: String,
-    /// Its addresses; a free /24 of 10.176.0.0/12 unless given
-    #[arg(long, value_name = "CIDR")]
-    pub subnet: Option<String>,
-    /// The host's address in it; the first unless given
-    #[arg(long, value_name = "IP")]
-    pub gateway: Option<String>,
-    /// Where automatic addresses come from
-    #[arg(long, value_name = "CIDR")]
-    pub ip_range: Option<String>,
+    /// Its addresses, IPv4 or IPv6, once for each; a free /24 of 10.176.0.0/12 unless given
+    #[arg(long = "subnet", value_name = "CIDR")]
+    pub subnets: Vec<String>,
+    /// Both IPv4 and IPv6; a free /64 of this host's unique local addresses unless an IPv6 subnet is given
+    #[arg(long)]
+    pub ipv6: bool,
+    /// The host's address in a subnet; the first unless given
+    #[arg(long = "gateway", value_name = "IP")]
+    pub gateways: Vec<String>,
+    /// Where automatic addresses of a subnet come from
+    #[arg(long = "ip-range", value_name = "CIDR")]
+    pub ip_ranges: Vec<String>,
     /// An address never to give out
     #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = pair)]
     pub aux_addresses: Vec<(String, String)>,
@@ -282,8 +285,8 @@ pub struct AttachArgs {
 /// How an endpoint is connected.
 #[derive(Args, Debug)]
 pub struct ConnectionArgs {
-    /// A network to join: NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N] or name=NET,ip=IP,…; `bridge` without any;
-    /// or alone: none, and with `run` host or container:NAME
+    /// A network to join: NET[:ip=IP,ip6=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N] or name=NET,ip=IP,…; `bridge` without
+    /// any; or alone: none, and with `run` host or container:NAME
     #[arg(long = "network", value_name = "NETSPEC")]
     pub networks: Vec<String>,
     /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]

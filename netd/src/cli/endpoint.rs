@@ -108,7 +108,7 @@ fn matches(endpoint: &EndpointView, key: &str, value: &str) -> bool {
 
 fn row(endpoint: &EndpointView) -> Vec<String> {
     const PORTS_SHOWN: usize = 4;
-    let mut networks: Vec<_> = endpoint.networks.iter().map(|at| format!("{}={}", at.network, at.ip)).collect();
+    let mut networks: Vec<_> = endpoint.networks.iter().map(|at| format!("{}={}", at.network, addresses(at))).collect();
     if networks.is_empty() {
         networks.push(if endpoint.mode == "own" { "none".to_owned() } else { endpoint.mode.clone() });
     }
@@ -167,7 +167,7 @@ fn at(ip: IpAddr, ports: &str) -> String {
 
 /// Interface, address and network.
 pub fn print_attachment(attachment: &AttachmentView) {
-    out::line(format_args!("{} {} {}", attachment.ifname, attachment.ip, attachment.network));
+    out::line(format_args!("{} {} {}", attachment.ifname, addresses(attachment), attachment.network));
 }
 
 fn print_ports(ports: &[PortView]) {
@@ -175,6 +175,12 @@ fn print_ports(ports: &[PortView]) {
         let (host, container) = (run_of(port.host_port, port.count), run_of(port.port, port.count));
         out::line(format_args!("{container}/{} -> {}", port.proto, at(port.host_ip, &host)));
     }
+}
+
+/// The addresses of an endpoint in a network, with a comma between.
+fn addresses(attachment: &AttachmentView) -> String {
+    let addresses = attachment.ip.iter().map(ToString::to_string).chain(attachment.ip6.iter().map(ToString::to_string));
+    addresses.collect::<Vec<_>>().join(",")
 }
 
 /// `netd inspect`.

@@ -146,7 +146,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_wrong_usage() {
         let cases = [
-            "network create n --ipv6",
             "network create n -d overlay",
             "network create n --vni 7",
             "network connect n",

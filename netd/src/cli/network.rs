@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{CallError, Client},
-    daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkChange, NetworkView},
+    daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkChange, NetworkView, SubnetView},
     model::NetworkOrder,
 };
 
@@ -34,9 +34,10 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
     let order = NetworkOrder {
         name: args.name,
         driver: Some(args.driver),
-        subnet: args.subnet,
-        gateway: args.gateway,
-        ip_range: args.ip_range,
+        subnets: args.subnets,
+        ipv6: args.ipv6,
+        gateways: args.gateways,
+        ip_ranges: args.ip_ranges,
         aux_addresses: args.aux_addresses.into_iter().collect(),
         internal: args.internal,
         mtu: args.mtu,
@@ -79,13 +80,13 @@ fn matches(network: &NetworkView, key: &str, value: &str) -> bool {
 }
 
 fn row(network: &NetworkView) -> Vec<String> {
-    let subnet = network.subnets.first();
+    let of_each = |what: fn(&SubnetView) -> String| network.subnets.iter().map(what).collect::<Vec<_>>().join(", ");
     vec![
         network.name.clone(),
         network.id.clone(),
         network.driver.clone(),
-        subnet.map(|subnet| subnet.subnet.to_string()).unwrap_or_default(),
-        subnet.map(|subnet| subnet.gateway.to_string()).unwrap_or_default(),
+        of_each(|subnet| subnet.subnet.to_string()),
+        of_each(|subnet| subnet.gateway.to_string()),
         network.internal.to_string(),
         network.endpoints.len().to_string(),
     ]

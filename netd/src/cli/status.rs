@@ -42,8 +42,10 @@ fn print(status: &StatusView) {
         }
     }
     for uplink in &status.uplinks {
-        let address = uplink.address.map_or("nothing: it has no IPv4 address".to_owned(), |ip| ip.to_string());
-        out::line(format_args!("uplink {} (MTU {}), masquerades as {address}", uplink.name, uplink.mtu));
+        let addresses: Vec<_> = uplink.addresses.iter().map(ToString::to_string).collect();
+        let addresses =
+            if addresses.is_empty() { "nothing: it has no address".to_owned() } else { addresses.join(", ") };
+        out::line(format_args!("uplink {} (MTU {}), masquerades as {addresses}", uplink.name, uplink.mtu));
     }
     out::line("");
     let rows: Vec<_> = status.programs.iter().map(row).collect();

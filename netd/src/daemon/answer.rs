@@ -13,11 +13,12 @@ use super::{
     views::{endpoint_view, network_view},
 };
 use crate::{
+    ipam::Pools,
     model::{
         self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Mode, Model, Name, NetSpec, NetworkOrder, PortSpec,
-        Rejection,
+        Rejection, Surroundings,
     },
-    reconcile::Kernel,
+    reconcile::{HostFacts, Kernel},
     reserve::Fresh,
 };
 
@@ -60,7 +61,7 @@ impl<K: Kernel> Daemon<K> {
     async fn create_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
         self.look_at_the_host().await?;
         let mut next = self.model.clone();
-        let name = model::create_network(&mut next, order, &self.facts, now(), &mut *self.rng)?;
+        let name = model::create_network(&mut next, order, on(&self.facts, &self.pools), now(), &mut *self.rng)?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "created");
         self.tell_of_network(NetworkAction::Create, &name);
@@ -87,7 +88,6 @@ impl<K: Kernel> Daemon<K> {
         let process = process_of(&order);
         let sandbox = self.sandbox_of(&order, &mode, process.as_ref()).await?;
         let interfaces = if joins { self.kernel.interfaces(&sandbox).await? } else { BTreeSet::new() };
-        let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
         let ports = order.ports;
         let order = AttachOrder {
             name: name.clone(),
@@ -98,9 +98,10 @@ impl<K: Kernel> Daemon<K> {
             command: order.command,
             labels: order.labels,
             joining: Joining { specs, interfaces },
-            publications,
         };
         model::attach(&mut next, order, now(), &mut *self.rng)?;
+        let (publications, fresh) = self.taken_ports(&next, &name, &ports).await?;
+        model::publish(&mut next, &name, &publications)?;
         self.commit(next, fresh).await?;
         info!(endpoint = %name, "attached");
         self.tell_of_endpoint(EndpointAction::Attach, &name, None);
@@ -121,7 +122,7 @@ impl<K: Kernel> Daemon<K> {
         }
         if specs.iter().any(|spec| spec.network == default) && !next.networks.contains_key(&default) {
             self.look_at_the_host().await?;
-            model::ensure_default_network(next, &self.facts, now(), &mut *self.rng)?;
+            model::ensure_default_network(next, on(&self.facts, &self.pools), now(), &mut *self.rng)?;
         }
         Ok(specs)
     }
@@ -133,8 +134,10 @@ impl<K: Kernel> Daemon<K> {
         self.commit(next, Fresh::new()).await?;
         for attachment in &gone.attachments {
             let Some(network) = zones.get(&attachment.network) else { continue };
-            if let Err(error) = self.kernel.forget_flows_of(network.zone(), attachment.ip.into()) {
-                warn!("flows of {} stay until they expire: {error:#}", attachment.ip);
+            for address in attachment.addresses() {
+                if let Err(error) = self.kernel.forget_flows_of(network.zone(), address.into()) {
+                    warn!("flows of {address} stay until they expire: {error:#}");
+                }
             }
         }
         info!(endpoint = %name, "detached");
@@ -145,7 +148,7 @@ impl<K: Kernel> Daemon<K> {
     async fn publish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
         self.model.endpoint(name)?;
         let mut next = self.model.clone();
-        let (publications, fresh) = self.taken_ports(&next, &order.ports).await?;
+        let (publications, fresh) = self.taken_ports(&next, name, &order.ports).await?;
         model::publish(&mut next, name, &publications)?;
         self.commit(next, fresh).await?;
         info!(endpoint = %name, ports = order.ports.join(" "), "published");
@@ -198,7 +201,12 @@ impl<K: Kernel> Daemon<K> {
     pub(super) fn endpoint_at(&self, zone: u16, ip: std::net::IpAddr) -> Option<(&Name, &Endpoint)> {
         let network = self.model.networks.values().find(|network| network.zone == zone)?;
         let (endpoint, _) =
-            self.model.attachments_of(&network.name).find(|(_, at)| std::net::IpAddr::V4(at.ip) == ip)?;
+            self.model.attachments_of(&network.name).find(|(_, at)| at.addresses().any(|address| address == ip))?;
         Some((&network.name, endpoint))
     }
+}
+
+/// What a network is made on.
+fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
+    Surroundings { facts, pools }
 }

@@ -44,8 +44,10 @@ impl<K: Kernel> Daemon<K> {
         let gone = model::disconnect(&mut next, name, &network)?;
         let zone = self.model.network(&network)?.zone();
         self.commit(next, Fresh::new()).await?;
-        if let Err(error) = self.kernel.forget_flows_of(zone, gone.ip.into()) {
-            warn!("flows of {} stay until they expire: {error:#}", gone.ip);
+        for address in gone.addresses() {
+            if let Err(error) = self.kernel.forget_flows_of(zone, address.into()) {
+                warn!("flows of {address} stay until they expire: {error:#}");
+            }
         }
         self.end_flows_that_lead_elsewhere();
         info!(endpoint = %name, %network, "disconnected");

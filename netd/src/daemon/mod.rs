@@ -31,13 +31,16 @@ pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
 pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request};
 pub use process::{is_alive, mark_of};
-pub use views::{AttachmentView, EndpointView, FlowTableView, NetworkView, PortView, ProgramView, StatusView};
+pub use views::{
+    AttachmentView, EndpointView, FlowTableView, NetworkView, PortView, ProgramView, StatusView, SubnetView,
+};
 
 use self::{
     events::{RepairAction, WarningAction},
     fill::Fill,
 };
 use crate::{
+    ipam::{self, Pools},
     model::{Model, Rejection},
     plan::{plan, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff},
@@ -113,6 +116,8 @@ pub struct Daemon<K> {
     trouble: Vec<String>,
     fill: Fill,
     reservations: Reservations,
+    /// Where automatic subnets come from.
+    pools: Pools,
     rng: Box<dyn RngCore>,
     about: About,
     started: Instant,
@@ -128,6 +133,7 @@ impl<K: Kernel> Daemon<K> {
         rng: Box<dyn RngCore>,
         about: About,
     ) -> Result<Self> {
+        let pools = Pools::automatic(ipam::unique_local(store.global_id()));
         let mut daemon = Self {
             kernel,
             store,
@@ -138,6 +144,7 @@ impl<K: Kernel> Daemon<K> {
             trouble: Vec::new(),
             fill: Fill::default(),
             reservations,
+            pools,
             rng,
             about,
             started: Instant::now(),

@@ -6,97 +6,101 @@ use netd_common::tables::PortRange;
 
 use super::{Daemon, Failure};
 use crate::{
-    model::{Model, PortPublication, PortSpec, Protocol, Rejection, first_conflict, supported},
+    model::{Model, Name, Place, PortPublication, PortSpec, Protocol, Rejection, first_conflict, places},
     reconcile::{Guard, Kernel, Process},
-    reserve::{Fresh, Place},
+    reserve::{self, Fresh},
 };
 
 /// Where free ports are looked for if the host does not say.
 const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
 
 impl<K: Kernel> Daemon<K> {
-    /// Reads specifications, chooses the ports that they leave open, and takes each of them on the host. `model` is the one
-    /// they will be published in.
+    /// Reads specifications, chooses the ports that they leave open, and takes each of them on the host. `model` has the
+    /// endpoint that they will be published to.
     pub(super) async fn taken_ports(
         &mut self,
         model: &Model,
+        endpoint: &Name,
         specs: &[String],
     ) -> Result<(Vec<PortPublication>, Fresh), Failure> {
         let (mut publications, mut fresh) = (Vec::<PortPublication>::new(), Fresh::new());
         for text in specs {
             let spec: PortSpec = text.parse()?;
-            let host_ip = supported(&spec)?;
-            if let (Some(ip), Guard::Sockets { why }) = (host_ip, self.kernel.guard())
+            let places = places(model, endpoint, &spec)?;
+            if let (Some(ip), Guard::Sockets { why }) = (spec.host_ip, self.kernel.guard())
                 && ip.is_loopback()
             {
                 return Err(Rejection::LoopbackUnreached { spec: spec.text, why }.into());
             }
-            let at = |host_port| PortPublication {
-                host_ip,
-                host_port,
-                port: spec.port,
-                count: spec.count,
-                protocol: spec.protocol,
-            };
-            let clashes = |wish: &PortPublication| {
-                first_conflict(model, wish).or_else(|| {
-                    let port = publications.iter().find_map(|other| other.clash(wish))?;
+            let clash = |wish: &PortPublication| {
+                first_conflict(model, endpoint, wish).or_else(|| {
+                    let others = publications.iter().filter(|other| !(wish.direct && *other == wish));
+                    let port = others.into_iter().find_map(|other| other.clash(wish))?;
                     let why = format!("port {port} is asked for twice");
                     Some(Rejection::BadPortSpec { spec: text.clone(), why })
                 })
             };
-            let (publication, taken) = match spec.host_port {
-                Some(port) => {
-                    let wish = at(port);
-                    if let Some(rejection) = clashes(&wish) {
+            let (chosen, taken) = match spec.host_port {
+                // A port of the host is not needed where clients come to the container's own address.
+                given if given.is_some() || places.iter().all(|place| place.direct) => {
+                    let wishes = publications_at(&spec, &places, given.unwrap_or(spec.port));
+                    if let Some(rejection) = wishes.iter().find_map(clash) {
                         return Err(rejection.into());
                     }
-                    (wish, self.take(&wish).await?)
+                    let taken = self.take(&wishes).await?;
+                    (wishes, taken)
                 }
-                None => {
+                _ => {
                     let free = candidates(self.facts.ephemeral.unwrap_or(EPHEMERAL), spec.count);
-                    let mut free = free.map(at).filter(|wish| clashes(wish).is_none());
+                    let mut free = free
+                        .map(|port| publications_at(&spec, &places, port))
+                        .filter(|wishes| wishes.iter().all(|wish| clash(wish).is_none()));
                     let exhausted = || Rejection::NoFreePort { count: spec.count, protocol: spec.protocol };
                     loop {
-                        let wish = free.next().ok_or_else(exhausted)?;
-                        if self.is_held(&wish).await? {
+                        let wishes = free.next().ok_or_else(exhausted)?;
+                        if self.is_held(&wishes).await? {
                             continue;
                         }
                         // A look has found nobody; for many ports it is enough.
-                        let first = PortPublication { count: 1, ..wish };
-                        let wanted = if self.reservations.takes_each(wish.count) { &wish } else { &first };
-                        match self.reservations.take(wanted) {
-                            Ok(taken) => break (wish, taken),
+                        match self.reservations.take(&self.to_take(&wishes)) {
+                            Ok(taken) => break (wishes, taken),
                             Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse => {}
                             Err((place, error)) => return Err(untaken(place, error)),
                         }
                     }
                 }
             };
-            publications.push(publication);
+            publications.extend(chosen);
             fresh.extend(taken);
         }
         Ok((publications, fresh))
     }
 
-    async fn is_held(&mut self, wish: &PortPublication) -> Result<bool, Failure> {
-        let held = self.kernel.holder(wish.bound_address(), wish.protocol.number(), wish.host_ports()).await?;
-        Ok(held.is_some())
+    async fn is_held(&mut self, wishes: &[PortPublication]) -> Result<bool, Failure> {
+        for wish in wishes.iter().filter(|wish| !wish.direct) {
+            if self.kernel.holder(wish.host_ip, wish.protocol.number(), wish.host_ports()).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Takes every port of a publication; where one is not to be had, says who has it.
-    async fn take(&mut self, wish: &PortPublication) -> Result<Fresh, Failure> {
-        let protocol = wish.protocol;
-        if !self.reservations.takes_each(wish.count) {
-            // One stands for all of what only a socket shows: that the address is the host's.
-            let first = PortPublication { count: 1, ..*wish };
-            let held = self.kernel.holder(wish.bound_address(), protocol.number(), wish.host_ports()).await?;
-            return match held {
-                None => self.reservations.take(&first).map_err(|(place, error)| untaken(place, error)),
-                Some((port, process)) => Err(held_by(port, protocol, Some(process)).into()),
-            };
+    /// Those that are taken by a socket each, and of many ports the first: it stands for all of what only a socket shows, that
+    /// the address is the host's.
+    fn to_take(&self, wishes: &[PortPublication]) -> Vec<PortPublication> {
+        let count = |wish: &PortPublication| if self.reservations.takes_each(wish.count) { wish.count } else { 1 };
+        wishes.iter().map(|wish| PortPublication { count: count(wish), ..*wish }).collect()
+    }
+
+    /// Takes every port of some publications; where one is not to be had, says who has it.
+    async fn take(&mut self, wishes: &[PortPublication]) -> Result<Fresh, Failure> {
+        for wish in wishes.iter().filter(|wish| !wish.direct && !self.reservations.takes_each(wish.count)) {
+            let held = self.kernel.holder(wish.host_ip, wish.protocol.number(), wish.host_ports()).await?;
+            if let Some((port, process)) = held {
+                return Err(held_by(port, wish.protocol, Some(process)).into());
+            }
         }
-        match self.reservations.take(wish) {
+        match self.reservations.take(&self.to_take(wishes)) {
             Ok(fresh) => Ok(fresh),
             Err(((address, protocol, port), error)) if error.kind() == io::ErrorKind::AddrInUse => {
                 let holder = self.kernel.holder(address, protocol.number(), port..=port).await?;
@@ -114,9 +118,22 @@ fn held_by(port: u16, protocol: Protocol, process: Option<Process>) -> Rejection
     }
 }
 
-fn untaken((address, protocol, port): Place, error: io::Error) -> Failure {
+/// What a specification publishes if its first port of the host is `host_port`.
+fn publications_at(spec: &PortSpec, places: &[Place], host_port: u16) -> Vec<PortPublication> {
+    let at = |place: &Place| PortPublication {
+        host_ip: place.address,
+        direct: place.direct,
+        host_port: if place.direct { spec.port } else { host_port },
+        port: spec.port,
+        count: spec.count,
+        protocol: spec.protocol,
+    };
+    places.iter().map(at).collect()
+}
+
+fn untaken((address, protocol, port): reserve::Place, error: io::Error) -> Failure {
     match (error.kind(), address) {
-        (io::ErrorKind::AddrNotAvailable, std::net::IpAddr::V4(address)) => Rejection::NotOurAddress(address).into(),
+        (io::ErrorKind::AddrNotAvailable, address) => Rejection::NotOurAddress(address).into(),
         _ => Failure::Failed(
             anyhow::Error::new(error).context(format!("cannot hold port {port}/{protocol} of {address}")),
         ),

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     model::{NetworkOrder, Protocol},
-    reconcile::{LinkName, Process, Sandbox, Uplink, fake::FakeKernel},
+    reconcile::{Family, LinkName, Process, Sandbox, Uplink, fake::FakeKernel},
     reserve::Binder,
 };
 
@@ -36,7 +36,8 @@ impl Bench {
         let link = LinkName::new("eth0").unwrap();
         let addresses = vec!["192.0.2.1/24".parse().unwrap()];
         let mut kernel = FakeKernel::default();
-        kernel.facts.uplinks = [(link, Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router: true })].into();
+        let was_no_router = Family::BOTH.into();
+        kernel.facts.uplinks = [(link, Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into();
         kernel.facts.routes = [("192.0.2.0/24".parse().unwrap(), "eth0".to_owned())].into();
         for (inode, name) in (1..).zip(["c1", "c2", "c3"]) {
             let path = PathBuf::from(format!("/run/netns/{name}"));
@@ -124,7 +125,7 @@ async fn an_endpoint_that_names_no_network_makes_and_joins_the_default_one() {
     let endpoint = bench.attach("c1", &[], &["8080:80"]).await.unwrap();
 
     assert_eq!(endpoint.networks[0].network, "bridge");
-    assert_eq!(endpoint.networks[0].ip.to_string(), "10.176.0.2");
+    assert_eq!(endpoint.networks[0].ip, Some([10, 176, 0, 2].into()));
     assert_eq!(endpoint.networks[0].ifname, "eth0");
     assert_eq!((endpoint.ports[0].host_port, endpoint.ports[0].port), (8080, 80));
     assert_eq!(endpoint.state, "attached");
@@ -214,7 +215,7 @@ async fn every_bad_request_is_refused_with_its_line_and_changes_nothing() {
         (Request::Attach(nowhere), "/etc/passwd is no network namespace"),
         (Request::Attach(pid), "there is no process 4294967295"),
         (Request::Attach(neither), "give the container's network namespace either by its path or by a process id"),
-        (attach("c2", &[], &["8080:80"]), "port 8080/tcp of every address is published by c1 already"),
+        (attach("c2", &[], &["8080:80"]), "port 8080/tcp of every IPv4 address is published by c1 already"),
         (attach("c2", &[], &["9090:80"]), "port 9090/tcp is held by nginx (pid 123)"),
         (attach("c2", &[], &["9091:80"]), "port 9091/tcp is in use on the host"),
         (attach("c2", &[], &["198.51.100.1:81:80"]), "198.51.100.1 is no address of this host"),
@@ -335,7 +336,7 @@ async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_p
         for (link, veth) in connected {
             assert!(is_bounded(link) && is_bounded(&veth.bridge), "{link} is connected, {:?}", bench.daemon.trouble);
         }
-        for link in &state.forwarding {
+        for (link, _) in &state.forwarding {
             assert!(is_bounded(link), "{link} forwards, {:?}", bench.daemon.trouble);
         }
         if bench.daemon.trouble.is_empty() {
@@ -359,7 +360,7 @@ async fn wherever_a_departure_stops_no_container_is_connected_and_nothing_forwar
         }
 
         let state = &bench.daemon.kernel.state;
-        for link in state.veths.keys().chain(&state.forwarding) {
+        for link in state.veths.keys().chain(state.forwarding.iter().map(|(link, _)| link)) {
             let programs = |state: &State| state.hooks.iter().filter(|(at, _)| at == link).count();
             assert_eq!(programs(state), programs(&whole), "{link} after {failing} steps");
         }

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netd_common::{
     tables::{Counters, Hook},
     verdict::DropReason,
@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
-    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, format_mac},
+    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, Subnet, format_mac},
     plan::{plan, primary, there, warnings},
-    reconcile::{Guard, HostFacts, Kernel, Program},
+    reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
 
 /// A network.
@@ -43,10 +43,10 @@ pub struct NetworkView {
 /// A subnet of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SubnetView {
-    pub subnet: Ipv4Net,
-    pub gateway: Ipv4Addr,
-    pub ip_range: Option<Ipv4Net>,
-    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    pub subnet: IpNet,
+    pub gateway: IpAddr,
+    pub ip_range: Option<IpNet>,
+    pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// An endpoint.
@@ -84,8 +84,8 @@ pub struct EndpointView {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AttachmentView {
     pub network: String,
-    pub ip: Ipv4Addr,
-    pub ip6: Option<std::net::Ipv6Addr>,
+    pub ip: Option<Ipv4Addr>,
+    pub ip6: Option<Ipv6Addr>,
     pub mac: String,
     pub ifname: String,
     /// More names there.
@@ -179,8 +179,8 @@ pub struct FlowTableView {
 pub struct UplinkView {
     /// Its name.
     pub name: String,
-    /// What containers are masqueraded as.
-    pub address: Option<Ipv4Addr>,
+    /// What containers are masqueraded as: of each family at most one.
+    pub addresses: Vec<IpAddr>,
     /// In bytes.
     pub mtu: u32,
 }
@@ -191,12 +191,7 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         name: network.name.to_string(),
         id: network.id.clone(),
         driver: "bridge".to_owned(),
-        subnets: vec![SubnetView {
-            subnet: network.subnet,
-            gateway: network.gateway,
-            ip_range: network.ip_range,
-            aux_addresses: network.aux_addresses.clone(),
-        }],
+        subnets: network.subnets.iter().map(subnet_view).collect(),
         internal: network.internal,
         mtu: network.mtu,
         mtu_follows: network.mtu_follows,
@@ -209,12 +204,21 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
     }
 }
 
+fn subnet_view(subnet: &Subnet) -> SubnetView {
+    SubnetView {
+        subnet: subnet.subnet,
+        gateway: subnet.gateway,
+        ip_range: subnet.ip_range,
+        aux_addresses: subnet.aux_addresses.clone(),
+    }
+}
+
 /// An endpoint as it is told.
 pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
     let networks = endpoint.attachments.iter().map(|attachment| AttachmentView {
         network: attachment.network.to_string(),
         ip: attachment.ip,
-        ip6: None,
+        ip6: attachment.ip6,
         mac: format_mac(attachment.mac),
         ifname: attachment.ifname.to_string(),
         aliases: attachment.aliases.iter().map(ToString::to_string).collect(),
@@ -249,8 +253,8 @@ fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
 }
 
 fn port_view(publication: &PortPublication) -> PortView {
-    let PortPublication { host_port, port, count, protocol, .. } = *publication;
-    PortView { host_ip: publication.bound_address(), host_port, port, count, proto: protocol, from: Vec::new() }
+    let PortPublication { host_ip, host_port, port, count, protocol, .. } = *publication;
+    PortView { host_ip, host_port, port, count, proto: protocol, from: Vec::new() }
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -271,7 +275,7 @@ impl<K: Kernel> Daemon<K> {
         let desired = plan(&self.model, &self.facts, self.store.secret());
         let uplinks = self.facts.uplinks.iter().map(|(link, uplink)| UplinkView {
             name: link.to_string(),
-            address: primary(uplink),
+            addresses: Family::BOTH.into_iter().filter_map(|family| primary(uplink, family)).collect(),
             mtu: uplink.mtu,
         });
         let mut all_warnings = warnings(&self.model, &self.facts);

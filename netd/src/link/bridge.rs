@@ -69,7 +69,8 @@ impl Links {
 /// Has a bridge make up no address of its own and learn none.
 fn keep_to_what_is_set(name: &LinkName) -> Result<()> {
     // 1 is IN6_ADDR_GEN_MODE_NONE.
-    for (sysctl, value) in [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0")] {
+    let sysctls = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
+    for (sysctl, value) in sysctls {
         write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/{sysctl}"), value)?;
     }
     Ok(())

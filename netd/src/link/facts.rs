@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netd_common::tables::{PortRange, Timeout};
 use rtnetlink::packet_route::{
     AddressFamily,
-    route::{RouteAttribute, RouteMessage, RouteMetric, RouteType},
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     kernel::{Assigned, address_of, gateway, output},
     ours::Link,
 };
-use crate::reconcile::{LinkName, Uplink};
+use crate::reconcile::{Family, LinkName, Uplink};
 
 impl Links {
     /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
@@ -43,7 +43,8 @@ impl Links {
         };
         let uplinks = links.values().filter(is_uplink).map(|link| {
             let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index), &routes);
-            let was_no_router = forwarding.was_off(&link.name);
+            let was_no_router =
+                Family::BOTH.into_iter().filter(|family| forwarding.was_off(&link.name, *family)).collect();
             let by_it = routes.iter().filter(|route| output(route) == Some(link.index) && leads_outside(route));
             let path_mtu = by_it.filter_map(mtu).fold(link.mtu, u32::min);
             (link.name.clone(), Uplink { mtu: link.mtu, path_mtu, addresses, was_no_router })
@@ -69,6 +70,16 @@ impl Links {
             !ours && !is_link_local(&assigned.address) && !assigned.address.addr().is_loopback()
         };
         Ok(addresses.iter().filter(is_hosts).map(|assigned| assigned.address.addr()).collect())
+    }
+
+    /// Devices by which a default route leads that a router has announced (RFC 4861 section 6.3.4).
+    pub async fn with_announced_routes(&self) -> Result<BTreeSet<LinkName>> {
+        let names = self.names().await?;
+        let routes = self.routes().await?;
+        let announced = routes
+            .iter()
+            .filter(|route| route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0);
+        Ok(announced.filter_map(|route| names.get(&output(route)?).cloned()).collect())
     }
 }
 
@@ -124,11 +135,15 @@ fn parse_ranges(text: &str) -> BTreeSet<PortRange> {
     ranges.collect()
 }
 
-/// The one that the host itself uses by the device's default route, then the others in the kernel's order, by age, those that
-/// are secondary to another of their subnet last.
+/// The one that the host itself uses by the device's default route, then the others in the kernel's order, by age; those last
+/// that are passing away, or known to the site alone, or secondary to another of their subnet. An address that is not known to
+/// be the device's alone is none yet.
 fn primary_first<'a>(addresses: impl Iterator<Item = &'a Assigned>, routes: &[RouteMessage]) -> Vec<IpNet> {
-    let mut addresses: Vec<&Assigned> = addresses.filter(|a| !is_link_local(&a.address)).collect();
-    addresses.sort_by_key(|a| (a.address.addr().is_ipv6(), !is_source(a, routes), a.secondary));
+    let mut addresses: Vec<&Assigned> = addresses.filter(|a| !is_link_local(&a.address) && a.usable).collect();
+    let of_site = |a: &Assigned| matches!(a.address.addr(), IpAddr::V6(ip) if ip.is_unique_local());
+    addresses.sort_by_key(|a| {
+        (a.address.addr().is_ipv6(), a.deprecated, !is_source(a, routes), of_site(a), a.secondary || a.temporary)
+    });
     addresses.into_iter().map(|a| a.address).collect()
 }
 

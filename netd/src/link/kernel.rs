@@ -38,6 +38,12 @@ pub struct Assigned {
     pub set: bool,
     /// A further address of a subnet in which the device has one already.
     pub secondary: bool,
+    /// Not to be used by new flows (RFC 4862 section 5.5.4).
+    pub deprecated: bool,
+    /// For privacy, and so for a while (RFC 8981).
+    pub temporary: bool,
+    /// Nobody else is asked, or has been found, to have it (RFC 4862 section 5.4).
+    pub usable: bool,
 }
 
 impl Assigned {
@@ -59,6 +65,10 @@ impl Assigned {
             address: IpNet::new(ip, message.header.prefix_len).ok()?,
             set: flags.contains(AddressFlags::Permanent) && !link_local,
             secondary: flags.contains(AddressFlags::Secondary) && ip.is_ipv4(),
+            deprecated: flags.contains(AddressFlags::Deprecated) && ip.is_ipv6(),
+            // One bit with two meanings.
+            temporary: flags.contains(AddressFlags::Secondary) && ip.is_ipv6(),
+            usable: !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
         })
     }
 }

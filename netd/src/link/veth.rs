@@ -137,6 +137,9 @@ impl Links {
             let message = LinkUnspec::new_with_index(link.index).mtu(veth.mtu).build();
             inside.set(message).await.with_context(|| format!("cannot set its MTU to {}", veth.mtu))?;
         }
+        if veth.interface.addresses.iter().any(|address| address.addr().is_ipv6()) {
+            prepare_for_ipv6(&veth.sandbox, &veth.interface.name)?;
+        }
         inside.set_up(link.index).await?;
         inside.assign(link.index, &veth.interface.addresses).await?;
         inside.route_by_default(link.index, &veth.interface.gateways).await
@@ -160,6 +163,17 @@ impl Links {
 fn other_side<'a>(host_side: &Link, links: &'a BTreeMap<u32, Link>) -> Option<&'a Link> {
     let link = links.get(&host_side.peer?)?;
     (link.kind == Some(InfoKind::Veth) && link.peer == Some(host_side.index)).then_some(link)
+}
+
+/// Lets a container's interface have IPv6 where its maker has switched that off, with what it is given and nothing else:
+/// what calls itself a router in its network is none.
+fn prepare_for_ipv6(sandbox: &Sandbox, interface: &LinkName) -> Result<()> {
+    let write =
+        |(sysctl, value): (&str, &str)| write_sysctl(&format!("/proc/sys/net/ipv6/conf/{interface}/{sysctl}"), value);
+    let sysctls = [("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0")];
+    Namespace::of(sandbox)?
+        .inside(|| sysctls.into_iter().try_for_each(write))
+        .with_context(|| format!("cannot enter {}", sandbox.path.display()))?
 }
 
 /// The container's side of a veth and its MTU; `None` if it is not in that sandbox.

@@ -2,21 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::PathBuf,
 };
 
+use netd_common::tuple::Mac;
 use rand::RngCore;
 
 use super::{
     Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Protocol,
-    Rejection,
+    Rejection, Subnet,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
 use crate::{
     ipam::{self, Pool},
-    reconcile::{LinkName, Sandbox},
+    reconcile::{Family, LinkName, Sandbox},
 };
 
 /// Ports that a Linux bridge has (`BR_PORT_BITS` is 10, and 0 is none).
@@ -41,8 +42,6 @@ pub struct AttachOrder {
     pub labels: BTreeMap<String, String>,
     /// The networks it joins, in order.
     pub joining: Joining,
-    /// The ports it publishes.
-    pub publications: Vec<PortPublication>,
 }
 
 /// The networks that an endpoint joins, and the interfaces that its namespace has before.
@@ -54,7 +53,7 @@ pub struct Joining {
     pub interfaces: BTreeSet<LinkName>,
 }
 
-/// Makes an endpoint with all of its attachments and publications.
+/// Makes an endpoint with all of its attachments, nothing published yet.
 pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn RngCore) -> Result<(), Rejection> {
     if model.endpoints.contains_key(&order.name) {
         return Err(Rejection::EndpointExists(order.name));
@@ -74,8 +73,8 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         publications: Vec::new(),
         created: now,
     };
-    model.endpoints.insert(order.name.clone(), endpoint);
-    publish(model, &order.name, &order.publications)
+    model.endpoints.insert(order.name, endpoint);
+    Ok(())
 }
 
 /// Takes an endpoint away, and returns what it was.
@@ -83,47 +82,102 @@ pub fn detach(model: &mut Model, name: &Name) -> Result<Endpoint, Rejection> {
     model.endpoints.remove(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
 }
 
-/// Opens ports of the host to an endpoint.
-pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Result<(), Rejection> {
-    if !ports.is_empty() && model.way_out(model.endpoint(name)?).is_none() {
-        return Err(Rejection::NoWayOut(name.clone()));
+/// Where a specification publishes its ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The address that clients come to: of the host, the unspecified one for each of its family, or the container's own.
+    pub address: IpAddr,
+    /// Whether it is the container's own. Then nothing of the host's is taken, its port neither.
+    pub direct: bool,
+}
+
+/// The places of a specification, of each family at most one: without an address of the host every family in which the
+/// endpoint has a way out.
+pub fn places(model: &Model, name: &Name, spec: &PortSpec) -> Result<Vec<Place>, Rejection> {
+    supported(spec)?;
+    let endpoint = model.endpoint(name)?;
+    let families = spec.host_ip.map_or(Family::BOTH.to_vec(), |ip| vec![Family::of(ip)]);
+    let place = |family: Family| {
+        let (network, attachment) = model.way_out(endpoint, family)?;
+        let asked_for = spec.host_ip.filter(|ip| !ip.is_unspecified());
+        let own = attachment.address(family).filter(|_| network.subnet(family).is_some_and(Subnet::is_routed));
+        let address = asked_for.or(own).unwrap_or(family.unspecified());
+        Some(Place { address, direct: asked_for.is_none() && own.is_some() })
+    };
+    let places: Vec<_> = families.iter().copied().filter_map(place).collect();
+    match spec.host_ip {
+        _ if !places.is_empty() => Ok(places),
+        Some(ip) => {
+            let (endpoint, family, spec) = (name.clone(), Family::of(ip), spec.text.clone());
+            Err(Rejection::NoAddress { endpoint, family, spec })
+        }
+        None => Err(Rejection::NoWayOut(name.clone())),
     }
+}
+
+/// Opens ports to an endpoint.
+pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Result<(), Rejection> {
     for wish in ports {
-        if let Some(rejection) = first_conflict(model, wish) {
+        if let Some(rejection) = first_conflict(model, name, wish) {
             return Err(rejection);
         }
         let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
-        endpoint.publications.push(*wish);
+        if !endpoint.publications.contains(wish) {
+            endpoint.publications.push(*wish);
+        }
     }
     Ok(())
 }
 
-/// Why these ports cannot be published: the first one that an endpoint has.
-pub fn first_conflict(model: &Model, wish: &PortPublication) -> Option<Rejection> {
+/// Moves what an endpoint opens at its own address to the address that it has.
+pub fn follow_way_out(model: &mut Model, name: &Name) {
+    let Some(endpoint) = model.endpoints.get(name) else { return };
+    let own =
+        Family::BOTH.map(|family| (family, model.way_out(endpoint, family).and_then(|(_, at)| at.address(family))));
+    let publications = model.endpoints.get_mut(name).into_iter().flat_map(|endpoint| &mut endpoint.publications);
+    for publication in publications.filter(|publication| publication.direct) {
+        let address = own.iter().find(|(family, _)| *family == publication.family()).and_then(|(_, address)| *address);
+        publication.host_ip = address.unwrap_or(publication.host_ip);
+    }
+}
+
+/// Why these ports cannot be published to an endpoint: the first one that an endpoint has. Its own address it may open twice:
+/// two ports of the host may lead there.
+pub fn first_conflict(model: &Model, name: &Name, wish: &PortPublication) -> Option<Rejection> {
     model.endpoints.values().find_map(|endpoint| {
-        let (theirs, port) = endpoint.publications.iter().find_map(|p| Some((p, p.clash(wish)?)))?;
-        let address = theirs.host_ip.map_or("every address".to_owned(), |ip| ip.to_string());
+        let others = endpoint.publications.iter().filter(|p| !(wish.direct && *p == wish && endpoint.name == *name));
+        let (theirs, port) = others.into_iter().find_map(|p| Some((p, p.clash(wish)?)))?;
+        let any = theirs.host_ip.is_unspecified();
+        let address = if any { format!("every {} address", theirs.family()) } else { theirs.host_ip.to_string() };
         Some(Rejection::AlreadyPublished { port, protocol: wish.protocol, address, by: endpoint.name.clone() })
     })
 }
 
-/// Closes the ports that a specification names: what it leaves out matches anything.
-pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<PortPublication, Rejection> {
-    let host_ip = supported(spec)?;
+/// Closes the ports that a specification names, in every family: what it leaves out matches anything. Of several ports of the
+/// host that lead to one of the container, the first.
+pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), Rejection> {
+    supported(spec)?;
     let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    let same_ports = |p: &PortPublication| (p.port, p.count, p.protocol) == (spec.port, spec.count, spec.protocol);
     let named = |p: &PortPublication| {
-        (p.port, p.count, p.protocol) == (spec.port, spec.count, spec.protocol)
-            && (host_ip.is_none() || p.host_ip == host_ip)
-            && spec.host_port.is_none_or(|port| p.host_port == port)
+        same_ports(p)
+            && spec.host_ip.is_none_or(|ip| p.host_ip == ip)
+            && (p.direct || spec.host_port.is_none_or(|port| p.host_port == port))
     };
-    match endpoint.publications.iter().position(named) {
-        Some(at) => Ok(endpoint.publications.remove(at)),
-        None => Err(Rejection::NotPublished { endpoint: name.clone(), spec: spec.text.clone() }),
-    }
+    let publications = &mut endpoint.publications;
+    let first = publications.iter().find(|p| named(p) && !p.direct).or_else(|| publications.iter().find(|p| named(p)));
+    let Some(host_port) = first.map(|p| p.host_port) else {
+        return Err(Rejection::NotPublished { endpoint: name.clone(), spec: spec.text.clone() });
+    };
+    publications.retain(|p| p.direct || !named(p) || p.host_port != host_port);
+    // The container's own address stays open for as long as a port of the host leads there too.
+    let leads_there = publications.iter().any(|p| same_ports(p) && !p.direct);
+    publications.retain(|p| leads_there || !(p.direct && named(p)));
+    Ok(())
 }
 
-/// The host's address of a specification that this version can do.
-pub fn supported(spec: &PortSpec) -> Result<Option<Ipv4Addr>, Rejection> {
+/// Refuses what of a specification this version cannot do.
+fn supported(spec: &PortSpec) -> Result<(), Rejection> {
     let unsupported = |what: &str| Err(Rejection::Unsupported(format!("{what} in `{}`", spec.text)));
     if spec.protocol == Protocol::Sctp {
         return unsupported("sctp");
@@ -132,10 +186,8 @@ pub fn supported(spec: &PortSpec) -> Result<Option<Ipv4Addr>, Rejection> {
         return unsupported("from=");
     }
     match spec.host_ip {
-        None => Ok(None),
-        Some(IpAddr::V4(ip)) if ip.is_unspecified() => Ok(None),
-        Some(IpAddr::V4(ip)) => Ok(Some(ip)),
-        Some(IpAddr::V6(_)) => unsupported("an IPv6 address of the host"),
+        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => unsupported("a link-local address of the host"),
+        _ => Ok(()),
     }
 }
 
@@ -155,26 +207,34 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
             return Err(Rejection::TwiceInNetwork(spec.network));
         }
         let ifname = spec.ifname.clone().unwrap_or_else(|| next_interface(model, &spec.network, &mut interfaces));
-        let place = place(model, &spec, rng)?;
-        if spec.ip.is_none()
-            && let Some(network) = model.networks.get_mut(&spec.network)
-        {
-            network.last_given = Some(place.ip);
+        let (mac, addresses) = addresses(model, &spec, rng)?;
+        let mut attachment = Attachment {
+            id: String::new(),
+            network: spec.network.clone(),
+            ip: None,
+            ip6: None,
+            mac,
+            ifname,
+            aliases: spec.aliases.clone(),
+            gw_priority: spec.gw_priority.unwrap_or(0),
+        };
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => attachment.ip = Some(ip),
+                IpAddr::V6(ip) => attachment.ip6 = Some(ip),
+            }
+            let given = spec.address(Family::of(address)).is_none();
+            let subnets = model.networks.get_mut(&spec.network).into_iter().flat_map(|network| &mut network.subnets);
+            for subnet in subnets.filter(|subnet| given && subnet.family() == Family::of(address)) {
+                subnet.last_given = Some(address);
+            }
         }
         let taken = |id: &str| {
             let known = model.endpoints.values().flat_map(|endpoint| &endpoint.attachments).chain(&attachments);
             known.into_iter().any(|other| other.id == id[..8])
         };
-        let id = fresh_id(rng, taken)[..8].to_owned();
-        attachments.push(Attachment {
-            id,
-            network: spec.network,
-            ip: place.ip,
-            mac: place.mac,
-            ifname,
-            aliases: spec.aliases,
-            gw_priority: spec.gw_priority.unwrap_or(0),
-        });
+        attachment.id = fresh_id(rng, taken)[..8].to_owned();
+        attachments.push(attachment);
     }
     Ok(attachments)
 }
@@ -188,17 +248,17 @@ fn next_interface(model: &Model, network: &Name, taken: &mut BTreeSet<LinkName>)
     free
 }
 
-struct Place {
-    ip: Ipv4Addr,
-    mac: netd_common::tuple::Mac,
-}
-
-fn place(model: &Model, spec: &NetSpec, rng: &mut dyn RngCore) -> Result<Place, Rejection> {
+/// A link-layer address and an address of each of the network's families.
+fn addresses(model: &Model, spec: &NetSpec, rng: &mut dyn RngCore) -> Result<(Mac, Vec<IpAddr>), Rejection> {
     let network = model.network(&spec.network)?;
-    let users: BTreeMap<Ipv4Addr, &Name> =
-        model.attachments_of(&network.name).map(|(endpoint, at)| (at.ip, &endpoint.name)).collect();
-    if users.len() >= BRIDGE_PORTS {
-        return Err(Rejection::NetworkFull { network: network.name.clone(), ports: users.len() });
+    for family in Family::BOTH {
+        if let (Some(given), None) = (spec.address(family), network.subnet(family)) {
+            return Err(Rejection::NoSubnetFor { given: given.to_string(), network: network.name.clone(), family });
+        }
+    }
+    let attachments = model.attachments_of(&network.name).count();
+    if attachments >= BRIDGE_PORTS {
+        return Err(Rejection::NetworkFull { network: network.name.clone(), ports: attachments });
     }
     let macs: BTreeMap<_, _> = model
         .attachments_of(&network.name)
@@ -217,25 +277,34 @@ fn place(model: &Model, spec: &NetSpec, rng: &mut dyn RngCore) -> Result<Place, 
             .find(|mac| !macs.contains_key(mac))
             .unwrap_or_else(|| unreachable!("chance does not run out")),
     };
-    let ip = match spec.ip {
-        Some(ip) => asked_for(network, ip, &users)?,
-        None => free_address(network, &users)?,
-    };
-    Ok(Place { ip, mac })
+    let users: BTreeMap<IpAddr, &Name> = model
+        .attachments_of(&network.name)
+        .flat_map(|(endpoint, at)| at.addresses().map(|address| (address, &endpoint.name)))
+        .collect();
+    let addresses = network.subnets.iter().map(|subnet| match spec.address(subnet.family()) {
+        Some(ip) => asked_for(network, subnet, ip, &users),
+        None => free_address(network, subnet, &users),
+    });
+    Ok((mac, addresses.collect::<Result<_, _>>()?))
 }
 
-fn asked_for(network: &Network, ip: Ipv4Addr, users: &BTreeMap<Ipv4Addr, &Name>) -> Result<Ipv4Addr, Rejection> {
+fn asked_for(
+    network: &Network,
+    subnet: &Subnet,
+    ip: IpAddr,
+    users: &BTreeMap<IpAddr, &Name>,
+) -> Result<IpAddr, Rejection> {
     let reserved = |what: String| Rejection::ReservedAddress { address: ip, what, network: network.name.clone() };
-    if !network.subnet.contains(&ip) {
-        return Err(Rejection::OutsideSubnet { what: "address", given: ip.to_string(), subnet: network.subnet });
+    if !subnet.subnet.contains(&ip) {
+        return Err(Rejection::OutsideSubnet { what: "address", given: ip.to_string(), subnet: subnet.subnet });
     }
-    if let Some(what) = ipam::meaning(&network.subnet, ip) {
+    if let Some(what) = ipam::meaning(&subnet.subnet, ip) {
         return Err(reserved(what.to_owned()));
     }
-    if ip == network.gateway {
+    if ip == subnet.gateway {
         return Err(reserved("the gateway".to_owned()));
     }
-    if let Some((key, _)) = network.aux_addresses.iter().find(|(_, aux)| **aux == ip) {
+    if let Some((key, _)) = subnet.aux_addresses.iter().find(|(_, aux)| **aux == ip) {
         return Err(reserved(format!("the auxiliary address {key}")));
     }
     match users.get(&ip) {
@@ -244,15 +313,15 @@ fn asked_for(network: &Network, ip: Ipv4Addr, users: &BTreeMap<Ipv4Addr, &Name>)
     }
 }
 
-fn free_address(network: &Network, users: &BTreeMap<Ipv4Addr, &Name>) -> Result<Ipv4Addr, Rejection> {
-    let taken: BTreeSet<Ipv4Addr> =
-        users.keys().chain(network.aux_addresses.values()).chain([&network.gateway]).copied().collect();
-    let range = network.ip_range.unwrap_or(network.subnet);
-    Pool { subnet: network.subnet, range, taken: &taken, last: network.last_given }.next().ok_or_else(|| {
+fn free_address(network: &Network, subnet: &Subnet, users: &BTreeMap<IpAddr, &Name>) -> Result<IpAddr, Rejection> {
+    let taken: BTreeSet<IpAddr> =
+        users.keys().chain(subnet.aux_addresses.values()).chain([&subnet.gateway]).copied().collect();
+    let range = subnet.ip_range.unwrap_or(subnet.subnet);
+    Pool { subnet: subnet.subnet, range, taken: &taken, last: subnet.last_given }.next().ok_or_else(|| {
         let inside = users.iter().filter(|(ip, _)| range.contains(*ip)).map(|(_, name)| name.to_string());
-        let others = [(network.gateway, "the gateway".to_owned())]
+        let others = [(subnet.gateway, "the gateway".to_owned())]
             .into_iter()
-            .chain(network.aux_addresses.iter().map(|(key, ip)| (*ip, format!("the auxiliary address {key}"))));
+            .chain(subnet.aux_addresses.iter().map(|(key, ip)| (*ip, format!("the auxiliary address {key}"))));
         let others = others.filter(|(ip, _)| range.contains(ip)).map(|(_, what)| what);
         Rejection::PoolExhausted { pool: range, network: network.name.clone(), users: inside.chain(others).collect() }
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngCore;
 
-use super::{Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection, attaching::joined};
+use super::{Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection, attaching::joined, follow_way_out};
 use crate::reconcile::LinkName;
 
 /// Has an endpoint join one more network. `interfaces` are the names that its namespace has.
@@ -25,6 +25,7 @@ pub fn connect(
     if let Some(endpoint) = model.endpoints.get_mut(name) {
         endpoint.attachments.extend(attachments);
     }
+    follow_way_out(model, name);
     Ok(())
 }
 
@@ -34,7 +35,9 @@ pub fn disconnect(model: &mut Model, name: &Name, network: &Name) -> Result<Atta
     let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
     let not_connected = || Rejection::NotConnected { endpoint: name.clone(), network: network.clone() };
     let at = endpoint.attachments.iter().position(|attachment| attachment.network == *network);
-    Ok(endpoint.attachments.remove(at.ok_or_else(not_connected)?))
+    let attachment = endpoint.attachments.remove(at.ok_or_else(not_connected)?);
+    follow_way_out(model, name);
+    Ok(attachment)
 }
 
 /// Networks that nobody is in and that have all of these labels, `KEY` or `KEY=VALUE`; never the default one.

@@ -19,28 +19,30 @@ pub mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     path::PathBuf,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netd_common::tuple::{Mac, Zone};
 use serde::{Deserialize, Serialize};
 
-pub use attaching::{AttachOrder, Joining, attach, detach, first_conflict, netns_of, publish, supported, unpublish};
+pub use attaching::{
+    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, netns_of, places, publish, unpublish,
+};
 pub use connecting::{connect, disconnect, unused_networks};
 pub use mac::format_mac;
 pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
-pub use networks::{NetworkOrder, create_network, ensure_default_network, remove_network, routes};
+pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network, routes};
 pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
 
-use crate::reconcile::LinkName;
+use crate::reconcile::{Family, LinkName};
 
 /// Name of the network that is made on first use.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -54,7 +56,7 @@ pub struct Model {
     pub endpoints: BTreeMap<Name, Endpoint>,
 }
 
-/// A network: a bridge, a subnet, a zone.
+/// A network: a bridge, a subnet or two, a zone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Network {
     /// Unique.
@@ -63,14 +65,8 @@ pub struct Network {
     pub id: String,
     /// Unique, 1 or more: what the datapath calls it.
     pub zone: u16,
-    /// The addresses its containers have.
-    pub subnet: Ipv4Net,
-    /// The bridge's own address.
-    pub gateway: Ipv4Addr,
-    /// Where automatic addresses are taken from, if not from the whole subnet.
-    pub ip_range: Option<Ipv4Net>,
-    /// Addresses that are never given out, by the name the user gave them.
-    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    /// The addresses its containers have: at least one, at most one of a family, IPv4 first.
+    pub subnets: Vec<Subnet>,
     /// Whether it has no way out.
     pub internal: bool,
     /// In bytes.
@@ -89,8 +85,6 @@ pub struct Network {
     /// The bridge's.
     #[serde(with = "mac")]
     pub mac: Mac,
-    /// The last address that was given out by itself: the next search starts after it.
-    pub last_given: Option<Ipv4Addr>,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub created: u64,
 }
@@ -104,6 +98,39 @@ impl Network {
     /// Its zone.
     pub fn zone(&self) -> Zone {
         Zone(self.zone)
+    }
+
+    /// Its subnet of this family.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.family() == family)
+    }
+}
+
+/// A network's addresses of one family.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Subnet {
+    /// All of them.
+    pub subnet: IpNet,
+    /// The bridge's own.
+    pub gateway: IpAddr,
+    /// Where automatic addresses are taken from, if not from the whole subnet.
+    pub ip_range: Option<IpNet>,
+    /// Addresses that are never given out, by the name the user gave them.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
+    /// The last address that was given out by itself: the next search starts after it.
+    pub last_given: Option<IpAddr>,
+}
+
+impl Subnet {
+    /// Its family.
+    pub fn family(&self) -> Family {
+        Family::of(self.gateway)
+    }
+
+    /// Whether its addresses are known beyond the host, so that packets keep them: global IPv6 ones. What is private to the
+    /// host (IPv4) or to the site (unique local addresses, RFC 4193) leaves behind the host's own address.
+    pub fn is_routed(&self) -> bool {
+        matches!(self.gateway, IpAddr::V6(gateway) if !gateway.is_unique_local())
     }
 }
 
@@ -163,8 +190,10 @@ pub struct Attachment {
     pub id: String,
     /// Which network.
     pub network: Name,
-    /// The container's address there.
-    pub ip: Ipv4Addr,
+    /// The container's IPv4 address there, if the network has IPv4.
+    pub ip: Option<Ipv4Addr>,
+    /// The container's IPv6 address there, if the network has IPv6.
+    pub ip6: Option<Ipv6Addr>,
     /// The container's link-layer address there.
     #[serde(with = "mac")]
     pub mac: Mac,
@@ -183,14 +212,30 @@ impl Attachment {
     pub fn veth(&self) -> LinkName {
         link_name("ndv-", &self.id)
     }
+
+    /// The container's address of this family there.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ip.map(IpAddr::V4),
+            Family::V6 => self.ip6.map(IpAddr::V6),
+        }
+    }
+
+    /// The container's addresses there, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ip.map(IpAddr::V4).into_iter().chain(self.ip6.map(IpAddr::V6))
+    }
 }
 
-/// Consecutive ports of the host that lead to as many consecutive ports of a container.
+/// Consecutive ports of an address that lead to as many consecutive ports of a container.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortPublication {
-    /// An address of the host; `None` for each of them.
-    pub host_ip: Option<Ipv4Addr>,
-    /// The first on the host.
+    /// An address of the host, the unspecified one for each of its family; or the container's own, where clients come to
+    /// that ([`Subnet::is_routed`]).
+    pub host_ip: IpAddr,
+    /// Whether `host_ip` is the container's own.
+    pub direct: bool,
+    /// The first that clients come to.
     pub host_port: u16,
     /// The first in the container.
     pub port: u16,
@@ -201,28 +246,28 @@ pub struct PortPublication {
 }
 
 impl PortPublication {
+    /// Of the address that clients come to, and so of the container's.
+    pub fn family(&self) -> Family {
+        Family::of(self.host_ip)
+    }
+
     /// Each pair of a host's and a container's port.
     pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
         let (host, container) = (self.host_port, self.port);
         (0..self.count).map(move |i| (host + i, container + i))
     }
 
-    /// The host's ports.
+    /// The ports that clients come to.
     pub fn host_ports(&self) -> RangeInclusive<u16> {
         self.host_port..=self.host_port + (self.count - 1)
     }
 
-    /// The address to bind: the unspecified one where every address of the host is meant.
-    pub fn bound_address(&self) -> IpAddr {
-        self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).into()
-    }
-
     /// A port of the host that both would have.
     pub fn clash(&self, other: &Self) -> Option<u16> {
-        let same_address = match (self.host_ip, other.host_ip) {
-            (Some(a), Some(b)) => a == b,
-            _ => true,
-        };
+        let one_is_any = self.host_ip.is_unspecified() || other.host_ip.is_unspecified();
+        let both_on_host = !self.direct && !other.direct;
+        let same_address =
+            self.host_ip == other.host_ip || one_is_any && both_on_host && self.family() == other.family();
         let first = self.host_port.max(other.host_port);
         let end = (u32::from(self.host_port) + u32::from(self.count))
             .min(u32::from(other.host_port) + u32::from(other.count));
@@ -249,13 +294,14 @@ impl Model {
             .filter(move |(_, attachment)| attachment.network == *network)
     }
 
-    /// The attachment by which an endpoint reaches the outside: the first by priority in a network that is not internal.
-    pub fn way_out<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Network, &'a Attachment)> {
+    /// The attachment by which an endpoint reaches the outside in this family: the first by priority in a network that has the
+    /// family and is not internal.
+    pub fn way_out<'a>(&'a self, endpoint: &'a Endpoint, family: Family) -> Option<(&'a Network, &'a Attachment)> {
         endpoint
             .by_priority()
             .into_iter()
             .filter_map(|attachment| Some((self.networks.get(&attachment.network)?, attachment)))
-            .find(|(network, _)| !network.internal)
+            .find(|(network, attachment)| !network.internal && attachment.address(family).is_some())
     }
 
     /// Paths of all sandboxes, the host's own aside.

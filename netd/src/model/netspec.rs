@@ -1,19 +1,25 @@
-//! `NET[:ip=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N]`, or `name=NET,ip=IP,…`: which network an endpoint joins, and how.
+//! `NET[:ip=IP,ip6=IP,mac=MAC,ifname=IF,alias=NAME,gw-priority=N]`, or `name=NET,ip=IP,…`: which network an endpoint joins, and
+//! how.
 
-use std::{net::Ipv4Addr, str::FromStr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use netd_common::tuple::Mac;
 
 use super::{Name, Rejection, mac::parse_mac};
-use crate::reconcile::LinkName;
+use crate::reconcile::{Family, LinkName};
 
 /// A wish to join a network.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetSpec {
     /// Which network.
     pub network: Name,
-    /// The address to have; `None` for a free one.
+    /// The IPv4 address to have; `None` for a free one.
     pub ip: Option<Ipv4Addr>,
+    /// The IPv6 address to have; `None` for a free one.
+    pub ip6: Option<Ipv6Addr>,
     /// The link-layer address to have; `None` for a random one.
     pub mac: Option<Mac>,
     /// The interface's name in the container; `None` for the next free `ethN`.
@@ -27,7 +33,15 @@ pub struct NetSpec {
 impl NetSpec {
     /// Any address of this network.
     pub fn anywhere_in(network: Name) -> Self {
-        Self { network, ip: None, mac: None, ifname: None, aliases: Vec::new(), gw_priority: None }
+        Self { network, ip: None, ip6: None, mac: None, ifname: None, aliases: Vec::new(), gw_priority: None }
+    }
+
+    /// The address of this family to have.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ip.map(IpAddr::V4),
+            Family::V6 => self.ip6.map(IpAddr::V6),
+        }
     }
 
     fn set(&mut self, whole: &str, pair: &str) -> Result<(), Rejection> {
@@ -39,6 +53,10 @@ impl NetSpec {
             "ip" => {
                 let ip = value.parse().map_err(|_| bad(format!("ip={value} is not an IPv4 address")))?;
                 self.ip.replace(ip).is_some()
+            }
+            "ip6" => {
+                let ip = value.parse().map_err(|_| bad(format!("ip6={value} is not an IPv6 address")))?;
+                self.ip6.replace(ip).is_some()
             }
             "mac" | "mac-address" => {
                 let mac = parse_mac(value).ok_or_else(|| bad(format!("mac={value} is not a link-layer address")))?;
@@ -61,8 +79,7 @@ impl NetSpec {
                 let bad = |_| bad(format!("gw-priority={value} is not a whole number"));
                 self.gw_priority.replace(value.parse().map_err(bad)?).is_some()
             }
-            "ip6" => return Err(Rejection::Unsupported(format!("{key}= in `{whole}`"))),
-            _ => return Err(bad(format!("`{key}` is none of ip, mac, ifname, alias, gw-priority"))),
+            _ => return Err(bad(format!("`{key}` is none of ip, ip6, mac, ifname, alias, gw-priority"))),
         };
         if twice { Err(bad(format!("`{key}` is there twice"))) } else { Ok(()) }
     }

@@ -1,16 +1,19 @@
 //! Networks: made from what the user gave, the rest chosen; removed when nobody is in them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netd_common::tuple::Mac;
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, mode::RESERVED, mtu};
-use crate::{ipam, reconcile::HostFacts};
+use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, mode::RESERVED, mtu};
+use crate::{
+    ipam::{self, Pools},
+    reconcile::{Family, HostFacts},
+};
 
-/// A wish for a network, as it comes in.
+/// A wish for a network, as it comes in. What is given is told apart by its family.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkOrder {
@@ -18,12 +21,14 @@ pub struct NetworkOrder {
     pub name: String,
     /// `bridge`, also where it is not given.
     pub driver: Option<String>,
-    /// Its subnet; a free one where it is not given.
-    pub subnet: Option<String>,
-    /// The bridge's address; the first one where it is not given.
-    pub gateway: Option<String>,
+    /// Its subnets, at most one of a family; a free IPv4 one where none is given.
+    pub subnets: Vec<String>,
+    /// Both families: what is not among the subnets is chosen.
+    pub ipv6: bool,
+    /// The bridge's addresses; the first one of a subnet where it is not given.
+    pub gateways: Vec<String>,
     /// Where automatic addresses come from.
-    pub ip_range: Option<String>,
+    pub ip_ranges: Vec<String>,
     /// Addresses never to be given out, by name.
     pub aux_addresses: BTreeMap<String, String>,
     /// No way out.
@@ -38,11 +43,20 @@ pub struct NetworkOrder {
     pub force: bool,
 }
 
+/// What a network is made on.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// What the host has.
+    pub facts: &'a HostFacts,
+    /// Where automatic subnets come from.
+    pub pools: &'a Pools,
+}
+
 /// Makes a network.
 pub fn create_network(
     model: &mut Model,
     order: &NetworkOrder,
-    facts: &HostFacts,
+    on: Surroundings<'_>,
     now: u64,
     rng: &mut dyn RngCore,
 ) -> Result<Name, Rejection> {
@@ -56,32 +70,25 @@ pub fn create_network(
     if let Some(driver) = order.driver.as_deref().filter(|driver| *driver != "bridge") {
         return Err(Rejection::Unsupported(format!("driver {driver}")));
     }
-    let subnet = match &order.subnet {
-        Some(text) => given_subnet(model, text, facts, order.force)?,
-        None => automatic_subnet(model, facts)?,
-    };
-    let (gateway, ip_range, aux_addresses) = within(&name, subnet, order)?;
     let options = Options::read(&order.options)?;
     if order.mtu.is_some() && options.mtu.is_some() {
         return Err(Rejection::MtuTwice);
     }
+    let ipv6 = order.ipv6 || options.ipv6;
+    let subnets = subnets(model, &name, &NetworkOrder { ipv6, ..order.clone() }, on)?;
     let mtu = order.mtu.or(options.mtu);
     let network = Network {
         name: name.clone(),
         id: fresh_id(rng, |id| model.networks.values().any(|other| other.id[..8] == id[..8])),
         zone: free_zone(model)?,
-        subnet,
-        gateway,
-        ip_range,
-        aux_addresses,
+        mtu: mtu::chosen(mtu, &subnets, on.facts)?,
+        subnets,
         internal: order.internal,
-        mtu: mtu.map_or(Ok(mtu::found(facts)), mtu::checked)?,
         mtu_follows: mtu.is_none(),
         ifname_prefix: options.ifname_prefix,
         options: order.options.clone(),
         labels: order.labels.clone(),
         mac: fresh_mac(rng),
-        last_given: None,
         created: now,
     };
     model.networks.insert(name.clone(), network);
@@ -91,7 +98,7 @@ pub fn create_network(
 /// Makes the network that endpoints join which name none, if it is not there.
 pub fn ensure_default_network(
     model: &mut Model,
-    facts: &HostFacts,
+    on: Surroundings<'_>,
     now: u64,
     rng: &mut dyn RngCore,
 ) -> Result<Name, Rejection> {
@@ -100,7 +107,7 @@ pub fn ensure_default_network(
         return Ok(name);
     }
     let order = NetworkOrder { name: DEFAULT_NETWORK.to_owned(), ..Default::default() };
-    create_network(model, &order, facts, now, rng)
+    create_network(model, &order, on, now, rng)
 }
 
 /// Takes a network away that nobody is in.
@@ -132,97 +139,174 @@ pub fn fresh_id(rng: &mut dyn RngCore, taken: impl Fn(&str) -> bool) -> String {
     }
 }
 
-fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Result<Ipv4Net, Rejection> {
-    if matches!(text.parse(), Ok(IpNet::V6(_))) {
-        return Err(Rejection::Unsupported(format!("IPv6 (subnet {text})")));
+/// The subnets of a network to be made, IPv4 first, with what is in them.
+fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_>) -> Result<Vec<Subnet>, Rejection> {
+    let mut nets: BTreeMap<Family, IpNet> = BTreeMap::new();
+    for text in &order.subnets {
+        let subnet = given_subnet(model, text, on.facts, order.force)?;
+        let family = Family::of(subnet.addr());
+        if nets.insert(family, subnet).is_some() {
+            return Err(Rejection::TwoOfAFamily { what: "subnets", family });
+        }
     }
-    let malformed = || Rejection::Malformed { given: text.to_owned(), wanted: "a subnet like 10.1.2.0/24" };
-    let given: Ipv4Net = text.parse().map_err(|_| malformed())?;
-    let subnet = given.trunc();
-    if subnet != given {
-        return Err(Rejection::HostBits { given, right: subnet });
+    let wanted: &[Family] = match order.ipv6 {
+        true => &Family::BOTH,
+        false if nets.is_empty() => &[Family::V4],
+        false => &[],
+    };
+    for family in wanted {
+        if !nets.contains_key(family) {
+            nets.insert(*family, automatic_subnet(model, on, *family)?);
+        }
     }
-    let first = subnet.network();
-    let unfit = |why| Err(Rejection::UnfitSubnet { subnet, why });
-    if subnet.prefix_len() < 8 {
-        return unfit("it is larger than a /8");
+    let mut subnets = Vec::from_iter(nets.values().map(|net| Subnet {
+        subnet: *net,
+        gateway: ipam::first_address(net),
+        ip_range: None,
+        aux_addresses: BTreeMap::new(),
+        last_given: None,
+    }));
+    fill_in(&mut subnets, name, order)?;
+    Ok(subnets)
+}
+
+fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Result<IpNet, Rejection> {
+    let subnet = parse_net(text, "a subnet like 10.1.2.0/24 or fd00:0:0:1::/64")?;
+    if let Some(why) = unfit(&subnet) {
+        return Err(Rejection::UnfitSubnet { subnet, why });
     }
-    if first.is_loopback() || first.octets()[0] == 0 || first.octets()[0] >= 224 {
-        return unfit("its addresses are not those of single hosts");
-    }
-    if let Some(other) = model.networks.values().find(|network| ipam::overlap(&network.subnet, &subnet)) {
-        return Err(Rejection::OverlapsNetwork { subnet, network: other.name.clone(), theirs: other.subnet });
+    let theirs =
+        |network: &Network| network.subnets.iter().map(|other| other.subnet).find(|n| ipam::overlap(n, &subnet));
+    if let Some((network, theirs)) = model.networks.values().find_map(|network| Some((network, theirs(network)?))) {
+        return Err(Rejection::OverlapsNetwork { subnet, network: network.name.clone(), theirs });
     }
     match routes(facts).find(|(route, _)| ipam::overlap(route, &subnet)) {
-        Some((route, device)) if !force => {
-            Err(Rejection::OverlapsRoute { subnet, route: route.into(), device: device.to_owned() })
-        }
+        Some((route, device)) if !force => Err(Rejection::OverlapsRoute { subnet, route, device: device.to_owned() }),
         _ => Ok(subnet),
     }
 }
 
-fn automatic_subnet(model: &Model, facts: &HostFacts) -> Result<Ipv4Net, Rejection> {
-    let ours = model.networks.values().map(|network| (network.subnet, format!("network {}", network.name)));
-    let theirs = routes(facts).map(|(route, device)| (route, format!("route {route} by {device}")));
+/// A range of addresses without host bits.
+fn parse_net(text: &str, wanted: &'static str) -> Result<IpNet, Rejection> {
+    let given: IpNet = text.parse().map_err(|_| Rejection::Malformed { given: text.to_owned(), wanted })?;
+    let right = given.trunc();
+    if right == given { Ok(given) } else { Err(Rejection::HostBits { given, right }) }
+}
+
+/// Why these cannot be the addresses of a network.
+fn unfit(subnet: &IpNet) -> Option<&'static str> {
+    const NOT_OF_HOSTS: &str = "its addresses are not those of single hosts";
+    if subnet.prefix_len() < 8 {
+        return Some("it is larger than a /8");
+    }
+    match subnet.network() {
+        IpAddr::V4(first) if first.is_loopback() || first.octets()[0] == 0 || first.octets()[0] >= 224 => {
+            Some(NOT_OF_HOSTS)
+        }
+        // With ::1, and with IPv4 in IPv6's clothes.
+        IpAddr::V6(first) if first.octets()[0] == 0 || first.is_multicast() => Some(NOT_OF_HOSTS),
+        IpAddr::V6(first) if first.is_unicast_link_local() => Some("its addresses are those of a single link"),
+        _ => None,
+    }
+}
+
+fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Result<IpNet, Rejection> {
+    let pools = match family {
+        Family::V4 => &on.pools.ipv4,
+        Family::V6 => &on.pools.ipv6,
+    };
+    let ours = model
+        .networks
+        .values()
+        .flat_map(|network| network.subnets.iter().map(|subnet| (subnet.subnet, format!("network {}", network.name))));
+    let theirs = routes(on.facts).map(|(route, device)| (route, format!("route {route} by {device}")));
     let taken: Vec<_> = ours.chain(theirs).collect();
     let avoid: Vec<_> = taken.iter().map(|(net, _)| *net).collect();
-    ipam::free_subnet(&avoid).ok_or_else(|| {
-        let in_the_way = taken.into_iter().filter(|(net, _)| ipam::overlap(net, &ipam::AUTOMATIC));
-        Rejection::NoFreeSubnet { pool: ipam::AUTOMATIC, users: in_the_way.map(|(_, user)| user).collect() }
+    ipam::free_subnet(pools, &avoid).ok_or_else(|| {
+        let in_the_way = |net: &IpNet| pools.iter().any(|pool| ipam::overlap(net, &pool.base));
+        let users = taken.into_iter().filter(|(net, _)| in_the_way(net)).map(|(_, user)| user).collect();
+        let pools = pools.iter().map(|pool| format!("/{} is left in {}", pool.size, pool.base)).collect();
+        Rejection::NoFreeSubnet { pools, users }
     })
 }
 
-/// The host's IPv4 routes that say something about who is where. A half of the address space says as little as a default
+/// The host's routes that say something about who is where. A half of the address space says as little as a default
 /// route: VPNs use the two halves in its place.
-pub fn routes(facts: &HostFacts) -> impl Iterator<Item = (Ipv4Net, &str)> {
-    facts.routes.iter().filter_map(|(route, device)| match route {
-        IpNet::V4(route) if route.prefix_len() > 1 => Some((route.trunc(), device.as_str())),
-        _ => None,
-    })
+pub fn routes(facts: &HostFacts) -> impl Iterator<Item = (IpNet, &str)> {
+    let says_something = |route: &IpNet| route.prefix_len() > 1 && !is_global_unicast(route);
+    let routes = facts.routes.iter().map(|(route, device)| (route.trunc(), device.as_str()));
+    routes.filter(move |(route, _)| says_something(route))
 }
 
-type Within = (Ipv4Addr, Option<Ipv4Net>, BTreeMap<String, Ipv4Addr>);
+/// Whether it is all of IPv6's global unicast addresses, `2000::/3`, which some set in place of a default route.
+fn is_global_unicast(route: &IpNet) -> bool {
+    matches!(route, IpNet::V6(route) if route.prefix_len() == 3 && route.network().octets()[0] == 0x20)
+}
 
-/// Gateway, range and auxiliary addresses, each inside of the subnet.
-fn within(name: &Name, subnet: Ipv4Net, order: &NetworkOrder) -> Result<Within, Rejection> {
-    let address = |what: &'static str, text: &str| {
-        let wanted = "an IPv4 address";
-        let address: Ipv4Addr = text.parse().map_err(|_| Rejection::Malformed { given: text.to_owned(), wanted })?;
-        if !subnet.contains(&address) {
-            return Err(Rejection::OutsideSubnet { what, given: text.to_owned(), subnet });
+/// Puts gateways, ranges and auxiliary addresses where they belong.
+fn fill_in(subnets: &mut [Subnet], name: &Name, order: &NetworkOrder) -> Result<(), Rejection> {
+    let mut gateways = BTreeMap::new();
+    for text in &order.gateways {
+        let gateway = parse_address(text)?;
+        let subnet = subnet_for(subnets, name, "gateway", text, gateway)?;
+        subnet.gateway = gateway;
+        if gateways.insert(Family::of(gateway), gateway).is_some() {
+            return Err(Rejection::TwoOfAFamily { what: "gateways", family: Family::of(gateway) });
         }
-        match ipam::meaning(&subnet, address) {
-            Some(what) => Err(Rejection::ReservedAddress { address, what: what.to_owned(), network: name.clone() }),
-            None => Ok(address),
+    }
+    for text in &order.ip_ranges {
+        let range = parse_net(text, "a range like 10.1.2.128/25")?;
+        let subnet = subnet_of_family(subnets, name, text, range.addr())?;
+        if !subnet.subnet.contains(&range) {
+            return Err(Rejection::OutsideSubnet { what: "range", given: text.clone(), subnet: subnet.subnet });
         }
-    };
-    let mut aux = BTreeMap::new();
+        if subnet.ip_range.replace(range).is_some() {
+            return Err(Rejection::TwoOfAFamily { what: "ranges", family: Family::of(range.addr()) });
+        }
+    }
     for (key, text) in &order.aux_addresses {
-        aux.insert(key.clone(), address("auxiliary address", text)?);
+        let address = parse_address(text)?;
+        let subnet = subnet_for(subnets, name, "auxiliary address", text, address)?;
+        if address == subnet.gateway {
+            let what = format!("the auxiliary address {key}");
+            return Err(Rejection::ReservedAddress { address, what, network: name.clone() });
+        }
+        subnet.aux_addresses.insert(key.clone(), address);
     }
-    let gateway = match &order.gateway {
-        Some(text) => address("gateway", text)?,
-        None => ipam::first_address(&subnet),
-    };
-    if let Some((key, _)) = aux.iter().find(|(_, address)| **address == gateway) {
-        let what = format!("the auxiliary address {key}");
-        return Err(Rejection::ReservedAddress { address: gateway, what, network: name.clone() });
-    }
-    let range = order.ip_range.as_ref().map(|text| range_within(subnet, text)).transpose()?;
-    Ok((gateway, range, aux))
+    Ok(())
 }
 
-fn range_within(subnet: Ipv4Net, text: &str) -> Result<Ipv4Net, Rejection> {
-    let malformed = || Rejection::Malformed { given: text.to_owned(), wanted: "a range like 10.1.2.128/25" };
-    let given: Ipv4Net = text.parse().map_err(|_| malformed())?;
-    let range = given.trunc();
-    if range != given {
-        return Err(Rejection::HostBits { given, right: range });
+fn parse_address(text: &str) -> Result<IpAddr, Rejection> {
+    text.parse().map_err(|_| Rejection::Malformed { given: text.to_owned(), wanted: "an IP address" })
+}
+
+/// The subnet in which `address` is one that a host can have.
+fn subnet_for<'a>(
+    subnets: &'a mut [Subnet],
+    name: &Name,
+    what: &'static str,
+    given: &str,
+    address: IpAddr,
+) -> Result<&'a mut Subnet, Rejection> {
+    let subnet = subnet_of_family(subnets, name, given, address)?;
+    if !subnet.subnet.contains(&address) {
+        return Err(Rejection::OutsideSubnet { what, given: given.to_owned(), subnet: subnet.subnet });
     }
-    if !subnet.contains(&range) {
-        return Err(Rejection::OutsideSubnet { what: "range", given: text.to_owned(), subnet });
+    match ipam::meaning(&subnet.subnet, address) {
+        Some(what) => Err(Rejection::ReservedAddress { address, what: what.to_owned(), network: name.clone() }),
+        None => Ok(subnet),
     }
-    Ok(range)
+}
+
+fn subnet_of_family<'a>(
+    subnets: &'a mut [Subnet],
+    name: &Name,
+    given: &str,
+    address: IpAddr,
+) -> Result<&'a mut Subnet, Rejection> {
+    let family = Family::of(address);
+    let missing = || Rejection::NoSubnetFor { given: given.to_owned(), network: name.clone(), family };
+    subnets.iter_mut().find(|subnet| subnet.family() == family).ok_or_else(missing)
 }
 
 fn free_zone(model: &Model) -> Result<u16, Rejection> {

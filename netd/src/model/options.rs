@@ -11,6 +11,8 @@ use crate::reconcile::LinkName;
 pub struct Options {
     /// In bytes.
     pub mtu: Option<u32>,
+    /// Both families.
+    pub ipv6: bool,
     /// What the names of interfaces in containers begin with, if not with `eth`.
     pub ifname_prefix: Option<String>,
 }
@@ -38,8 +40,12 @@ impl Options {
                 self.ifname_prefix = Some(value.to_owned());
                 true
             }
+            "enable_ipv6" => {
+                self.ipv6 = boolean(value)?;
+                true
+            }
             "enable_ipv4" | "bridge.enable_icc" | "bridge.enable_ip_masquerade" => boolean(value)?,
-            "enable_ipv6" | "bridge.inhibit_ipv4" | "bridge.default_bridge" => !boolean(value)?,
+            "bridge.inhibit_ipv4" | "bridge.default_bridge" => !boolean(value)?,
             "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => value == "nat",
             "bridge.host_binding_ipv4" => value == "0.0.0.0",
             "bridge.name"
@@ -83,10 +89,10 @@ mod tests {
             ("com.docker.network.bridge.enable_icc", "True"),
             ("com.docker.network.bridge.enable_ip_masquerade", "true"),
             ("com.docker.network.bridge.gateway_mode_ipv4", "nat"),
-            ("com.docker.network.enable_ipv6", "0"),
+            ("com.docker.network.enable_ipv6", "1"),
         ]);
 
-        assert_eq!(options, Ok(Options { mtu: Some(1400), ifname_prefix: Some("net".to_owned()) }));
+        assert_eq!(options, Ok(Options { mtu: Some(1400), ipv6: true, ifname_prefix: Some("net".to_owned()) }));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Why a request is refused: each reason a value that a caller can act on, its `Display` the line that the user reads.
 
-use std::{borrow::Cow, net::Ipv4Addr};
+use std::{borrow::Cow, net::IpAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use thiserror::Error;
 
 use super::{Name, Protocol};
-use crate::reconcile::Process;
+use crate::reconcile::{Family, Process};
 
 /// Why a request is refused, with the thing in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -37,23 +37,29 @@ pub enum Rejection {
     #[error("`{}` is not {wanted}", short(given))]
     Malformed { given: String, wanted: &'static str },
     #[error("{given} has host bits set: it should be {right}")]
-    HostBits { given: Ipv4Net, right: Ipv4Net },
+    HostBits { given: IpNet, right: IpNet },
     #[error("{subnet} cannot be a network's subnet: {why}")]
-    UnfitSubnet { subnet: Ipv4Net, why: &'static str },
+    UnfitSubnet { subnet: IpNet, why: &'static str },
     #[error("subnet {subnet} overlaps network {network} ({theirs})")]
-    OverlapsNetwork { subnet: Ipv4Net, network: Name, theirs: Ipv4Net },
+    OverlapsNetwork { subnet: IpNet, network: Name, theirs: IpNet },
     #[error("subnet {subnet} overlaps {route}, which the host routes by {device}; --force to insist")]
-    OverlapsRoute { subnet: Ipv4Net, route: IpNet, device: String },
-    #[error("no free /24 is left in {pool}: in the way are {}; give --subnet", list(users))]
-    NoFreeSubnet { pool: Ipv4Net, users: Vec<String> },
+    OverlapsRoute { subnet: IpNet, route: IpNet, device: String },
+    #[error("no free {}: in the way are {}; give --subnet", pools.join(", and no free "), list(users))]
+    NoFreeSubnet { pools: Vec<String>, users: Vec<String> },
+    #[error("two {family} {what} are given: a network has one of each family")]
+    TwoOfAFamily { what: &'static str, family: Family },
+    #[error("{given} is {family}, which network {network} does not have")]
+    NoSubnetFor { given: String, network: Name, family: Family },
     #[error("{what} {given} is outside of the subnet {subnet}")]
-    OutsideSubnet { what: &'static str, given: String, subnet: Ipv4Net },
+    OutsideSubnet { what: &'static str, given: String, subnet: IpNet },
     #[error("there is no network option {}", short(.0))]
     UnknownOption(String),
     #[error("the MTU is given twice: by --mtu and by an option")]
     MtuTwice,
     #[error("MTU {0} is not between 68 and 65535")]
     BadMtu(u32),
+    #[error("MTU {0} is less than 1280, which every link with IPv6 must carry")]
+    MtuBelowIpv6(u32),
 
     #[error("endpoint {endpoint} is in network {network} already")]
     AlreadyConnected { endpoint: Name, network: Name },
@@ -64,13 +70,13 @@ pub enum Rejection {
     #[error("network {0} is asked for twice")]
     TwiceInNetwork(Name),
     #[error("address {address} is {what} of network {network}")]
-    ReservedAddress { address: Ipv4Addr, what: String, network: Name },
+    ReservedAddress { address: IpAddr, what: String, network: Name },
     #[error("address {address} of network {network} is taken by {by}")]
-    AddressTaken { address: Ipv4Addr, network: Name, by: Name },
+    AddressTaken { address: IpAddr, network: Name, by: Name },
     #[error("link-layer address {mac} of network {network} is taken by {by}")]
     MacTaken { mac: String, network: Name, by: String },
     #[error("no free address is left in {pool} of network {network}: in use by {}", list(users))]
-    PoolExhausted { pool: Ipv4Net, network: Name, users: Vec<String> },
+    PoolExhausted { pool: IpNet, network: Name, users: Vec<String> },
     #[error("network {network} has {ports} endpoints, as many as a bridge takes")]
     NetworkFull { network: Name, ports: usize },
     #[error("the container has an interface {0} already")]
@@ -93,13 +99,15 @@ pub enum Rejection {
     #[error("{spec}: nobody would reach a port of the loopback, because no program leads the host's sockets: {why}")]
     LoopbackUnreached { spec: String, why: String },
     #[error("{0} is no address of this host")]
-    NotOurAddress(Ipv4Addr),
+    NotOurAddress(IpAddr),
     #[error("there are not {count} consecutive free {protocol} ports on the host")]
     NoFreePort { count: u16, protocol: Protocol },
     #[error("{endpoint} publishes nothing as {spec}")]
     NotPublished { endpoint: Name, spec: String },
     #[error("{0} has no network with a way out, so nothing outside could reach a published port")]
     NoWayOut(Name),
+    #[error("{endpoint} has no {family} address with a way out, so nothing could be reached at {spec}")]
+    NoAddress { endpoint: Name, family: Family, spec: String },
 
     #[error("`{0}` is not something to filter by: {1}")]
     UnknownFilter(String, Cow<'static, str>),

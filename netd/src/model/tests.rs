@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::reconcile::{HostFacts, Sandbox, Uplink};
+use crate::{
+    ipam::Pools,
+    reconcile::{HostFacts, Sandbox, Uplink},
+};
 
 /// A model with the networks `front` and `back` (internal), and the endpoint `c1` in both, port 8080 published.
 pub fn two_networks_and_an_endpoint() -> Model {
@@ -13,23 +16,46 @@ pub fn two_networks_and_an_endpoint() -> Model {
     let mut rng = StdRng::seed_from_u64(1);
     create(&mut model, NetworkOrder { name: "front".into(), ..Default::default() }).unwrap();
     create(&mut model, NetworkOrder { name: "back".into(), internal: true, ..Default::default() }).unwrap();
-    let order = order("c1", &["back", "front"], &["8080:80"]);
-    attach(&mut model, order, 1_700_000_000, &mut rng).unwrap();
+    attach(&mut model, order("c1", &["back", "front"]), 1_700_000_000, &mut rng).unwrap();
+    open(&mut model, "c1", &["8080:80"]).unwrap();
     model
 }
 
-/// A checked wish for an endpoint in `/run/netns/NAME`.
-pub fn order(name: &str, networks: &[&str], ports: &[&str]) -> AttachOrder {
-    let publication = |text: &&str| {
+/// A model with the network `dual` of both families, and the endpoint `c1` in it, port 8080 published.
+pub fn a_network_of_both_families_and_an_endpoint(ipv6: &str) -> Model {
+    let mut model = Model::default();
+    let subnets = vec!["10.1.0.0/24".to_owned(), ipv6.to_owned()];
+    create(&mut model, NetworkOrder { name: "dual".into(), subnets, ..Default::default() }).unwrap();
+    attach(&mut model, order("c1", &["dual"]), 0, &mut StdRng::seed_from_u64(1)).unwrap();
+    open(&mut model, "c1", &["8080:80"]).unwrap();
+    model
+}
+
+/// Publishes ports whose number on the host is given.
+fn open(model: &mut Model, name: &str, ports: &[&str]) -> Result<(), Rejection> {
+    let name: Name = name.parse().unwrap();
+    for text in ports {
         let spec: PortSpec = text.parse().unwrap();
-        PortPublication {
-            host_ip: supported(&spec).unwrap(),
-            host_port: spec.host_port.unwrap(),
-            port: spec.port,
-            count: spec.count,
-            protocol: spec.protocol,
-        }
-    };
+        let at = |place: Place| publication(&spec, place);
+        let wishes: Vec<_> = places(model, &name, &spec)?.into_iter().map(at).collect();
+        publish(model, &name, &wishes)?;
+    }
+    Ok(())
+}
+
+fn publication(spec: &PortSpec, place: Place) -> PortPublication {
+    PortPublication {
+        host_ip: place.address,
+        direct: place.direct,
+        host_port: if place.direct { spec.port } else { spec.host_port.unwrap() },
+        port: spec.port,
+        count: spec.count,
+        protocol: spec.protocol,
+    }
+}
+
+/// A checked wish for an endpoint in `/run/netns/NAME`.
+pub fn order(name: &str, networks: &[&str]) -> AttachOrder {
     AttachOrder {
         labels: BTreeMap::new(),
         mode: Mode::Own,
@@ -42,7 +68,6 @@ pub fn order(name: &str, networks: &[&str], ports: &[&str]) -> AttachOrder {
             specs: networks.iter().map(|text| text.parse().unwrap()).collect(),
             interfaces: BTreeSet::from([LinkName::new("lo").unwrap()]),
         },
-        publications: ports.iter().map(publication).collect(),
     }
 }
 
@@ -56,17 +81,23 @@ fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection> {
         .into(),
         ..Default::default()
     };
-    create_network(model, &order, &facts, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
+    let pools = pools();
+    let on = Surroundings { facts: &facts, pools: &pools };
+    create_network(model, &order, on, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
+}
+
+fn pools() -> Pools {
+    Pools::automatic("fd12:3456:789a::/48".parse().unwrap())
 }
 
 fn network(name: &str, subnet: &str) -> NetworkOrder {
-    NetworkOrder { name: name.into(), subnet: Some(subnet.into()), ..Default::default() }
+    NetworkOrder { name: name.into(), subnets: vec![subnet.into()], ..Default::default() }
 }
 
 fn join(model: &mut Model, name: &str, networks: &[&str]) -> Result<Vec<String>, Rejection> {
-    attach(model, order(name, networks, &[]), 0, &mut StdRng::seed_from_u64(name.len() as u64 * 7919))?;
+    attach(model, order(name, networks), 0, &mut StdRng::seed_from_u64(name.len() as u64 * 7919))?;
     let endpoint = model.endpoint(&name.parse().unwrap()).unwrap();
-    Ok(endpoint.attachments.iter().map(|attachment| attachment.ip.to_string()).collect())
+    Ok(endpoint.attachments.iter().flat_map(Attachment::addresses).map(|address| address.to_string()).collect())
 }
 
 #[test]
@@ -81,10 +112,11 @@ fn names_are_letters_digits_and_three_signs() {
 
 #[test]
 fn both_forms_of_a_network_specification_are_read() {
-    let whole: NetSpec = "front:ip=10.0.0.7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap();
+    let whole: NetSpec = "front:ip=10.0.0.7,ip6=fd00::7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap();
 
-    assert_eq!(whole, "name=front,ip=10.0.0.7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap());
+    assert_eq!(whole, "name=front,ip=10.0.0.7,ip6=fd00::7,mac=02:00:00:00:00:07,ifname=web0".parse().unwrap());
     assert_eq!(whole.ip, Some("10.0.0.7".parse().unwrap()));
+    assert_eq!(whole.ip6, Some("fd00::7".parse().unwrap()));
     assert_eq!(whole.mac, Some(Mac([2, 0, 0, 0, 0, 7])));
     assert_eq!(whole.ifname, LinkName::new("web0"));
     assert_eq!("front".parse(), Ok(NetSpec::anywhere_in("front".parse().unwrap())));
@@ -96,9 +128,9 @@ fn a_network_specification_that_is_none_is_refused_with_the_part_that_is_wrong()
         ("front:ip=x", "`front:ip=x` does not say which network to join: ip=x is not an IPv4 address"),
         ("front:mac=ff:ff:ff:ff:ff:ff", "mac=ff:ff:ff:ff:ff:ff is not the address of one station"),
         ("front:ifname=lo", "ifname=lo is not a name that an interface can have"),
-        ("front:colour=red", "`colour` is none of ip, mac, ifname, alias, gw-priority"),
+        ("front:colour=red", "`colour` is none of ip, ip6, mac, ifname, alias, gw-priority"),
         ("front:ip=10.0.0.1,ip=10.0.0.2", "`ip` is there twice"),
-        ("front:ip6=fd00::1", "ip6= in `front:ip6=fd00::1` is not supported by this version"),
+        ("front:ip6=10.0.0.1", "ip6=10.0.0.1 is not an IPv6 address"),
         ("front:ifname=default", "ifname=default is not a name that an interface can have"),
         ("front:ifname=eth%d", "ifname=eth%d is not a name that an interface can have"),
         ("front:gw-priority=high", "gw-priority=high is not a whole number"),
@@ -118,8 +150,9 @@ fn networks_get_the_lowest_free_subnet_number_and_gateway() {
     for (name, subnet, zone) in [("a", "10.176.0.0/24", 1), ("b", "10.176.2.0/24", 2), ("c", "10.176.3.0/24", 3)] {
         let name = create(&mut model, NetworkOrder { name: name.into(), ..Default::default() }).unwrap();
         let made = &model.networks[&name];
-        assert_eq!((made.subnet.to_string().as_str(), made.zone), (subnet, zone));
-        assert_eq!(u32::from(made.gateway), u32::from(made.subnet.network()) + 1);
+        let [only] = &made.subnets[..] else { panic!("one subnet") };
+        assert_eq!((only.subnet.to_string().as_str(), made.zone), (subnet, zone));
+        assert_eq!(only.gateway.to_string(), subnet.replace("0/24", "1"));
         assert_eq!(made.mac.0[0] & 0b11, 0b10);
         assert_eq!(made.bridge().as_str(), format!("ndb-{}", &made.id[..8]));
     }
@@ -127,13 +160,14 @@ fn networks_get_the_lowest_free_subnet_number_and_gateway() {
     remove_network(&mut model, &"b".parse().unwrap()).unwrap();
     let again = create(&mut model, NetworkOrder { name: "d".into(), ..Default::default() }).unwrap();
 
-    assert_eq!((model.networks[&again].zone, model.networks[&again].subnet.to_string()), (2, "10.176.2.0/24".into()));
+    let again = &model.networks[&again];
+    assert_eq!((again.zone, again.subnets[0].subnet.to_string()), (2, "10.176.2.0/24".into()));
 }
 
 #[test]
 fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let link = |name| LinkName::new(name).unwrap();
-    let uplink = |path_mtu| Uplink { mtu: 9000, path_mtu, addresses: Vec::new(), was_no_router: false };
+    let uplink = |path_mtu| Uplink { mtu: 9000, path_mtu, addresses: Vec::new(), was_no_router: BTreeSet::new() };
     let facts = |mtus: [u32; 2]| {
         let uplinks = [(link("a"), uplink(mtus[0])), (link("b"), uplink(mtus[1]))].into();
         HostFacts { uplinks, ..Default::default() }
@@ -141,7 +175,7 @@ fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let (mut model, mut rng) = (Model::default(), StdRng::seed_from_u64(1));
     let mut create = |model: &mut Model, name: &str, mtu, facts: &HostFacts| {
         let order = NetworkOrder { name: name.into(), mtu, ..Default::default() };
-        create_network(model, &order, facts, 0, &mut rng).unwrap()
+        create_network(model, &order, Surroundings { facts, pools: &pools() }, 0, &mut rng).unwrap()
     };
     let follower = create(&mut model, "follower", None, &facts([9000, 9000]));
     let fixed = create(&mut model, "fixed", Some(1300), &facts([9000, 9000]));
@@ -167,7 +201,31 @@ fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
         (network("front", "10.1.0.0/24"), "network front exists already"),
         (network("n", "10.1.2.3/24"), "10.1.2.3/24 has host bits set: it should be 10.1.2.0/24"),
         (network("n", "10.1.2.0"), "`10.1.2.0` is not a subnet like 10.1.2.0/24"),
-        (network("n", "fd00::/64"), "IPv6 (subnet fd00::/64) is not supported by this version"),
+        (network("n", "fd00::1/64"), "fd00::1/64 has host bits set: it should be fd00::/64"),
+        (network("n", "fe80::/64"), "fe80::/64 cannot be a network's subnet: its addresses are those of a single link"),
+        (network("n", "ff05::/64"), "ff05::/64 cannot be a network's subnet: its addresses are not those of single"),
+        (network("n", "::ffff:10.0.0.0/120"), "::ffff:10.0.0.0/120 cannot be a network's subnet"),
+        (network("n", "2000::/3"), "2000::/3 cannot be a network's subnet: it is larger than a /8"),
+        (
+            NetworkOrder { subnets: vec!["10.1.0.0/24".into(), "10.2.0.0/24".into()], ..network("n", "") },
+            "two IPv4 subnets are given: a network has one of each family",
+        ),
+        (
+            NetworkOrder { gateways: vec!["fd00::1".into()], ..network("n", "10.1.0.0/24") },
+            "fd00::1 is IPv6, which network n does not have",
+        ),
+        (
+            NetworkOrder { gateways: vec!["fd00::".into()], ..network("n", "fd00::/64") },
+            "address fd00:: is the subnet-router anycast address of network n",
+        ),
+        (
+            NetworkOrder { gateways: vec!["fd00::1".into(), "fd00::2".into()], ..network("n", "fd00::/64") },
+            "two IPv6 gateways are given: a network has one of each family",
+        ),
+        (
+            NetworkOrder { mtu: Some(1279), ..network("n", "fd00::/64") },
+            "MTU 1279 is less than 1280, which every link with IPv6 must carry",
+        ),
         (network("n", "0.0.0.0/0"), "0.0.0.0/0 cannot be a network's subnet"),
         (network("n", "127.0.0.0/24"), "127.0.0.0/24 cannot be a network's subnet"),
         (network("n", "10.176.0.0/16"), "subnet 10.176.0.0/16 overlaps network back (10.176.2.0/24)"),
@@ -176,19 +234,19 @@ fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
             "subnet 192.0.2.128/25 overlaps 192.0.2.0/24, which the host routes by eth0; --force to insist",
         ),
         (
-            NetworkOrder { gateway: Some("10.2.0.1".into()), ..network("n", "10.1.0.0/24") },
+            NetworkOrder { gateways: vec!["10.2.0.1".into()], ..network("n", "10.1.0.0/24") },
             "gateway 10.2.0.1 is outside of the subnet 10.1.0.0/24",
         ),
         (
-            NetworkOrder { gateway: Some("10.1.0.255".into()), ..network("n", "10.1.0.0/24") },
+            NetworkOrder { gateways: vec!["10.1.0.255".into()], ..network("n", "10.1.0.0/24") },
             "address 10.1.0.255 is the broadcast address of network n",
         ),
         (
-            NetworkOrder { ip_range: Some("10.1.1.0/25".into()), ..network("n", "10.1.0.0/24") },
+            NetworkOrder { ip_ranges: vec!["10.1.1.0/25".into()], ..network("n", "10.1.0.0/24") },
             "range 10.1.1.0/25 is outside of the subnet 10.1.0.0/24",
         ),
         (
-            NetworkOrder { ip_range: Some("10.1.0.1/25".into()), ..network("n", "10.1.0.0/24") },
+            NetworkOrder { ip_ranges: vec!["10.1.0.1/25".into()], ..network("n", "10.1.0.0/24") },
             "10.1.0.1/25 has host bits set: it should be 10.1.0.0/25",
         ),
         (
@@ -231,7 +289,7 @@ fn a_network_in_use_is_not_removed() {
 #[test]
 fn interfaces_are_named_in_order_around_those_that_are_there() {
     let mut model = two_networks_and_an_endpoint();
-    let mut wish = order("c2", &["front:ifname=eth2", "back"], &[]);
+    let mut wish = order("c2", &["front:ifname=eth2", "back"]);
     wish.joining.interfaces.insert(LinkName::new("eth0").unwrap());
 
     attach(&mut model, wish, 0, &mut StdRng::seed_from_u64(9)).unwrap();
@@ -260,7 +318,7 @@ fn a_freed_address_is_given_again_last() {
 #[test]
 fn a_range_limits_automatic_addresses_only() {
     let mut model = Model::default();
-    let order = NetworkOrder { ip_range: Some("10.1.0.128/25".into()), ..network("n", "10.1.0.0/24") };
+    let order = NetworkOrder { ip_ranges: vec!["10.1.0.128/25".into()], ..network("n", "10.1.0.0/24") };
     create(&mut model, order).unwrap();
 
     assert_eq!(join(&mut model, "a", &["n"]).unwrap(), ["10.1.0.128"]);
@@ -270,7 +328,7 @@ fn a_range_limits_automatic_addresses_only() {
 
 #[test]
 fn every_bad_attachment_is_refused_naming_the_thing_in_the_way() {
-    let cases: [(&str, &[&str], &[&str], &str); 10] = [
+    let cases: [(&str, &[&str], &[&str], &str); 12] = [
         ("c1", &["front"], &[], "endpoint c1 exists already"),
         ("c2", &["nowhere"], &[], "there is no network nowhere"),
         ("c2", &["front", "front"], &[], "network front is asked for twice"),
@@ -279,13 +337,16 @@ fn every_bad_attachment_is_refused_naming_the_thing_in_the_way() {
         ("c2", &["front:ip=10.176.0.1"], &[], "address 10.176.0.1 is the gateway of network front"),
         ("c2", &["front:ip=10.176.0.2"], &[], "address 10.176.0.2 of network front is taken by c1"),
         ("c2", &["front:ifname=eth5", "back:ifname=eth5"], &[], "the container has an interface eth5 already"),
-        ("c2", &["front"], &["192.0.2.1:8080:80"], "port 8080/tcp of every address is published by c1 already"),
+        ("c2", &["front"], &["192.0.2.1:8080:80"], "port 8080/tcp of every IPv4 address is published by c1 already"),
         ("c2", &["back"], &["81:80"], "c2 has no network with a way out"),
+        ("c2", &["front:ip6=fd00::1"], &[], "fd00::1 is IPv6, which network front does not have"),
+        ("c2", &["front"], &["[::]:81:80"], "c2 has no IPv6 address with a way out, so nothing could be reached at"),
     ];
     for (name, networks, ports, line) in cases {
         let mut model = two_networks_and_an_endpoint();
 
-        let rejection = attach(&mut model, order(name, networks, ports), 0, &mut StdRng::seed_from_u64(3)).unwrap_err();
+        let attached = attach(&mut model, order(name, networks), 0, &mut StdRng::seed_from_u64(3));
+        let rejection = attached.and_then(|()| open(&mut model, name, ports)).unwrap_err();
 
         assert!(rejection.to_string().starts_with(line), "{rejection}");
     }
@@ -304,7 +365,11 @@ fn a_link_layer_address_is_taken_once_in_a_network() {
 
 #[test]
 fn ports_clash_by_protocol_number_and_address_and_any_address_is_every_address() {
-    let port = |text: &str| order("x", &[], &[text]).publications[0];
+    let port = |text: &str| {
+        let spec: PortSpec = text.parse().unwrap();
+        let address = spec.host_ip.unwrap_or(Family::V4.unspecified());
+        publication(&spec, Place { address, direct: false })
+    };
     let cases = [
         ("80:80", "80:81", Some(80)),
         ("80:80", "80:80/udp", None),
@@ -314,6 +379,9 @@ fn ports_clash_by_protocol_number_and_address_and_any_address_is_every_address()
         ("8000-8010:8000-8010", "8010-8020:8010-8020", Some(8010)),
         ("8000-8009:8000-8009", "8010:80", None),
         ("65535:65535", "65000-65535:65000-65535", Some(65535)),
+        ("80:80", "[::]:80:80", None),
+        ("[::]:80:80", "[2001:db8::1]:80:80", Some(80)),
+        ("[2001:db8::2]:80:80", "[2001:db8::1]:80:80", None),
     ];
     for (a, b, clash) in cases {
         assert_eq!(port(a).clash(&port(b)), clash, "{a} {b}");
@@ -341,10 +409,82 @@ fn what_this_version_cannot_publish_is_refused_by_name() {
     let cases = [
         ("80:80/sctp", "sctp in `80:80/sctp`"),
         ("80:80,from=192.0.2.0/24", "from= in `80:80,from=192.0.2.0/24`"),
-        ("[::]:80:80", "an IPv6 address of the host in `[::]:80:80`"),
+        ("[fe80::1]:80:80", "a link-local address of the host in `[fe80::1]:80:80`"),
     ];
     for (text, what) in cases {
-        let rejection = supported(&text.parse().unwrap()).unwrap_err();
+        let model = two_networks_and_an_endpoint();
+        let rejection = places(&model, &"c1".parse().unwrap(), &text.parse().unwrap()).unwrap_err();
         assert_eq!(rejection.to_string(), format!("{what} is not supported by this version"));
     }
+}
+
+#[test]
+fn a_network_has_the_families_that_are_asked_for() {
+    let wish = |subnets: &[&str], ipv6| NetworkOrder {
+        name: "n".into(),
+        subnets: subnets.iter().map(|text| (*text).to_owned()).collect(),
+        ipv6,
+        ..Default::default()
+    };
+    let cases: [(_, &[&str]); 6] = [
+        (wish(&[], false), &["10.176.0.0/24 10.176.0.1"]),
+        (wish(&[], true), &["10.176.0.0/24 10.176.0.1", "fd12:3456:789a::/64 fd12:3456:789a::1"]),
+        (wish(&["fd00:1::/64"], false), &["fd00:1::/64 fd00:1::1"]),
+        (wish(&["fd00:1::/64"], true), &["10.176.0.0/24 10.176.0.1", "fd00:1::/64 fd00:1::1"]),
+        (wish(&["10.1.0.0/24"], true), &["10.1.0.0/24 10.1.0.1", "fd12:3456:789a::/64 fd12:3456:789a::1"]),
+        (wish(&["fd00:1::/64", "10.1.0.0/24"], false), &["10.1.0.0/24 10.1.0.1", "fd00:1::/64 fd00:1::1"]),
+    ];
+    for (order, wanted) in cases {
+        let mut model = Model::default();
+        let name = create(&mut model, order).unwrap();
+
+        let subnets =
+            model.networks[&name].subnets.iter().map(|subnet| format!("{} {}", subnet.subnet, subnet.gateway));
+        assert_eq!(subnets.collect::<Vec<_>>(), wanted);
+    }
+}
+
+#[test]
+fn what_a_subnet_has_is_told_apart_by_family() {
+    let mut model = Model::default();
+    let order = NetworkOrder {
+        subnets: vec!["10.1.0.0/24".into(), "fd00:1::/64".into()],
+        gateways: vec!["fd00:1::fe".into(), "10.1.0.254".into()],
+        ip_ranges: vec!["fd00:1::100/120".into()],
+        aux_addresses: [("r4".into(), "10.1.0.1".into()), ("r6".into(), "fd00:1::100".into())].into(),
+        ..network("n", "")
+    };
+    create(&mut model, order).unwrap();
+
+    assert_eq!(join(&mut model, "a", &["n"]).unwrap(), ["10.1.0.2", "fd00:1::101"]);
+    assert_eq!(join(&mut model, "bb", &["n:ip6=fd00:1::7"]).unwrap(), ["10.1.0.3", "fd00:1::7"]);
+    assert_eq!(join(&mut model, "ccc", &["n:ip=10.1.0.9"]).unwrap(), ["10.1.0.9", "fd00:1::102"]);
+    let rejection = join(&mut model, "dddd", &["n:ip6=fd00:1::fe"]).unwrap_err();
+    assert_eq!(rejection.to_string(), "address fd00:1::fe is the gateway of network n");
+}
+
+#[test]
+fn a_port_is_published_in_every_family_with_one_number() {
+    let model = a_network_of_both_families_and_an_endpoint("fd00:1::/64");
+
+    let published: Vec<_> = model.endpoints[&"c1".parse().unwrap()].publications.iter().collect();
+    let places: Vec<_> = published.iter().map(|p| (p.host_ip.to_string(), p.host_port, p.port, p.direct)).collect();
+    assert_eq!(places, [("0.0.0.0".to_owned(), 8080, 80, false), ("::".to_owned(), 8080, 80, false)]);
+}
+
+#[test]
+fn a_port_of_a_routed_network_is_open_at_the_containers_own_address() {
+    let mut model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
+    let name: Name = "c1".parse().unwrap();
+    open(&mut model, "c1", &["8081:80"]).unwrap();
+
+    let places = |model: &Model| -> Vec<_> {
+        let publications = &model.endpoints[&name].publications;
+        publications.iter().map(|p| format!("{} {}", p.host_ip, p.host_port)).collect()
+    };
+    assert_eq!(places(&model), ["0.0.0.0 8080", "2001:db8:1::2 80", "0.0.0.0 8081"]);
+    unpublish(&mut model, &name, &"8080:80".parse().unwrap()).unwrap();
+    assert_eq!(places(&model), ["2001:db8:1::2 80", "0.0.0.0 8081"]);
+    unpublish(&mut model, &name, &"80".parse().unwrap()).unwrap();
+    assert_eq!(places(&model), [""; 0]);
 }

@@ -3,7 +3,10 @@
 use netd_common::tuple::Port;
 
 use super::*;
-use crate::{model::tests::two_networks_and_an_endpoint, reconcile::LinkName};
+use crate::{
+    model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
+    reconcile::LinkName,
+};
 
 const SECRET: [u32; 2] = [1, 2];
 
@@ -13,7 +16,8 @@ fn link(name: &str) -> LinkName {
 
 /// A host with `eth0`, and the sandbox of `c1`.
 fn facts(was_no_router: bool) -> HostFacts {
-    let addresses = vec!["192.0.2.1/24".parse().unwrap(), "192.0.2.2/24".parse().unwrap()];
+    let addresses = ["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"].map(|text| text.parse().unwrap()).to_vec();
+    let was_no_router = Family::BOTH.into_iter().filter(|_| was_no_router).collect();
     let sandbox = Sandbox { path: "/run/netns/c1".into(), inode: 7 };
     HostFacts {
         uplinks: [(link("eth0"), Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
@@ -39,7 +43,7 @@ fn a_host_without_networks_gets_programs_on_its_uplinks_and_nothing_else() {
 fn forwarding_that_was_on_before_netd_stays_on_without_networks() {
     let state = plan(&Model::default(), &facts(false), SECRET);
 
-    assert_eq!(state.forwarding, [link("eth0")].into());
+    assert_eq!(state.forwarding, Family::BOTH.map(|family| (link("eth0"), family)).into());
 }
 
 #[test]
@@ -48,9 +52,9 @@ fn a_host_that_was_no_router_is_one_for_its_containers_only() {
 
     let state = plan(&model, &facts(true), SECRET);
 
-    assert_eq!(state.devices[&link("eth0")].flags, device_flags::NOT_A_ROUTER);
+    assert_eq!(state.devices[&link("eth0")].flags, device_flags::NOT_A_ROUTER_V4);
     let bridges = model.networks.values().map(Network::bridge);
-    assert_eq!(state.forwarding, bridges.chain([link("eth0")]).collect());
+    assert_eq!(state.forwarding, bridges.chain([link("eth0")]).map(|link| (link, Family::V4)).collect());
 }
 
 #[test]
@@ -71,11 +75,50 @@ fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
         assert!(state.hooks.contains(&(back.veth(), hook)) && state.hooks.contains(&(front.veth(), hook)));
     }
     let zone = model.networks[&front.network].zone();
-    let key = EndpointKey { address: front.ip.into(), zone, pad: 0 };
+    let key = EndpointKey { address: front.ip.unwrap().into(), zone, pad: 0 };
     assert_eq!(state.endpoints[&key].device, front.veth());
     let knock = PublicationKey::new(Address::ANY_V4, 6, Port::new(8080));
-    let publication = Publication::new(zone, front.ip.into(), 8080, 80);
+    let publication = Publication::new(zone, front.ip.unwrap().into(), 8080, 80);
     assert_eq!(state.publications, [(knock, publication)].into());
+}
+
+#[test]
+fn both_families_of_a_network_are_planned_alike() {
+    let model = a_network_of_both_families_and_an_endpoint("fd00:1::/64");
+    let state = plan(&model, &facts(true), SECRET);
+    let (network, endpoint) = (model.networks.values().next().unwrap(), model.endpoints.values().next().unwrap());
+    let (bridge, veth, zone) = (network.bridge(), endpoint.attachments[0].veth(), network.zone());
+
+    let all = |texts: [&str; 2]| BTreeSet::from(texts.map(|text| text.parse::<IpNet>().unwrap()));
+    assert_eq!(state.bridges[&bridge].addresses, all(["10.1.0.1/24", "fd00:1::1/64"]));
+    let interface = &state.veths[&veth].interface;
+    assert_eq!(interface.addresses, all(["10.1.0.2/24", "fd00:1::2/64"]));
+    assert_eq!(interface.gateways, ["10.1.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()].into());
+    let of_both = |link: LinkName| Family::BOTH.map(|family| (link.clone(), family));
+    assert_eq!(state.forwarding, of_both(bridge.clone()).into_iter().chain(of_both(link("eth0"))).collect());
+    let device = &state.devices[&veth];
+    assert_eq!((device.ipv4, device.gateway_ipv4), ([10, 1, 0, 2], [10, 1, 0, 1]));
+    assert_eq!((device.ipv6[15], device.gateway_ipv6[15], device.flags), (2, 1, 0));
+    let uplink = &state.devices[&link("eth0")];
+    assert_eq!(uplink.ipv6, "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    assert_eq!(uplink.flags, device_flags::NOT_A_ROUTER_V4 | device_flags::NOT_A_ROUTER_V6);
+    let container: IpAddr = "fd00:1::2".parse().unwrap();
+    assert_eq!(state.endpoints[&EndpointKey { address: container.into(), zone, pad: 0 }].device, veth);
+    let knock = PublicationKey::new(Address::ANY_V6, 6, Port::new(8080));
+    assert_eq!(state.publications[&knock], Publication::new(zone, container.into(), 8080, 80));
+    assert_eq!(state.publications.len(), 2);
+}
+
+#[test]
+fn containers_with_global_addresses_keep_them() {
+    let model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
+    let state = plan(&model, &facts(true), SECRET);
+    let endpoint = model.endpoints.values().next().unwrap();
+
+    assert_eq!(state.devices[&endpoint.attachments[0].veth()].flags, device_flags::ROUTED_V6);
+    let container: IpAddr = "2001:db8:1::2".parse().unwrap();
+    let knock = PublicationKey::new(container.into(), 6, Port::new(80));
+    assert_eq!(state.publications[&knock].address, container.into());
 }
 
 #[test]
@@ -128,6 +171,7 @@ fn routes_into_networks_are_warned_of() {
 
     facts.routes.insert(("10.176.0.0/16".parse().unwrap(), "tun0".into()));
     facts.routes.insert(("0.0.0.0/1".parse().unwrap(), "tun0".into()));
+    facts.routes.insert(("2000::/3".parse().unwrap(), "tun0".into()));
 
     let warnings = warnings(&model, &facts).join("\n");
     assert!(warnings.contains("network front (10.176.0.0/24) overlaps 10.176.0.0/16, which the host routes by tun0"));

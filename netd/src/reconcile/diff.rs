@@ -1,19 +1,19 @@
 //! The difference between desired and observed, as steps in the order in which they can be taken.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
     tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
     tuple::Address,
 };
 
-use super::{Bridge, DeviceRecord, EndpointRecord, LinkName, State, Veth};
+use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, State, Veth};
 
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Gives IPv4 forwarding on a device back the value it had before netd.
-    RestoreForwarding(LinkName),
+    /// Gives forwarding of a family on a device back the value it had before netd.
+    RestoreForwarding(LinkName, Family),
     /// Takes an entry out of the publication table.
     RemovePublication(PublicationKey),
     /// Takes an address of the host out of its table.
@@ -46,8 +46,8 @@ pub enum Step {
     Attach(LinkName, Hook),
     /// Writes the record of a device.
     PutDevice(LinkName, DeviceRecord),
-    /// Switches IPv4 forwarding on for a device, noting the value it had.
-    Forward(LinkName),
+    /// Switches forwarding of a family on for a device, noting the value it had.
+    Forward(LinkName, Family),
     /// Writes an entry of the endpoint table.
     PutEndpoint(EndpointKey, EndpointRecord),
     /// Makes a veth a port of its bridge with the right port attributes, sets both sides up, and gives the container its
@@ -65,7 +65,7 @@ impl Step {
     pub fn stands_on(&self, failed: &Self) -> bool {
         let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
         match self {
-            Self::PutDevice(link, _) | Self::Forward(link) => link == missing,
+            Self::PutDevice(link, _) | Self::Forward(link, _) => link == missing,
             Self::ConnectVeth(link, veth) => link == missing || veth.bridge == *missing,
             _ => false,
         }
@@ -108,11 +108,11 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
     let forwarding =
-        observed.forwarding.iter().filter(|link| !desired.forwarding.contains(link) && !doomed.contains(link));
+        observed.forwarding.iter().filter(|on| !desired.forwarding.contains(on) && !doomed.contains(&on.0));
 
     let publications = publications.map(|key| Step::RemovePublication(*key));
     forwarding
-        .map(|link| Step::RestoreForwarding(link.clone()))
+        .map(|(link, family)| Step::RestoreForwarding(link.clone(), *family))
         .chain(publications)
         .chain(observed.addresses.difference(&desired.addresses).map(|address| Step::RemoveAddress(*address)))
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
@@ -153,8 +153,8 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         observed.devices.get(link) != Some(record) || !stays(link) || record.bridge.as_ref().is_some_and(remade)
     });
     steps.extend(devices.map(|(link, record)| Step::PutDevice(link.clone(), record.clone())));
-    let forwarding = desired.forwarding.iter().filter(|link| !observed.forwarding.contains(link) || !stays(link));
-    steps.extend(forwarding.map(|link| Step::Forward(link.clone())));
+    let forwarding = desired.forwarding.iter().filter(|on| !observed.forwarding.contains(on) || !stays(&on.0));
+    steps.extend(forwarding.map(|(link, family)| Step::Forward(link.clone(), *family)));
     let endpoints = desired
         .endpoints
         .iter()
@@ -177,11 +177,8 @@ impl fmt::Display for Step {
         let published = |key: &PublicationKey| {
             let first = key.port.number();
             let last = first + (key.ports() - 1) as u16;
-            if first == last {
-                format!("{}:{first}", key.address.ip())
-            } else {
-                format!("{}:{first}-{last}", key.address.ip())
-            }
+            let range = if first == last { String::new() } else { format!("-{last}") };
+            format!("{}{range}", SocketAddr::new(key.address.ip(), first))
         };
         match self {
             Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
@@ -192,12 +189,12 @@ impl fmt::Display for Step {
             Self::Detach(link, hook) => write!(f, "detach {} from {link}", hook.name()),
             Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
-            Self::RestoreForwarding(link) => write!(f, "restore forwarding on {link}"),
+            Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),
             Self::PutSettings(_) => write!(f, "write the settings"),
             Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
             Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),
-            Self::Forward(link) => write!(f, "switch forwarding on for {link}"),
+            Self::Forward(link, family) => write!(f, "switch {family} forwarding on for {link}"),
             Self::CreateVeth(link, veth) => write!(f, "make the veth {link} of endpoint {}", veth.owner),
             Self::Attach(link, hook) => write!(f, "attach {} to {link}", hook.name()),
             Self::PutDevice(link, _) => write!(f, "record the device {link}"),
@@ -205,7 +202,8 @@ impl fmt::Display for Step {
             Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
             Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),
             Self::PutPublication(key, to) => {
-                write!(f, "publish {} as {}:{}", published(key), to.address.ip(), to.port(key.port).number())
+                let container = SocketAddr::new(to.address.ip(), to.port(key.port).number());
+                write!(f, "publish {} as {container}", published(key))
             }
         }
     }

@@ -60,13 +60,13 @@ impl FakeKernel {
                 }
                 lose(state, &link);
             }
-            Step::RestoreForwarding(link) => drop(state.forwarding.remove(&link)),
+            Step::RestoreForwarding(link, family) => drop(state.forwarding.remove(&(link, family))),
             Step::PutSettings(settings) => state.settings = Some(settings),
             Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
                 state.bridges.insert(link, bridge);
             }
-            Step::Forward(link) => drop(state.forwarding.insert(link)),
+            Step::Forward(link, family) => drop(state.forwarding.insert((link, family))),
             Step::CreateVeth(link, mut veth) => {
                 veth.bridge = nothing();
                 veth.interface.addresses.clear();
@@ -86,7 +86,7 @@ impl FakeKernel {
 /// What the kernel takes away with a link; its record stays, with the index of no device.
 fn lose(state: &mut State, link: &LinkName) {
     state.hooks.retain(|(at, _)| at != link);
-    state.forwarding.remove(link);
+    state.forwarding.retain(|(on, _)| on != link);
     if state.devices.remove(link).is_some() {
         state.orphans.insert(1000 + state.orphans.len() as u32);
     }

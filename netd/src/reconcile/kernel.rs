@@ -12,7 +12,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{LinkName, Sandbox, State, Step};
+use super::{Family, LinkName, Sandbox, State, Step};
 
 /// What the plan depends on and netd does not decide.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -43,8 +43,8 @@ pub struct Uplink {
     pub path_mtu: u32,
     /// Its addresses, of each family first the one that the host itself uses by the device's default route.
     pub addresses: Vec<IpNet>,
-    /// Whether forwarding was off before netd: then what is neither for the host nor ours is dropped.
-    pub was_no_router: bool,
+    /// Families whose forwarding was off before netd: then what of them is neither for the host nor ours is dropped.
+    pub was_no_router: BTreeSet<Family>,
 }
 
 /// What leads the host's own sockets to published ports, and keeps them from taking one.

@@ -11,4 +11,4 @@ mod state;
 
 pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink};
-pub use state::{Bridge, DeviceRecord, EndpointRecord, Interface, LinkName, Sandbox, State, Veth};
+pub use state::{Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, Sandbox, State, Veth};

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -28,6 +28,11 @@ impl LinkName {
         let fits = !name.is_empty() && name.len() < 16 && !matches!(name.as_str(), "." | ".." | "all" | "default");
         let clean = !name.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace());
         (fits && clean).then_some(Self(name))
+    }
+
+    /// What stands for every device among the settings of devices. No device can have this name.
+    pub fn every() -> Self {
+        Self("all".to_owned())
     }
 
     /// What stands for a device that is gone, and whose index alone is known. Nothing desired has such a name, and it is
@@ -62,6 +67,45 @@ impl From<LinkName> for String {
     }
 }
 
+/// A version of the Internet Protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Every address of it.
+    pub const fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// Everything of ours, in the order in which it depends on one another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
@@ -71,8 +115,8 @@ pub struct State {
     pub veths: BTreeMap<LinkName, Veth>,
     /// Veths whose other sides cannot be looked at, and why: they are left as they are. Desired is always empty.
     pub unclear: BTreeMap<LinkName, String>,
-    /// Devices of ours or uplinks on which IPv4 forwarding must be on (`net.ipv4.conf.DEV.forwarding`).
-    pub forwarding: BTreeSet<LinkName>,
+    /// Devices of ours or uplinks on which forwarding of a family must be on (`net.ipv4.conf.DEV.forwarding`).
+    pub forwarding: BTreeSet<(LinkName, Family)>,
     /// Programs at their hooks.
     pub hooks: BTreeSet<(LinkName, Hook)>,
     /// Records of the device tables.

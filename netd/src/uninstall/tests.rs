@@ -12,7 +12,7 @@ use netd_common::tables::{DeviceKind, Hook, LAYOUT};
 use super::*;
 use crate::{
     host::fixtures::*,
-    reconcile::{DeviceRecord, Kernel, State, Step},
+    reconcile::{DeviceRecord, Family, Kernel, State, Step},
     testing::{add_veth, link, on_a_host_of_its_own, sandbox},
 };
 
@@ -33,8 +33,8 @@ fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
                 for step in [
                     Step::PutSettings(settings()),
                     Step::CreateBridge(link("nd1"), bridge.clone()),
-                    Step::Forward(link("wan0")),
-                    Step::Forward(link("nd1")),
+                    Step::Forward(link("wan0"), Family::V4),
+                    Step::Forward(link("nd1"), Family::V4),
                     Step::CreateVeth(link("nd11"), veth.clone()),
                     Step::Attach(link("nd11"), Hook::FromContainer),
                     Step::Attach(link("nd11"), Hook::ToContainer),
@@ -55,7 +55,7 @@ fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
             let built = State {
                 bridges: [(link("nd1"), bridge)].into(),
                 veths: [(link("nd11"), veth)].into(),
-                forwarding: [link("nd1"), link("wan0")].into(),
+                forwarding: [(link("nd1"), Family::V4), (link("wan0"), Family::V4)].into(),
                 hooks,
                 devices: [(link("nd11"), record)].into(),
                 settings: Some(settings()),
@@ -69,7 +69,7 @@ fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
             assert_eq!(report.links, [link("nd11"), link("nd1")]);
             assert_eq!(report.forwarding, [link("wan0")]);
             assert_eq!((links(), qdiscs()), before, "{manner}");
-            assert!(!Forwarding::is_on(&link("wan0")));
+            assert!(!Forwarding::is_on(&link("wan0"), Family::V4));
             assert!(!directory.join("bpf").exists());
             assert_eq!(std::fs::read_dir(directory.join("state")).unwrap().count(), 0);
             let again = uninstall(&directory.join("bpf"), &directory.join("state")).await.unwrap();

@@ -98,6 +98,17 @@ impl Node {
         value.parse().unwrap_or_else(|_| panic!("counter {protocol} {counter} is {value:?}"))
     }
 
+    /// A counter of `/proc/net/snmp6`, such as `Udp6InCsumErrors`.
+    ///
+    /// # Panics
+    /// When the kernel has no such counter.
+    pub fn snmp6(&self, counter: &str) -> u64 {
+        let table =
+            self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp6").expect("/proc/net/snmp6 is readable"));
+        let value = table.lines().find_map(|line| line.strip_prefix(counter)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("the kernel has no counter {counter}"))
+    }
+
     /// A sysctl of this network by its path below `/proc/sys/net`, such as `ipv4/ip_forward`; `None` if there is none.
     pub fn sysctl(&self, path: &str) -> Option<String> {
         let path = Path::new("/proc/sys/net").join(path);
@@ -238,6 +249,9 @@ pub fn assert_no_checksum_errors(nodes: &[&Node]) {
         for protocol in ["Tcp", "Udp", "Icmp"] {
             let wrong = node.snmp(protocol, "InCsumErrors");
             assert_eq!(wrong, 0, "{} received {wrong} {protocol} packets with a wrong checksum", node.name());
+        }
+        for counter in ["Udp6InCsumErrors", "Icmp6InCsumErrors"] {
+            assert_eq!(node.snmp6(counter), 0, "{} received packets with a wrong checksum: {counter}", node.name());
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What netd is for, as cases that hold on every wire, every kernel and in either way of attaching.
 
-use std::thread;
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+};
 
 use netd_tests::lab::{
     Container, NetdOptions, Node, Offloads,
@@ -167,7 +170,7 @@ pub fn containers_that_finish_their_checksums_are_served_alike(town: &Town) {
 }
 
 /// One server of each sort.
-struct Servers {
+pub struct Servers {
     name: String,
     http: Server,
     tcp: Server,
@@ -177,16 +180,16 @@ struct Servers {
 
 /// Where [`Servers`] are reached.
 #[derive(Clone, Copy)]
-struct Ports {
-    http: u16,
-    echo: u16,
-    bulk: u16,
+pub struct Ports {
+    pub http: u16,
+    pub echo: u16,
+    pub bulk: u16,
 }
 
 impl Servers {
     const PORTS: Ports = Ports { http: 80, echo: 7, bulk: 9000 };
 
-    fn in_node(node: &Node) -> Self {
+    pub fn in_node(node: &Node) -> Self {
         let Ports { http, echo, bulk } = Self::PORTS;
         Self {
             name: node.name().to_owned(),
@@ -199,34 +202,32 @@ impl Servers {
 
     /// Asserts that all of them answer, and ICMP too.
     #[track_caller]
-    fn answer(&self, client: &Container, address: &str) {
+    pub fn answer(&self, client: &Container, address: &str) {
         self.answer_at(client, address, Self::PORTS);
     }
 
     #[track_caller]
-    fn answer_at(&self, client: &Node, address: &str, ports: Ports) {
+    pub fn answer_at(&self, client: &Node, address: &str, ports: Ports) {
         let whom = format!("{} at {address} answers {}", self.name, client.name());
-        let page = client.curl(&format!("http://{address}:{}/", ports.http)).ok();
+        let page = client.curl(&format!("http://{}/", at(address, ports.http))).ok();
         assert!(page.starts_with(&format!("{} sees ", self.name)), "{whom}, not {page}");
-        client
-            .asks_tcp(&format!("{address}:{}", ports.echo), PATIENCE)
-            .unwrap_or_else(|error| panic!("{whom}: {error}"));
+        client.asks_tcp(&at(address, ports.echo), PATIENCE).unwrap_or_else(|error| panic!("{whom}: {error}"));
         // The last goes in fragments.
         for length in [8, 1400, 4000] {
-            let answered = client.asks_udp(&format!("{address}:{}", ports.echo), 5, length, PATIENCE);
+            let answered = client.asks_udp(&at(address, ports.echo), 5, length, PATIENCE);
             assert_eq!(answered, 5, "{whom} by UDP, {length} bytes");
         }
-        client.transfers(&format!("{address}:{}", ports.bulk), BULK);
+        client.transfers(&at(address, ports.bulk), BULK);
         assert_eq!(client.pings(address, 3, PATIENCE), 3, "{whom} by ICMP");
     }
 
     /// Asserts that none of them answers, nor ICMP.
     #[track_caller]
-    fn do_not_answer(&self, client: &Node, address: &str) {
+    pub fn do_not_answer(&self, client: &Node, address: &str) {
         let whom = format!("{} at {address} does not answer {}", self.name, client.name());
         let Ports { http, echo, .. } = Self::PORTS;
-        let tcp = |port: u16| client.asks_tcp(&format!("{address}:{port}"), IMPATIENCE).is_ok();
-        let udp = || client.asks_udp(&format!("{address}:{echo}"), 1, 64, IMPATIENCE) > 0;
+        let tcp = |port: u16| client.asks_tcp(&at(address, port), IMPATIENCE).is_ok();
+        let udp = || client.asks_udp(&at(address, echo), 1, 64, IMPATIENCE) > 0;
         let icmp = || client.pings(address, 1, IMPATIENCE) > 0;
         // At once: each waits in vain for its whole time.
         let answered = thread::scope(|scope| {
@@ -244,16 +245,27 @@ impl Servers {
     }
 
     #[track_caller]
-    fn have_seen_only(&self, address: &str) {
+    pub fn have_seen_only(&self, address: &str) {
         for server in [&self.http, &self.tcp, &self.udp, &self.bulk] {
             server.assert_seen_only(address);
         }
     }
 
     #[track_caller]
-    fn have_seen_nobody(&self) {
+    pub fn have_seen_nobody(&self) {
         for server in [&self.http, &self.tcp, &self.udp, &self.bulk] {
             assert!(server.peers().is_empty(), "{} has been reached by {:?}", self.name, server.peers());
         }
     }
+
+    /// Everybody who has spoken to any of them.
+    pub fn all_peers(&self) -> Vec<IpAddr> {
+        [&self.http, &self.tcp, &self.udp, &self.bulk].into_iter().flat_map(Server::peers).collect()
+    }
+}
+
+/// `ADDRESS:PORT`, of IPv6 with brackets.
+fn at(address: &str, port: u16) -> String {
+    let address: IpAddr = address.parse().expect("the test names an address");
+    SocketAddr::new(address, port).to_string()
 }

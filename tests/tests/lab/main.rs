@@ -5,6 +5,7 @@ mod clsact;
 mod connecting;
 mod core;
 mod events;
+mod ipv6;
 mod lifecycle;
 mod loaded;
 mod many;

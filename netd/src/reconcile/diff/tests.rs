@@ -87,7 +87,7 @@ fn state() -> impl Strategy<Value = State> {
         });
         State {
             unclear: BTreeMap::new(),
-            forwarding: some(1).collect(),
+            forwarding: some(1).map(|link| (link, Family::V4)).chain(some(4).map(|link| (link, Family::V6))).collect(),
             hooks: some(2)
                 .map(|link| (link, Hook::FromContainer))
                 .chain(some(3).map(|l| (l, Hook::ToUplink)))
@@ -117,7 +117,7 @@ fn desired() -> impl Strategy<Value = State> {
             |link: &LinkName| bridges.contains_key(link) || state.veths.contains_key(link) || link.as_str() == "eth0";
         state.devices.retain(|link, _| there(link));
         state.hooks.retain(|(link, _)| there(link));
-        state.forwarding.retain(there);
+        state.forwarding.retain(|(link, _)| there(link));
         state.endpoints.retain(|_, record| there(&record.device));
         state
     })
@@ -190,13 +190,13 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
         ]
     );
 
-    desired.forwarding.insert(link("eth0"));
+    desired.forwarding.insert((link("eth0"), Family::V4));
     desired.hooks.insert((link("eth0"), Hook::ToUplink));
     desired.devices.insert(link("eth0"), record(0, 1500));
     let steps = diff(&desired, &State::default());
     let place = |begin: &str| steps.iter().position(|step| step.to_string().starts_with(begin)).unwrap();
-    assert!(place("attach to_uplink to eth0") < place("switch forwarding on for eth0"));
-    assert!(place("record the device eth0") < place("switch forwarding on for eth0"));
+    assert!(place("attach to_uplink to eth0") < place("switch IPv4 forwarding on for eth0"));
+    assert!(place("record the device eth0") < place("switch IPv4 forwarding on for eth0"));
     desired.forwarding.clear();
     desired.hooks.remove(&(link("eth0"), Hook::ToUplink));
     desired.devices.remove(&link("eth0"));

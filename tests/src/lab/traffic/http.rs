@@ -16,7 +16,7 @@ impl Node {
             if !lines.any(|line| line.is_ok_and(|line| line.is_empty())) {
                 return;
             }
-            let body = format!("{name} sees {}\n", peer.ip());
+            let body = format!("{name} sees {}\n", peer.ip().to_canonical());
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";
             let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
         })

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, IoSlice, IoSliceMut, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,7 +13,7 @@ use std::{
 
 use nix::{
     libc,
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt},
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt},
 };
 
 use super::{super::Node, PATIENCE, TICK};
@@ -28,7 +28,7 @@ pub struct Server {
 impl Server {
     /// Addresses that connections or datagrams came from, in order, as this server saw them.
     pub fn peers(&self) -> Vec<IpAddr> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().map(SocketAddr::ip).collect()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|peer| peer.ip().to_canonical()).collect()
     }
 
     /// Asserts that it has been spoken to, and by nobody but `address`.
@@ -54,13 +54,13 @@ impl Drop for Server {
 }
 
 impl Node {
-    /// Serves TCP on `port` of every address: each connection is given to `serve` on a thread of its own.
+    /// Serves TCP on `port` of every address of both families: each connection is given to `serve` on a thread of its own.
     ///
     /// # Panics
     /// When the port is taken.
     #[track_caller]
     pub fn serve_tcp(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
-        let listener = self.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+        let listener = self.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
         let listener = listener.unwrap_or_else(|error| panic!("{} cannot serve TCP {port}: {error}", self.name()));
         listener.set_nonblocking(true).expect("a socket can be told not to block");
         let serve = Arc::new(serve);
@@ -94,21 +94,21 @@ impl Node {
         })
     }
 
-    /// Serves UDP on `port` of every address: what comes goes back.
+    /// Serves UDP on `port` of every address of both families: what comes goes back.
     ///
     /// # Panics
     /// When the port is taken.
     #[track_caller]
     pub fn echo_udp(&self, port: u16) -> Server {
-        let socket = self.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+        let socket = self.enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.unwrap_or_else(|error| panic!("{} cannot serve UDP {port}: {error}", self.name()));
         socket.set_read_timeout(Some(TICK * 4)).expect("a socket can be given a timeout");
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("a socket can tell where a datagram went to");
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).expect("a socket can tell where a datagram went to");
         Server::start(move |seen, stop| {
             let mut buffer = [0; 65536];
             while !stop.load(Ordering::Relaxed) {
                 let Some(datagram) = received(&socket, &mut buffer) else { continue };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(SocketAddrV4::from(datagram.from).into());
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(SocketAddrV6::from(datagram.from).into());
                 // An answer that cannot be sent is one that the client misses, which it tells.
                 let _ = answer(&socket, &buffer[..datagram.length], &datagram);
             }
@@ -155,25 +155,25 @@ impl Server {
 
 struct Datagram {
     length: usize,
-    from: SockaddrIn,
+    from: SockaddrIn6,
     /// The address it was sent to, and no interface: the answer is routed.
-    to: libc::in_pktinfo,
+    to: libc::in6_pktinfo,
 }
 
 fn received(socket: &UdpSocket, buffer: &mut [u8]) -> Option<Datagram> {
-    let mut space = nix::cmsg_space!(libc::in_pktinfo);
+    let mut space = nix::cmsg_space!(libc::in6_pktinfo);
     let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).ok()?;
+    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).ok()?;
     let to = message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4PacketInfo(to) => Some(to),
+        ControlMessageOwned::Ipv6PacketInfo(to) => Some(to),
         _ => None,
     })?;
-    let to = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: to.ipi_addr, ..to };
+    let to = libc::in6_pktinfo { ipi6_ifindex: 0, ..to };
     Some(Datagram { length: message.bytes, from: message.address?, to })
 }
 
 /// Sends from the address that the datagram went to: a host with several would choose by the route.
 fn answer(socket: &UdpSocket, bytes: &[u8], datagram: &Datagram) -> nix::Result<usize> {
-    let from = [ControlMessage::Ipv4PacketInfo(&datagram.to)];
+    let from = [ControlMessage::Ipv6PacketInfo(&datagram.to)];
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &from, MsgFlags::empty(), Some(&datagram.from))
 }

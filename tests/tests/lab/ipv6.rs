@@ -1,0 +1,257 @@
+//! IPv6: beside IPv4 and alone, behind the host's address and with one's own.
+
+use std::{
+    net::{Ipv6Addr, SocketAddrV6},
+    os::fd::AsRawFd,
+};
+
+use netd_tests::lab::{
+    NetdOptions, Node, Offloads,
+    traffic::{IMPATIENCE, PATIENCE},
+};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket, sockopt,
+};
+
+use crate::{
+    cases::{Ports, Servers, on_both_kinds},
+    says,
+    town::Town,
+};
+
+/// The host's address towards the internet.
+const HOST: &str = "2001:db8:1::1";
+/// The internet's address on the wire.
+const NEIGHBOUR: &str = "2001:db8:1::2";
+/// The internet's address behind the default route.
+const INTERNET: &str = "2001:db8:ffff::80";
+/// The host's address towards the client.
+const FRONT: &str = "2001:db8:2::1";
+/// The client's address.
+const CLIENT: &str = "2001:db8:2::2";
+
+#[test]
+fn containers_of_both_families_reach_each_other_and_their_gateway() {
+    on_both_kinds(&NetdOptions::default(), |town| {
+        pave(town);
+        town.netd.say("network create blue --ipv6").ok();
+        let web = town.container("web", "blue", &[]);
+        let app = town.container("app", "blue", &[]);
+        let servers = Servers::in_node(&web);
+        let (web6, app6) = (address6(town, "web"), address6(town, "app"));
+
+        servers.answer(&app, &town.address("web"));
+        servers.answer(&app, &web6);
+
+        let seen = servers.all_peers();
+        assert!(seen.iter().all(|peer| [town.address("app"), app6.clone()].contains(&peer.to_string())), "{seen:?}");
+        let gateway = says::text(&says::inspected(&town.netd, "network inspect blue"), "/subnets/1/gateway");
+        assert_eq!(app.pings(&gateway, 3, PATIENCE), 3);
+        assert!(says::counted(&town.netd, "from_container", "to_peer") > 0, "the programs deliver, not the bridge");
+    });
+}
+
+#[test]
+fn a_container_with_a_unique_local_address_leaves_by_that_of_its_host() {
+    on_both_kinds(&NetdOptions::default(), |town| {
+        pave(town);
+        town.netd.say("network create blue --ipv6").ok();
+        let app = town.container("app", "blue", &[]);
+        let servers = Servers::in_node(&town.internet);
+
+        servers.answer(&app, INTERNET);
+
+        servers.have_seen_only(HOST);
+        let neighbours = says::counted(&town.netd, "from_container", "to_neighbour");
+        assert!(neighbours > 0, "the programs forward, not the stack");
+    });
+}
+
+#[test]
+fn a_client_outside_reaches_a_port_by_either_family() {
+    on_both_kinds(&NetdOptions::default(), |town| {
+        pave(town);
+        town.netd.say("network create blue --ipv6").ok();
+        let web = town.container("web", "blue", &["8080:80", "8007:7", "8007:7/udp", "9000:9000"]);
+        let servers = Servers::in_node(&web);
+        let ports = Ports { http: 8080, echo: 8007, bulk: 9000 };
+
+        servers.answer_at(&town.client, FRONT, ports);
+
+        servers.have_seen_only(CLIENT);
+        servers.answer_at(&town.client, crate::town::FRONT, ports);
+        assert!(town.client.asks_tcp(&format!("[{FRONT}]:8081"), IMPATIENCE).is_err(), "nothing else is published");
+        let published = town.netd.json("ps");
+        let places: Vec<_> = (0..2).map(|i| says::text(&published, &format!("/0/ports/{i}/host_ip"))).collect();
+        assert_eq!(places, ["0.0.0.0", "::"]);
+    });
+}
+
+#[test]
+fn a_network_may_have_ipv6_alone() {
+    let town = paved(Offloads::On);
+    town.netd.say("network create six --subnet fd00:6::/64 --gateway fd00:6::fe --ip-range fd00:6::100/120").ok();
+    let web = town.container("web", "six:ip6=fd00:6::7", &["80:80"]);
+    let app = town.container("app", "six", &[]);
+    let servers = Servers::in_node(&town.internet);
+    let http = web.serve_http(80);
+
+    assert_eq!([address6(&town, "web"), address6(&town, "app")], ["fd00:6::7", "fd00:6::100"]);
+    servers.answer(&app, INTERNET);
+    assert_eq!(town.client.curl(&format!("http://[{FRONT}]/")).ok(), format!("web sees {CLIENT}\n"));
+    http.assert_seen_only(CLIENT);
+    assert!(app.ip("-4 address show dev eth0").is_empty());
+    assert!(town.client.asks_tcp(&format!("{}:80", crate::town::FRONT), IMPATIENCE).is_err());
+}
+
+#[test]
+fn containers_with_global_addresses_keep_them_and_are_closed_but_for_their_published_ports() {
+    on_both_kinds(&NetdOptions::default(), |town| {
+        pave(town);
+        // Beyond the host they are known by a route to it.
+        town.internet.ip(&format!("-6 route add 2001:db8:c::/64 via {HOST}"));
+        town.netd.say("network create global --subnet 2001:db8:c::/64").ok();
+        let web = town.container("web", "global", &["8080:80", "7:7", "7:7/udp", "9000:9000"]);
+        let app = town.container("app", "global", &[]);
+        let (outside, inside) = (Servers::in_node(&town.internet), Servers::in_node(&web));
+        let (web6, app6) = (address6(town, "web"), address6(town, "app"));
+        let closed = app.echo_tcp(7);
+
+        outside.answer(&app, INTERNET);
+
+        outside.have_seen_only(&app6);
+        assert!(says::counted(&town.netd, "from_container", "to_neighbour") > 0);
+        // By their own numbers: the port of the host is nobody's.
+        for port in [80, 7, 9000] {
+            town.client.connect(&format!("[{web6}]:{port}"), PATIENCE).expect("a published port is open");
+        }
+        assert_eq!(town.client.curl(&format!("http://[{web6}]/")).ok(), format!("web sees {CLIENT}\n"));
+        assert_eq!(town.internet.asks_udp(&format!("[{web6}]:7"), 3, 4000, PATIENCE), 3);
+        town.client.transfers(&format!("[{web6}]:9000"), 1_000_000);
+        assert!(inside.all_peers().iter().all(|peer| [CLIENT, NEIGHBOUR].contains(&peer.to_string().as_str())));
+        assert!(town.client.asks_tcp(&format!("[{FRONT}]:8080"), IMPATIENCE).is_err());
+        for outsider in [&town.client, &town.internet] {
+            assert!(outsider.asks_tcp(&format!("[{app6}]:7"), IMPATIENCE).is_err(), "nothing is published");
+        }
+        assert!(closed.peers().is_empty());
+    });
+}
+
+#[test]
+fn what_the_stack_must_answer_is_answered_with_the_gateways_address() {
+    let town = paved(Offloads::On);
+    town.netd.say("network create blue --ipv6").ok();
+    let app = town.container("app", "blue", &[]);
+    let gateway = says::text(&says::inspected(&town.netd, "network inspect blue"), "/subnets/1/gateway");
+
+    let expired = app.run(["ping", "-6", "-n", "-c", "1", "-W", "5", "-t", "1", INTERNET]).stdout;
+
+    assert!(expired.contains(&format!("From {gateway} icmp_seq=1 Time exceeded")), "{expired}");
+    assert!(app.run(["ping", "-6", "-n", "-c", "1", "-W", "5", "-t", "2", INTERNET]).succeeded());
+    // A packet larger than the next link: the sender is told, and what it sends then arrives.
+    town.host.ip("link set eth0 mtu 1400");
+    town.internet.ip("link set eth0 mtu 1400");
+    let echo = town.internet.echo_udp(7);
+    let mut sizes = (0..20).map(|_| app.asks_udp(&format!("[{INTERNET}]:7"), 1, 1440, IMPATIENCE));
+    assert!(sizes.any(|answered| answered == 1), "the path's MTU is learned");
+    echo.assert_seen_only(HOST);
+}
+
+#[test]
+fn the_host_keeps_the_default_route_that_a_router_announces_and_gets_its_forwarding_back() {
+    let town = Town::before_netd();
+    let mut netd = town.netd;
+    town.host.ip("address add 2001:db8:1::1/64 dev eth0 nodad");
+    announce(&town.internet);
+    let default = || town.host.ip("-6 route show default");
+    wait_until("the host learns the route", || default().contains("proto ra"));
+    let settings = || {
+        ["all", "default", "eth0", "eth1"].map(|device| {
+            ["forwarding", "accept_ra"].map(|setting| town.host.sysctl(&format!("ipv6/conf/{device}/{setting}")))
+        })
+    };
+    let (route, before) = (default(), settings());
+    netd.start();
+    assert_eq!(settings(), before, "a host without IPv6 networks is left as it is");
+
+    netd.say("network create blue --ipv6").ok();
+    netd.say("network create green --ipv6").ok();
+
+    assert!(default().starts_with(route.split(" expires").next().unwrap_or_default()), "{}", default());
+    assert_eq!(town.host.sysctl("ipv6/conf/eth0/accept_ra").as_deref(), Some("2"));
+    assert_eq!(town.host.sysctl("ipv6/conf/eth0/forwarding").as_deref(), Some("1"));
+    netd.say("uninstall").ok();
+    netd.wait();
+    assert_eq!(settings(), before);
+    assert!(default().contains("proto ra"), "{}", default());
+}
+
+#[test]
+fn a_node_has_one_site_of_addresses_through_restarts() {
+    let mut town = paved(Offloads::On);
+    town.netd.say("network create a --ipv6").ok();
+    town.netd.kill();
+    town.netd.start();
+    town.netd.say("network create b --ipv6").ok();
+
+    let subnets = ["a", "b"].map(|network| {
+        says::text(&says::inspected(&town.netd, &format!("network inspect {network}")), "/subnets/1/subnet")
+    });
+    let site = |subnet: &str| subnet.split(':').take(3).collect::<Vec<_>>().join(":");
+    assert!(subnets[0].starts_with("fd") && subnets[0] != subnets[1], "{subnets:?}");
+    assert_eq!(site(&subnets[0]), site(&subnets[1].replace(":1::", "::")));
+}
+
+/// A town with IPv6 in its streets.
+fn paved(kind: Offloads) -> Town {
+    let town = Town::new(kind);
+    pave(&town);
+    town
+}
+
+fn pave(town: &Town) {
+    let give = |node: &Node, address: &str, device: &str| {
+        node.ip(&format!("address add {address} dev {device} nodad"));
+    };
+    give(&town.host, "2001:db8:1::1/64", "eth0");
+    give(&town.internet, "2001:db8:1::2/64", "eth0");
+    give(&town.host, "2001:db8:2::1/64", "eth1");
+    give(&town.client, "2001:db8:2::2/64", "eth0");
+    give(&town.internet, "2001:db8:ffff::80/128", "lo");
+    town.host.ip(&format!("-6 route add default via {NEIGHBOUR}"));
+    town.client.ip(&format!("-6 route add default via {FRONT}"));
+    let uplinks = || town.netd.json("status")["uplinks"].to_string();
+    wait_until("the daemon sees the addresses", || uplinks().contains(HOST) && uplinks().contains(FRONT));
+}
+
+#[track_caller]
+fn address6(town: &Town, endpoint: &str) -> String {
+    says::text(&says::inspected(&town.netd, &format!("inspect {endpoint}")), "/networks/0/ip6")
+}
+
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it does not come true that {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Announces this node as a router on its `eth0`, once, for half an hour (RFC 4861 section 4.2).
+fn announce(router: &Node) {
+    wait_until("the router has its link-local address", || {
+        let addresses = router.ip("-6 address show dev eth0 scope link");
+        addresses.contains("fe80") && !addresses.contains("tentative")
+    });
+    let index = router.ifindex("eth0").expect("there is eth0");
+    let advertisement: [u8; 16] = [134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    router.enter(|| {
+        let raw = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6);
+        let raw = raw.expect("root opens raw sockets");
+        setsockopt(&raw, sockopt::Ipv6MulticastHops, &255).expect("hops can be set");
+        let all_nodes = SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, index);
+        let sent = sendto(raw.as_raw_fd(), &advertisement, &SockaddrIn6::from(all_nodes), MsgFlags::empty());
+        sent.expect("an advertisement can be sent");
+    });
+}
