@@ -4,6 +4,7 @@ mod cases;
 mod clsact;
 mod connecting;
 mod core;
+mod edges;
 mod events;
 mod ipv6;
 mod lifecycle;

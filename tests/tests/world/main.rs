@@ -1,5 +1,6 @@
 //! Stories of packets through one host in memory, each file about one question.
 
+mod edges;
 mod errors;
 mod fragments;
 mod guard;
