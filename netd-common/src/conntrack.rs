@@ -137,9 +137,9 @@ pub fn end<T: Tables>(t: &T, s: &mut Scratch, now: Instant) {
 fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) {
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     if t.flow(&s.peer_key, &mut s.peer) && is_half_of(&s.peer, &s.key) && (even_alive || now > s.peer.deadline) {
-        t.release(&s.peer_key);
+        t.release_seen(&s.peer_key, &s.peer);
     }
-    t.release(&s.key);
+    t.release_seen(&s.key, &s.flow);
 }
 
 /// Whether `peer` answers packets with the tuple `key`.
@@ -161,26 +161,34 @@ pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
 #[inline(never)]
 pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) -> bool {
     let direction = s.flow.direction;
-    let leg = &mut s.flow.legs[if direction == 0 { 0 } else { 1 }];
-    *leg = leg_after(*leg, h);
+    let (own, other) = if direction == 0 { (0, 1) } else { (1, 0) };
+    s.flow.legs[own] = leg_after(s.flow.legs[own], h);
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     let exists = t.flow(&s.peer_key, &mut s.peer);
     if exists && !is_half_of(&s.peer, &s.key) {
-        t.release(&s.key);
+        t.release_seen(&s.key, &s.flow);
         return false;
     }
     if exists {
         // The other leg is the other half's to know.
-        let other = if direction == 0 { 1 } else { 0 };
         s.flow.legs[other] |= s.peer.legs[other];
     }
     live_on(&mut s.flow, s.key.protocol, settings, now);
-    t.note(&s.key, &s.flow, direction);
+    let mut noted = t.note(&s.key, &s.flow, direction);
+    if noted == Noted::Behind && t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key) {
+        s.flow.legs[other] |= s.evicted.legs[other];
+        live_on(&mut s.flow, s.key.protocol, settings, now);
+        noted = t.note(&s.key, &s.flow, direction);
+    }
     if exists {
         s.peer.legs = s.flow.legs;
         s.peer.last_seen = s.flow.last_seen;
         s.peer.deadline = s.flow.deadline;
         t.note(&s.peer_key, &s.peer, direction);
+        return true;
+    }
+    if noted == Noted::Gone {
+        // Both are gone: another CPU has taken the flow out meanwhile, and this was its last packet.
         return true;
     }
     mirror(s);
@@ -189,15 +197,30 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: Header
     true
 }
 
+/// Reads the flow of `s.key` into `s.flow`, which stays as it is where there is none.
+#[inline(always)]
+pub fn adopt<T: Tables>(t: &T, s: &mut Scratch) -> bool {
+    let found = t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key);
+    if found {
+        s.flow = s.evicted;
+    }
+    found
+}
+
 /// Writes into a stored half what a packet of `direction` noted: the times, that direction's leg, and, in the half of the
 /// direction itself, the way. What [`Tables::note`] does with the element it finds.
 #[inline(always)]
-pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) {
-    if stored.check != noted.check {
-        return;
+pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) -> Noted {
+    // Another flow may have the place meanwhile, under another key or, after an eviction, under the same.
+    if stored.check != noted.check || stored.becomes != noted.becomes {
+        return Noted::Gone;
+    }
+    let unknown = if direction == 0 { stored.legs[1] & !noted.legs[1] } else { stored.legs[0] & !noted.legs[0] };
+    let up_to_date = unknown == 0;
+    if up_to_date || noted.deadline > stored.deadline {
+        stored.deadline = noted.deadline;
     }
     stored.last_seen = noted.last_seen;
-    stored.deadline = noted.deadline;
     if direction == 0 {
         stored.legs[0] = noted.legs[0];
     } else {
@@ -207,6 +230,18 @@ pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) {
         stored.next = noted.next;
         stored.via = noted.via;
     }
+    if up_to_date { Noted::Written } else { Noted::Behind }
+}
+
+/// What became of a note.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noted {
+    /// The flow is gone, or its place another's.
+    Gone,
+    /// It is written.
+    Written,
+    /// It is written, but the other direction has noted something meanwhile: of the two deadlines the later one stands.
+    Behind,
 }
 
 #[inline(always)]

@@ -124,10 +124,10 @@ fn evict<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> Evict
         if !which.takes(s.evicted_key.protocol, &s.evicted_peer, now) {
             return Evicted::Kept;
         }
-        t.release(&s.evicted_peer_key);
+        t.release_seen(&s.evicted_peer_key, &s.evicted_peer);
     }
-    t.release(&s.evicted_key);
-    Evicted::Freed
+    // Another CPU may have been faster, and have put another flow there.
+    if t.release_seen(&s.evicted_key, &s.evicted) { Evicted::Freed } else { Evicted::Kept }
 }
 
 /// What the daemon hands the kernel's collector: which flows may go, and their tuples. The collector's packet, from its first

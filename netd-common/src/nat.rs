@@ -206,7 +206,7 @@ fn candidate<T: Tables>(t: &T, s: &mut Scratch) -> Candidate {
     }
     match conntrack::establish(t, s) {
         Ok(()) => Candidate::Established,
-        Err(EstablishError::Lost) if t.flow(&s.key, &mut s.flow) => Candidate::Established,
+        Err(EstablishError::Lost) if conntrack::adopt(t, s) => Candidate::Established,
         Err(EstablishError::Full) => Candidate::TableFull,
         Err(EstablishError::Lost | EstablishError::Busy) => Candidate::AgainTheSame,
         Err(EstablishError::ReplyTaken) => {

@@ -1,6 +1,6 @@
 //! The BPF maps as [`Tables`].
 
-use core::{arch::asm, ffi::c_void, ops::ControlFlow, ptr};
+use core::{arch::asm, ffi::c_void, mem::offset_of, ops::ControlFlow, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -18,7 +18,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netd_common::{
-    conntrack, sock,
+    conntrack::{self, Noted},
+    sock,
     tables::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
         Fragment, FragmentKey, Hook, Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES,
@@ -242,10 +243,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) {
-        let Some(stored) = FLOWS.get_ptr_mut(key) else { return };
+    fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool {
+        let Some(stored) = FLOWS.get_ptr_mut(key) else { return false };
+        // SAFETY: the element stays mapped.
+        let taken = unsafe { (*stored).is_still(seen) && end(stored, seen) };
+        if taken {
+            self.release(key);
+        }
+        taken
+    }
+
+    #[inline(always)]
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
+        let Some(stored) = FLOWS.get_ptr_mut(key) else { return Noted::Gone };
         // SAFETY: the element stays mapped; `write_note` writes only if it is still this key's.
-        conntrack::write_note(unsafe { &mut *stored }, noted, direction);
+        conntrack::write_note(unsafe { &mut *stored }, noted, direction)
     }
 
     #[inline(always)]
@@ -365,6 +377,28 @@ unsafe extern "C" fn once<F: FnMut() -> ControlFlow<()>>(_: u32, round: *mut c_v
     // SAFETY: one arithmetic instruction on a register of ours.
     unsafe { asm!("{ends} &= 1", ends = inout(reg) ends, options(pure, nomem, nostack)) };
     ends
+}
+
+/// Sets the deadline of a stored flow to the beginning of time, if both its times are what was seen: of two CPUs that end a
+/// flow one does.
+///
+/// # Safety
+///
+/// `stored` points to a flow that stays mapped.
+#[inline(always)]
+unsafe fn end(stored: *mut Flow, seen: &Flow) -> bool {
+    const { assert!(offset_of!(Flow, deadline) == offset_of!(Flow, last_seen) + 4 && offset_of!(Flow, last_seen) % 8 == 0) };
+    let seen: *const u64 = (&raw const seen.last_seen).cast();
+    // SAFETY: two words beside each other, aligned as one, of a flow of ours.
+    let seen = unsafe { seen.read() };
+    let mut found = seen;
+    // SAFETY: a compare and exchange of the two words of the caller's flow. The language has none for this target.
+    unsafe {
+        let times = &raw mut (*stored).last_seen;
+        asm!("r0 = cmpxchg_64({times} + 0, r0, {none})", times = in(reg) times, none = in(reg) 0u64,
+            inout("r0") found, options(nostack));
+    }
+    found == seen
 }
 
 /// Words of a flow.

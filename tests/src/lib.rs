@@ -5,5 +5,6 @@ pub mod kernel;
 pub mod lab;
 pub mod packets;
 pub mod scene;
+pub mod schedule;
 pub mod story;
 pub mod world;

@@ -97,6 +97,17 @@ pub struct Flow {
     pub check: u32,
 }
 
+impl Flow {
+    /// Whether this, of the same key, is what was `seen` earlier: the same translation, and not noted since.
+    #[inline(always)]
+    pub fn is_still(&self, seen: &Self) -> bool {
+        self.becomes == seen.becomes
+            && self.legs == seen.legs
+            && self.last_seen == seen.last_seen
+            && self.deadline == seen.deadline
+    }
+}
+
 /// Key of the fragment table: what all fragments of one packet have in common (RFC 791, RFC 8200 section 4.5), and where they
 /// are seen.
 #[repr(C)]

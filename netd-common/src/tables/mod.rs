@@ -20,7 +20,7 @@ pub use places::{
 pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeout};
 pub use time::{Instant, Span};
 
-use crate::tuple::Tuple;
+use crate::{conntrack::Noted, tuple::Tuple};
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
 pub const LAYOUT: &str = "v2";
@@ -125,9 +125,13 @@ pub trait Tables {
     /// Takes a flow out, if it is there.
     fn release(&self, key: &Tuple);
 
+    /// Takes a flow out if it still is what was seen of it, and true then: of two that would take it out one does, and what
+    /// another has put in its place meanwhile stays.
+    fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool;
+
     /// Writes what a packet of `direction` noted into the flow with this key, in place, by
     /// [`write_note`](crate::conntrack::write_note).
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8);
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted;
 
     /// Puts the tuple of a flow's first packet behind the others; false if there is no room.
     fn put_youngest(&self, key: &Tuple) -> bool;

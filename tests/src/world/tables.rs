@@ -7,7 +7,8 @@ use std::{
 };
 
 use netd_common::{
-    conntrack, hooks,
+    conntrack::{self, Noted},
+    hooks,
     tables::{
         ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
         Publication, PublicationKey, Route, Scratch, Settings, Tables,
@@ -156,10 +157,18 @@ impl Tables for World {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) {
-        if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
-            conntrack::write_note(stored, noted, direction);
+    fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        let same = flows.get(key).is_some_and(|stored| stored.is_still(seen));
+        if same {
+            flows.remove(key);
         }
+        same
+    }
+
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
+        let mut flows = self.flows.borrow_mut();
+        flows.get_mut(key).map_or(Noted::Gone, |stored| conntrack::write_note(stored, noted, direction))
     }
 
     fn put_youngest(&self, key: &Tuple) -> bool {

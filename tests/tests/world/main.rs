@@ -7,5 +7,7 @@ mod guard;
 mod lifetime;
 mod policy;
 mod properties;
+mod races;
+mod schedules;
 mod shortage;
 mod translation;

@@ -1,14 +1,8 @@
 //! What holds whatever comes, in whatever order.
 
-use netd_common::{
-    packet::Packet,
-    tables::{Hook, Instant},
-    verdict::Verdict,
-};
+use netd_common::{packet::Packet, tables::Hook};
 use netd_tests::{
-    packets::udp,
     scene::{self, A, B, UPLINK},
-    story::{enter, leave},
     world::Frame,
 };
 use proptest::prelude::*;
@@ -39,36 +33,5 @@ proptest! {
         let _ = world.run(hook, &mut frame);
 
         prop_assert_eq!(frame.length(), length);
-    }
-
-    /// Under any schedule of openings, answers and waiting, no two flows answer on one tuple, and each answer reaches the
-    /// container that asked.
-    #[test]
-    fn no_two_flows_ever_share_a_reply(steps in prop::collection::vec((0u8..3, 0u16..6, 0u16..3, 0u64..40), 1..120)) {
-        let mut world = scene::world();
-        let settings = world.settings.as_mut().unwrap();
-        settings.pools[0].last = settings.pools[0].first + 3;
-        settings.pools[1].last = settings.pools[1].first + 3;
-        for (action, port, destination, wait) in steps {
-            let (device, own) = if port % 2 == 0 { (A, "10.176.1.2") } else { (B, "10.176.1.3") };
-            let (from, to) = (format!("{own}:{}", 33_000 + port / 2), format!("198.51.100.7:{}", 53 + destination));
-            match action {
-                0 => world.sleep_seconds(wait),
-                _ => {
-                    let out = leave(&world, device, udp(&from, &to), false);
-                    if out.verdict == Verdict::Neighbour(UPLINK) && action == 1 {
-                        let back = enter(&world, udp(&to, &out.source()), false);
-                        prop_assert_eq!(back.verdict, Verdict::Peer(device));
-                        prop_assert_eq!(back.destination(), from);
-                    }
-                }
-            }
-            let now = Instant::from_ns(world.clock.get());
-            let flows = world.flows.borrow();
-            for (key, flow) in flows.iter().filter(|(_, flow)| now <= flow.deadline) {
-                let peer = flows.get(&flow.becomes.reversed(flow.becomes.zone));
-                prop_assert!(peer.is_some_and(|peer| peer.becomes == key.reversed(key.zone)), "half a pair: {key:?}");
-            }
-        }
     }
 }

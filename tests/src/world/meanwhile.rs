@@ -1,0 +1,165 @@
+//! Packets of two CPUs in one World: the other one's come between any two steps that one takes in the flow table.
+//!
+//! An element that a packet has found and that another CPU takes out meanwhile may be given to another key before the packet
+//! reads or writes it, as the kernel's are: it then meets the other key's flow there.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    ops::ControlFlow,
+};
+
+use netd_common::{
+    conntrack::{self, Noted},
+    hooks,
+    tables::{
+        ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Publication,
+        PublicationKey, Route, Scratch, Settings, Tables,
+    },
+    tuple::Tuple,
+    verdict::Verdict,
+};
+
+use super::{Frame, World};
+
+impl World {
+    /// Runs a hook on a packet while another CPU does `meanwhile`, before the packet's step number `step` in the flow table; not
+    /// at all if it takes fewer.
+    pub fn run_with_another(&self, hook: Hook, frame: &mut Frame, step: u32, meanwhile: impl FnOnce()) -> Verdict {
+        let tables = Contended { world: self, left: Cell::new(step), meanwhile: RefCell::new(Some(meanwhile)) };
+        let verdict = hooks::run(hook, frame, &tables, &mut Scratch::default());
+        self.counters.borrow_mut().entry(hook).or_default().count(verdict);
+        verdict.verdict()
+    }
+}
+
+struct Contended<'a, F> {
+    world: &'a World,
+    left: Cell<u32>,
+    meanwhile: RefCell<Option<F>>,
+}
+
+impl<F: FnOnce()> Contended<'_, F> {
+    fn step(&self) {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        if left == 0
+            && let Some(meanwhile) = self.meanwhile.take()
+        {
+            meanwhile();
+        }
+    }
+
+    /// The key under which the element is now that `key` had before the step, with what it holds; `None` if there was none.
+    fn element(&self, key: &Tuple) -> Option<(Tuple, Flow)> {
+        let before: BTreeSet<_> = self.world.flows.borrow().keys().copied().collect();
+        let found = self.world.flows.borrow().get(key).copied()?;
+        self.step();
+        let flows = self.world.flows.borrow();
+        if let Some(flow) = flows.get(key) {
+            return Some((*key, *flow));
+        }
+        let reused = flows.iter().find(|(key, _)| !before.contains(key)).map(|(key, flow)| (*key, *flow));
+        Some(reused.unwrap_or((*key, found)))
+    }
+}
+
+impl<F: FnOnce()> Tables for Contended<'_, F> {
+    fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.world.device(ifindex)
+    }
+
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
+        self.world.endpoint(key)
+    }
+
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        self.world.publication(key)
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        self.world.settings()
+    }
+
+    fn cursor(&self, bucket: u32) -> u32 {
+        self.world.cursor(bucket)
+    }
+
+    fn is_reserved(&self, port: u16) -> bool {
+        self.world.is_reserved(port)
+    }
+
+    fn guards(&self) -> bool {
+        self.world.guards()
+    }
+
+    fn start_guarding(&self) {
+        self.world.start_guarding();
+    }
+
+    fn count_search(&self, tried: u32) {
+        self.world.count_search(tried);
+    }
+
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        self.step();
+        self.element(key).map(|(_, found)| *flow = found).is_some()
+    }
+
+    fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
+        self.step();
+        self.world.claim(key, flow)
+    }
+
+    fn release(&self, key: &Tuple) {
+        self.step();
+        self.world.release(key);
+    }
+
+    fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool {
+        self.step();
+        self.world.release_seen(key, seen)
+    }
+
+    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
+        self.step();
+        let Some((at, _)) = self.element(key) else { return Noted::Gone };
+        let mut flows = self.world.flows.borrow_mut();
+        // What is free and has not been given to another key takes the note, and nobody ever reads it.
+        flows.get_mut(&at).map_or(Noted::Written, |stored| conntrack::write_note(stored, noted, direction))
+    }
+
+    fn put_youngest(&self, key: &Tuple) -> bool {
+        self.step();
+        self.world.put_youngest(key)
+    }
+
+    fn take_oldest(&self, key: &mut Tuple) -> bool {
+        self.step();
+        self.world.take_oldest(key)
+    }
+
+    fn fragment(&self, key: &FragmentKey, fragment: &mut Fragment) -> bool {
+        self.world.fragment(key, fragment)
+    }
+
+    fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.world.keep_fragment(key, fragment);
+    }
+
+    fn repeat<R: FnMut() -> ControlFlow<()>>(&self, times: u32, round: R) {
+        self.world.repeat(times, round);
+    }
+
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        self.world.has_socket(tuple)
+    }
+
+    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        self.world.route(input, tuple, next)
+    }
+}
