@@ -1,6 +1,6 @@
 //! Published ports: ranges, and who reaches them from where.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netd_tests::lab::{
     Offloads,
@@ -26,19 +26,23 @@ fn ten_thousand_ports_in_one_range_are_one_command_and_one_line() {
     let (before, _) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
 
     // The best of some tries: the machine has other work too.
-    let took = (0..5).map(|round| {
-        if round > 0 {
-            town.netd.say("unpublish web 8000-17999:20000-29999").ok();
-        }
-        let begin = Instant::now();
-        town.netd.say("publish web 8000-17999:20000-29999").ok();
-        begin.elapsed()
-    });
-    let took = took.min().expect("five tries");
+    let publishing = |spec: &str| {
+        let took = (0..5).map(|_| {
+            let begin = Instant::now();
+            town.netd.say(&format!("publish web {spec}")).ok();
+            let took = begin.elapsed();
+            town.netd.say(&format!("unpublish web {spec}")).ok();
+            took
+        });
+        took.min().expect("five tries")
+    };
+    let (one, many) = (publishing("8000:20000"), publishing("8000-17999:20000-29999"));
+    town.netd.say("publish web 8000-17999:20000-29999").ok();
 
-    assert!(took < Duration::from_millis(100), "publishing took {took:?}");
+    println!("publishing one port took {one:?}, ten thousand {many:?}");
+    assert!(many < one * 4, "ten thousand ports took {many:?}, one {one:?}: each has a cost of its own");
     let (after, listing) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
-    assert!(after < before + Duration::from_millis(10), "`ps` takes {after:?}, and took {before:?}");
+    assert!(after < before * 4, "`ps` takes {after:?}, and took {before:?}: each port has a cost of its own");
     let ports = &listing[0]["ports"];
     assert_eq!(ports.as_array().map(Vec::len), Some(1), "{ports}");
     assert_eq!(
