@@ -103,7 +103,7 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, veths, unclear } = self.links.observe(&self.sandboxes).await?;
+        let Ours { bridges, veths, misnamed, unclear } = self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
@@ -116,6 +116,7 @@ impl Kernel for Host {
         Ok(State {
             bridges,
             veths,
+            misnamed,
             unclear,
             forwarding,
             hooks,
@@ -131,6 +132,8 @@ impl Kernel for Host {
 
     async fn apply(&mut self, step: &Step) -> Result<()> {
         match step {
+            Step::Rename(link, current) => self.links.rename(link, current).await,
+            Step::Close(link) => self.links.take_down(link).await,
             Step::RemovePublication(key) => self.dataplane.tables_mut().remove_publication(*key),
             Step::RemoveAddress(address) => self.dataplane.tables_mut().remove_address(*address),
             Step::RemoveEndpoint(key) => self.dataplane.tables_mut().remove_endpoint(*key),

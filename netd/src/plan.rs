@@ -82,8 +82,13 @@ pub fn there(endpoint: &Endpoint, facts: &HostFacts) -> Option<Sandbox> {
 fn add_network(state: &mut State, network: &Network) {
     let link = network.bridge();
     let addresses = network.subnets.iter().map(|subnet| with_prefix(subnet.gateway, subnet));
-    let bridge =
-        Bridge { owner: network.name.to_string(), mac: network.mac, mtu: network.mtu, addresses: addresses.collect() };
+    let bridge = Bridge {
+        owner: network.name.to_string(),
+        mac: network.mac,
+        mtu: network.mtu,
+        addresses: addresses.collect(),
+        intact: true,
+    };
     let record = DeviceRecord { kind: DeviceKind::Bridge as u8, ..record_in(network) };
     state.bridges.insert(link.clone(), bridge);
     state.forwarding.extend(network.subnets.iter().map(|subnet| (link.clone(), subnet.family())));
@@ -138,6 +143,7 @@ fn add_attachment(
         owner: endpoint.name.to_string(),
         bridge: network.bridge(),
         mtu: network.mtu,
+        intact: true,
         sandbox: sandbox.clone(),
         interface: Interface { name: attachment.ifname.clone(), mac: attachment.mac, addresses, gateways },
     };

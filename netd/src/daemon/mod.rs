@@ -20,6 +20,7 @@ mod views;
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
+use netd_common::tables::Hook;
 use rand::RngCore;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -43,7 +44,7 @@ use crate::{
     ipam::{self, Pools},
     model::{Model, Rejection},
     plan::{plan, warnings},
-    reconcile::{Guard, HostFacts, Kernel, State, Step, diff},
+    reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
     reserve::{Fresh, Reservations},
     store::Store,
 };
@@ -223,7 +224,8 @@ impl<K: Kernel> Daemon<K> {
             match self.make_true(step, &failed).await {
                 Ok(()) => {
                     info!("made true: {step}");
-                    self.events.tell(Happening::Repair { action: RepairAction::Mend, message: step.to_string() });
+                    self.events
+                        .tell(Happening::Repair { action: RepairAction::Mend, message: repair(step, &observed) });
                 }
                 Err(error) => {
                     trouble.push(format!("cannot {step}: {error:#}"));
@@ -317,12 +319,18 @@ impl<K: Kernel> Daemon<K> {
         self.applied = if failed.is_empty() { desired } else { self.kernel.observe().await.unwrap_or(observed) };
     }
 
-    /// Takes a step, unless one that it stands on has failed.
+    /// Takes a step, unless one that it stands on has failed. A container whose program cannot be attached has no network until
+    /// it can.
     async fn make_true(&mut self, step: &Step, failed: &[Step]) -> Result<()> {
         if let Some(missing) = failed.iter().find(|failed| step.stands_on(failed)) {
             bail!("not without what failed before it ({missing})");
         }
-        self.kernel.apply(step).await
+        let taken = self.kernel.apply(step).await;
+        if let (Err(_), Step::Attach(link, Hook::FromContainer | Hook::ToContainer)) = (&taken, step) {
+            let closed = self.kernel.apply(&Step::Close(link.clone())).await;
+            closed.with_context(|| format!("{link} stays open without {step}"))?;
+        }
+        taken
     }
 
     fn note_facts(&mut self, facts: HostFacts) {

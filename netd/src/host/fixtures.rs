@@ -54,14 +54,20 @@ pub fn ip(arguments: &[&str]) -> String {
 
 pub fn network(sandbox: Sandbox) -> (Bridge, Veth) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
-    let bridge = Bridge { owner: "blue".into(), mac, mtu: 1500, addresses: ["10.176.0.1/24".parse().unwrap()].into() };
+    let bridge = Bridge {
+        owner: "blue".into(),
+        mac,
+        mtu: 1500,
+        addresses: ["10.176.0.1/24".parse().unwrap()].into(),
+        intact: true,
+    };
     let interface = Interface {
         name: link("eth0"),
         mac: Mac([2, 0, 0, 0, 0, 2]),
         addresses: ["10.176.0.2/24".parse().unwrap()].into(),
         gateways: ["10.176.0.1".parse().unwrap()].into(),
     };
-    (bridge, Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1500, sandbox, interface })
+    (bridge, Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1500, intact: true, sandbox, interface })
 }
 
 pub fn uplink() -> DeviceRecord {

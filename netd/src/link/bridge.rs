@@ -5,7 +5,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, packet_route::link::
 
 use super::{
     GROUP, Links,
-    kernel::{Assigned, refusal, write_sysctl},
+    kernel::{Assigned, refusal, sysctl_is, write_sysctl},
     ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{Bridge, LinkName};
@@ -14,7 +14,8 @@ use crate::reconcile::{Bridge, LinkName};
 pub fn observed(link: &Link, owner: String, addresses: &[Assigned]) -> Bridge {
     let counts = |a: &&Assigned| a.index == link.index && a.set && link.up;
     let addresses = addresses.iter().filter(counts).map(|a| a.address).collect();
-    Bridge { owner, mac: link.mac, mtu: link.mtu, addresses }
+    let intact = link.options_hold && keeps_to_what_is_set(&link.name);
+    Bridge { owner, mac: link.mac, mtu: link.mtu, addresses, intact }
 }
 
 impl Links {
@@ -31,7 +32,7 @@ impl Links {
         made.with_context(|| format!("cannot make the bridge {name}"))
     }
 
-    /// Gives a bridge of ours this MTU and these addresses, and sets it up.
+    /// Gives a bridge of ours this link-layer address and MTU, these addresses and its options, and sets it up.
     pub async fn update_bridge(&self, name: &LinkName, bridge: &Bridge) -> Result<()> {
         let Some(link) = self.named(name).await? else { bail!("there is no bridge {name}") };
         if link.owner() != Some(Owner::Network(bridge.owner.clone())) {
@@ -41,21 +42,24 @@ impl Links {
     }
 
     async fn make_bridge(&self, name: &LinkName, bridge: &Bridge, owner: &Owner) -> Result<()> {
-        let message = LinkMessageBuilder::<LinkBridge>::new(name.as_str())
-            .address(bridge.mac.0.to_vec())
-            .link_group(GROUP)
-            .stp_state(BridgeStpState::Disabled)
-            .mcast_snooping(false)
-            .build();
+        let message = options(name).address(bridge.mac.0.to_vec()).link_group(GROUP).build();
         self.handle.link().add(message).execute().await.map_err(refusal)?;
         let Some(link) = self.named(name).await? else { bail!("it is gone again") };
         let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
         self.set(message).await.context("cannot mark it as netd's")?;
-        keep_to_what_is_set(name)?;
         self.configure(&link, bridge).await
     }
 
     async fn configure(&self, link: &Link, bridge: &Bridge) -> Result<()> {
+        if !link.options_hold {
+            let message = options(&link.name).build();
+            self.handle.link().change(message).execute().await.map_err(refusal).context("cannot set its options")?;
+        }
+        keep_to_what_is_set(&link.name)?;
+        if link.mac != bridge.mac {
+            let message = LinkUnspec::new_with_index(link.index).address(bridge.mac.0.to_vec()).build();
+            self.set(message).await.context("cannot set its link-layer address")?;
+        }
         // Not at creation: a bridge forgets a first MTU when its last port leaves, and keeps one that is set afterwards.
         if link.mtu != bridge.mtu {
             let message = LinkUnspec::new_with_index(link.index).mtu(bridge.mtu).build();
@@ -66,12 +70,22 @@ impl Links {
     }
 }
 
-/// Has a bridge make up no address of its own and learn none.
+/// What has a bridge make up no address of its own and learn none. 1 is IN6_ADDR_GEN_MODE_NONE.
+const SYSCTLS: [(&str, &str); 4] =
+    [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
+
 fn keep_to_what_is_set(name: &LinkName) -> Result<()> {
-    // 1 is IN6_ADDR_GEN_MODE_NONE.
-    let sysctls = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
-    for (sysctl, value) in sysctls {
+    for (sysctl, value) in SYSCTLS {
         write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/{sysctl}"), value)?;
     }
     Ok(())
+}
+
+fn keeps_to_what_is_set(name: &LinkName) -> bool {
+    SYSCTLS.iter().all(|(sysctl, value)| sysctl_is(&format!("/proc/sys/net/ipv6/conf/{name}/{sysctl}"), value))
+}
+
+fn options(name: &LinkName) -> LinkMessageBuilder<LinkBridge> {
+    let bridge = LinkMessageBuilder::<LinkBridge>::new(name.as_str());
+    bridge.stp_state(BridgeStpState::Disabled).mcast_snooping(false)
 }

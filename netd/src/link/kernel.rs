@@ -16,14 +16,17 @@ use rtnetlink::{
         NetlinkPayload,
     },
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
         link::LinkMessage,
+        neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
     },
 };
 
 use super::{Links, ours::Link};
+use netd_common::tuple::Mac;
+
 use crate::reconcile::LinkName;
 
 /// How often a listing is begun anew before it is given up.
@@ -116,6 +119,24 @@ impl Links {
             }));
         }
         Ok(routes)
+    }
+
+    /// The link-layer addresses that bridges know by their ports because somebody has told them.
+    pub(super) async fn fixed_stations(&self) -> Result<BTreeSet<(u32, Mac)>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        let listed = self.dump(RouteNetlinkMessage::GetNeighbour(request)).await;
+        let stations = listed.context("cannot list what bridges know")?.into_iter().filter_map(|message| {
+            let RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. }) = message else {
+                return None;
+            };
+            let mac = attributes.into_iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(bytes) => bytes.try_into().map(Mac).ok(),
+                _ => None,
+            });
+            (header.state == NeighbourState::Noarp).then_some((header.ifindex, mac?))
+        });
+        Ok(stations.collect())
     }
 
     /// The default routes of the main table by this device that someone set, with their next hops.
@@ -287,6 +308,11 @@ pub fn refusal(error: Error) -> anyhow::Error {
 /// Whether the kernel answered with this error number.
 pub fn is(error: &Error, number: i32) -> bool {
     matches!(error, Error::NetlinkError(message) if message.raw_code().abs() == number)
+}
+
+/// Whether a sysctl of the calling thread's namespace has this value; one that this kernel does not have has any.
+pub fn sysctl_is(path: &str, value: &str) -> bool {
+    fs::read_to_string(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |found| found.trim() == value)
 }
 
 /// Writes a sysctl of the calling thread's namespace; one that this kernel does not have is none to write.

@@ -21,12 +21,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rtnetlink::{Handle, new_connection, packet_route::route::RouteMessage};
+use netd_common::tuple::Mac;
+use rtnetlink::{Handle, LinkUnspec, new_connection, packet_route::route::RouteMessage};
 
 pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding};
 use self::{
     inside::{Found, Insides},
-    kernel::Assigned,
+    kernel::{Assigned, is, refusal},
     ours::{Existing, Fit, Link, Owner, quoted},
     seen::Seen,
     watch::{Changed, Watch},
@@ -43,6 +44,8 @@ pub struct Ours {
     pub bridges: BTreeMap<LinkName, Bridge>,
     /// The host's sides of endpoints' veths, with the other sides.
     pub veths: BTreeMap<LinkName, Veth>,
+    /// Those that somebody has given another name: theirs, and the other one.
+    pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why.
     pub unclear: BTreeMap<LinkName, String>,
 }
@@ -68,6 +71,9 @@ struct Watched {
     addresses: Seen<Vec<Assigned>>,
     routes: Seen<Vec<RouteMessage>>,
     filters: Seen<BTreeSet<Filter>>,
+    stations: Seen<BTreeSet<(u32, Mac)>>,
+    /// The names that devices of ours have had, by their indexes.
+    named: Mutex<BTreeMap<u32, LinkName>>,
     insides: Mutex<Insides>,
 }
 
@@ -87,6 +93,8 @@ impl Links {
             addresses: Seen::default(),
             routes: Seen::default(),
             filters: Seen::default(),
+            stations: Seen::default(),
+            named: Mutex::default(),
             insides: Mutex::default(),
         };
         Ok(Self { watched: Some(Arc::new(watched)), ..Self::open()? })
@@ -122,6 +130,7 @@ impl Links {
     pub async fn observe(&self, sandboxes: &BTreeMap<LinkName, Sandbox>) -> Result<Ours> {
         let links = self.seen_links().await?;
         let addresses = self.seen_addresses().await?;
+        let stations = self.seen_stations().await?;
         let wanted = links.values().filter(|link| matches!(link.owner(), Some(Owner::Endpoint(_))));
         let wanted = wanted.filter_map(|link| {
             let sandbox = sandboxes.get(&link.name)?;
@@ -130,6 +139,7 @@ impl Links {
         let insides = self.look_inside(&wanted.collect());
         let mut ours = Ours::default();
         for link in links.values() {
+            ours.misnamed.extend(link.renamed.clone().map(|name| (link.name.clone(), name)));
             match link.owner() {
                 Some(Owner::Network(owner)) => {
                     ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
@@ -145,7 +155,7 @@ impl Links {
                         }
                         Some((_, Found::Gone)) | None => None,
                     };
-                    ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, inside));
+                    ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, inside));
                 }
                 None => {}
             }
@@ -171,7 +181,14 @@ impl Links {
     /// Every device, as far as is known: see [`Seen`].
     async fn seen_links(&self) -> Result<Arc<BTreeMap<u32, Link>>> {
         let Some(watched) = &self.watched else { return Ok(Arc::new(self.all().await?)) };
-        watched.links.or_listed(watched.watch.version(), self.all()).await
+        let listed = async { Ok(watched.recognised(self.all().await?)) };
+        watched.links.or_listed(watched.watch.version(), listed).await
+    }
+
+    /// What bridges know by their ports, as far as is known.
+    async fn seen_stations(&self) -> Result<Arc<BTreeSet<(u32, Mac)>>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.fixed_stations().await?)) };
+        watched.stations.or_listed(watched.watch.version(), self.fixed_stations()).await
     }
 
     /// Every address of every device, as far as is known.
@@ -190,6 +207,14 @@ impl Links {
     pub async fn interfaces(sandbox: &Sandbox) -> Result<BTreeSet<LinkName>> {
         let inside = Self::open_inside(&Namespace::of(sandbox)?)?;
         Ok(inside.names().await?.into_values().collect())
+    }
+
+    /// Sets a link of ours down.
+    pub async fn take_down(&self, name: &LinkName) -> Result<()> {
+        let Some(link) = self.named(name).await?.filter(|link| link.owner().is_some()) else { return Ok(()) };
+        self.set(LinkUnspec::new_with_index(link.index).down().build())
+            .await
+            .with_context(|| format!("cannot take {name} down"))
     }
 
     /// Deletes a link of ours, the other side of a veth with it.
@@ -212,9 +237,33 @@ impl Links {
         Ok(ours.into_iter().map(|link| link.name.clone()).collect())
     }
 
-    /// Makes room for a link of ours: deletes one that was left half-made, and refuses when the name is another's.
+    /// Gives a link of ours its name back.
+    pub async fn rename(&self, name: &LinkName, current: &LinkName) -> Result<()> {
+        let Some(link) = self.named(current).await? else { return Ok(()) };
+        if !link.is_ours_but_for_its_name() {
+            bail!("{current} is not one of netd's devices: it is left alone");
+        }
+        let message = || LinkUnspec::new_with_index(link.index).name(name.to_string());
+        let mut renamed = self.handle.link().set(message().build()).execute().await;
+        // Before kernel 6.2 only a device that is down gets another name. It is set up again with the rest.
+        if renamed.as_ref().is_err_and(|error| is(error, nix::libc::EBUSY)) {
+            self.set(LinkUnspec::new_with_index(link.index).down().build()).await?;
+            renamed = self.handle.link().set(message().build()).execute().await;
+        }
+        renamed.map_err(refusal).with_context(|| format!("cannot rename {current}"))
+    }
+
+    /// Makes room for a link of ours: gives one that has another name its own back, deletes one that was left half-made, and
+    /// refuses when the name is another's.
     async fn make_room(&self, name: &LinkName, owner: &Owner) -> Result<Existing> {
-        let Some(link) = self.named(name).await? else { return Ok(Existing::None) };
+        let mut found = self.named(name).await?;
+        if found.is_none()
+            && let Some(link) = self.all().await?.into_values().find(|link| link.is_ours_by_another_name(owner))
+        {
+            self.rename(name, &link.name).await?;
+            found = self.named(name).await?;
+        }
+        let Some(link) = found else { return Ok(Existing::None) };
         match link.fit(owner) {
             Fit::Ours => Ok(Existing::Ours(Box::new(link))),
             Fit::HalfMade => {
@@ -223,6 +272,21 @@ impl Links {
             }
             Fit::Foreign => bail!("a device {name} exists already and is not netd's {}", quoted(owner)),
         }
+    }
+}
+
+impl Watched {
+    /// The same devices, those of ours by the names that they had when they were first seen.
+    fn recognised(&self, mut links: BTreeMap<u32, Link>) -> BTreeMap<u32, Link> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in links.values_mut().filter(|link| link.is_ours_but_for_its_name()) {
+            if let Some(name) = named.get(&link.index).filter(|name| **name != link.name) {
+                link.renamed = Some(std::mem::replace(&mut link.name, name.clone()));
+            }
+        }
+        let ours = links.values().filter(|link| link.owner().is_some());
+        *named = ours.map(|link| (link.index, link.name.clone())).collect();
+        links
     }
 }
 

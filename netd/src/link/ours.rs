@@ -1,7 +1,10 @@
 //! Devices, and which of them are ours: the prefix of a name is not enough, nor is an alias.
 
 use netd_common::tuple::Mac;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 
 use super::{GROUP, PREFIX};
 use crate::reconcile::LinkName;
@@ -64,7 +67,10 @@ pub enum Fit {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
     pub index: u32,
+    /// The one that netd gave it, where that is known.
     pub name: LinkName,
+    /// The one that it has, where that is another.
+    pub renamed: Option<LinkName>,
     pub alias: Option<String>,
     pub kind: Option<InfoKind>,
     pub group: u32,
@@ -77,6 +83,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Number of that namespace, if it is another.
     pub peer_namespace: Option<i32>,
+    /// Whether its options as a bridge, and as a port of one, are those of ours. Of a device that is neither, they are.
+    pub options_hold: bool,
 }
 
 impl Link {
@@ -99,6 +107,22 @@ impl Link {
         kind && self.name.as_str().starts_with(PREFIX) && self.alias.is_none() && self.group == GROUP && !self.up
     }
 
+    /// Whether it is marked as ours but for its name. That says little: another may have marks alike.
+    pub fn is_ours_but_for_its_name(&self) -> bool {
+        let kind = match self.alias.as_deref().and_then(Owner::of) {
+            Some(Owner::Network(_)) => InfoKind::Bridge,
+            Some(Owner::Endpoint(_)) => InfoKind::Veth,
+            None => return false,
+        };
+        self.kind == Some(kind) && self.group == GROUP
+    }
+
+    /// Whether it is marked as the owner's and has a name that none of ours has.
+    pub fn is_ours_by_another_name(&self, owner: &Owner) -> bool {
+        let marked = self.alias.as_deref() == Some(owner.alias().as_str()) && self.is_ours_but_for_its_name();
+        marked && !self.name.as_str().starts_with(PREFIX)
+    }
+
     /// What it is to `owner`.
     pub fn fit(&self, owner: &Owner) -> Fit {
         if self.owner().as_ref() == Some(owner) {
@@ -112,6 +136,7 @@ impl Link {
         let mut link = Self {
             index: message.header.index,
             name: LinkName::new("?")?,
+            renamed: None,
             alias: None,
             kind: None,
             group: 0,
@@ -122,6 +147,7 @@ impl Link {
             master: None,
             peer: None,
             peer_namespace: None,
+            options_hold: true,
         };
         for attribute in message.attributes {
             match attribute {
@@ -134,6 +160,7 @@ impl Link {
                 LinkAttribute::Link(index) => link.peer = Some(index),
                 LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
                 LinkAttribute::LinkInfo(infos) => {
+                    link.options_hold = infos.iter().all(holds);
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
                         _ => None,
@@ -143,5 +170,22 @@ impl Link {
             }
         }
         Some(link)
+    }
+}
+
+/// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing, and get what is for
+/// nobody known from nobody.
+fn holds(info: &LinkInfo) -> bool {
+    match info {
+        LinkInfo::Data(InfoData::Bridge(options)) => options.iter().all(|option| match option {
+            InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
+            InfoBridge::MulticastSnooping(on) => !on,
+            _ => true,
+        }),
+        LinkInfo::PortData(InfoPortData::BridgePort(options)) => options.iter().all(|option| match option {
+            InfoBridgePort::Learning(on) | InfoBridgePort::UnicastFlood(on) => !on,
+            _ => true,
+        }),
+        _ => true,
     }
 }

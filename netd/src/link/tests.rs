@@ -410,7 +410,7 @@ fn nets(addresses: &[&str]) -> BTreeSet<ipnet::IpNet> {
 
 fn blue() -> Bridge {
     let addresses = nets(&["10.176.0.1/24"]);
-    Bridge { owner: "blue".into(), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, addresses }
+    Bridge { owner: "blue".into(), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, addresses, intact: true }
 }
 
 fn web(sandbox: Sandbox) -> Veth {
@@ -420,7 +420,7 @@ fn web(sandbox: Sandbox) -> Veth {
         addresses: nets(&["10.176.0.2/24"]),
         gateways: ["10.176.0.1".parse().unwrap()].into(),
     };
-    Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1400, sandbox, interface }
+    Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1400, intact: true, sandbox, interface }
 }
 
 fn db(sandbox: Sandbox) -> Veth {

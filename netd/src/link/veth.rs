@@ -15,7 +15,7 @@ use rtnetlink::{
 use super::{
     GROUP, Links,
     inside::Inside,
-    kernel::{Assigned, default_routes, refusal, write_sysctl},
+    kernel::{Assigned, default_routes, refusal, sysctl_is, write_sysctl},
     ours::{Existing, Link, Owner},
 };
 use crate::{
@@ -24,7 +24,14 @@ use crate::{
 };
 
 /// What a host-side veth of ours is found to be. `sandbox` is where its other side should be, with what is there.
-pub fn observed(link: &Link, owner: String, bridge: Option<&LinkName>, sandbox: Option<(&Sandbox, &Inside)>) -> Veth {
+/// `stations` is what bridges know by their ports.
+pub fn observed(
+    link: &Link,
+    owner: String,
+    bridge: Option<&LinkName>,
+    stations: &BTreeSet<(u32, Mac)>,
+    sandbox: Option<(&Sandbox, &Inside)>,
+) -> Veth {
     let inside = sandbox.and_then(|(sandbox, inside)| Some((sandbox.clone(), interface(link, inside)?)));
     let (sandbox, (mtu, mut interface)) = inside.unwrap_or_else(|| (nowhere(), (link.mtu, no_interface())));
     if !link.up {
@@ -32,7 +39,10 @@ pub fn observed(link: &Link, owner: String, bridge: Option<&LinkName>, sandbox: 
     }
     // The MTU is that of both sides: where they differ it is none.
     let mtu = if link.mtu == mtu { mtu } else { 0 };
-    Veth { owner, bridge: bridge.cloned().unwrap_or_else(no_name), mtu, sandbox, interface }
+    let bridge = bridge.cloned().unwrap_or_else(no_name);
+    let known = stations.contains(&(link.index, interface.mac));
+    let intact = link.options_hold && known && sysctl_is(&no_ipv6(&link.name), "1");
+    Veth { owner, bridge, mtu, intact, sandbox, interface }
 }
 
 impl Links {
@@ -88,8 +98,7 @@ impl Links {
         let Some(link) = self.named(name).await? else { bail!("it is gone again") };
         let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
         self.set(message).await.context("cannot mark it as netd's")?;
-        // The host takes no part in the network by this side: that is the bridge's.
-        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")
+        write_sysctl(&no_ipv6(name), "1")
     }
 
     async fn connect_host_side(&self, name: &LinkName, veth: &Veth) -> Result<()> {
@@ -103,6 +112,7 @@ impl Links {
             let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
             self.set(message).await.context("cannot make it a port")?;
         }
+        write_sysctl(&no_ipv6(name), "1")?;
         let port = LinkBridgePort::new(link.index).learning(false).flood(false).build();
         self.handle.link().set_port(port).execute().await.map_err(refusal).context("cannot set the port's options")?;
         // NOARP is what `static` is called here; PERMANENT would make it an address of the host itself.
@@ -183,6 +193,11 @@ fn interface(host_side: &Link, inside: &Inside) -> Option<(u32, Interface)> {
     let addresses = inside.addresses.iter().filter(counts).map(|a| a.address).collect();
     let gateways = default_routes(&inside.routes, link.index).into_iter().map(|(gateway, _)| gateway).collect();
     Some((link.mtu, Interface { name: link.name.clone(), mac: link.mac, addresses, gateways }))
+}
+
+/// The host takes no part in a network by a container's veth: that is the bridge's.
+fn no_ipv6(name: &LinkName) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }
 
 /// What is desired is never here.

@@ -12,6 +12,8 @@ use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, State, Veth}
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// Gives a bridge or a veth of ours its name back, instead of this one.
+    Rename(LinkName, LinkName),
     /// Gives forwarding of a family on a device back the value it had before netd.
     RestoreForwarding(LinkName, Family),
     /// Takes an entry out of the publication table.
@@ -37,8 +39,10 @@ pub enum Step {
     PutReserved(BTreeSet<PortRange>),
     /// Makes a bridge, with its address, up.
     CreateBridge(LinkName, Bridge),
-    /// Gives a bridge that exists this MTU and these addresses.
+    /// Gives a bridge that exists this link-layer address, this MTU, these addresses and its options.
     UpdateBridge(LinkName, Bridge),
+    /// Takes a veth down: a container whose packets no program would check has no network.
+    Close(LinkName),
     /// Makes a veth pair: the far side in the container's namespace, configured and up but for its routes' need of the
     /// near side; the near side down, not yet a port.
     CreateVeth(LinkName, Veth),
@@ -76,7 +80,9 @@ impl Step {
 /// programs and records stand before its veth carries a packet, an uplink's before it forwards. Empty if and only if the two are equal, but for veths that cannot be looked at.
 pub fn diff(desired: &State, observed: &State) -> Vec<Step> {
     let doomed = doomed(desired, observed);
-    let mut steps = departures(desired, observed, &doomed);
+    let misnamed = observed.misnamed.iter().map(|(link, current)| Step::Rename(link.clone(), current.clone()));
+    let mut steps: Vec<Step> = misnamed.collect();
+    steps.extend(departures(desired, observed, &doomed));
     steps.extend(arrivals(desired, observed, &doomed));
     steps
 }
@@ -84,9 +90,10 @@ pub fn diff(desired: &State, observed: &State) -> Vec<Step> {
 /// Links of ours that exist and must go: those that nothing desires, and those that only making anew mends. All that hangs
 /// on a link goes with it, in the kernel too: records name it by its index.
 fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
-    let bridges = observed.bridges.iter().filter(|(link, bridge)| {
-        desired.bridges.get(link).is_none_or(|wanted| wanted.owner != bridge.owner || wanted.mac != bridge.mac)
-    });
+    let bridges = observed
+        .bridges
+        .iter()
+        .filter(|(link, bridge)| desired.bridges.get(link).is_none_or(|wanted| wanted.owner != bridge.owner));
     let veths = observed.veths.iter().filter(|(link, veth)| {
         desired.veths.get(link).is_none_or(|wanted| {
             let elsewhere = wanted.sandbox.inode != veth.sandbox.inode || wanted.interface.name != veth.interface.name;
@@ -190,6 +197,8 @@ impl fmt::Display for Step {
             Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),
+            Self::Rename(link, current) => write!(f, "give {link} its name back, which is called {current}"),
+            Self::Close(link) => write!(f, "take {link} down"),
             Self::PutSettings(_) => write!(f, "write the settings"),
             Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),

@@ -40,6 +40,12 @@ impl FakeKernel {
     pub fn take(&mut self, step: &Step) {
         let state = &mut self.state;
         match step.clone() {
+            Step::Rename(link, _) => drop(state.misnamed.remove(&link)),
+            Step::Close(link) => {
+                if let Some(veth) = state.veths.get_mut(&link) {
+                    veth.interface.addresses.clear();
+                }
+            }
             Step::RemovePublication(key) => drop(state.publications.remove(&key)),
             Step::RemoveAddress(address) => drop(state.addresses.remove(&address)),
             Step::RemoveEndpoint(key) => drop(state.endpoints.remove(&key)),

@@ -7,8 +7,10 @@ mod diff;
 #[cfg(test)]
 pub mod fake;
 mod kernel;
+mod repair;
 mod state;
 
 pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink};
+pub use repair::repair;
 pub use state::{Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, Sandbox, State, Veth};

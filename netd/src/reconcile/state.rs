@@ -113,6 +113,8 @@ pub struct State {
     pub bridges: BTreeMap<LinkName, Bridge>,
     /// One veth pair an attachment, by the name of its host side.
     pub veths: BTreeMap<LinkName, Veth>,
+    /// Bridges and veths that somebody has given another name: theirs, and the other one. Desired is always empty.
+    pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why: they are left as they are. Desired is always empty.
     pub unclear: BTreeMap<LinkName, String>,
     /// Devices of ours or uplinks on which forwarding of a family must be on (`net.ipv4.conf.DEV.forwarding`).
@@ -146,6 +148,8 @@ pub struct Bridge {
     pub mtu: u32,
     /// The gateway's address with the subnet's prefix length.
     pub addresses: BTreeSet<IpNet>,
+    /// Whether the options that every bridge of ours has are as they were made.
+    pub intact: bool,
 }
 
 /// A container's veth pair: the host's side, and the interface at the other end.
@@ -157,6 +161,9 @@ pub struct Veth {
     pub bridge: LinkName,
     /// In bytes, on both sides.
     pub mtu: u32,
+    /// Whether the options that every port of ours has are as they were made, and the bridge knows the container's
+    /// link-layer address by it.
+    pub intact: bool,
     /// Where the other side is.
     pub sandbox: Sandbox,
     /// The other side.

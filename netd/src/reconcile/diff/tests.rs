@@ -20,6 +20,7 @@ fn bridge() -> impl Strategy<Value = Bridge> {
         owner: owner.to_string(),
         mac: Mac([2, 0, 0, 0, 0, mac]),
         mtu: 1400 + mtu,
+        intact: true,
         addresses: [format!("10.0.{address}.1/24").parse().unwrap()].into(),
     })
 }
@@ -29,6 +30,7 @@ fn veth() -> impl Strategy<Value = Veth> {
         owner: owner.to_string(),
         bridge: link(["ndb-a", "ndb-b", "ndb-c"][bridge]),
         mtu: 1500,
+        intact: true,
         sandbox: Sandbox { path: "/run/netns/x".into(), inode },
         interface: Interface {
             name: link(["eth0", "eth1"][usize::from(name)]),
@@ -87,6 +89,7 @@ fn state() -> impl Strategy<Value = State> {
         });
         State {
             unclear: BTreeMap::new(),
+            misnamed: BTreeMap::new(),
             forwarding: some(1).map(|link| (link, Family::V4)).chain(some(4).map(|link| (link, Family::V6))).collect(),
             hooks: some(2)
                 .map(|link| (link, Hook::FromContainer))
@@ -167,6 +170,7 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
         owner: "c1".into(),
         bridge: link("ndb-a"),
         mtu: 1500,
+        intact: true,
         sandbox: Sandbox { path: "/run/netns/c1".into(), inode: 1 },
         interface: Interface {
             name: link("eth0"),

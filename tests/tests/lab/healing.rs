@@ -1,0 +1,233 @@
+//! Somebody breaks what netd made, while the daemon runs: it notices within two seconds, mends it, says what it was, and
+//! touches nothing else.
+
+use std::time::{Duration, Instant};
+
+use netd_common::tables::LAYOUT;
+use netd_tests::lab::{Container, NetdOptions, Offloads, traffic::PATIENCE};
+use serde_json::Value;
+
+use crate::{
+    pinned,
+    says::{self, inspected, text},
+    town::{INTERNET, Town, wait_until},
+};
+
+/// How long netd may take to notice and mend: its promise is two seconds, and the machine may have much else to do.
+const PROMISE: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(3);
+
+/// A town with a network `blue`, two containers in it, and things beside it that look like netd's and are not.
+struct Play {
+    web: Container,
+    app: Container,
+    bridge: String,
+    veth: String,
+    town: Town,
+}
+
+impl Play {
+    fn new(options: NetdOptions) -> Self {
+        let town = Town::with(Offloads::On, options);
+        town.host.ip("link add ndb-00000000 type bridge");
+        town.host.ip("link add ndv-00000000 type veth peer name ndv-00000001");
+        town.host.ip("link add br0 type bridge");
+        town.host.run(["ip", "link", "set", "br0", "alias", "netd network blue"]).ok();
+        town.network("blue");
+        let web = town.container("web", "blue", &["8080:80"]);
+        let app = town.container("app", "blue", &[]);
+        let bridge = text(&inspected(&town.netd, "network inspect blue"), "/bridge");
+        let veth = port_of(&town, &web);
+        Self { web, app, bridge, veth, town }
+    }
+
+    /// Breaks something with a command on the host, in which `BRIDGE` and `VETH` are those of the network and of `web`, and
+    /// asserts that everything becomes as it was, and that netd says so in an event with these words.
+    #[track_caller]
+    fn mends(&self, command: &str, words: &str) {
+        let command = command.replace("BRIDGE", &self.bridge).replace("VETH", &self.veth);
+        self.mends_after(&command, words, || drop(self.town.host.run(["sh", "-c", &command]).ok()));
+    }
+
+    #[track_caller]
+    fn mends_after(&self, what: &str, words: &str, broken: impl FnOnce()) {
+        let words = words.replace("BRIDGE", &self.bridge).replace("VETH", &self.veth);
+        let before = self.town.host.snapshot().without(&["tcx", "filter", "pin"]);
+        let told = self.repairs().len();
+
+        let began = Instant::now();
+        broken();
+        let mended = || self.repairs().into_iter().skip(told).find(|message| message.contains(&words));
+        while mended().is_none() {
+            let said = self.repairs().split_off(told);
+            assert!(began.elapsed() < PROMISE + SLACK, "after `{what}` nobody mends `{words}`, but: {said:?}");
+        }
+        println!("{:?} after `{what}`: {}", began.elapsed(), mended().unwrap_or_default());
+
+        self.town.host.assert_as_in_but_for(&before, &["tcx", "filter", "pin"]);
+        self.works();
+    }
+
+    /// What netd says it has mended.
+    fn repairs(&self) -> Vec<String> {
+        let events = self.town.netd.say("events --format json --since 1h --until 0s -f type=repair").ok();
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is an object"));
+        events.map(|event| text(&event, "/message")).collect()
+    }
+
+    #[track_caller]
+    fn works(&self) {
+        let web = says::address_of(&self.town.netd, "web");
+        assert_eq!(self.app.pings(&web, 1, PATIENCE), 1, "containers reach each other");
+        assert_eq!(self.web.pings(INTERNET, 1, PATIENCE), 1, "and the outside");
+        assert_eq!(self.web.pings(&says::gateway_of(&self.town.netd, "blue"), 1, PATIENCE), 1, "and their gateway");
+    }
+}
+
+/// The host's side of a container's `eth0`.
+fn port_of(town: &Town, container: &Container) -> String {
+    let inside: Value = serde_json::from_str(&container.ip("-j link show dev eth0")).expect("ip prints JSON");
+    let index = inside[0]["link_index"].as_u64().expect("a veth names its other side");
+    let links: Value = serde_json::from_str(&town.host.ip("-j link")).expect("ip prints JSON");
+    let found = links.as_array().into_iter().flatten().find(|link| link["ifindex"].as_u64() == Some(index));
+    text(found.expect("the other side is on the host"), "/ifname")
+}
+
+#[test]
+fn a_bridge_is_mended() {
+    let play = Play::new(NetdOptions::default());
+
+    play.mends("ip link set BRIDGE address 02:00:00:00:00:99", "the bridge BRIDGE had the link-layer address");
+    play.mends("ip link set BRIDGE mtu 1300", "the bridge BRIDGE had the MTU 1300, not 1500");
+    play.mends("ip address flush dev BRIDGE scope global", "the bridge BRIDGE was down or without an address");
+    play.mends("ip link set BRIDGE down", "the bridge BRIDGE was down or without an address");
+    play.mends("ip address add 10.9.9.9/32 dev BRIDGE", "the bridge BRIDGE had 10.9.9.9/32");
+    play.mends("ip link set BRIDGE type bridge stp_state 1", "the bridge BRIDGE had other options");
+    play.mends("ip link set BRIDGE type bridge mcast_snooping 1", "the bridge BRIDGE had other options");
+    play.mends("echo 1 > /proc/sys/net/ipv6/conf/BRIDGE/accept_ra", "the bridge BRIDGE had other options");
+    play.mends("echo 0 > /proc/sys/net/ipv4/conf/BRIDGE/forwarding", "forwarding on for BRIDGE");
+    play.mends("echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding", "forwarding on for eth0");
+    play.mends("ip link set BRIDGE name gone0", "BRIDGE was called gone0");
+}
+
+#[test]
+fn a_bridge_that_is_deleted_is_made_anew_with_its_ports() {
+    let play = Play::new(NetdOptions::default());
+
+    let command = format!("link del {}", play.bridge);
+    play.town.host.ip(&command);
+
+    let began = Instant::now();
+    while !play.repairs().iter().any(|message| message.contains("was missing")) {
+        assert!(began.elapsed() < PROMISE + SLACK);
+    }
+    play.works();
+}
+
+#[test]
+fn a_veth_is_mended() {
+    let play = Play::new(NetdOptions::default());
+
+    play.mends("ip link set VETH down", "endpoint web: VETH");
+    play.mends("ip link set VETH nomaster", "was no port of BRIDGE");
+    play.mends("ip link set VETH mtu 1300", "had another MTU than 1500");
+    play.mends("bridge link set dev VETH learning on", "had other options");
+    play.mends("bridge link set dev VETH flood on", "had other options");
+    let station = text(&inspected(&play.town.netd, "inspect web"), "/networks/0/mac");
+    play.mends(&format!("bridge fdb del {station} dev VETH master"), "the bridge did not know its address");
+    play.mends("ip link set VETH name gone0", "endpoint web: VETH was called gone0");
+
+    // The bridge's own entries for groups are not the same afterwards: only what matters is compared.
+    let no_ipv6 = format!("ipv6/conf/{}/disable_ipv6", play.veth);
+    play.town.host.run(["sh", "-c", &format!("echo 0 > /proc/sys/net/{no_ipv6}")]).ok();
+    wait_until("the veth is without IPv6 again", || play.town.host.sysctl(&no_ipv6).as_deref() == Some("1"));
+}
+
+#[test]
+fn what_is_inside_a_container_is_mended() {
+    let play = Play::new(NetdOptions::default());
+    let address = says::address_of(&play.town.netd, "web");
+    let inside = |words: &str| {
+        let words = words.to_owned();
+        move |play: &Play| drop(play.web.ip(&words))
+    };
+    for (broken, words) in [
+        (format!("address del {address}/24 dev eth0"), "endpoint web: VETH"),
+        ("route del default".to_owned(), "had other default routes"),
+        ("link set eth0 down".to_owned(), "endpoint web: VETH"),
+        ("link set eth0 address 02:00:00:00:00:99".to_owned(), "had the link-layer address 02:00:00:00:00:99"),
+        ("link set eth0 mtu 1300".to_owned(), "had another MTU than 1500"),
+    ] {
+        play.mends_after(&broken, words, || inside(&broken)(&play));
+    }
+}
+
+#[test]
+fn a_veth_that_is_deleted_is_made_anew() {
+    let play = Play::new(NetdOptions::default());
+
+    play.town.host.ip(&format!("link del {}", play.veth));
+
+    let began = Instant::now();
+    while !play.repairs().iter().any(|message| message.contains("which is eth0 inside, was missing")) {
+        assert!(began.elapsed() < PROMISE + SLACK);
+    }
+    play.works();
+}
+
+#[test]
+fn a_program_that_somebody_detaches_is_attached_again() {
+    let play = Play::new(NetdOptions::default());
+    let pins = format!("/sys/fs/bpf/netd/{LAYOUT}/links");
+    let index = play.town.host.ifindex(&play.veth).expect("it is there");
+    for hook in ["from_container", "to_container"] {
+        let pin = play.town.host.path(format!("{pins}/{hook}@{index}"));
+        let words = format!("the program {hook} was not on VETH");
+        play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
+        play.mends(&format!("rm {pins}/{hook}@{index}"), &words);
+    }
+    let uplink = play.town.host.ifindex("eth0").expect("it is there");
+    let pin = play.town.host.path(format!("{pins}/from_uplink@{uplink}"));
+    play.mends_after("detach from_uplink", "the program from_uplink was not on eth0", || pinned::detach(&pin));
+}
+
+#[test]
+fn a_clsact_qdisc_that_somebody_deletes_is_made_again() {
+    let play = Play::new(NetdOptions::default().variable("NETD_FORCE_CLSACT", "1"));
+
+    play.mends("tc qdisc del dev VETH clsact", "the program from_container was not on VETH");
+    play.mends("tc qdisc del dev eth0 clsact", "the program to_uplink was not on eth0");
+    play.mends("tc filter del dev VETH egress", "the program to_container was not on VETH");
+}
+
+#[test]
+fn an_entry_that_somebody_takes_out_of_a_map_is_written_again() {
+    let play = Play::new(NetdOptions::default());
+    for (map, words) in [("ENDPOINTS", "record"), ("PUBLICATIONS", "publish"), ("SETTINGS", "write the settings")] {
+        let pin = play.town.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/maps/{map}"));
+        play.mends_after(&format!("empty {map}"), words, || pinned::empty(&pin));
+    }
+}
+
+#[test]
+fn what_looks_like_netds_is_left_alone_and_a_container_that_is_gone_takes_its_things_along() {
+    let play = Play::new(NetdOptions::default());
+    let before = foreign(&play);
+
+    play.mends("ip link set BRIDGE down", "the bridge BRIDGE");
+    let veth = play.veth.clone();
+    let Play { web, town, .. } = play;
+    web.delete();
+    wait_until("the veth goes with its container", || town.host.ifindex(&veth).is_none());
+    wait_until("and its record", || !town.netd.say("status").ok().contains(&veth));
+
+    for (name, line) in before {
+        assert_eq!(town.host.ip(&format!("-o link show dev {name}")), line);
+    }
+}
+
+/// The devices that look like netd's, as `ip` shows them.
+fn foreign(play: &Play) -> Vec<(&'static str, String)> {
+    let names = ["ndb-00000000", "ndv-00000000", "ndv-00000001", "br0"];
+    names.into_iter().map(|name| (name, play.town.host.ip(&format!("-o link show dev {name}")))).collect()
+}
