@@ -466,3 +466,21 @@ async fn the_task_answers_messages_looks_after_a_sign_and_ends_when_told() {
     assert!(bench.daemon.kernel.collected > 0);
     assert!(matches!(ask(&requests, Request::Status).await, Err(Failure::Failed(_))));
 }
+
+#[tokio::test]
+async fn a_container_whose_program_cannot_be_attached_again_has_no_network_until_it_can() {
+    let mut bench = Bench::new().await;
+    bench.network("blue").await;
+    bench.attach("c1", &["blue"], &[]).await.unwrap();
+    let whole = bench.daemon.kernel.state.clone();
+    let veth = whole.veths.keys().next().unwrap().clone();
+    let addresses = |bench: &Bench| bench.daemon.kernel.state.veths[&veth].interface.addresses.len();
+
+    bench.daemon.kernel.state.hooks.remove(&(veth.clone(), Hook::FromContainer));
+    bench.daemon.kernel.fail_after = Some(0);
+    bench.daemon.reconcile().await.unwrap();
+    assert_eq!(addresses(&bench), 0, "it is closed");
+
+    bench.daemon.reconcile().await.unwrap();
+    assert_eq!(bench.daemon.kernel.state, whole);
+}

@@ -71,8 +71,7 @@ impl Links {
 }
 
 /// What has a bridge make up no address of its own and learn none. 1 is IN6_ADDR_GEN_MODE_NONE.
-const SYSCTLS: [(&str, &str); 4] =
-    [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
+const SYSCTLS: [(&str, &str); 4] = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
 
 fn keep_to_what_is_set(name: &LinkName) -> Result<()> {
     for (sysctl, value) in SYSCTLS {
