@@ -33,7 +33,8 @@ pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> 
 /// What the host's routing says of a packet that leaves a container's network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WayOut {
-    /// By this uplink, as this address: the uplink's, or the packet's own in a routed network; `s.flow`'s way is filled in.
+    /// By this uplink, as this address: the network's or the uplink's, or the packet's own in a routed network; `s.flow`'s way is
+    /// filled in.
     Uplink(Address),
     /// It is for the host.
     Local,
@@ -45,6 +46,9 @@ pub enum WayOut {
 /// looked up by what it is, an answer by what it becomes: a published flow answers from the published address.
 #[inline(never)]
 pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: bool) -> Result<WayOut, DropReason> {
+    if t.settings().is_some_and(|settings| settings.routed_by_stack != 0) {
+        return Ok(WayOut::Stack);
+    }
     let tuple = if answers { &s.flow.becomes } else { &s.key };
     match t.route(from.bridge, tuple, &mut s.flow.next) {
         Route::Local => return Ok(WayOut::Local),
@@ -60,14 +64,32 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: b
     if s.flow.next.mtu == 0 {
         s.flow.next.mtu = device.mtu;
     }
-    let Some(address) = source(from, device, s.key.src) else { return Err(DropReason::UncoveredDevice) };
+    let Some(address) = source(t, from, device, s.key.src) else { return Err(DropReason::UncoveredDevice) };
     Ok(WayOut::Uplink(address))
 }
 
-/// The address as which a packet of a container of `from` leaves by `uplink`.
+/// The address as which a packet from `own`, of the network of `from`, leaves by `uplink`.
 #[inline(always)]
-pub fn source(from: &Device, uplink: &Device, own: Address) -> Option<Address> {
-    if from.routes(own) { Some(own) } else { uplink.address(own) }
+pub fn source<T: Tables>(t: &T, from: &Device, uplink: &Device, own: Address) -> Option<Address> {
+    if from.routes(own) {
+        return Some(own);
+    }
+    let given = t.device(from.bridge).and_then(|bridge| bridge.address(own));
+    if given.is_some() { given } else { uplink.address(own) }
+}
+
+/// Refuses what comes by an uplink and would go on to elsewhere, where the host routes for nobody but netd's containers. What
+/// is for a container goes on: its own hook says why it may not arrive.
+#[inline(never)]
+pub fn require_destination<T: Tables>(t: &T, s: &mut Scratch, by: &Device) -> Result<(), DropReason> {
+    let for_host = by.address(s.key.dst) == Some(s.key.dst);
+    if for_host || t.route(by.ifindex, &s.key, &mut s.flow.next) != Route::Forward {
+        return Ok(());
+    }
+    match t.device(s.flow.next.device) {
+        Some(device) if !device.is(DeviceKind::Uplink) => Ok(()),
+        _ => Err(DropReason::NotARouter),
+    }
 }
 
 /// Whether the stack must route this packet: it would have to answer it (its time is up) or to cut it.

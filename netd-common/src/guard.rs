@@ -8,6 +8,7 @@
 use crate::{
     conntrack,
     hooks::{Decided, PASS, goes_on},
+    icmp,
     nat::{self, Ttl},
     packet::Packet,
     parse::{self, Transport},
@@ -16,11 +17,16 @@ use crate::{
     verdict::DropReason,
 };
 
-/// Egress of an uplink, a packet of the host's own: as it is, unless its answers would be a container's.
+/// Egress of an uplink, a packet of the host's own: as it is, unless its answers would be a container's, or it is an error about a
+/// packet that was translated before the stack saw it, whose sender must find in it what it sent.
 #[inline(always)]
 pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };
     let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) else { return Ok(PASS) };
+    if h.transport == Transport::Error && icmp::find_hosts(p, t, s, h) {
+        icmp::rewrite(p, h, s, Ttl::Keep)?;
+        return Ok(PASS);
+    }
     if h.transport != Transport::Tcp && h.transport != Transport::Udp {
         return Ok(PASS);
     }

@@ -22,9 +22,6 @@ pub type Decided = Result<Packed, DropReason>;
 /// To the stack.
 pub const PASS: Packed = Verdict::Pass.packed();
 
-/// Bytes from a frame's start to its ethertype.
-const ETHERTYPE: usize = 12;
-
 /// Runs the logic of a hook on a packet.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) -> Packed {
@@ -49,6 +46,10 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     let frame = parse::ethernet(p)?;
     policy::require_own_mac(device, frame)?;
+    if p.is_tagged() {
+        // A virtual LAN among the containers of the network: the bridge's, which knows none beyond itself.
+        return Ok(PASS);
+    }
     if policy::is_arp(frame) {
         policy::require_own_arp(p, device)?;
         return Ok(PASS);
@@ -189,32 +190,43 @@ pub fn to_container<P: Packet, T: Tables>(p: &mut P, t: &T) -> Decided {
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     p.set_label(Label::None);
+    if p.is_tagged() || p.is_for_another() {
+        return Ok(PASS);
+    }
     let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };
     let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) else { return Ok(PASS) };
     s.key.zone = Zone::HOST;
+    let to_group = frame.destination.is_group();
     if h.v4 && s.key.dst.v4_bytes()[0] == 127 {
         return Err(DropReason::LoopbackFromWire);
     }
     if h.transport == Transport::Error {
-        return error_from_outside(p, t, s, h);
+        return error_from_outside(p, t, s, h, to_group);
     }
     let h = fragment::recall(t, s, h);
-    if !h.transport.has_flow() {
-        return Ok(PASS);
+    let is_ours = h.transport.has_flow()
+        && (goes_on(t, s, h, |t, s| forward::find_way_in(t, s).map(|()| true))?
+            || !to_group && opened_from_outside(t, s, h, p.device())?);
+    if is_ours { enter(p, t, s, h) } else { left_to_host(t, s, p.device(), to_group) }
+}
+
+/// What came by this uplink and is not ours. To a group it goes no further than the host.
+#[inline(always)]
+fn left_to_host<T: Tables>(t: &T, s: &mut Scratch, uplink: u32, to_group: bool) -> Decided {
+    match t.device(uplink) {
+        Some(device) if device.has(device_flags::not_a_router(s.key.dst.is_v4())) && !to_group => {
+            forward::require_destination(t, s, device)?;
+        }
+        _ => {}
     }
-    if !goes_on(t, s, h, |t, s| forward::find_way_in(t, s).map(|()| true))?
-        && !opened_from_outside(t, s, h, p.device())?
-    {
-        return Ok(PASS);
-    }
-    enter(p, t, s, h)
+    Ok(PASS)
 }
 
 /// An ICMP error from outside: about a packet that a container sent, or about one of the host's own.
 #[inline(always)]
-fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers, to_group: bool) -> Decided {
     if !icmp::find(p, t, s, h) {
-        return Ok(PASS);
+        return left_to_host(t, s, p.device(), to_group);
     }
     forward::find_way_in(t, s)?;
     if forward::needs_stack(p, h, s.flow.next.mtu)? {
@@ -268,20 +280,15 @@ pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Dec
         return guard::leave(p, t, s);
     }
     let Some(from) = t.device(p.came_by()) else { return Ok(PASS) };
-    if from.is(DeviceKind::Uplink) {
-        let v6 = p.read::<2>(ETHERTYPE).is_ok_and(|ethertype| ethertype == parse::ETHERTYPE_IPV6);
-        let flag = if v6 { device_flags::NOT_A_ROUTER_V6 } else { device_flags::NOT_A_ROUTER_V4 };
-        let dropped = from.has(flag);
-        return if dropped { Err(DropReason::NotARouter) } else { Ok(PASS) };
-    }
-    forwarded_for_container(p, t, s, from)
+    if from.is(DeviceKind::Uplink) { Ok(PASS) } else { forwarded_for_container(p, t, s, from) }
 }
 
 /// A container's packet that the stack has routed: it must not leave with the container's address.
 #[inline(always)]
 fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, from: &Device) -> Decided {
     let frame = parse::ethernet(p)?;
-    let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Ok(PASS) };
+    // What was wrapped after its translation has the label.
+    let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Err(DropReason::UncoveredDevice) };
     s.key.zone = from.zone;
     s.endpoint = EndpointKey { address: s.key.src, zone: from.zone, pad: 0 };
     if t.endpoint(&s.endpoint).is_none() {
@@ -296,19 +303,22 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
             return Err(DropReason::NoFlow);
         }
         icmp::rewrite(p, h, s, Ttl::Keep)?;
+        p.set_label(Label::Approved);
         return Ok(PASS);
     }
     let h = fragment::recall(t, s, h);
-    if !goes_on(t, s, h, |_, _| Ok(true))? {
-        let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
-        let Some(source) = forward::source(from, uplink, s.key.src) else {
-            return Err(DropReason::UncoveredDevice);
-        };
+    let Some(uplink) = t.device(p.device()) else { return Err(DropReason::UncoveredDevice) };
+    let source = forward::source(t, from, uplink, s.key.src);
+    // What a container opened on another uplink is over.
+    let may_go_on = |s: &Scratch| s.flow.direction != 0 || Some(s.flow.becomes.src) == source;
+    if !goes_on(t, s, h, |_, s| Ok(may_go_on(s)))? {
+        let Some(source) = source else { return Err(DropReason::UncoveredDevice) };
         s.flow.next = Default::default();
         s.flow.via = Via::Stack as u8;
         masquerade(t, s, h, source)?;
     }
     fragment::remember(t, s, h);
     nat::rewrite(p, h, s, Ttl::Keep)?;
+    p.set_label(Label::Approved);
     Ok(PASS)
 }

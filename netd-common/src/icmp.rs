@@ -10,7 +10,7 @@ use crate::{
     nat::{self, Ttl, ipv4, ipv6},
     packet::{Covers, Packet, Zero},
     parse::{self, Headers, IPV4_HEADER, IPV6_HEADER, Transport},
-    tables::{Quote, Scratch, Tables},
+    tables::{DeviceKind, Quote, Route, Scratch, Tables},
     tuple::{Address, ICMP, Port, Tuple, UDP, echo},
     verdict::DropReason,
 };
@@ -30,6 +30,23 @@ const ICMP_CHECKSUM: usize = 2;
 pub fn find<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> bool {
     p.reach(h.l4 + ICMP_HEADER + LONGEST_QUOTE);
     let Ok(true) = read(p, h, &mut s.evicted_key, &mut s.quote) else { return false };
+    s.peer_key = s.evicted_key.reversed(s.key.zone);
+    conntrack::find_quoted(t, s, t.now())
+}
+
+/// The same for an error that the host itself sends, about a packet that was translated when it came: what it quotes was on its
+/// way to a container, of the network that the host's routing leads to.
+#[inline(never)]
+pub fn find_hosts<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> bool {
+    p.reach(h.l4 + ICMP_HEADER + LONGEST_QUOTE);
+    let Ok(true) = read(p, h, &mut s.evicted_key, &mut s.quote) else { return false };
+    if t.route(p.device(), &s.evicted_key, &mut s.flow.next) != Route::Forward {
+        return false;
+    }
+    match t.device(s.flow.next.device) {
+        Some(device) if device.is(DeviceKind::Bridge) => s.key.zone = device.zone,
+        _ => return false,
+    }
     s.peer_key = s.evicted_key.reversed(s.key.zone);
     conntrack::find_quoted(t, s, t.now())
 }

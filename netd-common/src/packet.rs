@@ -61,6 +61,12 @@ pub trait Packet {
     /// Payload bytes of each segment it will be cut into, 0 where it goes out as it is (GSO).
     fn segment_size(&self) -> usize;
 
+    /// Whether it is of a virtual LAN, whose tag the kernel keeps beside the bytes.
+    fn is_tagged(&self) -> bool;
+
+    /// Whether its frame is addressed to another station, which a promiscuous device receives all the same.
+    fn is_for_another(&self) -> bool;
+
     /// Index of the device at whose hook it is.
     fn device(&self) -> u32;
 

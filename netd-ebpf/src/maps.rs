@@ -23,7 +23,7 @@ use netd_common::{
     tables::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
         Fragment, FragmentKey, Hook, Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES,
-        Scratch, Settings, Tables,
+        Scratch, Settings, Tables, fib,
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
@@ -33,9 +33,6 @@ type Place = [u8; PublicationKey::PLACE];
 
 const HOOKS: u32 = Hook::ALL.len() as u32;
 const BPF_NOEXIST: u64 = 1;
-const BPF_FIB_LKUP_RET_SUCCESS: i64 = 0;
-const BPF_FIB_LKUP_RET_NOT_FWDED: i64 = 4;
-const BPF_FIB_LKUP_RET_NO_NEIGH: i64 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
@@ -345,25 +342,22 @@ fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
 #[inline(never)]
 fn route(skb: *mut __sk_buff, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
     let mut question = lookup(input, tuple);
-    let mut result = fib(skb, &mut question, BPF_FIB_LOOKUP_SKIP_NEIGH);
+    let mut result = ask(skb, &mut question, BPF_FIB_LOOKUP_SKIP_NEIGH);
     if result == EINVAL {
         // Kernels before 6.3 do not know the flag.
-        result = fib(skb, &mut question, 0);
+        result = ask(skb, &mut question, 0);
     }
-    match result {
-        BPF_FIB_LKUP_RET_SUCCESS => {}
-        // The neighbour is the sending's to find. The MTU was not filled in then.
-        BPF_FIB_LKUP_RET_NO_NEIGH => question.__bindgen_anon_1.mtu_result = 0,
-        // Also what the host has no route for at all: either way the stack knows what to say.
-        BPF_FIB_LKUP_RET_NOT_FWDED => return Route::Local,
-        _ => return Route::Stack,
+    let route = Route::of_fib(result);
+    if route == Route::Forward {
+        // Without a neighbour the MTU is not filled in.
+        let mtu = if result == fib::SUCCESS { mtu(&question) } else { 0 };
+        *next = NextHop::neighbour(question.ifindex, mtu, gateway(&question));
     }
-    *next = NextHop::neighbour(question.ifindex, mtu(&question), gateway(&question));
-    Route::Forward
+    route
 }
 
 #[inline(always)]
-fn fib(skb: *mut __sk_buff, question: &mut FibLookup, flags: u32) -> i64 {
+fn ask(skb: *mut __sk_buff, question: &mut FibLookup, flags: u32) -> i64 {
     // SAFETY: the context in hand, and parameters that live through the call with their size told.
     unsafe { bpf_fib_lookup(skb.cast(), question, size_of::<FibLookup>() as i32, flags) }
 }

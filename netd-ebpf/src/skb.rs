@@ -28,6 +28,7 @@ pub const DROP: i32 = TC_ACT_SHOT;
 const FARTHEST: usize = 512;
 
 const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -167,6 +168,18 @@ impl Packet for Skb {
     fn segment_size(&self) -> usize {
         // SAFETY: a field of the context in hand.
         unsafe { (*self.skb).gso_size as usize }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn is_for_another(&self) -> bool {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).pkt_type == PACKET_OTHERHOST }
     }
 
     #[inline(always)]

@@ -179,6 +179,7 @@ impl Kernel for Host {
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
         self.forwarding.follow_renames()?;
         let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
+        let routes_by_marks = self.links.routes_by_marks().await?;
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
         for path in sandboxes {
@@ -190,7 +191,7 @@ impl Kernel for Host {
             }
         }
         let addresses = self.links.host_addresses().await?;
-        Ok(HostFacts { uplinks, routes, addresses, ephemeral, reserved, timeouts, sandboxes: there })
+        Ok(HostFacts { uplinks, routes, routes_by_marks, addresses, ephemeral, reserved, timeouts, sandboxes: there })
     }
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {

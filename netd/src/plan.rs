@@ -58,6 +58,12 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
     if facts.uplinks.is_empty() {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
+    if facts.routes_by_marks {
+        warnings.push(
+            "a rule of `ip rule` picks routes by a mark or a type of service: what leaves goes by the stack, not as fast"
+                .to_owned(),
+        );
+    }
     for (link, uplink) in &facts.uplinks {
         if Family::BOTH.into_iter().all(|family| primary(uplink, family).is_none()) {
             warnings.push(format!("uplink {link} has no address: containers reach nothing by it"));
@@ -241,6 +247,7 @@ fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
         pools: pools(ephemeral),
         second: PortRange { first: ephemeral.first.max(FIRST_UNPRIVILEGED), last: ephemeral.last },
         ephemeral,
+        routed_by_stack: facts.routes_by_marks.into(),
         timeouts: facts.timeouts.map(Span::at_least_seconds),
     }
 }

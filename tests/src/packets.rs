@@ -16,6 +16,7 @@ pub struct Build {
     transport: Transport,
     payload: Vec<u8>,
     udp_checksum: bool,
+    protocol: Option<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +85,7 @@ impl Build {
     fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
         let ip = Ipv4Header { source: src.octets(), destination: dst.octets(), time_to_live: 64, ..Default::default() };
         let ethernet = Ethernet2Header { ether_type: EtherType::IPV4, ..Default::default() };
-        Self { ethernet, ip, transport, payload: Vec::new(), udp_checksum: true }
+        Self { ethernet, ip, transport, payload: Vec::new(), udp_checksum: true, protocol: None }
     }
 
     /// With these link-layer addresses.
@@ -109,6 +110,23 @@ impl Build {
         if let Transport::Tcp(tcp) = &mut self.transport {
             (tcp.sequence_number, tcp.acknowledgment_number) = (sequence, acknowledgement);
         }
+        self
+    }
+
+    /// With its ends exchanged.
+    pub fn turned(mut self) -> Self {
+        std::mem::swap(&mut self.ip.source, &mut self.ip.destination);
+        match &mut self.transport {
+            Transport::Tcp(tcp) => std::mem::swap(&mut tcp.source_port, &mut tcp.destination_port),
+            Transport::Udp(udp) => std::mem::swap(&mut udp.source_port, &mut udp.destination_port),
+            Transport::Icmp(_) | Transport::Other(_) => {}
+        }
+        self
+    }
+
+    /// Said to be of this protocol, whatever it carries.
+    pub fn protocol(mut self, protocol: u8) -> Self {
+        self.protocol = Some(protocol);
         self
     }
 
@@ -186,6 +204,9 @@ impl Build {
             Transport::Other(protocol) => self.ip.protocol = IpNumber(*protocol),
         }
         segment.extend_from_slice(&self.payload);
+        if let Some(protocol) = self.protocol {
+            self.ip.protocol = IpNumber(protocol);
+        }
         self.ip.set_payload_len(segment.len()).expect("fits");
         self.ip.header_checksum = self.ip.calc_header_checksum();
         let mut bytes = Vec::new();

@@ -59,6 +59,7 @@ pub fn settings() -> Settings {
         pools: [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }],
         second: PortRange { first: 32_768, last: 60_999 },
         ephemeral: PortRange { first: 32_768, last: 60_999 },
+        routed_by_stack: 0,
         timeouts,
     }
 }
@@ -141,11 +142,16 @@ fn add_container(world: &mut World, ifindex: u32, (bridge, zone, gateway_ipv4): 
     world.endpoints.insert(key, Endpoint { device: ifindex, mtu: 1500, mac, gateway_mac });
 }
 
+fn format_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// What makes the same host's devices, addresses and routes in an empty network namespace, as `ip` batch lines.
 pub fn commands() -> Vec<String> {
     let mut lines = vec![
         "link set lo up".to_owned(),
-        format!("link add uplink index {UPLINK} type veth peer name beyond"),
+        // With the link-layer address that packets of the scene are sent to: others are for another station.
+        format!("link add uplink index {UPLINK} address {} type veth peer name beyond", format_mac(UPLINK_MACS[0])),
         format!("link add foreign index {FOREIGN} type veth peer name elsewhere"),
     ];
     for (bridge, _, gateway) in BRIDGES {

@@ -135,7 +135,9 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
         // A test run takes no packet shorter than the header that its ethertype promises.
         bytes.resize(bytes.len().max(ETH + 40), 0);
     }
-    (hook, Frame { came_by, ..Frame::at(device, bytes) })
+    let destination: [u8; 6] = bytes[..6].try_into().expect("six bytes");
+    let for_another = device == UPLINK && destination[0] & 1 == 0 && destination != scene::UPLINK_MACS[0];
+    (hook, Frame { came_by, for_another, ..Frame::at(device, bytes) })
 }
 
 /// Whether a packet with this tuple may come by this hook: one of a network from its container, one of the host's zone from outside.
@@ -219,6 +221,9 @@ fn decorate(random: &mut StdRng, mut build: Build, hook: Hook, device: u32) -> B
     build = match hook {
         Hook::FromContainer if random.random_ratio(1, 30) => build.macs([2, 6, 6, 6, 6, 6], destination),
         Hook::FromContainer => build.macs(scene::container_mac(device), destination),
+        _ if random.random_ratio(1, 30) => {
+            build.macs(scene::UPLINK_MACS[1], pick(random, &[[0xff; 6], [2, 9, 9, 9, 9, 9]]))
+        }
         _ => build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]),
     };
     if random.random_ratio(1, 12) {

@@ -23,7 +23,7 @@ pub use time::{Instant, Span};
 use crate::{conntrack::Noted, tuple::Tuple};
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = "v3";
 
 /// Names of the maps, as the object has them and as they are pinned.
 pub mod names {
@@ -82,6 +82,44 @@ pub enum Route {
     Local,
     /// There is no way, or none that a program may take: the stack must answer.
     Stack,
+}
+
+/// What the kernel's `bpf_fib_lookup` returns (`BPF_FIB_LKUP_RET_*` in linux/bpf.h).
+pub mod fib {
+    /// The next hop and its neighbour are known.
+    pub const SUCCESS: i64 = 0;
+    /// A route that drops in silence.
+    pub const BLACKHOLE: i64 = 1;
+    /// A route that refuses as unreachable.
+    pub const UNREACHABLE: i64 = 2;
+    /// A route that refuses as prohibited.
+    pub const PROHIBIT: i64 = 3;
+    /// For the host itself or a group, or nowhere.
+    pub const NOT_FORWARDED: i64 = 4;
+    /// The device it came by does not forward.
+    pub const FORWARDING_DISABLED: i64 = 5;
+    /// The route puts it into a tunnel.
+    pub const ENCAPSULATED: i64 = 6;
+    /// The next hop is known, its neighbour not.
+    pub const NO_NEIGHBOUR: i64 = 7;
+    /// It does not fit. Not of a question of one byte.
+    pub const FRAGMENTATION_NEEDED: i64 = 8;
+    /// No source address is known for the route. Not of a question without the flag that asks for one.
+    pub const NO_SOURCE_ADDRESS: i64 = 9;
+}
+
+impl Route {
+    /// What an answer of [`fib`] comes to. Whatever is no way for a program is the stack's to take, answer or drop.
+    #[inline(always)]
+    pub const fn of_fib(answer: i64) -> Self {
+        match answer {
+            // The neighbour is the sending's to find.
+            fib::SUCCESS | fib::NO_NEIGHBOUR => Self::Forward,
+            // Also what has no route at all: either way the stack knows what to say.
+            fib::NOT_FORWARDED => Self::Local,
+            _ => Self::Stack,
+        }
+    }
 }
 
 /// What the packet logic looks up and keeps.
@@ -155,4 +193,32 @@ pub trait Tables {
     /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
     /// that the route has none of its own.
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_the_kernels_routing_has_an_action() {
+        let answers = [
+            (fib::SUCCESS, Route::Forward),
+            (fib::BLACKHOLE, Route::Stack),
+            (fib::UNREACHABLE, Route::Stack),
+            (fib::PROHIBIT, Route::Stack),
+            (fib::NOT_FORWARDED, Route::Local),
+            (fib::FORWARDING_DISABLED, Route::Stack),
+            (fib::ENCAPSULATED, Route::Stack),
+            (fib::NO_NEIGHBOUR, Route::Forward),
+            (fib::FRAGMENTATION_NEEDED, Route::Stack),
+            (fib::NO_SOURCE_ADDRESS, Route::Stack),
+            // One that this version does not know, and the refusals of the helper itself (EINVAL, ENODEV).
+            (10, Route::Stack),
+            (-22, Route::Stack),
+            (-19, Route::Stack),
+        ];
+        for (answer, route) in answers {
+            assert_eq!(Route::of_fib(answer), route, "{answer}");
+        }
+    }
 }

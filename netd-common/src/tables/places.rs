@@ -20,12 +20,19 @@ pub enum DeviceKind {
 pub mod device_flags {
     /// On a container or a bridge: its network has no way out.
     pub const INTERNAL: u8 = 1;
-    /// On an uplink: netd itself switched IPv4 forwarding on, so what of it is neither for the host nor ours is dropped.
+    /// On an uplink: netd itself switched IPv4 forwarding on, so what of it comes by this uplink and is neither for the host nor
+    /// ours is dropped.
     pub const NOT_A_ROUTER_V4: u8 = 2;
     /// The same for IPv6.
     pub const NOT_A_ROUTER_V6: u8 = 4;
     /// On a container or a bridge: its network's IPv6 addresses are known beyond the host, so packets keep them.
     pub const ROUTED_V6: u8 = 8;
+
+    /// The flag of the family.
+    #[inline(always)]
+    pub const fn not_a_router(v4: bool) -> u8 {
+        if v4 { NOT_A_ROUTER_V4 } else { NOT_A_ROUTER_V6 }
+    }
 }
 
 /// Slots of the device array.
@@ -47,7 +54,8 @@ pub struct Device {
     pub bridge: u32,
     /// Largest IP packet it takes, in bytes.
     pub mtu: u32,
-    /// The container's own IPv4 address, or the address an uplink masquerades as; zero where it has none.
+    /// The container's own IPv4 address, the address an uplink masquerades as, or the one that a bridge's network leaves as
+    /// whatever the uplink; zero where it has none.
     pub ipv4: [u8; 4],
     /// The IPv4 address of the network's gateway.
     pub gateway_ipv4: [u8; 4],

@@ -79,6 +79,9 @@ pub struct Settings {
     pub second: PortRange,
     /// The host's `net.ipv4.ip_local_port_range`: never kept as a masqueraded source port, the host's own sockets use it.
     pub ephemeral: PortRange,
+    /// Not zero where the host chooses routes by what a program is not told (marks that netfilter sets, the type of service):
+    /// then only the stack knows the way of a packet that leaves.
+    pub routed_by_stack: u32,
     /// By [`Timeout`].
     pub timeouts: [Span; Timeout::COUNT],
 }

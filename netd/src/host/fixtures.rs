@@ -88,6 +88,7 @@ pub fn uplink() -> DeviceRecord {
 
 pub fn settings() -> Settings {
     Settings {
+        routed_by_stack: 0,
         secret: [1, 2],
         pools: [PortRange { first: 10_000, last: 27_000 }; 2],
         second: PortRange { first: 32_768, last: 60_999 },

@@ -216,7 +216,7 @@ impl Links {
 
     /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is
     /// lacking would be taken for gone.
-    async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
         use futures_util::StreamExt;
         for _ in 0..DUMPS {
             let mut message = NetlinkMessage::from(request.clone());

@@ -10,6 +10,7 @@ mod forwarding;
 mod inside;
 mod kernel;
 mod ours;
+mod rules;
 mod seen;
 mod veth;
 mod watch;

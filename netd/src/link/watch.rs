@@ -22,7 +22,7 @@ use rtnetlink::{
 use tokio::{io::unix::AsyncFd, sync::watch};
 
 /// Groups of messages that tell of what netd depends on.
-const GROUPS: [MulticastGroup; 9] = [
+const GROUPS: [MulticastGroup; 11] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Tc,
@@ -30,6 +30,8 @@ const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
 ];

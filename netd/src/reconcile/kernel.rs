@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub routes: BTreeSet<(IpNet, String)>,
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether a rule of the host's picks routes by a mark or a type of service.
+    pub routes_by_marks: bool,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
     /// `net.ipv4.ip_local_reserved_ports`.

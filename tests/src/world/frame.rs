@@ -24,6 +24,10 @@ pub struct Frame {
     pub summed: Summed,
     /// Payload bytes of each segment, 0 for none.
     pub segment_size: usize,
+    /// Whether it is of a virtual LAN.
+    pub tagged: bool,
+    /// Whether its frame is for another station.
+    pub for_another: bool,
     /// Index of the device at whose hook it is.
     pub device: u32,
     /// Index of the device that received it, 0 for the host itself.
@@ -35,7 +39,16 @@ pub struct Frame {
 impl Frame {
     /// A packet with a complete checksum at a hook of `device`.
     pub fn at(device: u32, bytes: Vec<u8>) -> Self {
-        Self { bytes, summed: Summed::None, segment_size: 0, device, came_by: device, label: Label::None }
+        Self {
+            bytes,
+            summed: Summed::None,
+            segment_size: 0,
+            tagged: false,
+            for_another: false,
+            device,
+            came_by: device,
+            label: Label::None,
+        }
     }
 }
 
@@ -80,6 +93,14 @@ impl Packet for Frame {
 
     fn segment_size(&self) -> usize {
         self.segment_size
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.tagged
+    }
+
+    fn is_for_another(&self) -> bool {
+        self.for_another
     }
 
     fn device(&self) -> u32 {

@@ -24,6 +24,8 @@ use super::Frame;
 pub enum RouteTo {
     /// To the host itself.
     Local,
+    /// Refused: what the stack must say or do.
+    Refused,
     /// By a device, whose largest packet is told, to a neighbour, or to the destination itself where there is none.
     Device(u32, u32, Option<Address>),
 }
@@ -207,6 +209,7 @@ impl Tables for World {
                 *next = NextHop::neighbour(*device, *mtu, via.unwrap_or(tuple.dst));
                 Route::Forward
             }
+            Some((_, _, RouteTo::Refused)) => Route::Stack,
             Some((_, _, RouteTo::Local)) | None => Route::Local,
         }
     }

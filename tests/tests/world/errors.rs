@@ -1,10 +1,15 @@
 //! ICMP errors about packets of a flow.
 
-use netd_common::verdict::{DropReason, Verdict};
+use netd_common::{
+    parse::tcp_flags::{ACK, SYN},
+    tables::Hook,
+    verdict::{DropReason, Verdict},
+};
 use netd_tests::{
-    packets::{checksums_hold, icmp_error, ping, tcp, udp},
+    packets::{Build, checksums_hold, icmp_error, ping, tcp, udp},
     scene::{self, A, B, UPLINK},
-    story::{SERVER, enter, leave},
+    story::{Arrived, SERVER, enter, leave},
+    world::{Frame, World},
 };
 
 #[test]
@@ -66,4 +71,43 @@ fn an_error_about_nothing_of_ours_is_the_hosts_from_outside_and_goes_nowhere_fro
 
     assert_eq!((inward.verdict, truncated.verdict), (Verdict::Pass, Verdict::Pass));
     assert_eq!(outward.verdict, Verdict::Drop(DropReason::NoFlow));
+}
+
+#[test]
+fn an_error_of_the_hosts_own_about_what_it_had_to_route_for_a_container_quotes_what_the_sender_sent() {
+    let world = scene::world();
+    let opened = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80"), false);
+    // A client at the end of its hops, and a server whose answer is.
+    let cases = [
+        udp("203.0.113.9:40000", "192.0.2.1:5353").ttl(1),
+        tcp("198.51.100.7:80", &opened.source()).flags(SYN | ACK).ttl(1),
+    ];
+    for sent in cases {
+        let original = sent.clone().bytes();
+        let to_stack = enter(&world, sent, false);
+        assert_eq!((to_stack.verdict, to_stack.ttl()), (Verdict::Pass, 1));
+        let client = original[26..30].iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+
+        let error = by_host(&world, icmp_error("192.0.2.1", &client, true, &to_stack.bytes, 28));
+
+        assert_eq!(error.verdict, Verdict::Pass);
+        assert_eq!(&error.bytes[26..34], [&[192, 0, 2, 1], &original[26..30]].concat());
+        assert_eq!(&error.bytes[error.l4() + 8..], &original[14..42], "nothing of the container is told");
+    }
+}
+
+#[test]
+fn an_error_of_the_hosts_own_about_its_own_traffic_is_left_as_it_is() {
+    let world = scene::world();
+    let about = udp("203.0.113.9:40000", "192.0.2.1:9").bytes();
+    let error = icmp_error("192.0.2.1", "203.0.113.9", false, &about, 28);
+
+    assert_eq!(by_host(&world, error.clone()).bytes, error.bytes());
+}
+
+fn by_host(world: &World, build: Build) -> Arrived {
+    let mut frame = Frame { came_by: 0, ..Frame::at(UPLINK, build.bytes()) };
+    let verdict = world.run(Hook::ToUplink, &mut frame);
+    checksums_hold(&frame.bytes).unwrap();
+    Arrived { verdict, bytes: frame.bytes }
 }

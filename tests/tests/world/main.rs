@@ -5,6 +5,7 @@ mod errors;
 mod fragments;
 mod guard;
 mod lifetime;
+mod passing;
 mod policy;
 mod properties;
 mod races;

@@ -7,10 +7,10 @@ use netd_common::{
     verdict::Verdict,
 };
 use netd_tests::{
-    packets::{ping, pong, tcp, udp},
-    scene::{self, A, B, UPLINK},
+    packets::{Build, ping, pong, tcp, udp},
+    scene::{self, A, B, C, UPLINK},
     story::{Arrived, SERVER, enter, leave, of},
-    world::Frame,
+    world::{Frame, RouteTo, World},
 };
 
 #[test]
@@ -139,17 +139,80 @@ fn a_packet_at_the_end_of_its_life_goes_to_the_stack_untranslated_from_a_contain
     assert_eq!((out.ttl(), inward.ttl()), (1, 1));
 }
 
+/// What the stack forwards for a container, at the uplink.
+fn forwarded(world: &World, build: Build) -> Arrived {
+    let mut frame = Frame { came_by: 20, ..Frame::at(UPLINK, build.bytes()) };
+    let verdict = world.run(Hook::ToUplink, &mut frame);
+    Arrived { verdict, bytes: frame.bytes }
+}
+
 #[test]
 fn what_the_stack_forwards_for_a_container_leaves_translated_and_returns_to_it() {
     let world = scene::world();
-    let mut frame = Frame::at(UPLINK, tcp("10.176.1.2:33000", "198.51.100.7:80").bytes());
-    frame.came_by = 20;
 
-    let verdict = world.run(Hook::ToUplink, &mut frame);
-    let out = Arrived { verdict, bytes: frame.bytes };
+    let out = forwarded(&world, tcp("10.176.1.2:33000", "198.51.100.7:80"));
     let back = enter(&world, tcp("198.51.100.7:80", &out.source()).flags(SYN | ACK), false);
 
     assert_eq!(out.verdict, Verdict::Pass);
     assert!(out.source().starts_with("192.0.2.1:"));
     assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".into()));
+}
+
+#[test]
+fn what_the_stack_moves_to_another_uplink_leaves_as_that_ones_address() {
+    let mut world = scene::world();
+    let first = forwarded(&world, tcp("10.176.1.2:33000", "198.51.100.7:80"));
+    assert!(first.source().starts_with("192.0.2.1:"));
+
+    world.devices.get_mut(&UPLINK).unwrap().ipv4 = [192, 0, 2, 99];
+    world.sleep_seconds(2);
+    let moved = forwarded(&world, tcp("10.176.1.2:33000", "198.51.100.7:80"));
+
+    assert_eq!(moved.verdict, Verdict::Pass);
+    assert!(moved.source().starts_with("192.0.2.99:"), "{}", moved.source());
+}
+
+#[test]
+fn where_routes_depend_on_marks_the_stack_finds_the_way_and_answers_come_straight_in() {
+    let mut world = scene::world();
+    world.settings.as_mut().unwrap().routed_by_stack = 1;
+    let sent = tcp("10.176.1.2:33000", "198.51.100.7:80");
+
+    let to_stack = leave(&world, A, sent.clone(), false);
+    let out = forwarded(&world, sent);
+    let back = enter(&world, tcp("198.51.100.7:80", &out.source()).flags(SYN | ACK), false);
+    let published = enter(&world, tcp("203.0.113.9:40000", "192.0.2.1:8080"), false);
+    let answer = tcp("10.176.1.2:80", "203.0.113.9:40000").flags(SYN | ACK);
+    let answer_to_stack = leave(&world, A, answer.clone(), false);
+
+    assert_eq!((to_stack.verdict, to_stack.source()), (Verdict::Pass, "10.176.1.2:33000".into()));
+    assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".into()));
+    assert_eq!((published.verdict, answer_to_stack.verdict), (Verdict::Peer(A), Verdict::Pass));
+    assert_eq!(forwarded(&world, answer).source(), "192.0.2.1:8080");
+}
+
+#[test]
+fn a_network_with_an_address_of_its_own_leaves_as_that_by_every_uplink_and_path() {
+    let mut world = scene::world();
+    world.devices.get_mut(&20).unwrap().ipv4 = [192, 0, 2, 50];
+
+    let fast = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80"), false);
+    let slow = forwarded(&world, tcp("10.176.1.3:5001", "198.51.100.7:80"));
+    let other_network = leave(&world, C, tcp("10.176.2.2:5000", "198.51.100.7:80"), false);
+    let back = enter(&world, tcp("198.51.100.7:80", &fast.source()).flags(SYN | ACK), false);
+
+    assert_eq!((fast.source(), slow.source()), ("192.0.2.50:5000".into(), "192.0.2.50:5001".into()));
+    assert!(other_network.source().starts_with("192.0.2.1:"));
+    assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:5000".into()));
+}
+
+#[test]
+fn a_way_that_the_routing_refuses_is_the_stacks_to_answer_and_makes_no_flow() {
+    let mut world = scene::world();
+    world.routes.push((Address::v4([198, 51, 100, 0]), 120, RouteTo::Refused));
+
+    let out = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80"), false);
+
+    assert_eq!((out.verdict, out.source()), (Verdict::Pass, "10.176.1.2:5000".into()));
+    assert_eq!(world.flows.borrow().len(), 0);
 }
