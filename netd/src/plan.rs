@@ -70,6 +70,10 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
         }
     }
     for network in model.networks.values() {
+        for address in network.snat_ips.iter().filter(|address| !facts.addresses.contains(*address)) {
+            let name = &network.name;
+            warnings.push(format!("network {name} leaves as {address}, which is no address of this host"));
+        }
         for subnet in network.subnets.iter().map(|subnet| subnet.subnet) {
             for (route, device) in model::routes(facts).filter(|(route, _)| ipam::overlap(route, &subnet)) {
                 let name = &network.name;
@@ -95,7 +99,12 @@ fn add_network(state: &mut State, network: &Network) {
         addresses: addresses.collect(),
         intact: true,
     };
-    let record = DeviceRecord { kind: DeviceKind::Bridge as u8, ..record_in(network) };
+    let record = DeviceRecord {
+        kind: DeviceKind::Bridge as u8,
+        ipv4: ipv4(network.snat_ip(Family::V4)),
+        ipv6: ipv6(network.snat_ip(Family::V6)),
+        ..record_in(network)
+    };
     state.bridges.insert(link.clone(), bridge);
     state.forwarding.extend(network.subnets.iter().map(|subnet| (link.clone(), subnet.family())));
     state.devices.insert(link, record);
@@ -174,7 +183,7 @@ fn add_attachment(
 /// What the records of a network's devices have in common.
 fn record_in(network: &Network) -> DeviceRecord {
     let gateway = |family| network.subnet(family).map(|subnet| subnet.gateway);
-    let is_routed = network.subnet(Family::V6).is_some_and(Subnet::is_routed);
+    let is_routed = network.subnet(Family::V6).is_some_and(Subnet::is_routed) && network.snat_ip(Family::V6).is_none();
     let flags = [(network.internal, device_flags::INTERNAL), (is_routed, device_flags::ROUTED_V6)];
     DeviceRecord {
         kind: 0,

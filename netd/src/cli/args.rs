@@ -248,6 +248,9 @@ pub struct NetworkCreateArgs {
     /// An address never to give out
     #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = pair)]
     pub aux_addresses: Vec<(String, String)>,
+    /// What its containers leave as; the uplink's own address unless given
+    #[arg(long = "snat-ip", value_name = "IP")]
+    pub snat_ips: Vec<String>,
     /// No way out, and none in
     #[arg(long)]
     pub internal: bool,

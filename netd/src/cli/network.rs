@@ -39,6 +39,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         gateways: args.gateways,
         ip_ranges: args.ip_ranges,
         aux_addresses: args.aux_addresses.into_iter().collect(),
+        snat_ips: args.snat_ips,
         internal: args.internal,
         mtu: args.mtu,
         options: args.options.into_iter().collect(),

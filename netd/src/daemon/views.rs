@@ -28,6 +28,9 @@ pub struct NetworkView {
     pub id: String,
     pub driver: String,
     pub subnets: Vec<SubnetView>,
+    /// What its containers leave as, where that is not the uplink's address.
+    #[serde(default)]
+    pub snat_ips: Vec<IpAddr>,
     pub internal: bool,
     pub mtu: u32,
     /// Whether the MTU is that of the host's routes.
@@ -192,6 +195,7 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         id: network.id.clone(),
         driver: "bridge".to_owned(),
         subnets: network.subnets.iter().map(subnet_view).collect(),
+        snat_ips: network.snat_ips.clone(),
         internal: network.internal,
         mtu: network.mtu,
         mtu_follows: network.mtu_follows,

@@ -14,6 +14,7 @@ mod networks;
 mod options;
 mod portspec;
 mod rejection;
+mod snat;
 #[cfg(test)]
 pub mod tests;
 
@@ -67,6 +68,9 @@ pub struct Network {
     pub zone: u16,
     /// The addresses its containers have: at least one, at most one of a family, IPv4 first.
     pub subnets: Vec<Subnet>,
+    /// What its containers leave as, at most one address of a family; the uplink's where there is none.
+    #[serde(default)]
+    pub snat_ips: Vec<IpAddr>,
     /// Whether it has no way out.
     pub internal: bool,
     /// In bytes.
@@ -93,6 +97,11 @@ impl Network {
     /// Its bridge.
     pub fn bridge(&self) -> LinkName {
         link_name("ndb-", &self.id)
+    }
+
+    /// What its containers leave as whatever the uplink, if anything.
+    pub fn snat_ip(&self, family: Family) -> Option<IpAddr> {
+        self.snat_ips.iter().copied().find(|address| Family::of(*address) == family)
     }
 
     /// Its zone.

@@ -7,7 +7,7 @@ use netd_common::tuple::Mac;
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, mode::RESERVED, mtu};
+use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, mode::RESERVED, mtu, snat};
 use crate::{
     ipam::{self, Pools},
     reconcile::{Family, HostFacts},
@@ -31,6 +31,8 @@ pub struct NetworkOrder {
     pub ip_ranges: Vec<String>,
     /// Addresses never to be given out, by name.
     pub aux_addresses: BTreeMap<String, String>,
+    /// What its containers leave as, at most one address of a family.
+    pub snat_ips: Vec<String>,
     /// No way out.
     pub internal: bool,
     /// In bytes.
@@ -76,12 +78,14 @@ pub fn create_network(
     }
     let ipv6 = order.ipv6 || options.ipv6;
     let subnets = subnets(model, &name, &NetworkOrder { ipv6, ..order.clone() }, on)?;
+    let snat_ips: Vec<String> = order.snat_ips.iter().chain(&options.host_ips).cloned().collect();
     let mtu = order.mtu.or(options.mtu);
     let network = Network {
         name: name.clone(),
         id: fresh_id(rng, |id| model.networks.values().any(|other| other.id[..8] == id[..8])),
         zone: free_zone(model)?,
         mtu: mtu::chosen(mtu, &subnets, on.facts)?,
+        snat_ips: snat::sources(&snat_ips, &subnets)?,
         subnets,
         internal: order.internal,
         mtu_follows: mtu.is_none(),

@@ -13,6 +13,8 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// Both families.
     pub ipv6: bool,
+    /// What containers leave as.
+    pub host_ips: Vec<String>,
     /// What the names of interfaces in containers begin with, if not with `eth`.
     pub ifname_prefix: Option<String>,
 }
@@ -44,16 +46,15 @@ impl Options {
                 self.ipv6 = boolean(value)?;
                 true
             }
+            "host_ipv4" | "host_ipv6" => {
+                self.host_ips.push(value.to_owned());
+                true
+            }
             "enable_ipv4" | "bridge.enable_icc" | "bridge.enable_ip_masquerade" => boolean(value)?,
             "bridge.inhibit_ipv4" | "bridge.default_bridge" => !boolean(value)?,
             "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => value == "nat",
             "bridge.host_binding_ipv4" => value == "0.0.0.0",
-            "bridge.name"
-            | "bridge.trusted_host_interfaces"
-            | "host_ipv4"
-            | "host_ipv6"
-            | "advertise_addr_nmsgs"
-            | "advertise_addr_ms" => false,
+            "bridge.name" | "bridge.trusted_host_interfaces" | "advertise_addr_nmsgs" | "advertise_addr_ms" => false,
             _ => return Err(unknown()),
         };
         if is_what_netd_does { Ok(()) } else { Err(Rejection::Unsupported(format!("{key}={value}"))) }
@@ -90,9 +91,12 @@ mod tests {
             ("com.docker.network.bridge.enable_ip_masquerade", "true"),
             ("com.docker.network.bridge.gateway_mode_ipv4", "nat"),
             ("com.docker.network.enable_ipv6", "1"),
+            ("com.docker.network.host_ipv4", "192.0.2.1"),
         ]);
 
-        assert_eq!(options, Ok(Options { mtu: Some(1400), ipv6: true, ifname_prefix: Some("net".to_owned()) }));
+        let host_ips = vec!["192.0.2.1".to_owned()];
+        let ifname_prefix = Some("net".to_owned());
+        assert_eq!(options, Ok(Options { mtu: Some(1400), ipv6: true, host_ips, ifname_prefix }));
     }
 
     #[test]
@@ -101,7 +105,6 @@ mod tests {
             ("com.docker.network.bridge.enable_icc", "false", "enable_icc=false is not supported"),
             ("com.docker.network.bridge.name", "br0", "bridge.name=br0 is not supported"),
             ("com.docker.network.bridge.gateway_mode_ipv4", "routed", "gateway_mode_ipv4=routed is not supported"),
-            ("com.docker.network.host_ipv4", "192.0.2.1", "host_ipv4=192.0.2.1 is not supported"),
             ("com.docker.network.driver.mtu", "large", "`large` is not an MTU"),
             ("com.docker.network.container_iface_prefix", "a/b", "`a/b` is not what the name"),
             ("com.docker.network.bridge.enable_icc", "maybe", "`maybe` is not true or false"),

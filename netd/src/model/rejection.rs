@@ -56,6 +56,8 @@ pub enum Rejection {
     UnknownOption(String),
     #[error("the MTU is given twice: by --mtu and by an option")]
     MtuTwice,
+    #[error("{first} and {second} are two addresses of one family to leave as")]
+    TwoSources { first: IpAddr, second: IpAddr },
     #[error("MTU {0} is not between 68 and 65535")]
     BadMtu(u32),
     #[error("MTU {0} is less than 1280, which every link with IPv6 must carry")]

@@ -177,3 +177,28 @@ fn routes_into_networks_are_warned_of() {
     assert!(warnings.contains("network front (10.176.0.0/24) overlaps 10.176.0.0/16, which the host routes by tun0"));
     assert_eq!(warnings.lines().count(), 2);
 }
+
+#[test]
+fn a_network_with_an_address_to_leave_as_says_so_on_its_bridge_and_the_operator_hears_if_it_is_not_the_hosts() {
+    let mut model = two_networks_and_an_endpoint();
+    let network = model.networks.values_mut().find(|network| !network.internal).unwrap();
+    network.snat_ips = vec!["192.0.2.2".parse().unwrap()];
+    let bridge = network.bridge();
+
+    assert_eq!(plan(&model, &facts(false), SECRET).devices[&bridge].ipv4, [192, 0, 2, 2]);
+    assert!(!warnings(&model, &facts(false)).iter().any(|warning| warning.contains("leaves as")));
+
+    let elsewhere = HostFacts { addresses: BTreeSet::new(), ..facts(false) };
+    let told = warnings(&model, &elsewhere);
+    assert!(told.iter().any(|warning| warning.contains("leaves as 192.0.2.2, which is no address")), "{told:?}");
+}
+
+#[test]
+fn where_rules_pick_routes_by_marks_the_stack_finds_the_way_and_the_operator_hears_of_it() {
+    let model = two_networks_and_an_endpoint();
+    let by_marks = HostFacts { routes_by_marks: true, ..facts(false) };
+
+    assert_eq!(plan(&model, &facts(false), SECRET).settings.unwrap().routed_by_stack, 0);
+    assert_eq!(plan(&model, &by_marks, SECRET).settings.unwrap().routed_by_stack, 1);
+    assert!(warnings(&model, &by_marks).iter().any(|warning| warning.contains("ip rule")));
+}
