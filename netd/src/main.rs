@@ -1,6 +1,7 @@
 //! netd: container networking with TC/XDP eBPF programs.
 mod api;
 mod cli;
+mod compose;
 mod daemon;
 mod dataplane;
 mod holder;

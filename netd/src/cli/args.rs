@@ -76,6 +76,18 @@ pub enum Command {
         #[arg(long, default_value = "table")]
         format: Format,
     },
+    /// Make the networks of a Compose file, and run the commands of its services in them
+    Up {
+        /// The file; compose.yaml or another of Compose's names in this directory unless given
+        #[arg(short, long)]
+        file: Option<PathBuf>,
+    },
+    /// Take away what `up` made of a Compose file
+    Down {
+        /// The file; compose.yaml or another of Compose's names in this directory unless given
+        #[arg(short, long)]
+        file: Option<PathBuf>,
+    },
     /// Show what happens, as it happens
     Events(EventsArgs),
     /// Show how the daemon is

@@ -197,16 +197,21 @@ pub async fn inspect(client: &Client, names: &[String]) -> Result<ExitCode> {
 pub async fn rm(client: &Client, force: bool, names: &[String]) -> Result<ExitCode> {
     for name in names {
         let endpoint: EndpointView = client.get(&route("endpoints", name)?).await?;
-        if let Some(process) = running(&endpoint) {
-            if !force {
-                bail!("{name} is running (pid {}): end it, or rm -f", process.pid);
-            }
-            end(&process)?;
+        if let Some(process) = running(&endpoint).filter(|_| !force) {
+            bail!("{name} is running (pid {}): end it, or rm -f", process.pid);
         }
-        remove(client, &endpoint).await?;
+        end_and_remove(client, &endpoint).await?;
         out::line(name);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the process of an endpoint, if it runs, and removes it.
+pub async fn end_and_remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    if let Some(process) = running(endpoint) {
+        end(&process)?;
+    }
+    remove(client, endpoint).await
 }
 
 /// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them.

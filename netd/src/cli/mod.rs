@@ -1,6 +1,7 @@
 //! The command line: reads words, asks the daemon, prints. Decides nothing that another door would have to know.
 
 mod args;
+mod compose;
 mod daemon;
 mod drops;
 mod endpoint;
@@ -76,6 +77,8 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),
         Command::Flows(args) => block_on(flows::done(&client, args)),
         Command::Drops { format } => block_on(drops::show(&client, format)),
+        Command::Up { file } => compose::up(&client, file.as_deref()),
+        Command::Down { file } => compose::down(&client, file.as_deref()),
         Command::Events(args) => block_on(events::done(&client, args)),
         Command::Status { format } => block_on(status::show(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),

@@ -2,6 +2,7 @@
 
 mod cases;
 mod clsact;
+mod compose;
 mod connecting;
 mod core;
 mod edges;
