@@ -12,7 +12,7 @@ use crate::{
     parse::{self, Headers, Transport},
     policy, publish,
     tables::{Device, DeviceKind, EndpointKey, Hook, Scratch, Tables, Via, device_flags},
-    tuple::{Address, Zone},
+    tuple::Zone,
     verdict::{DropReason, Packed, Verdict},
 };
 
@@ -63,9 +63,6 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         // A switch's work, without state.
         return forward::switch(p, t, s, device.zone, frame.destination);
     }
-    if s.key.dst == device.gateway(s.key.dst) {
-        return Ok(PASS);
-    }
     s.key.zone = device.zone;
     if h.transport == Transport::Error {
         return error_by_container(p, t, s, device, h);
@@ -78,6 +75,11 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
 #[inline(always)]
 fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
     let answers = icmp::find(p, t, s, h);
+    if answers && s.flow.becomes.zone != Zone::HOST {
+        forward::find_way_in(t, s)?;
+        icmp::rewrite(p, h, s, Ttl::Keep)?;
+        return forward::send(p, s);
+    }
     let way = forward::find_way_out(t, s, device, answers)?;
     if !matches!(way, WayOut::Uplink(_)) {
         return Ok(PASS);
@@ -95,33 +97,49 @@ fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, d
 /// From a container to beyond its network.
 #[inline(always)]
 fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
-    if !goes_on(t, s, h, |t, s| find_answers_way_out(t, s, device))? {
-        let source = match forward::find_way_out(t, s, device, false)? {
-            WayOut::Local | WayOut::Stack => return Ok(PASS),
-            WayOut::Uplink(source) => source,
+    if !goes_on(t, s, h, |t, s| find_containers_way(t, s, device))? {
+        let internal = device.has(device_flags::INTERNAL);
+        let way = if s.key.dst == device.gateway(s.key.dst) {
+            WayOut::Local
+        } else {
+            forward::find_way_out(t, s, device, false)?
         };
-        if device.has(device_flags::INTERNAL) {
+        match way {
+            WayOut::Local if may_knock(h) && publish::lead_within(t, s)? => {}
+            WayOut::Local | WayOut::Stack => return Ok(PASS),
+            // Untranslated, and without a flow: the stack may have to answer it.
+            WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(PASS),
+            WayOut::Uplink(source) => nat::masquerade_as(s, source),
+        }
+        if internal {
             return Err(DropReason::Internal);
         }
-        // Untranslated, and without a flow: the stack may have to answer it.
-        if forward::needs_stack(p, h, s.flow.next.mtu)? {
-            return Ok(PASS);
-        }
-        masquerade(t, s, h, source)?;
+        open(t, s, h)?;
     }
     fragment::remember(t, s, h);
+    // Between a container and the host's address there is no hop, and no link that could be too narrow.
+    let within = s.flow.becomes.zone != Zone::HOST;
     // What the stack must route leaves as it is, and is translated on its way out of the uplink.
-    if s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)? {
+    if !within && (s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)?) {
         return Ok(PASS);
     }
-    nat::rewrite(p, h, s, Ttl::Decrement)?;
+    nat::rewrite(p, h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
     forward::send(p, s)
+}
+
+/// Whether a packet may open a flow to a published port.
+#[inline(always)]
+fn may_knock(h: Headers) -> bool {
+    h.transport != Transport::EchoRequest && conntrack::opens(h)
 }
 
 /// Looks up the way of a flow that a container goes on with. Without one the stack must know. False if the flow is over: what
 /// a container opened has an address of the host that is not that of its way, so no answer would come back.
 #[inline(always)]
-fn find_answers_way_out<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
+fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
+    if s.flow.becomes.zone != Zone::HOST {
+        return forward::find_way_in(t, s).map(|()| true);
+    }
     let answers = s.flow.direction != 0;
     let WayOut::Uplink(source) = forward::find_way_out(t, s, device, answers)? else {
         s.flow.via = Via::Stack as u8;
@@ -156,9 +174,10 @@ pub fn goes_on<T: Tables>(
     Ok(conntrack::refresh(t, s, settings, h, now))
 }
 
-/// Makes the flow of a packet that leaves as `source`. Where that is its own address, its port is its own too.
+/// Makes the flow of a container's packet, what it becomes filled in but for its source port. Where it keeps its address it
+/// keeps its port too.
 #[inline(always)]
-fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) -> Result<(), DropReason> {
+fn open<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Result<(), DropReason> {
     match h.transport {
         Transport::Fragment => return Err(DropReason::Fragment),
         Transport::Error | Transport::Opaque => return Err(DropReason::Untranslatable),
@@ -169,9 +188,8 @@ fn masquerade<T: Tables>(t: &T, s: &mut Scratch, h: Headers, source: Address) ->
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     let now = t.now();
-    nat::masquerade_as(s, source);
     conntrack::prepare(s, settings, h, now);
-    let keep = source == s.key.src;
+    let keep = s.flow.becomes.src == s.key.src;
     nat::establish_with_port(t, s, settings, now, keep)
 }
 
@@ -241,15 +259,16 @@ fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
 /// Whether a packet from outside that belongs to no flow opens one to a published port. It is the host's if not.
 #[inline(always)]
 fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u32) -> Result<bool, DropReason> {
-    if h.transport == Transport::EchoRequest || !conntrack::opens(h) {
+    if !may_knock(h) {
         return Ok(false);
     }
     let Some(publication) = publish::at(t, s, uplink) else { return Ok(false) };
+    if publication.address.is_v4() != s.key.dst.is_v4() {
+        // No process has the port, so the host refuses at once.
+        return Ok(false);
+    }
     let Some(settings) = t.settings() else { return Ok(false) };
-    s.flow.becomes = s.key;
-    s.flow.becomes.dst = publication.address;
-    s.flow.becomes.dst_port = publication.port(s.key.dst_port);
-    s.flow.becomes.zone = publication.zone;
+    publish::become_published(s, &publication);
     forward::find_way_in(t, s)?;
     let now = t.now();
     conntrack::prepare(s, settings, h, now);
@@ -315,7 +334,8 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         let Some(source) = source else { return Err(DropReason::UncoveredDevice) };
         s.flow.next = Default::default();
         s.flow.via = Via::Stack as u8;
-        masquerade(t, s, h, source)?;
+        nat::masquerade_as(s, source);
+        open(t, s, h)?;
     }
     fragment::remember(t, s, h);
     nat::rewrite(p, h, s, Ttl::Keep)?;

@@ -1,20 +1,68 @@
 //! Published ports: which container answers where a client knocks.
 
-use crate::tables::{Publication, PublicationKey, Route, Scratch, Tables};
+use crate::{
+    forward,
+    tables::{Publication, PublicationKey, Route, Scratch, Tables},
+    verdict::DropReason,
+};
 
 /// The publication that a packet with the tuple `s.key` knocks at: of exactly its destination, or of every address if the
 /// destination is the host's own. Traffic in transit to the same port is nobody's.
 #[inline(always)]
 pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> {
-    s.publication = PublicationKey::new(s.key.dst, s.key.protocol, s.key.dst_port);
-    if let Some(publication) = t.publication(&s.publication) {
-        return Some(*publication);
+    if let Some(publication) = exactly(t, s) {
+        return Some(publication);
     }
     // An answer to another host of one link would have to say which: such a client is the host's own.
     if s.key.dst.is_link_local() {
         return None;
     }
-    s.publication.address = s.key.dst.any_of_family();
-    let publication = *t.publication(&s.publication)?;
+    let publication = everywhere(t, s)?;
     (t.route(input, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
+}
+
+/// Leads a container's packet to an address of the host, whose tuple is `s.key`, to the container that is published there: fills
+/// in what it becomes and its way. False if nothing is.
+///
+/// The source becomes the gateway of the target's network, so that answers come back by it whoever asked: a neighbour, a
+/// container of another network, whose addresses may be the same, or the target itself.
+#[inline(never)]
+pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch) -> Result<bool, DropReason> {
+    if s.key.dst.is_loopback() {
+        return Ok(false);
+    }
+    let Some(publication) = exactly(t, s).or_else(|| everywhere(t, s)) else { return Ok(false) };
+    if publication.address.is_v4() != s.key.dst.is_v4() {
+        // No process has the port, so the host refuses at once.
+        return Ok(false);
+    }
+    become_published(s, &publication);
+    forward::find_way_in(t, s)?;
+    let Some(target) = t.device(s.flow.next.device) else { return Err(DropReason::UnknownDevice) };
+    s.flow.becomes.src = target.gateway(s.key.src);
+    if s.flow.becomes.src == s.key.src.any_of_family() {
+        return Err(DropReason::NoEndpoint);
+    }
+    Ok(true)
+}
+
+/// Fills in what a packet that knocks at a publication becomes, its source as it is.
+#[inline(always)]
+pub fn become_published(s: &mut Scratch, publication: &Publication) {
+    s.flow.becomes = s.key;
+    s.flow.becomes.dst = publication.address;
+    s.flow.becomes.dst_port = publication.port(s.key.dst_port);
+    s.flow.becomes.zone = publication.zone;
+}
+
+#[inline(always)]
+fn exactly<T: Tables>(t: &T, s: &mut Scratch) -> Option<Publication> {
+    s.publication = PublicationKey::new(s.key.dst, s.key.protocol, s.key.dst_port);
+    t.publication(&s.publication).copied()
+}
+
+#[inline(always)]
+fn everywhere<T: Tables>(t: &T, s: &mut Scratch) -> Option<Publication> {
+    s.publication = PublicationKey::new(s.key.dst.any_of_family(), s.key.protocol, s.key.dst_port);
+    t.publication(&s.publication).copied()
 }

@@ -96,6 +96,7 @@ pub fn world() -> World {
     );
     world.routes.push((Address::v4([192, 0, 2, 0]), 120, RouteTo::Device(UPLINK, 1500, None)));
     world.routes.push((Address::v4(HOST), 128, RouteTo::Local));
+    world.routes.push((Address::v4([127, 0, 0, 0]), 104, RouteTo::Local));
     world.routes.push((Address::v4([198, 18, 0, 0]), 111, RouteTo::Device(FOREIGN, 1500, None)));
     world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
     publish(&mut world, Address::ANY_V4, TCP, 8080..=8080, [10, 176, 1, 2], 80);

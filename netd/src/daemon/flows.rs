@@ -110,7 +110,7 @@ impl<K: Kernel> Daemon<K> {
         Ok(Reply::Flows(views))
     }
 
-    /// Ends the flows from outside that knocked at a port which is published no more, or leads elsewhere.
+    /// Ends the flows from outside and from containers that knocked at a port which is published no more, or leads elsewhere.
     pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
         let mut ending = Vec::new();
         let publications = &self.applied.publications;
@@ -121,11 +121,7 @@ impl<K: Kernel> Daemon<K> {
             to.is_some_and(|to| (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst))
         };
         self.kernel.flows(&mut |tuple, flow| {
-            if flow.direction == 0
-                && tuple.zone == Zone::HOST
-                && flow.becomes.zone != Zone::HOST
-                && !leads_there(tuple, flow)
-            {
+            if flow.direction == 0 && flow.becomes.zone != Zone::HOST && !leads_there(tuple, flow) {
                 ending.push(*tuple);
             }
         })?;

@@ -115,6 +115,32 @@ pub fn the_host_reaches_a_published_port_by_each_of_its_addresses_and_is_told_wh
     assert!(town.client.asks_tcp(&format!("{FRONT}:8008"), IMPATIENCE).is_err(), "published on the loopback alone");
 }
 
+pub fn containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways(town: &Town) {
+    town.network("blue");
+    town.network("green");
+    let ports = ["8080:80", "8007:7", "8007:7/udp", "9000:9000", "8009:9/udp"];
+    let web = town.container("web", "blue", &ports);
+    let neighbour = town.container("neighbour", "blue", &[]);
+    let stranger = town.container("stranger", "green", &[]);
+    let servers = Servers::in_node(&web);
+    let [blue, green] = ["blue", "green"].map(|network| says::gateway_of(&town.netd, network));
+
+    for (client, gateway) in [(&neighbour, &blue), (&stranger, &green), (&web, &blue)] {
+        for address in [HOST, FRONT, gateway] {
+            servers.answer_at(client, address, Ports { http: 8080, echo: 8007, bulk: 9000 });
+        }
+    }
+
+    servers.have_seen_only(&blue);
+    for client in [&neighbour, &stranger] {
+        // Nobody is at the container's port, which is told at once and by whom was asked.
+        let said = client.run(dial(&format!("udp {HOST}:8009"))).stdout;
+        assert_eq!(said, format!("error {}\n", nix::libc::ECONNREFUSED));
+        let said = client.run(dial(&format!("datagram {HOST}:8007"))).stdout;
+        assert_eq!(said, format!("{HOST}:8007 hello\n"));
+    }
+}
+
 pub fn a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed(town: &Town) {
     town.network("blue");
     let _web = town.container("web", "blue", &["8000-8099:8000-8099", &format!("{HOST}:5300:53/udp")]);

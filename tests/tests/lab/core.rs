@@ -49,3 +49,11 @@ fn a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed() {
         cases::a_process_of_the_host_cannot_bind_a_published_port_until_it_is_closed,
     );
 }
+
+#[test]
+fn containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways() {
+    on_both_kinds(
+        &NetdOptions::default(),
+        cases::containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways,
+    );
+}

@@ -12,3 +12,4 @@ mod races;
 mod schedules;
 mod shortage;
 mod translation;
+mod within;
