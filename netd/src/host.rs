@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     dataplane::{Dataplane, Records},
     holder,
-    link::{Forwarding, Links, Ours, Sysctls},
+    link::{self, Forwarding, Links, Ours, Sysctls},
     netns::Namespace,
     reconcile::{Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
 };
@@ -178,7 +178,8 @@ impl Kernel for Host {
 
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
         self.forwarding.follow_renames()?;
-        let (uplinks, routes) = self.links.outside(&self.uplinks, &self.forwarding).await?;
+        let (uplinks, mut uses) = self.links.outside(&self.uplinks, &self.forwarding).await?;
+        uses.extend(self.links.ruled().await?.into_iter().chain(link::resolvers()));
         let routes_by_marks = self.links.routes_by_marks().await?;
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
@@ -191,7 +192,7 @@ impl Kernel for Host {
             }
         }
         let addresses = self.links.host_addresses().await?;
-        Ok(HostFacts { uplinks, routes, routes_by_marks, addresses, ephemeral, reserved, timeouts, sandboxes: there })
+        Ok(HostFacts { uplinks, uses, routes_by_marks, addresses, ephemeral, reserved, timeouts, sandboxes: there })
     }
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {

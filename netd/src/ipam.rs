@@ -91,6 +91,11 @@ pub fn first_address(subnet: &IpNet) -> IpAddr {
     if meaning(subnet, first).is_none() { first } else { address_like(subnet, number(first) + 1) }
 }
 
+/// The address that has the number in `to`, which is as large, that `address` has in `from`.
+pub fn transplanted(from: &IpNet, address: IpAddr, to: &IpNet) -> IpAddr {
+    address_like(to, number(to.network()) + (number(address) - number(from.network())))
+}
+
 /// Where an address is taken from.
 #[derive(Clone, Debug)]
 pub struct Pool<'a> {

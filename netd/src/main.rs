@@ -2,6 +2,7 @@
 mod api;
 mod cli;
 mod compose;
+mod config;
 mod daemon;
 mod dataplane;
 mod holder;

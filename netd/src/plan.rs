@@ -14,7 +14,6 @@ use netd_common::{
 };
 
 use crate::{
-    ipam,
     model::{self, Attachment, Endpoint, Model, Network, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, Sandbox, State, Uplink, Veth,
@@ -74,13 +73,8 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
             let name = &network.name;
             warnings.push(format!("network {name} leaves as {address}, which is no address of this host"));
         }
-        for subnet in network.subnets.iter().map(|subnet| subnet.subnet) {
-            for (route, device) in model::routes(facts).filter(|(route, _)| ipam::overlap(route, &subnet)) {
-                let name = &network.name;
-                warnings.push(format!("network {name} ({subnet}) overlaps {route}, which the host routes by {device}"));
-            }
-        }
     }
+    warnings.extend(model::conflicts(model, facts).iter().map(ToString::to_string));
     warnings
 }
 

@@ -398,4 +398,51 @@ mod tests {
 
         assert!(refusal.contains("the row of c1"), "{refusal}");
     }
+
+    #[test]
+    fn a_store_of_the_first_format_is_read_and_written_as_this_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, empty) = open(&directory).unwrap();
+        let model = two_networks_and_an_endpoint();
+        store.write(&empty, &model).unwrap();
+        as_first_format(store.database.as_ref().unwrap());
+        drop(store);
+
+        let (store, read) = open(&directory).unwrap();
+
+        assert_eq!(read, model);
+        let site = store.global_id();
+        drop(store);
+        let (store, again) = open(&directory).unwrap();
+        assert_eq!((again, store.global_id()), (model, site));
+        let table = store.database.as_ref().unwrap().begin_read().unwrap().open_table(META).unwrap();
+        assert_eq!(table.get("format").unwrap().unwrap().value(), FORMAT);
+    }
+
+    /// Writes the rows as the first format had them.
+    fn as_first_format(database: &Database) {
+        let rewritten = |definition, rewrite: fn(&mut serde_json::Value)| {
+            let transaction = database.begin_write().unwrap();
+            let mut rows: BTreeMap<Name, serde_json::Value> = read_table(database, definition, |row| row).unwrap();
+            rows.values_mut().for_each(rewrite);
+            write_table(&transaction, definition, &BTreeMap::new(), &rows).unwrap();
+            let mut meta = transaction.open_table(META).unwrap();
+            meta.insert("format", 1).unwrap();
+            meta.remove("global_id").unwrap();
+            drop(meta);
+            transaction.commit().unwrap();
+        };
+        rewritten(NETWORKS, |network| {
+            let network = network.as_object_mut().unwrap();
+            let subnets = network.remove("subnets").unwrap();
+            network.extend(subnets[0].as_object().unwrap().clone());
+        });
+        rewritten(ENDPOINTS, |endpoint| {
+            endpoint["publications"][0]["host_ip"] = serde_json::Value::Null;
+            endpoint["publications"][0].as_object_mut().unwrap().remove("direct");
+            for attachment in endpoint["attachments"].as_array_mut().unwrap() {
+                attachment.as_object_mut().unwrap().remove("ip6");
+            }
+        });
+    }
 }

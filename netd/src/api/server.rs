@@ -62,6 +62,7 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
     Router::new()
         .route("/v1/networks", get(networks).post(create_network).delete(prune_networks))
         .route("/v1/networks/{name}", get(network).post(set_network).delete(remove_network))
+        .route("/v1/networks/{name}/subnets", post(renumber_network))
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
         .route("/v1/endpoints/{name}/networks", post(connect).delete(disconnect))
@@ -90,6 +91,10 @@ async fn network(State(daemon): Daemon, InPath(name): InPath<String>) -> Respons
 
 async fn set_network(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
     reply_to(&daemon, read(&body).map(|change| Request::SetNetwork(name, change))).await
+}
+
+async fn renumber_network(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::RenumberNetwork(name, order))).await
 }
 
 async fn remove_network(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {

@@ -134,15 +134,18 @@ pub enum Format {
 /// Of the daemon.
 #[derive(Args, Debug)]
 pub struct DaemonArgs {
-    /// Where the store is
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/netd")]
-    pub state_dir: PathBuf,
-    /// Where the socket netd.sock is
-    #[arg(long, value_name = "DIR", default_value = super::RUN_DIR)]
-    pub run_dir: PathBuf,
-    /// Where maps and links are pinned
-    #[arg(long, value_name = "DIR", default_value = super::BPF_DIR)]
-    pub bpf_dir: PathBuf,
+    /// What is configured; /etc/netd/netd.toml, if it is there, unless given
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the store is; /var/lib/netd unless given or configured
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the socket netd.sock is; /run/netd unless given or configured
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Where maps and links are pinned; /sys/fs/bpf/netd unless given or configured
+    #[arg(long, value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
     /// The cgroup2 directory whose processes reach published ports by the host's addresses, or `none`; without it cgroup2's root
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
@@ -193,6 +196,20 @@ pub enum NetworkCommand {
         /// In bytes, or `auto` for what the host's routes have
         #[arg(long, value_name = "N|auto", value_parser = mtu)]
         mtu: Mtu,
+    },
+    /// Give a network other addresses
+    Renumber {
+        /// The network
+        name: String,
+        /// Its addresses from then on; free ones unless given
+        #[arg(long = "subnet", value_name = "CIDR")]
+        subnets: Vec<String>,
+        /// Give everybody in it another address too: what they have open ends
+        #[arg(long)]
+        recreate: bool,
+        /// Insist on a subnet that the host uses
+        #[arg(long)]
+        force: bool,
     },
     /// Remove every network that nobody is in, but for `bridge`
     Prune {

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    SOCKET,
+    BPF_DIR, RUN_DIR, SOCKET, STATE_DIR,
     args::DaemonArgs,
     block_on,
     host::{self, FLOWS_MAX, HostPlace},
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     api,
+    config::Config,
     daemon::{About, Daemon},
     plan::sandboxes_of_veths,
     reconcile::LinkName,
@@ -46,36 +47,57 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 pub fn run(args: DaemonArgs) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
-    let uplinks = args
+    let config = Config::read(args.config.as_deref())?;
+    let given = args
         .uplinks
         .iter()
         .map(|name| LinkName::new(name.as_str()).ok_or_else(|| anyhow!("--uplink {name} is not the name of a device")))
         .collect::<Result<Vec<_>>>()?;
-    block_on(serve(args, uplinks))?;
+    let configured = config.daemon.clone();
+    let place = |given: Option<PathBuf>, configured: Option<PathBuf>, default: &str| {
+        given.or(configured).unwrap_or_else(|| PathBuf::from(default))
+    };
+    let places = Places {
+        state_dir: place(args.state_dir, configured.state_dir, STATE_DIR),
+        run_dir: place(args.run_dir, configured.run_dir, RUN_DIR),
+        bpf_dir: place(args.bpf_dir, configured.bpf_dir, BPF_DIR),
+        cgroup: args.cgroup.or(configured.cgroup),
+        uplinks: if given.is_empty() { configured.uplinks } else { given },
+    };
+    block_on(serve(places, config))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(args: DaemonArgs, uplinks: Vec<LinkName>) -> Result<()> {
+/// Where everything is.
+struct Places {
+    state_dir: PathBuf,
+    run_dir: PathBuf,
+    bpf_dir: PathBuf,
+    cgroup: Option<PathBuf>,
+    uplinks: Vec<LinkName>,
+}
+
+async fn serve(places: Places, config: Config) -> Result<()> {
     let stop = told_to_end()?;
     raise_file_limit();
-    let socket = made_directory(&args.run_dir)?.join(SOCKET);
+    let socket = made_directory(&places.run_dir)?.join(SOCKET);
     let listener = api::listen(&socket).await?;
     let _socket = SocketFile(&socket);
-    let state_dir = made_directory(&args.state_dir)?;
+    let state_dir = made_directory(&places.state_dir)?;
 
     let mut rng = StdRng::from_os_rng();
     let (store, model) = Store::open(&state_dir, &mut rng)?;
     let place = HostPlace {
-        bpf_dir: args.bpf_dir.clone(),
+        bpf_dir: places.bpf_dir.clone(),
         state_dir: state_dir.clone(),
-        cgroup: host::cgroup(args.cgroup),
-        uplinks,
+        cgroup: host::cgroup(places.cgroup),
+        uplinks: places.uplinks,
         sandboxes: sandboxes_of_veths(&model),
     };
     let (kernel, changes) = host::open(place).await?;
-    let about = About { socket: socket.clone(), state_dir, bpf_dir: args.bpf_dir, flows_max: FLOWS_MAX };
+    let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir, flows_max: FLOWS_MAX };
     let reservations = Reservations::of_sockets();
-    let mut daemon = Daemon::start(kernel, (store, model), reservations, Box::new(rng), about).await?;
+    let mut daemon = Daemon::start(kernel, (store, model), &config, reservations, Box::new(rng), about).await?;
 
     let (requests, inbox) = mpsc::channel(WAITING);
     let (ends, ended) = oneshot::channel::<()>();

@@ -30,6 +30,9 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use self::args::{Cli, Command};
 use crate::{api::Client, model::Name};
 
+/// Where the store is, unless told otherwise.
+const STATE_DIR: &str = "/var/lib/netd";
+
 /// Where the socket is, unless told otherwise.
 const RUN_DIR: &str = "/run/netd";
 

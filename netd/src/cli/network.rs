@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{CallError, Client},
     daemon::{ConnectOrder, DisconnectOrder, EndpointView, NetworkChange, NetworkView, SubnetView},
-    model::NetworkOrder,
+    model::{NetworkOrder, RenumberOrder},
 };
 
 /// Does what is asked.
@@ -22,6 +22,9 @@ pub async fn done(client: &Client, command: NetworkCommand) -> Result<ExitCode> 
         NetworkCommand::Create(args) => create(client, args).await,
         NetworkCommand::Ls(args) => list(client, args).await,
         NetworkCommand::Inspect { names } => inspect(client, &names).await,
+        NetworkCommand::Renumber { name, subnets, recreate, force } => {
+            renumber(client, &name, &RenumberOrder { subnets, recreate, force }).await
+        }
         NetworkCommand::Set { name, mtu } => set(client, &name, mtu.0).await,
         NetworkCommand::Prune { filters, .. } => prune(client, &filters).await,
         NetworkCommand::Connect(args) => connect(client, args).await,
@@ -104,6 +107,12 @@ async fn inspect(client: &Client, names: &[String]) -> Result<ExitCode> {
 
 async fn set(client: &Client, name: &str, mtu: Option<u32>) -> Result<ExitCode> {
     client.post::<NetworkView>(&route("networks", name)?, &NetworkChange { mtu }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn renumber(client: &Client, name: &str, order: &RenumberOrder) -> Result<ExitCode> {
+    let network: NetworkView = client.post(&format!("{}/subnets", route("networks", name)?), order).await?;
+    network.subnets.iter().for_each(|subnet| out::line(format_args!("{} {}", subnet.subnet, subnet.gateway)));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,7 +16,7 @@ use nix::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BPF_DIR, args::UninstallArgs, host, job, out, sandbox};
+use super::{BPF_DIR, STATE_DIR, args::UninstallArgs, host, job, out, sandbox};
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
@@ -34,8 +34,7 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let of_daemon = |place: fn(&StatusView) -> &PathBuf| daemon.as_ref().map(|status| place(status).clone());
-    let state_dir =
-        args.state_dir.or_else(|| of_daemon(|s| &s.state_dir)).unwrap_or_else(|| PathBuf::from("/var/lib/netd"));
+    let state_dir = args.state_dir.or_else(|| of_daemon(|s| &s.state_dir)).unwrap_or_else(|| PathBuf::from(STATE_DIR));
     let bpf_dir = args.bpf_dir.or_else(|| of_daemon(|s| &s.bpf_dir)).unwrap_or_else(|| PathBuf::from(BPF_DIR));
 
     if let Some(status) = &daemon {

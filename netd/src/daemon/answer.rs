@@ -32,6 +32,7 @@ impl<K: Kernel> Daemon<K> {
             }
             Request::Network(name) => self.network(&name.parse()?),
             Request::SetNetwork(name, change) => self.set_network(&name.parse()?, &change).await,
+            Request::RenumberNetwork(name, order) => self.renumber(&name.parse()?, &order).await,
             Request::RemoveNetwork(name) => self.remove_network(&name.parse()?).await,
             Request::PruneNetworks(labels) => self.prune_networks(&labels).await,
             Request::Attach(order) => self.attach(order).await,
@@ -122,7 +123,13 @@ impl<K: Kernel> Daemon<K> {
         }
         if specs.iter().any(|spec| spec.network == default) && !next.networks.contains_key(&default) {
             self.look_at_the_host().await?;
-            model::ensure_default_network(next, on(&self.facts, &self.pools), now(), &mut *self.rng)?;
+            model::ensure_default_network(
+                next,
+                &self.default_network,
+                on(&self.facts, &self.pools),
+                now(),
+                &mut *self.rng,
+            )?;
         }
         Ok(specs)
     }
@@ -207,6 +214,6 @@ impl<K: Kernel> Daemon<K> {
 }
 
 /// What a network is made on.
-fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
+pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
     Surroundings { facts, pools }
 }

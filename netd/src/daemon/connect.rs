@@ -3,10 +3,11 @@
 use tracing::{info, warn};
 
 use super::{
-    ConnectOrder, Daemon, DisconnectOrder, EndpointOrder, Failure, NetworkChange, Reply, events::*, views::network_view,
+    ConnectOrder, Daemon, DisconnectOrder, EndpointOrder, Failure, NetworkChange, Reply, answer::on, events::*,
+    views::network_view,
 };
 use crate::{
-    model::{self, Name, Rejection},
+    model::{self, Name, Rejection, RenumberOrder},
     reconcile::Kernel,
     reserve::Fresh,
 };
@@ -61,6 +62,24 @@ impl<K: Kernel> Daemon<K> {
         model::set_mtu(&mut next, name, change.mtu, &self.facts)?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, mtu = self.model.network(name)?.mtu, "changed");
+        self.tell_of_network(NetworkAction::Update, name);
+        self.network(name)
+    }
+
+    pub(super) async fn renumber(&mut self, name: &Name, order: &RenumberOrder) -> Result<Reply, Failure> {
+        self.look_at_the_host().await?;
+        let mut next = self.model.clone();
+        let gone = model::renumber(&mut next, name, order, on(&self.facts, &self.pools))?;
+        self.commit(next, Fresh::new()).await?;
+        let zone = self.model.network(name)?.zone();
+        for address in gone {
+            if let Err(error) = self.kernel.forget_flows_of(zone, address.into()) {
+                warn!("flows of {address} stay until they expire: {error:#}");
+            }
+        }
+        let subnets: Vec<_> =
+            self.model.network(name)?.subnets.iter().map(|subnet| subnet.subnet.to_string()).collect();
+        info!(network = %name, subnets = subnets.join(" "), "renumbered");
         self.tell_of_network(NetworkAction::Update, name);
         self.network(name)
     }

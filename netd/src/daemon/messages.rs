@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{EndpointView, FlowFilter, FlowView, NetworkView, StatusView};
-use crate::model::{NetworkOrder, ProcessMark};
+use crate::model::{NetworkOrder, ProcessMark, RenumberOrder};
 
 /// What is asked. Names and specifications are as the user wrote them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub enum Request {
     Network(String),
     /// Change a network.
     SetNetwork(String, NetworkChange),
+    /// Give a network other addresses.
+    RenumberNetwork(String, RenumberOrder),
     /// Take a network away.
     RemoveNetwork(String),
     /// Take every network away that nobody is in and that has these labels.

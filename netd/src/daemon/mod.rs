@@ -41,8 +41,9 @@ use self::{
     fill::Fill,
 };
 use crate::{
+    config::Config,
     ipam::{self, Pools},
-    model::{Model, Rejection},
+    model::{Model, NetworkOrder, Rejection},
     plan::{plan, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
     reserve::{Fresh, Reservations},
@@ -119,6 +120,8 @@ pub struct Daemon<K> {
     reservations: Reservations,
     /// Where automatic subnets come from.
     pools: Pools,
+    /// The network that is made on first use.
+    default_network: NetworkOrder,
     rng: Box<dyn RngCore>,
     about: About,
     started: Instant,
@@ -130,11 +133,12 @@ impl<K: Kernel> Daemon<K> {
     pub async fn start(
         kernel: K,
         (store, model): (Store, Model),
+        config: &Config,
         reservations: Reservations,
         rng: Box<dyn RngCore>,
         about: About,
     ) -> Result<Self> {
-        let pools = Pools::automatic(ipam::unique_local(store.global_id()));
+        let pools = config.pools(Pools::automatic(ipam::unique_local(store.global_id())));
         let mut daemon = Self {
             kernel,
             store,
@@ -146,6 +150,7 @@ impl<K: Kernel> Daemon<K> {
             fill: Fill::default(),
             reservations,
             pools,
+            default_network: config.default_network(),
             rng,
             about,
             started: Instant::now(),

@@ -18,8 +18,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    config::Config,
     model::{NetworkOrder, Protocol},
-    reconcile::{Family, LinkName, Process, Sandbox, Uplink, fake::FakeKernel},
+    reconcile::{Family, LinkName, Process, Sandbox, Uplink, Use, fake::FakeKernel},
     reserve::Binder,
 };
 
@@ -38,7 +39,8 @@ impl Bench {
         let mut kernel = FakeKernel::default();
         let was_no_router = Family::BOTH.into();
         kernel.facts.uplinks = [(link, Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into();
-        kernel.facts.routes = [("192.0.2.0/24".parse().unwrap(), "eth0".to_owned())].into();
+        let route = Use::Route { device: "eth0".to_owned() };
+        kernel.facts.uses = [("192.0.2.0/24".parse().unwrap(), route)].into();
         for (inode, name) in (1..).zip(["c1", "c2", "c3"]) {
             let path = PathBuf::from(format!("/run/netns/{name}"));
             kernel.namespaces.insert(path.clone(), Sandbox { path, inode });
@@ -52,7 +54,10 @@ impl Bench {
         let opened = Store::open(directory.path(), &mut rng).unwrap();
         let binder = binder(bound.clone());
         let about = About::default();
-        let daemon = Daemon::start(kernel, opened, Reservations::with(binder), Box::new(rng), about).await.unwrap();
+        let daemon =
+            Daemon::start(kernel, opened, &Config::default(), Reservations::with(binder), Box::new(rng), about)
+                .await
+                .unwrap();
         Self { daemon, directory, bound }
     }
 

@@ -19,7 +19,7 @@ use super::{
     kernel::{Assigned, address_of, gateway, output},
     ours::Link,
 };
-use crate::reconcile::{Family, LinkName, Uplink};
+use crate::reconcile::{Family, LinkName, Uplink, Use};
 
 impl Links {
     /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
@@ -29,7 +29,7 @@ impl Links {
         &self,
         chosen: &[LinkName],
         forwarding: &Forwarding,
-    ) -> Result<(BTreeMap<LinkName, Uplink>, BTreeSet<(IpNet, String)>)> {
+    ) -> Result<(BTreeMap<LinkName, Uplink>, BTreeSet<(IpNet, Use)>)> {
         let links = self.seen_links().await?;
         let addresses = self.seen_addresses().await?;
         let routes = self.seen_routes().await?;
@@ -53,8 +53,8 @@ impl Links {
             let destination = destination(route)?;
             let link = output(route).and_then(|index| links.get(&index));
             let ours = link.is_some_and(|link| link.owner().is_some() || link.loopback);
-            let by = link.map_or_else(|| format!("{:?}", route.header.kind).to_lowercase(), |l| l.name.to_string());
-            (!ours && destination.prefix_len() > 0).then_some((destination, by))
+            let device = link.map_or_else(|| format!("{:?}", route.header.kind).to_lowercase(), |l| l.name.to_string());
+            (!ours && destination.prefix_len() > 0).then_some((destination, Use::Route { device }))
         });
         Ok((uplinks.collect(), destinations.collect()))
     }

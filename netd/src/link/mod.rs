@@ -12,6 +12,7 @@ mod kernel;
 mod ours;
 mod rules;
 mod seen;
+mod uses;
 mod veth;
 mod watch;
 
@@ -25,7 +26,7 @@ use anyhow::{Context, Result, bail};
 use netd_common::tuple::Mac;
 use rtnetlink::{Handle, LinkUnspec, new_connection, packet_route::route::RouteMessage};
 
-pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding};
+pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding, uses::resolvers};
 use self::{
     inside::{Found, Insides},
     kernel::{Assigned, is, refusal},

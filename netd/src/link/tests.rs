@@ -11,7 +11,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
 use crate::{
-    reconcile::{Family, Interface},
+    reconcile::{Family, Interface, Use},
     testing::{link, on_a_host_of_its_own, sandbox},
 };
 
@@ -240,12 +240,44 @@ fn devices_with_an_address_that_are_not_ours_are_uplinks_and_their_routes_are_to
         let uplink = &uplinks[&link("wan0")];
         assert_eq!(uplink.addresses, ["192.0.2.1/24".parse().unwrap(), "192.0.2.2/24".parse().unwrap()]);
         assert_eq!((uplink.mtu, &uplink.was_no_router), (1500, &Family::BOTH.into()));
-        assert_eq!(routes, [("192.0.2.0/24".parse().unwrap(), "wan0".into())].into());
+        assert_eq!(routes, [("192.0.2.0/24".parse().unwrap(), Use::Route { device: "wan0".into() })].into());
         assert_eq!(chosen.keys().collect::<Vec<_>>(), [&link("wan3")]);
 
         forwarding.switch_on(&link("wan0"), Family::V4, &BTreeSet::new()).unwrap();
         let was_no_router = &links.outside(&[], &forwarding).await.unwrap().0[&link("wan0")].was_no_router;
         assert!(was_no_router.contains(&Family::V4));
+    });
+}
+
+#[test]
+fn what_rules_and_routes_of_any_table_name_is_told() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open().unwrap();
+        let forwarding = Forwarding::open(&directory).unwrap();
+        ip("link add wan0 up type veth peer name wan1");
+        ip("address add 192.0.2.1/24 dev wan0");
+        ip("route add 10.9.0.0/16 via 192.0.2.2 table 77");
+        ip("route add blackhole 10.8.0.0/16");
+        ip("-6 route add fd00:9::/48 dev wan0 table 77");
+        ip("rule add from 10.7.0.0/24 to 10.6.0.0/24 lookup 77");
+        ip("-6 rule add to fd00:7::/64 lookup 77");
+
+        let routed = links.outside(&[], &forwarding).await.unwrap().1;
+        let ruled = links.ruled().await.unwrap();
+
+        let named = |uses: &BTreeSet<(ipnet::IpNet, Use)>| {
+            Vec::from_iter(uses.iter().map(|(net, used)| format!("{net}, {used}")))
+        };
+        let routed = named(&routed);
+        for line in [
+            "10.9.0.0/16, which the host routes by wan0",
+            "10.8.0.0/16, which the host routes by blackhole",
+            "fd00:9::/48, which the host routes by wan0",
+        ] {
+            assert!(routed.iter().any(|found| found == line), "{line} in {routed:?}");
+        }
+        let of_rules = ["10.6.0.0/24", "10.7.0.0/24", "fd00:7::/64"];
+        assert_eq!(named(&ruled), of_rules.map(|net| format!("{net}, which a routing rule of the host names")));
     });
 }
 

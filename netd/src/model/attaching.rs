@@ -313,7 +313,11 @@ fn asked_for(
     }
 }
 
-fn free_address(network: &Network, subnet: &Subnet, users: &BTreeMap<IpAddr, &Name>) -> Result<IpAddr, Rejection> {
+pub(super) fn free_address(
+    network: &Network,
+    subnet: &Subnet,
+    users: &BTreeMap<IpAddr, &Name>,
+) -> Result<IpAddr, Rejection> {
     let taken: BTreeSet<IpAddr> =
         users.keys().chain(subnet.aux_addresses.values()).chain([&subnet.gateway]).copied().collect();
     let range = subnet.ip_range.unwrap_or(subnet.subnet);

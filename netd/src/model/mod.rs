@@ -4,6 +4,7 @@
 //! by name or id, never by pointer.
 
 mod attaching;
+mod conflicts;
 mod connecting;
 mod mac;
 mod mode;
@@ -14,6 +15,7 @@ mod networks;
 mod options;
 mod portspec;
 mod rejection;
+mod renumbering;
 mod snat;
 #[cfg(test)]
 pub mod tests;
@@ -32,16 +34,18 @@ use serde::{Deserialize, Serialize};
 pub use attaching::{
     AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, netns_of, places, publish, unpublish,
 };
+pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};
 pub use mac::format_mac;
 pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
-pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network, routes};
+pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network};
 pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
+pub use renumbering::{RenumberOrder, renumber};
 
 use crate::reconcile::{Family, LinkName};
 

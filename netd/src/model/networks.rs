@@ -7,7 +7,9 @@ use netd_common::tuple::Mac;
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, mode::RESERVED, mtu, snat};
+use super::{
+    DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, conflicts::used, mode::RESERVED, mtu, snat,
+};
 use crate::{
     ipam::{self, Pools},
     reconcile::{Family, HostFacts},
@@ -99,9 +101,10 @@ pub fn create_network(
     Ok(name)
 }
 
-/// Makes the network that endpoints join which name none, if it is not there.
+/// Makes the network that endpoints join which name none, as `order` says, if it is not there.
 pub fn ensure_default_network(
     model: &mut Model,
+    order: &NetworkOrder,
     on: Surroundings<'_>,
     now: u64,
     rng: &mut dyn RngCore,
@@ -110,8 +113,7 @@ pub fn ensure_default_network(
     if model.networks.contains_key(&name) {
         return Ok(name);
     }
-    let order = NetworkOrder { name: DEFAULT_NETWORK.to_owned(), ..Default::default() };
-    create_network(model, &order, on, now, rng)
+    create_network(model, order, on, now, rng)
 }
 
 /// Takes a network away that nobody is in.
@@ -174,7 +176,7 @@ fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_
     Ok(subnets)
 }
 
-fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Result<IpNet, Rejection> {
+pub(super) fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Result<IpNet, Rejection> {
     let subnet = parse_net(text, "a subnet like 10.1.2.0/24 or fd00:0:0:1::/64")?;
     if let Some(why) = unfit(&subnet) {
         return Err(Rejection::UnfitSubnet { subnet, why });
@@ -184,8 +186,8 @@ fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Re
     if let Some((network, theirs)) = model.networks.values().find_map(|network| Some((network, theirs(network)?))) {
         return Err(Rejection::OverlapsNetwork { subnet, network: network.name.clone(), theirs });
     }
-    match routes(facts).find(|(route, _)| ipam::overlap(route, &subnet)) {
-        Some((route, device)) if !force => Err(Rejection::OverlapsRoute { subnet, route, device: device.to_owned() }),
+    match used(facts).find(|(net, _)| ipam::overlap(net, &subnet)) {
+        Some((with, used)) if !force => Err(Rejection::OverlapsHost { subnet, with, used: used.clone() }),
         _ => Ok(subnet),
     }
 }
@@ -214,7 +216,7 @@ fn unfit(subnet: &IpNet) -> Option<&'static str> {
     }
 }
 
-fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Result<IpNet, Rejection> {
+pub(super) fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Result<IpNet, Rejection> {
     let pools = match family {
         Family::V4 => &on.pools.ipv4,
         Family::V6 => &on.pools.ipv6,
@@ -223,7 +225,7 @@ fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Resu
         .networks
         .values()
         .flat_map(|network| network.subnets.iter().map(|subnet| (subnet.subnet, format!("network {}", network.name))));
-    let theirs = routes(on.facts).map(|(route, device)| (route, format!("route {route} by {device}")));
+    let theirs = used(on.facts).map(|(net, used)| (net, format!("{net} ({used})")));
     let taken: Vec<_> = ours.chain(theirs).collect();
     let avoid: Vec<_> = taken.iter().map(|(net, _)| *net).collect();
     ipam::free_subnet(pools, &avoid).ok_or_else(|| {
@@ -232,19 +234,6 @@ fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Resu
         let pools = pools.iter().map(|pool| format!("/{} is left in {}", pool.size, pool.base)).collect();
         Rejection::NoFreeSubnet { pools, users }
     })
-}
-
-/// The host's routes that say something about who is where. A half of the address space says as little as a default
-/// route: VPNs use the two halves in its place.
-pub fn routes(facts: &HostFacts) -> impl Iterator<Item = (IpNet, &str)> {
-    let says_something = |route: &IpNet| route.prefix_len() > 1 && !is_global_unicast(route);
-    let routes = facts.routes.iter().map(|(route, device)| (route.trunc(), device.as_str()));
-    routes.filter(move |(route, _)| says_something(route))
-}
-
-/// Whether it is all of IPv6's global unicast addresses, `2000::/3`, which some set in place of a default route.
-fn is_global_unicast(route: &IpNet) -> bool {
-    matches!(route, IpNet::V6(route) if route.prefix_len() == 3 && route.network().octets()[0] == 0x20)
 }
 
 /// Puts gateways, ranges and auxiliary addresses where they belong.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::{Name, Protocol};
-use crate::reconcile::{Family, Process};
+use crate::reconcile::{Family, Process, Use};
 
 /// Why a request is refused, with the thing in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -29,6 +29,8 @@ pub enum Rejection {
     EndpointExists(Name),
     #[error("network {network} is in use by {}", list(endpoints))]
     NetworkInUse { network: Name, endpoints: Vec<Name> },
+    #[error("the addresses of network {network} are in use by {}; --recreate to give them others", list(endpoints))]
+    AddressesInUse { network: Name, endpoints: Vec<Name> },
     #[error("every one of the 65535 network numbers is in use")]
     NoFreeZone,
 
@@ -42,8 +44,8 @@ pub enum Rejection {
     UnfitSubnet { subnet: IpNet, why: &'static str },
     #[error("subnet {subnet} overlaps network {network} ({theirs})")]
     OverlapsNetwork { subnet: IpNet, network: Name, theirs: IpNet },
-    #[error("subnet {subnet} overlaps {route}, which the host routes by {device}; --force to insist")]
-    OverlapsRoute { subnet: IpNet, route: IpNet, device: String },
+    #[error("subnet {subnet} overlaps {with}, {used}; --force to insist")]
+    OverlapsHost { subnet: IpNet, with: IpNet, used: Use },
     #[error("no free {}: in the way are {}; give --subnet", pools.join(", and no free "), list(users))]
     NoFreeSubnet { pools: Vec<String>, users: Vec<String> },
     #[error("two {family} {what} are given: a network has one of each family")]
@@ -132,7 +134,8 @@ impl Rejection {
             | Self::NetworkInUse { .. }
             | Self::AlreadyConnected { .. }
             | Self::OverlapsNetwork { .. }
-            | Self::OverlapsRoute { .. }
+            | Self::OverlapsHost { .. }
+            | Self::AddressesInUse { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }
             | Self::InterfaceTaken(_)

@@ -5,7 +5,7 @@ use netd_common::tuple::Port;
 use super::*;
 use crate::{
     model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
-    reconcile::LinkName,
+    reconcile::{LinkName, Use},
 };
 
 const SECRET: [u32; 2] = [1, 2];
@@ -169,9 +169,10 @@ fn routes_into_networks_are_warned_of() {
     let mut facts = facts(false);
     assert_eq!(warnings(&model, &facts), Vec::<String>::new());
 
-    facts.routes.insert(("10.176.0.0/16".parse().unwrap(), "tun0".into()));
-    facts.routes.insert(("0.0.0.0/1".parse().unwrap(), "tun0".into()));
-    facts.routes.insert(("2000::/3".parse().unwrap(), "tun0".into()));
+    let mut route = |net: &str| facts.uses.insert((net.parse().unwrap(), Use::Route { device: "tun0".into() }));
+    route("10.176.0.0/16");
+    route("0.0.0.0/1");
+    route("2000::/3");
 
     let warnings = warnings(&model, &facts).join("\n");
     assert!(warnings.contains("network front (10.176.0.0/24) overlaps 10.176.0.0/16, which the host routes by tun0"));

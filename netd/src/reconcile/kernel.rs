@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     ops::RangeInclusive,
     path::PathBuf,
@@ -19,9 +20,8 @@ use super::{Family, LinkName, Sandbox, State, Step};
 pub struct HostFacts {
     /// Devices towards the outside.
     pub uplinks: BTreeMap<LinkName, Uplink>,
-    /// Destinations that the host routes by devices that are not ours, in any table, default routes aside: the route and
-    /// the device it leaves by.
-    pub routes: BTreeSet<(IpNet, String)>,
+    /// Addresses that the host uses and that no network of ours should have, and how.
+    pub uses: BTreeSet<(IpNet, Use)>,
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether a rule of the host's picks routes by a mark or a type of service.
@@ -34,6 +34,28 @@ pub struct HostFacts {
     pub timeouts: [u32; Timeout::COUNT],
     /// Sandboxes of the model that are still there, by the path asked for.
     pub sandboxes: BTreeMap<PathBuf, Sandbox>,
+}
+
+/// How the host uses addresses.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Use {
+    /// It routes them by a device that is not ours, in any table; `blackhole` and the like stand for the device of such a
+    /// route.
+    Route { device: String },
+    /// A rule of its routing names them.
+    Rule,
+    /// It asks a resolver there.
+    Resolver,
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Route { device } => write!(f, "which the host routes by {device}"),
+            Self::Rule => write!(f, "which a routing rule of the host names"),
+            Self::Resolver => write!(f, "a resolver of the host"),
+        }
+    }
 }
 
 /// A device towards the outside.

@@ -11,6 +11,6 @@ mod repair;
 mod state;
 
 pub use diff::{Step, diff};
-pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink};
+pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
 pub use repair::repair;
 pub use state::{Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, Sandbox, State, Veth};

@@ -1,5 +1,6 @@
 //! The suites that run in the Lab: real namespaces, real programs, real traffic. Root only; `cargo xtask test` runs them.
 
+mod addressing;
 mod cases;
 mod clsact;
 mod compose;

@@ -1,0 +1,269 @@
+//! `netd.toml`: what the daemon's command line does not say, and what a host's operator decides for all networks. A key that
+//! nobody knows is refused with its line: a typing error must not be a silent default.
+//!
+//! `netd.toml` in the repository documents every key.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use crate::{
+    ipam::{Pools, SubnetPool},
+    model::{DEFAULT_NETWORK, NetworkOrder},
+    reconcile::{Family, LinkName},
+};
+
+/// Where it is, unless told otherwise.
+pub const FILE: &str = "/etc/netd/netd.toml";
+
+/// Everything that can be configured.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Of the daemon itself. Its command line comes first.
+    pub daemon: DaemonConfig,
+    /// Where automatic subnets come from.
+    pub pools: PoolsConfig,
+    /// The network that is made on first use.
+    pub bridge: BridgeConfig,
+}
+
+/// As the options of `netd daemon`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DaemonConfig {
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `--run-dir`.
+    pub run_dir: Option<PathBuf>,
+    /// `--bpf-dir`.
+    pub bpf_dir: Option<PathBuf>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
+    /// `--uplink`.
+    pub uplinks: Vec<LinkName>,
+}
+
+/// Pools of each family, in the order in which they are used; the defaults where one has none.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PoolsConfig {
+    /// Of IPv4.
+    pub ipv4: Vec<PoolConfig>,
+    /// Of IPv6.
+    pub ipv6: Vec<PoolConfig>,
+}
+
+/// A range, and how large the subnets are that are cut from it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PoolConfig {
+    /// The range.
+    pub base: IpNet,
+    /// Prefix length of a subnet.
+    pub size: u8,
+}
+
+/// As the options of `netd network create`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BridgeConfig {
+    /// `--subnet`.
+    #[serde(deserialize_with = "one_or_more")]
+    pub subnet: Vec<IpNet>,
+    /// `--gateway`.
+    #[serde(deserialize_with = "one_or_more")]
+    pub gateway: Vec<IpAddr>,
+    /// `--ip-range`.
+    #[serde(deserialize_with = "one_or_more")]
+    pub ip_range: Vec<IpNet>,
+    /// `--mtu`.
+    pub mtu: Option<u32>,
+    /// `--ipv6`.
+    pub ipv6: bool,
+}
+
+/// Why a file is not used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {error}", file.display())]
+    Unreadable { file: PathBuf, error: io::Error },
+    #[error("{}, line {line}: {why}", file.display())]
+    Wrong { file: PathBuf, line: usize, why: String },
+    #[error("{}: pool {base} {why}", file.display())]
+    UnfitPool { file: PathBuf, base: IpNet, why: String },
+}
+
+impl Config {
+    /// Reads `file`; without one that at [`FILE`], which need not be there.
+    pub fn read(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(FILE));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => Ok(Self::default()),
+            Err(error) => Err(ConfigError::Unreadable { file: path.to_owned(), error }),
+        }
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            ConfigError::Wrong { file: file.to_owned(), line, why: error.message().replace('\n', " ") }
+        })?;
+        let pools = &config.pools;
+        for (family, pool) in
+            pools.ipv4.iter().map(|p| (Family::V4, p)).chain(pools.ipv6.iter().map(|p| (Family::V6, p)))
+        {
+            if let Some(why) = unfit(family, pool) {
+                return Err(ConfigError::UnfitPool { file: file.to_owned(), base: pool.base, why });
+            }
+        }
+        Ok(config)
+    }
+
+    /// The pools, with `automatic` ones where none of a family is configured.
+    pub fn pools(&self, automatic: Pools) -> Pools {
+        let configured = |pools: &[PoolConfig], automatic: Vec<SubnetPool>| match pools {
+            [] => automatic,
+            pools => pools.iter().map(|pool| SubnetPool { base: pool.base, size: pool.size }).collect(),
+        };
+        Pools { ipv4: configured(&self.pools.ipv4, automatic.ipv4), ipv6: configured(&self.pools.ipv6, automatic.ipv6) }
+    }
+
+    /// The wish for the network that is made on first use.
+    pub fn default_network(&self) -> NetworkOrder {
+        let BridgeConfig { subnet, gateway, ip_range, mtu, ipv6 } = &self.bridge;
+        NetworkOrder {
+            name: DEFAULT_NETWORK.to_owned(),
+            subnets: subnet.iter().map(ToString::to_string).collect(),
+            gateways: gateway.iter().map(ToString::to_string).collect(),
+            ip_ranges: ip_range.iter().map(ToString::to_string).collect(),
+            aux_addresses: BTreeMap::new(),
+            mtu: *mtu,
+            ipv6: *ipv6,
+            ..Default::default()
+        }
+    }
+}
+
+/// Why no subnet can be cut from a pool.
+fn unfit(family: Family, pool: &PoolConfig) -> Option<String> {
+    if Family::of(pool.base.addr()) != family {
+        return Some(format!("is not of {family}"));
+    }
+    if pool.base.trunc() != pool.base {
+        return Some(format!("has host bits set: it should be {}", pool.base.trunc()));
+    }
+    let longest = pool.base.max_prefix_len() - 1;
+    let fits = (pool.base.prefix_len()..=longest).contains(&pool.size);
+    (!fits).then(|| format!("has no subnets of size {}: it is {} to {longest}", pool.size, pool.base.prefix_len()))
+}
+
+/// A value, or an array of them.
+fn one_or_more<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct OneOrMore<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrMore<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a string or an array of strings")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(serde::de::value::StrDeserializer::new(text)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(item) = items.next_element()? {
+                all.push(item);
+            }
+            Ok(all)
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMore(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file that documents every key, all of them commented out.
+    const DOCUMENTED: &str = include_str!("../../netd.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("netd.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_documented_file_says_what_holds_without_one_and_knows_every_key() {
+        assert_eq!(parse(DOCUMENTED), Ok(Config::default()));
+        let uncommented: String = DOCUMENTED
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+
+        let Config { daemon, pools, bridge } = parse(&uncommented).unwrap();
+
+        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks } = daemon;
+        assert!([state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some) && !uplinks.is_empty());
+        let PoolsConfig { ipv4, ipv6 } = pools;
+        assert!(!ipv4.is_empty() && !ipv6.is_empty());
+        let BridgeConfig { subnet, gateway, ip_range, mtu, ipv6 } = bridge;
+        assert!(!subnet.is_empty() && !gateway.is_empty() && !ip_range.is_empty() && mtu.is_some() && ipv6);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_line() {
+        let cases = [
+            ("[bridge]\nmtu = 1400\nsubnets = \"10.0.0.0/24\"\n", "netd.toml, line 3: unknown field `subnets`"),
+            ("\n[bridges]\n", "netd.toml, line 2: unknown field `bridges`"),
+            ("[bridge]\nsubnet = \"10.0.0.0\"\n", "netd.toml, line 2: "),
+            ("[bridge]\nsubnet = [\"10.0.0.0/24\", 7]\n", "netd.toml, line 2: "),
+            ("[bridge]\nmtu = \"1400\"\n", "netd.toml, line 2: invalid type: string"),
+            ("[daemon]\nuplinks = [\"a/b\"]\n", "netd.toml, line 2: `a/b` is not the name of a network device"),
+            ("[pools]\nipv4 = [{ base = \"fd00::/48\", size = 64 }]\n", "netd.toml: pool fd00::/48 is not of IPv4"),
+            ("[pools]\nipv4 = [{ base = \"10.0.0.1/8\", size = 24 }]\n", "it should be 10.0.0.0/8"),
+            ("[pools]\nipv4 = [{ base = \"10.0.0.0/24\", size = 16 }]\n", "no subnets of size 16: it is 24 to 31"),
+            ("[pools]\nipv4 = [{ base = \"10.0.0.0/24\" }]\n", "netd.toml, line 2: missing field `size`"),
+            ("[bridge\n", "netd.toml, line 1: "),
+        ];
+        for (text, expected) in cases {
+            let refusal = parse(text).unwrap_err();
+            assert!(refusal.contains(expected) && !refusal.contains('\n'), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn configured_pools_take_the_place_of_the_automatic_ones_of_their_family() {
+        let automatic = Pools::automatic("fd12:3456:789a::/48".parse().unwrap());
+        let config = parse("[pools]\nipv4 = [{ base = \"172.30.0.0/16\", size = 26 }]\n").unwrap();
+
+        let pools = config.pools(automatic.clone());
+
+        assert_eq!(pools.ipv4, [SubnetPool { base: "172.30.0.0/16".parse().unwrap(), size: 26 }]);
+        assert_eq!(pools.ipv6, automatic.ipv6);
+    }
+
+    #[test]
+    fn the_default_network_has_what_is_configured() {
+        let text = "[bridge]\nsubnet = [\"10.9.0.0/24\", \"fd00:9::/64\"]\ngateway = \"10.9.0.254\"\nmtu = 1400\n";
+        let order = parse(text).unwrap().default_network();
+
+        assert_eq!((order.name.as_str(), order.subnets.len(), order.mtu), ("bridge", 2, Some(1400)));
+        assert_eq!(order.gateways, ["10.9.0.254"]);
+    }
+}

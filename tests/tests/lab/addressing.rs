@@ -1,0 +1,115 @@
+//! Addresses that do not collide: what the host uses is avoided, what comes later is told, and a network moves out of its way.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use netd_tests::lab::{
+    NetdOptions, Offloads,
+    traffic::{IMPATIENCE, PATIENCE},
+};
+
+use crate::{
+    says,
+    town::{INTERNET, Town},
+};
+
+/// Within how long a route that is in the way must be told of.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_made_way_for() {
+    let town = Town::before_netd();
+    town.host.ip("route add 10.176.0.0/16 via 192.0.2.2");
+    town.host.ip("route add 10.177.0.0/24 via 192.0.2.2 table 77");
+    town.host.ip("rule add to 10.177.1.0/24 lookup main");
+    let mut netd = town.netd;
+    netd.start();
+    netd.say("network create blue").ok();
+    assert_eq!(
+        says::subnet_of(&netd, "blue"),
+        "10.177.2.0/24",
+        "after what is routed, in any table, and what rules name"
+    );
+    let web = town.host.container("web");
+    netd.run(["attach", "web", "--netns", &web.netns(), "--network", "blue"]).ok();
+    assert_eq!(says::address_of(&netd, "web"), "10.177.2.2");
+    let registry = town.internet.echo_tcp(7);
+    town.internet.ip("address add 10.177.2.80/32 dev lo");
+
+    // The company's cloud has this very range, and now the host has a way there.
+    town.host.ip("route add 10.177.2.80/28 via 192.0.2.2");
+
+    let told = Instant::now();
+    let line = "network blue (10.177.2.0/24) overlaps 10.177.2.80/28, which the host routes by eth0";
+    while !netd.json("status")["warnings"].to_string().contains(line) {
+        assert!(told.elapsed() < PATIENCE, "{}", netd.json("status")["warnings"]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(told.elapsed() < SOON, "told after {:?}", told.elapsed());
+    let events = netd.say("events --since 1h --until 0s").ok();
+    assert!(events.contains(line), "{events}");
+
+    netd.say("network renumber blue").refused(["blue", "web", "--recreate"]);
+    netd.say("network renumber blue --recreate").ok();
+
+    assert_eq!(says::address_of(&netd, "web"), "10.177.3.2");
+    assert!(web.ip("address show dev eth0").contains("10.177.3.2/24"));
+    assert!(!web.ip("address show dev eth0").contains("10.177.2.2"));
+    assert!(web.ip("route show default").contains("via 10.177.3.1"));
+    for registry in ["10.177.2.80:7", &format!("{INTERNET}:7")] {
+        web.asks_tcp(registry, PATIENCE).expect("the container reaches what the host reaches");
+    }
+    town.host.asks_tcp("10.177.2.80:7", PATIENCE).expect("the host reaches its cloud");
+    drop(registry);
+    assert_eq!(netd.json("status")["warnings"].to_string(), "[]");
+}
+
+#[test]
+fn a_network_moves_with_everybody_in_it_and_its_ports() {
+    let town = Town::new(Offloads::On);
+    town.netd.say("network create blue --subnet 10.201.1.0/24 --subnet fd00:1::/64").ok();
+    let web = town.container("web", "blue", &["8080:7"]);
+    let app = town.container("app", "blue", &[]);
+    let _server = web.echo_tcp(7);
+
+    let said = town.netd.say("network renumber blue --subnet 10.202.0.0/16 --subnet fd00:2::/64 --recreate").ok();
+
+    assert_eq!(said, "10.202.0.0/16 10.202.0.1\nfd00:2::/64 fd00:2::1\n");
+    app.asks_tcp("10.202.0.2:7", PATIENCE).expect("a neighbour is at its new address");
+    app.asks_tcp("[fd00:2::2]:7", PATIENCE).expect("by both families");
+    town.client.asks_tcp(&format!("{}:8080", crate::town::FRONT), PATIENCE).expect("its port is where it was");
+    assert!(app.asks_tcp("10.201.1.2:7", IMPATIENCE).is_err());
+    town.netd.say("detach app").ok();
+    town.netd.say("detach web").ok();
+    town.netd.say("network renumber blue --subnet 10.203.0.0/24").ok();
+    assert_eq!(says::subnet_of(&town.netd, "blue"), "10.203.0.0/24");
+}
+
+#[test]
+fn what_is_configured_holds_and_what_nobody_knows_is_refused_with_its_line() {
+    let town = Town::before_netd();
+    let mut netd = town.netd;
+    let write = |text: &str| fs::write(town.host.path("/etc/netd/netd.toml"), text).expect("the host has /etc/netd");
+    write("[pools]\nipv4 = [{ base = \"172.30.0.0/23\", size = 24 }]\n\n[brige]\nmtu = 1400\n");
+    netd.start_without_waiting();
+    netd.wait().refused(["/etc/netd/netd.toml, line 4", "brige"]);
+
+    write("[pools]\nipv4 = [{ base = \"172.30.0.0/23\", size = 24 }]\n\n[bridge]\nmtu = 1400\nipv6 = true\n");
+    netd.start();
+
+    netd.say("network create blue").ok();
+    assert_eq!(says::subnet_of(&netd, "blue"), "172.30.0.0/24");
+    let web = town.host.container("web");
+    netd.run(["attach", "web", "--netns", &web.netns()]).ok();
+    let bridge = says::inspected(&netd, "network inspect bridge");
+    assert_eq!((says::text(&bridge, "/subnets/0/subnet").as_str(), &bridge["mtu"]), ("172.30.1.0/24", &1400.into()));
+    assert!(says::text(&bridge, "/subnets/1/subnet").starts_with("fd"));
+    netd.say("network create green").refused(["172.30.0.0/23", "network blue", "network bridge"]);
+    netd.terminate();
+    let elsewhere = town.host.netd_stopped(NetdOptions::default().arguments(["--config", "/run/none.toml"]));
+    let mut elsewhere = elsewhere;
+    elsewhere.start_without_waiting();
+    elsewhere.wait().refused(["/run/none.toml"]);
+}
