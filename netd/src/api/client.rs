@@ -69,10 +69,11 @@ impl Client {
         self.call(Method::DELETE, path, body).await
     }
 
-    /// Reads lines, each a value, as they come, for as long as `each` says yes.
+    /// Reads lines, each a value, as they come, for as long as `each` says yes; `begun` when the daemon agrees.
     pub async fn follow<T: DeserializeOwned>(
         &self,
         path: &str,
+        begun: impl FnOnce(),
         mut each: impl FnMut(T) -> Result<bool>,
     ) -> Result<(), CallError> {
         let (mut sender, connection) =
@@ -85,6 +86,7 @@ impl Client {
         if !(200..300).contains(&status) {
             return Err(refused(status, &response.into_body().collect().await.with_context(broke_off)?.to_bytes()));
         }
+        begun();
         let mut rest = Vec::new();
         while let Some(frame) = response.frame().await {
             let Ok(bytes) = frame.with_context(broke_off)?.into_data() else { continue };

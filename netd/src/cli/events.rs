@@ -21,9 +21,11 @@ pub async fn done(client: &Client, args: EventsArgs) -> Result<ExitCode> {
     if let Err(rejection) = EventWish::new(pairs.clone()) {
         return Ok(wrong_usage(&rejection.to_string()));
     }
-    if args.format == Format::Table {
-        out::line(columns("TIME", "TYPE", "ACTION", "WHAT"));
-    }
+    let begun = || {
+        if args.format == Format::Table {
+            out::line(columns("TIME", "TYPE", "ACTION", "WHAT"));
+        }
+    };
     let mut ended = false;
     let each = |event: Event| {
         ended = matches!(event.what, Happening::Daemon { action: DaemonAction::Stop });
@@ -34,7 +36,7 @@ pub async fn done(client: &Client, args: EventsArgs) -> Result<ExitCode> {
         // Nobody waits for the end of what cannot be written.
         Ok(out::failure().is_none())
     };
-    client.follow(&format!("/v1/events?{}", query(&pairs)), each).await?;
+    client.follow(&format!("/v1/events?{}", query(&pairs)), begun, each).await?;
     if ended {
         bail!("the daemon has ended");
     }

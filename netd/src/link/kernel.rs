@@ -20,7 +20,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
         link::LinkMessage,
         neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType},
     },
 };
 
@@ -260,7 +260,7 @@ pub fn every_route() -> [RouteNetlinkMessage; 2] {
 
 /// The default routes of the main table by this device that someone set, with their next hops.
 pub fn default_routes(routes: &[RouteMessage], index: u32) -> Vec<(IpAddr, RouteMessage)> {
-    let routes = routes.iter().filter(|route| {
+    let routes = routes.iter().flat_map(apart).filter(|route| {
         let header = &route.header;
         header.destination_prefix_length == 0
             && header.table == RouteHeader::RT_TABLE_MAIN
@@ -268,7 +268,25 @@ pub fn default_routes(routes: &[RouteMessage], index: u32) -> Vec<(IpAddr, Route
             && header.protocol != RouteProtocol::Ra
             && output(route) == Some(index)
     });
-    routes.filter_map(|route| Some((gateway(route)?, route.clone()))).collect()
+    routes.filter_map(|route| Some((gateway(&route)?, route))).collect()
+}
+
+/// A route as those that it was set as: the kernel makes one of IPv6 routes with one destination and one priority, and takes
+/// each of them away by itself.
+fn apart(route: &RouteMessage) -> Vec<RouteMessage> {
+    let hops = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) if route.header.address_family == AddressFamily::Inet6 => Some(hops),
+        _ => None,
+    });
+    let Some(hops) = hops else { return vec![route.clone()] };
+    let single = |hop: &RouteNextHop| {
+        let mut single = route.clone();
+        single.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
+        single.attributes.extend(hop.attributes.iter().cloned());
+        single.attributes.push(RouteAttribute::Oif(hop.interface_index));
+        single
+    };
+    hops.iter().map(single).collect()
 }
 
 /// The device a route leaves by: of several, the first.

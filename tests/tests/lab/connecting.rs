@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     says::{self, inspected, names, text},
-    town::{CLIENT, FRONT, HOST, INTERNET, Town},
+    town::{CLIENT, FRONT, HOST, INTERNET, Town, wait_until},
 };
 
 fn two_networks() -> Town {
@@ -92,6 +92,37 @@ fn the_way_out_and_the_published_ports_follow_the_priority() {
     town.netd.say("network connect blue web").ok();
     reaches_and_is_reached();
     town.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn the_way_out_by_ipv6_follows_the_priority_too() {
+    let town = Town::new(Offloads::On);
+    town.netd.say("network create blue --ipv6").ok();
+    town.netd.say("network create green --ipv6").ok();
+    town.network("probe");
+    let probe = text(&inspected(&town.netd, "network inspect probe"), "/bridge");
+    let web = town.container("web", "blue", &[]);
+    let default = || {
+        let routes = web.ip("-6 route show default");
+        routes.lines().map(|line| line.split(" dev ").nth(1).unwrap_or(line)[..4].to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(default(), ["eth0"]);
+
+    for (words, device) in [
+        ("network connect --gw-priority 5 green web", "eth1"),
+        ("network disconnect green web", "eth0"),
+        ("network connect --gw-priority 5 green web", "eth1"),
+        ("network disconnect blue web", "eth1"),
+    ] {
+        town.netd.say(words).ok();
+        assert_eq!(default(), [device], "{words}");
+        // When it has looked at the host again the daemon has found that what it made is what it wants.
+        town.host.ip(&format!("link del {probe}"));
+        wait_until("the daemon looks again", || town.host.ifindex(&probe).is_some());
+        assert_eq!(default(), [device], "{words}");
+    }
+    let repairs = town.netd.say("events --until 0s -f type=repair").ok();
+    assert!(!repairs.contains("web") && !repairs.contains("fail") && repairs.contains(&probe), "{repairs}");
 }
 
 #[test]
