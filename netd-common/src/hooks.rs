@@ -4,7 +4,7 @@
 //! pass, an error on a container's device drops it.
 
 use crate::{
-    conntrack,
+    conntrack, dns,
     forward::{self, WayOut},
     fragment, guard, icmp,
     nat::{self, Ttl},
@@ -30,6 +30,7 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
         Hook::ToContainer => to_container(p, t),
         Hook::FromUplink => from_uplink(p, t, s),
         Hook::ToUplink => to_uplink(p, t, s),
+        Hook::DnsLo => dns_lo(p, t, s),
     })
 }
 
@@ -340,5 +341,19 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
     fragment::remember(t, s, h);
     nat::rewrite(p, h, s, Ttl::Keep)?;
     p.set_label(Label::Approved);
+    Ok(PASS)
+}
+
+/// Egress of a container's loopback device. What a container sends to itself is its own affair, but for what it asks the resolver.
+#[inline(always)]
+pub fn dns_lo<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };
+    if !dns::concerns(p, frame) {
+        return Ok(PASS);
+    }
+    let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) else { return Ok(PASS) };
+    if h.transport == Transport::Tcp || h.transport == Transport::Udp {
+        dns::translate(p, t, s, h)?;
+    }
     Ok(PASS)
 }

@@ -10,6 +10,7 @@
 
 pub mod checksum;
 pub mod conntrack;
+pub mod dns;
 pub mod evict;
 pub mod forward;
 pub mod fragment;

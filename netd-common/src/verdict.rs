@@ -137,6 +137,8 @@ drop_reasons! {
     Refused = 15, "refused";
     /// For a container that is gone.
     NoEndpoint = 16, "no_endpoint";
+    /// A question to the resolver while the daemon is away: whoever asks will ask again.
+    NoResolver = 17, "no_resolver";
 }
 
 impl DropReason {

@@ -113,6 +113,12 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
     sock::bind::<V6>(&ctx)
 }
 
+/// Egress of a container's loopback device.
+#[classifier]
+pub fn dns_lo(ctx: TcContext) -> i32 {
+    run(Hook::DnsLo, ctx)
+}
+
 #[inline(always)]
 fn run(hook: Hook, ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);

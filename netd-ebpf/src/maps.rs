@@ -38,6 +38,8 @@ const AF_INET6: u8 = 10;
 const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
 /// The network namespace of the packet's device (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NETNS: u64 = u64::MAX;
+/// Size of the tuple of an IPv4 packet in a socket lookup.
+const IPV4_TUPLE: u32 = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
 const EINVAL: i64 = -22;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
@@ -294,6 +296,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn has_socket_at(&self, tuple: &Tuple) -> bool {
+        has_socket_at(self.skb, tuple)
+    }
+
+    #[inline(always)]
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         route(self.skb, input, tuple, next)
     }
@@ -336,6 +343,55 @@ fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
         bpf_sk_release(socket.cast());
     }
     true
+}
+
+/// Looks for the socket that a packet with this IPv4 tuple would reach, and whether it is bound to that address.
+#[inline(always)]
+fn has_socket_at(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
+    let (saddr, daddr) = (tuple.src.words()[3], tuple.dst.words()[3]);
+    let sport = u16::from_ne_bytes(tuple.src_port.bytes());
+    let dport = u16::from_ne_bytes(tuple.dst_port.bytes());
+    let mut packet = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr, daddr, sport, dport };
+    let bound = match tuple.protocol {
+        TCP => tcp_address(skb, &mut packet),
+        UDP => udp_address(skb, &mut packet),
+        _ => return false,
+    };
+    bound == u64::from(daddr)
+}
+
+/// More than any IPv4 address: no socket.
+const NO_SOCKET: u64 = 1 << 32;
+
+/// The address that the TCP socket is bound to which a packet would reach. One function a protocol, not inlined: the verifier
+/// refuses one load for both kinds of socket that the two lookups return.
+#[inline(never)]
+fn tcp_address(skb: *mut __sk_buff, packet: &mut bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1) -> u64 {
+    // SAFETY: the context in hand, and a tuple whose size is told; what is found is given back.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(skb.cast(), ptr::from_mut(packet).cast(), IPV4_TUPLE, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return NO_SOCKET;
+        }
+        let bound = (*socket).src_ip4;
+        bpf_sk_release(socket.cast());
+        bound.into()
+    }
+}
+
+/// The same of a UDP socket.
+#[inline(never)]
+fn udp_address(skb: *mut __sk_buff, packet: &mut bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1) -> u64 {
+    // SAFETY: as above.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(skb.cast(), ptr::from_mut(packet).cast(), IPV4_TUPLE, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return NO_SOCKET;
+        }
+        let bound = (*socket).src_ip4;
+        bpf_sk_release(socket.cast());
+        bound.into()
+    }
 }
 
 /// Asks the kernel's routing. Not inlined: its parameters would lie on the stack of every caller.

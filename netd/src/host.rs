@@ -17,10 +17,14 @@ use tokio::sync::watch;
 
 use crate::{
     dataplane::{Dataplane, Records},
+    dns::Directory,
     holder,
     link::{self, Forwarding, Links, Ours, Sysctls},
     netns::Namespace,
-    reconcile::{Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step},
+    reconcile::{
+        Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step,
+    },
+    resolver::Resolver,
 };
 
 pub use crate::dataplane::{Cgroup, Options as DataplaneOptions};
@@ -43,13 +47,14 @@ pub struct Host {
     links: Links,
     dataplane: Dataplane,
     forwarding: Forwarding,
+    resolver: Resolver,
     uplinks: Vec<LinkName>,
     sandboxes: BTreeMap<LinkName, Sandbox>,
 }
 
 impl Host {
     /// Checks what is needed, loads the programs, and takes over what a former daemon left.
-    pub async fn open(options: HostOptions) -> Result<Self> {
+    pub async fn open(options: HostOptions, resolver: Resolver) -> Result<Self> {
         let links = Links::open()?;
         let names = links.names().await?;
         let filters = links.filters().await?;
@@ -57,7 +62,7 @@ impl Host {
         // Only a process that may do all this may listen.
         let links = Links::open_watched()?;
         let forwarding = Forwarding::open(&options.state_dir)?;
-        Ok(Self { links, dataplane, forwarding, uplinks: options.uplinks, sandboxes: BTreeMap::new() })
+        Ok(Self { links, dataplane, forwarding, resolver, uplinks: options.uplinks, sandboxes: BTreeMap::new() })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -84,12 +89,44 @@ impl Host {
         Ok(())
     }
 
+    /// A sandbox that a veth leads to, by its inode.
+    fn sandbox_of(&self, namespace: u64) -> Option<&Sandbox> {
+        self.sandboxes.values().find(|sandbox| sandbox.inode == namespace)
+    }
+
+    async fn resolvers(&mut self) -> Result<BTreeMap<u64, ResolverState>> {
+        let known = self.sandboxes.values().map(|sandbox| (sandbox.inode, sandbox.clone())).collect();
+        let attached = self.dataplane.attached_inside(&known).await?;
+        let listening = self.resolver.listening();
+        let state = |namespace: &u64| match attached.contains(namespace) && listening.contains(namespace) {
+            true => ResolverState::Whole,
+            false => ResolverState::Partial,
+        };
+        Ok(attached.union(&listening).map(|namespace| (*namespace, state(namespace))).collect())
+    }
+
+    /// The sockets first: a question that the program leads to none is dropped.
+    fn open_resolver(&mut self, namespace: u64) -> Result<()> {
+        let sandbox = self.sandbox_of(namespace).with_context(|| format!("no veth leads to namespace {namespace}"))?;
+        let sandbox = sandbox.clone();
+        self.resolver.open(&sandbox)?;
+        self.dataplane.attach_inside(&sandbox)
+    }
+
+    async fn close_resolver(&mut self, namespace: u64) -> Result<()> {
+        let sandbox = self.sandbox_of(namespace).cloned();
+        let sandbox = sandbox.unwrap_or(Sandbox { path: PathBuf::new(), inode: namespace });
+        let detached = self.dataplane.detach_inside(&sandbox).await;
+        self.resolver.close(namespace);
+        detached
+    }
+
     /// The programs went with the link; their pins go after it.
     async fn delete(&mut self, link: &LinkName) -> Result<()> {
         let index = index(link)?;
         self.links.delete(link).await?;
         if let Some(index) = index {
-            for hook in Hook::ALL {
+            for hook in Hook::OF_DEVICES {
                 self.dataplane.detach(link, index, hook)?;
             }
             self.dataplane.forget_qdisc(index)?;
@@ -113,6 +150,7 @@ impl Kernel for Host {
         let forwarding = each.filter(|(link, family)| Forwarding::is_on(link, *family)).collect();
         let Records { devices, orphans, endpoints, publications, addresses, settings, reserved } =
             self.dataplane.tables().records(&names)?;
+        let resolvers = self.resolvers().await?;
         Ok(State {
             bridges,
             veths,
@@ -120,6 +158,7 @@ impl Kernel for Host {
             unclear,
             forwarding,
             hooks,
+            resolvers,
             devices,
             orphans,
             endpoints,
@@ -158,6 +197,8 @@ impl Kernel for Host {
                 self.sandboxes.insert(link.clone(), veth.sandbox.clone());
                 Ok(())
             }
+            Step::OpenResolver(namespace) => self.open_resolver(*namespace),
+            Step::CloseResolver(namespace) => self.close_resolver(*namespace).await,
             Step::Attach(link, hook) => self.dataplane.attach(link, needed_index(link)?, *hook),
             Step::PutDevice(link, record) => {
                 let bridge = record.bridge.as_ref().map_or(Ok(0), needed_index)?;
@@ -197,6 +238,10 @@ impl Kernel for Host {
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {
         Ok(Namespace::open(path)?.sandbox().clone())
+    }
+
+    fn know_names(&mut self, directory: Directory) {
+        self.resolver.know(directory);
     }
 
     async fn interfaces(&mut self, sandbox: &Sandbox) -> Result<BTreeSet<LinkName>> {

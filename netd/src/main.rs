@@ -5,6 +5,7 @@ mod compose;
 mod config;
 mod daemon;
 mod dataplane;
+mod dns;
 mod holder;
 mod host;
 mod ipam;
@@ -14,6 +15,7 @@ mod netns;
 mod plan;
 mod reconcile;
 mod reserve;
+mod resolver;
 mod store;
 #[cfg(test)]
 mod testing;

@@ -16,7 +16,8 @@ use netd_common::{
 use crate::{
     model::{self, Attachment, Endpoint, Model, Network, Subnet},
     reconcile::{
-        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, Sandbox, State, Uplink, Veth,
+        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, ResolverState, Sandbox, State,
+        Uplink, Veth,
     },
 };
 
@@ -111,6 +112,9 @@ fn with_prefix(address: IpAddr, subnet: &Subnet) -> IpNet {
 
 fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: &Sandbox) {
     let ways_out = Family::BOTH.map(|family| (family, model.way_out(endpoint, family)));
+    if !endpoint.attachments.is_empty() {
+        state.resolvers.insert(sandbox.inode, ResolverState::Whole);
+    }
     for attachment in &endpoint.attachments {
         let Some(network) = model.networks.get(&attachment.network) else { continue };
         let leads_out =

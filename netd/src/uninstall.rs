@@ -8,9 +8,9 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    dataplane::{Pins, removed_filter},
+    dataplane::{Pins, remove_from_clsact, removed_filter},
     link::{Forwarding, Links},
-    reconcile::LinkName,
+    reconcile::{LinkName, Sandbox},
 };
 
 /// What was taken away.
@@ -20,6 +20,8 @@ pub struct Report {
     pub pins: Vec<PathBuf>,
     /// Devices that a filter of ours was on.
     pub filters: BTreeSet<LinkName>,
+    /// Namespaces of containers that a filter of ours was in.
+    pub namespaces: Vec<PathBuf>,
     /// Links.
     pub links: Vec<LinkName>,
     /// Devices whose forwarding has the value back that it had before netd.
@@ -27,8 +29,8 @@ pub struct Report {
 }
 
 /// Detaches every program, deletes every link and map of ours, and gives the host its forwarding back. What is gone
-/// already is no error: a second call finds nothing.
-pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
+/// already is no error: a second call finds nothing. `sandboxes` are the containers' namespaces, as far as they are known.
+pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Report> {
     let links = Links::open()?;
     let pins = Pins::existing(bpf_dir.to_owned());
     let qdiscs = pins.qdiscs_made()?;
@@ -48,8 +50,14 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path) -> Result<Report> {
     for index in qdiscs.into_iter().filter(|index| names.contains_key(index)) {
         links.remove_empty_clsact(index).await?;
     }
+    let mut namespaces = Vec::new();
+    for sandbox in sandboxes {
+        if remove_from_clsact(sandbox).await? {
+            namespaces.push(sandbox.path.clone());
+        }
+    }
     let pins = pins.remove_everything()?;
-    Ok(Report { pins, filters, links: deleted, forwarding })
+    Ok(Report { pins, filters, namespaces, links: deleted, forwarding })
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use netd_common::{
 
 use crate::world::{RouteTo, World};
 
+/// Interface index of every namespace's loopback device.
+pub const LOOPBACK: u32 = 1;
 /// Interface index of the uplink.
 pub const UPLINK: u32 = 10;
 /// A device that is not netd's and no uplink.

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use netd_common::{
+    dns,
     packet::ETH,
     parse::tcp_flags,
     tables::{Hook, Instant},
-    tuple::{TCP, Tuple, UDP, Zone, echo},
+    tuple::{Address, TCP, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
@@ -27,6 +28,13 @@ fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
         let _bound = std::net::UdpSocket::bind("0.0.0.0:5000").expect("the namespace is empty");
         let _listening = std::net::TcpListener::bind("0.0.0.0:1024").expect("the namespace is empty");
         world.sockets.extend([(UDP, 5000), (TCP, 1024)]);
+        let resolver = Ipv4Addr::from(dns::RESOLVER);
+        // The first port is a server's own here, on every address.
+        let _own = std::net::UdpSocket::bind(("0.0.0.0", dns::FIRST_SOCKET)).expect("the namespace is empty");
+        let _asked = std::net::UdpSocket::bind((resolver, dns::FIRST_SOCKET + 1)).expect("the namespace is empty");
+        let _asked_by_tcp = std::net::TcpListener::bind((resolver, dns::FIRST_SOCKET)).expect("the namespace is empty");
+        let at = Address::from(resolver);
+        world.sockets_at.extend([(UDP, at, dns::FIRST_SOCKET + 1), (TCP, at, dns::FIRST_SOCKET)]);
         let mut kernel = Kernel::like(&world);
         let mut random = StdRng::seed_from_u64(SEED);
         let mut seen = BTreeMap::<String, usize>::new();
@@ -97,6 +105,9 @@ fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
 }
 
 fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
+    if random.random_ratio(1, 12) {
+        return (Hook::DnsLo, Frame::at(scene::LOOPBACK, within_a_container(random)));
+    }
     let hook = pick(
         random,
         &[
@@ -114,6 +125,7 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
         Hook::FromUplink => (UPLINK, 0),
         Hook::ToUplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
         Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
+        Hook::DnsLo => (scene::LOOPBACK, 0),
     };
     let build = match known {
         Some(tuple)
@@ -138,6 +150,23 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
     let destination: [u8; 6] = bytes[..6].try_into().expect("six bytes");
     let for_another = device == UPLINK && destination[0] & 1 == 0 && destination != scene::UPLINK_MACS[0];
     (hook, Frame { came_by, for_another, ..Frame::at(device, bytes) })
+}
+
+/// What a container sends to itself, some of it to the resolver and from it.
+fn within_a_container(random: &mut StdRng) -> Vec<u8> {
+    let end = |random: &mut StdRng| {
+        let address = pick(random, &["127.0.0.1", "127.0.0.11", "127.0.0.11", "127.0.0.12", "10.176.1.2"]);
+        let port = pick(random, &[53, 53, 716, 717, 718, 724, 725, 40_000, 40_001]);
+        format!("{address}:{port}")
+    };
+    let (from, to) = (end(random), end(random));
+    let build = if random.random_bool(0.5) { with_flags(random, tcp(&from, &to)) } else { udp(&from, &to) };
+    let build = if random.random_ratio(1, 10) { build.ip_options(8) } else { build };
+    let mut bytes = build.payload(&[3; 29]).bytes();
+    if random.random_ratio(1, 20) {
+        bytes.truncate(random.random_range(ETH + 20..=bytes.len()));
+    }
+    bytes
 }
 
 /// Whether a packet with this tuple may come by this hook: one of a network from its container, one of the host's zone from outside.

@@ -7,14 +7,17 @@ use anyhow::Result;
 use crate::{build_ebpf, command, debian, lint, vm, workspace};
 
 /// What the tests themselves run.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 13] = [
+    "bind9-dnsutils",
     "busybox-static",
     "ca-certificates",
     "curl",
     "ethtool",
     "iproute2",
     "iptables",
+    "gcc",
     "iputils-ping",
+    "musl-tools",
     "nftables",
     "systemd",
     "tcpdump",

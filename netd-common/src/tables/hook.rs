@@ -21,11 +21,16 @@ pub enum Hook {
     FromUplink = 2,
     /// Egress of an uplink.
     ToUplink = 3,
+    /// Egress of a container's loopback device, in the container's namespace.
+    DnsLo = 4,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink];
+    pub const ALL: [Self; 5] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::DnsLo];
+
+    /// Those at devices of the host.
+    pub const OF_DEVICES: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink];
 
     /// The program's name, in the object, in listings and in pins.
     pub const fn name(self) -> &'static str {
@@ -34,6 +39,7 @@ impl Hook {
             Self::ToContainer => "to_container",
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
+            Self::DnsLo => "dns_lo",
         }
     }
 }

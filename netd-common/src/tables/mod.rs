@@ -190,6 +190,10 @@ pub trait Tables {
     /// Whether a socket of the host would get the answers to a packet with this tuple.
     fn has_socket(&self, tuple: &Tuple) -> bool;
 
+    /// Whether a socket at exactly its destination, and not at every address, would get a packet with this IPv4 tuple, in the
+    /// namespace that the packet is in.
+    fn has_socket_at(&self, tuple: &Tuple) -> bool;
+
     /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
     /// that the route has none of its own.
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;

@@ -289,6 +289,9 @@ pub struct NetworkCreateArgs {
     /// As Docker's bridge driver has them: com.docker.network.driver.mtu=N and others
     #[arg(short, long = "opt", value_name = "K=V", value_parser = pair)]
     pub options: Vec<(String, String)>,
+    /// A DNS server for what is no container's name; the host's unless given
+    #[arg(long = "dns", value_name = "IP")]
+    pub dns: Vec<String>,
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -327,6 +330,9 @@ pub struct ConnectionArgs {
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// A DNS server for what is no container's name; those of its networks or the host's unless given
+    #[arg(long = "dns", value_name = "IP")]
+    pub dns: Vec<String>,
 }
 
 /// Ports of an endpoint.
@@ -365,6 +371,9 @@ pub struct StartArgs {
     /// Path of the network namespace to enter; the host's unless given
     #[arg(long)]
     pub netns: Option<PathBuf>,
+    /// Where the files are that say how names are found
+    #[arg(long)]
+    pub etc: Option<PathBuf>,
     /// File descriptor that a byte comes on when the network is there
     pub go: i32,
     /// File descriptor on which to say why the command could not be started

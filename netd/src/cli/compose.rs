@@ -101,6 +101,7 @@ fn job(service: &PlannedService, directory: &Path) -> Job {
         networks: service.networks.clone(),
         ports: service.ports.clone(),
         labels: service.labels.clone(),
+        dns: service.dns.clone(),
         command: service.command.clone(),
         environment: service.environment.clone().into_iter().collect(),
         directory: Some(service.directory.as_ref().map_or_else(|| directory.to_owned(), |below| directory.join(below))),

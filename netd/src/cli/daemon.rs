@@ -31,6 +31,7 @@ use crate::{
     api,
     config::Config,
     daemon::{About, Daemon},
+    dns::Directory,
     plan::sandboxes_of_veths,
     reconcile::LinkName,
     reserve::Reservations,
@@ -93,6 +94,7 @@ async fn serve(places: Places, config: Config) -> Result<()> {
         cgroup: host::cgroup(places.cgroup),
         uplinks: places.uplinks,
         sandboxes: sandboxes_of_veths(&model),
+        names: Directory::of(&model),
     };
     let (kernel, changes) = host::open(place).await?;
     let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir, flows_max: FLOWS_MAX };

@@ -16,7 +16,7 @@ use nix::{
 use super::{
     args::{AttachArgs, Format, ListArgs, PortsArgs},
     filters::{Filters, has_label},
-    job, out, route, sandbox, table, wrong_usage,
+    job, names, out, route, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
@@ -38,6 +38,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         networks: args.connection.networks,
         ports: args.connection.ports,
         labels: args.connection.labels.into_iter().collect(),
+        dns: args.connection.dns,
         ..Default::default()
     };
     let endpoint: EndpointView = client.post("/v1/endpoints", &order).await?;
@@ -222,6 +223,7 @@ pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
     } else if endpoint.command.is_empty() {
         return Ok(());
     }
+    names::remove(&names::directory(client, &endpoint.name))?;
     let log = job::log_of(client, &endpoint.name);
     match fs::remove_file(&log) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -7,10 +7,13 @@ use std::{
 
 use anyhow::Result;
 use tokio::sync::watch;
+use tracing::debug;
 
 use crate::{
+    dns::Directory,
     host::{Cgroup, DataplaneOptions, Host, HostOptions},
     reconcile::{LinkName, Sandbox},
+    resolver::Resolver,
     uninstall::{Report, uninstall},
 };
 
@@ -29,6 +32,8 @@ pub struct HostPlace {
     pub uplinks: Vec<LinkName>,
     /// Which sandbox each veth of the model leads to.
     pub sandboxes: BTreeMap<LinkName, Sandbox>,
+    /// What the resolvers answer.
+    pub names: Directory,
 }
 
 /// The cgroup that `--cgroup` names.
@@ -42,20 +47,29 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, sandboxes } = place;
+    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, sandboxes, names } = place;
     let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), cgroup, clsact_only: false };
-    let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }).await?;
+    // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
+    let resolver = Resolver::start()?;
+    resolver.know(names);
+    for sandbox in sandboxes.values() {
+        if let Err(error) = resolver.open(sandbox) {
+            debug!("{error:#}");
+        }
+    }
+    let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }, resolver).await?;
     host.remember_sandboxes(sandboxes);
     let changes = host.changes()?;
     Ok((host, changes))
 }
 
 /// Takes everything of netd's away from the host; what it was, a line each.
-pub async fn take_away(bpf_dir: &Path, state_dir: &Path) -> Result<Vec<String>> {
-    let Report { pins, filters, links, forwarding } = uninstall(bpf_dir, state_dir).await?;
+pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Vec<String>> {
+    let Report { pins, filters, namespaces, links, forwarding } = uninstall(bpf_dir, state_dir, sandboxes).await?;
     let pins = pins.iter().map(|pin| format!("removed {}", pin.display()));
     let filters = filters.iter().map(|link| format!("removed the filters of netd on {link}"));
+    let namespaces = namespaces.iter().map(|path| format!("removed the filter of netd in {}", path.display()));
     let links = links.iter().map(|link| format!("deleted {link}"));
     let forwarding = forwarding.iter().map(|link| format!("gave {link} its forwarding back"));
-    Ok(pins.chain(filters).chain(links).chain(forwarding).collect())
+    Ok(pins.chain(filters).chain(namespaces).chain(links).chain(forwarding).collect())
 }

@@ -17,7 +17,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{endpoint, route, sandbox, start::FAILED};
+use super::{endpoint, names, route, sandbox, start::FAILED};
 use crate::{
     api::{CallError, Client},
     daemon::{EndpointOrder, EndpointView},
@@ -35,6 +35,8 @@ pub struct Job {
     pub ports: Vec<String>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
+    /// DNS servers for what is no name of its networks.
+    pub dns: Vec<String>,
     /// The command and its arguments.
     pub command: Vec<String>,
     /// Beside what it inherits.
@@ -160,6 +162,7 @@ impl Starter {
         command.args([go_read.as_raw_fd().to_string(), told_write.as_raw_fd().to_string()]);
         if let Some(netns) = place.netns() {
             command.arg("--netns").arg(netns);
+            command.arg("--etc").arg(names::directory(client, job.name.as_str()));
         }
         if let Some(directory) = &job.directory {
             command.current_dir(directory);
@@ -184,16 +187,22 @@ impl Starter {
             networks: job.networks.clone(),
             ports: job.ports.clone(),
             labels: job.labels.clone(),
+            dns: job.dns.clone(),
         };
-        match client.post("/v1/endpoints", &order).await {
-            Ok(endpoint) => Ok((self, endpoint)),
-            Err(error) => {
-                // Without a word it ends by itself.
-                self.go = None;
-                self.child.wait().await?;
-                Err(error.into())
-            }
-        }
+        let failed = match client.post::<EndpointView>("/v1/endpoints", &order).await {
+            Ok(endpoint) => match place.netns().map_or(Ok(()), |_| names::write(client, &endpoint)) {
+                Ok(()) => return Ok((self, endpoint)),
+                Err(error) => {
+                    endpoint::remove(client, &endpoint).await?;
+                    error
+                }
+            },
+            Err(error) => error.into(),
+        };
+        // Without a word it ends by itself.
+        self.go = None;
+        self.child.wait().await?;
+        Err(failed)
     }
 
     /// Lets it become the command; exit code and reason if it cannot.

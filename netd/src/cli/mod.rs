@@ -11,6 +11,7 @@ mod flows;
 mod host;
 mod job;
 mod manual;
+mod names;
 mod network;
 mod out;
 mod run;
@@ -157,7 +158,6 @@ mod tests {
             "network connect n",
             "attach c",
             "attach c --pid 1 --netns /x",
-            "attach c --pid 1 --dns 1.1.1.1",
             "run --name x",
             "exposure",
             "flows rm",

@@ -46,6 +46,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         internal: args.internal,
         mtu: args.mtu,
         options: args.options.into_iter().collect(),
+        dns: args.dns,
         labels: args.labels.into_iter().collect(),
         force: args.force,
     };

@@ -21,7 +21,7 @@ use super::{
     args::RunArgs,
     block_on, endpoint,
     job::{Job, Started},
-    out, route, sandbox,
+    names, out, route, sandbox,
     start::{FAILED, replaced_by},
 };
 use crate::{api::Client, daemon::EndpointView, model::Name};
@@ -38,7 +38,10 @@ pub fn exec(client: &Client, name: &str, command: &[String]) -> Result<ExitCode>
         if endpoint.state == "gone" {
             bail!("the network namespace of {name} is gone ({})", endpoint.netns.display());
         }
-        if endpoint.mode == "host" { Ok(()) } else { sandbox::enter(&endpoint.netns) }
+        if endpoint.mode == "host" {
+            return Ok(());
+        }
+        sandbox::enter(&endpoint.netns, &names::directory(client, name))
     };
     if let Err(error) = entered() {
         return Ok(own_failure(Err(error)));
@@ -67,6 +70,7 @@ async fn run(client: &Client, args: RunArgs) -> Result<ExitCode> {
         networks: args.connection.networks,
         ports: args.connection.ports,
         labels: args.connection.labels.into_iter().collect(),
+        dns: args.connection.dns,
         command: args.command,
         environment: Vec::new(),
         directory: None,

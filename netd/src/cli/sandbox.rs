@@ -16,6 +16,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
+use super::names;
 use crate::model::Name;
 
 /// Where iproute2 keeps the names of network namespaces.
@@ -59,8 +60,9 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Moves the calling thread into a network namespace, with a view of `/sys` that shows that one's devices.
-pub fn enter(path: &Path) -> Result<()> {
+/// Moves the calling thread into a network namespace, with a view of `/sys` that shows that one's devices, and of `/etc` with the
+/// files in `etc` that say how names are found.
+pub fn enter(path: &Path, etc: &Path) -> Result<()> {
     let namespace = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", path.display()))?;
     unshare(CloneFlags::CLONE_NEWNS).context("cannot have mounts of its own")?;
@@ -69,7 +71,7 @@ pub fn enter(path: &Path) -> Result<()> {
     // Where /sys cannot be mounted, the old view of it is better than no command.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
     let _ = mount(Some("netd"), "/sys", Some("sysfs"), MsFlags::empty(), none);
-    Ok(())
+    names::lay_over(etc)
 }
 
 /// Binds a new namespace to a path. A namespace belongs to a thread, so one is made for it.

@@ -45,7 +45,7 @@ pub fn replaced_by(command: &[String]) -> (u8, String) {
 
 fn prepared(args: &StartArgs) -> Result<()> {
     if let Some(netns) = &args.netns {
-        sandbox::enter(netns)?;
+        sandbox::enter(netns, args.etc.as_deref().unwrap_or(Path::new("")))?;
     }
     if args.session {
         setsid().context("cannot begin a session")?;

@@ -16,10 +16,12 @@ use nix::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BPF_DIR, STATE_DIR, args::UninstallArgs, host, job, out, sandbox};
+use super::{BPF_DIR, STATE_DIR, args::UninstallArgs, host, job, names, out, sandbox};
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
+    plan::sandboxes_of_veths,
+    reconcile::Sandbox,
     store::{FILE, Store},
 };
 
@@ -41,7 +43,7 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
         end(status.pid)?;
         out::line(format_args!("ended the daemon (pid {})", status.pid));
     }
-    for line in host::take_away(&bpf_dir, &state_dir).await? {
+    for line in host::take_away(&bpf_dir, &state_dir, &sandboxes(&state_dir)).await? {
         out::line(line);
     }
     remove_namespaces(client, &state_dir);
@@ -49,7 +51,17 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
     remove_dead_socket(client.socket());
     // Only an empty directory goes, as above.
     let _ = fs::remove_dir(job::logs(client));
+    let _ = fs::remove_dir(names::all(client));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The containers' namespaces, as far as the store tells.
+fn sandboxes(state_dir: &Path) -> Vec<Sandbox> {
+    if !state_dir.join(FILE).exists() {
+        return Vec::new();
+    }
+    let model = Store::open(state_dir, &mut StdRng::from_os_rng()).map(|(_, model)| model).unwrap_or_default();
+    sandboxes_of_veths(&model).into_values().collect()
 }
 
 fn end(pid: u32) -> Result<()> {
@@ -80,6 +92,10 @@ fn remove_namespaces(client: &Client, state_dir: &Path) {
         let log = job::log_of(client, endpoint.name.as_str());
         if fs::remove_file(&log).is_ok() {
             out::line(format_args!("removed {}", log.display()));
+        }
+        let etc = names::directory(client, endpoint.name.as_str());
+        if etc.exists() && names::remove(&etc).is_ok() {
+            out::line(format_args!("removed {}", etc.display()));
         }
         if !endpoint.netns_made {
             continue;

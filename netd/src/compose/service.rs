@@ -117,9 +117,6 @@ impl Service {
             labels: with_values(section.pairs("labels")?),
         };
         section.finished(&PASSED_OVER, warnings)?;
-        if !service.dns.is_empty() {
-            return Err(ComposeError::wrong(&place, "`dns` is not supported by this version"));
-        }
         if service.network_mode.is_some() && service.networks.is_some() {
             return Err(ComposeError::wrong(&place, "it has both `network_mode` and `networks`"));
         }

@@ -83,6 +83,7 @@ impl<K: Kernel> Daemon<K> {
         if self.model.endpoints.contains_key(&name) {
             return Err(Rejection::EndpointExists(name).into());
         }
+        let dns = model::servers(&order.dns)?;
         let mut next = self.model.clone();
         let (mode, joins) = Mode::read(&order.networks)?;
         let specs = if joins { self.joined_networks(&mut next, &order).await? } else { Vec::new() };
@@ -99,6 +100,7 @@ impl<K: Kernel> Daemon<K> {
             command: order.command,
             labels: order.labels,
             joining: Joining { specs, interfaces },
+            dns,
         };
         model::attach(&mut next, order, now(), &mut *self.rng)?;
         let (publications, fresh) = self.taken_ports(&next, &name, &ports).await?;

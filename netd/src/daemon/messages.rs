@@ -68,6 +68,8 @@ pub struct EndpointOrder {
     pub networks: Vec<String>,
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+    /// DNS servers for what is no name of its networks.
+    pub dns: Vec<String>,
 }
 
 /// What of a network can change.

@@ -42,6 +42,7 @@ use self::{
 };
 use crate::{
     config::Config,
+    dns::Directory,
     ipam::{self, Pools},
     model::{Model, NetworkOrder, Rejection},
     plan::{plan, warnings},
@@ -163,6 +164,7 @@ impl<K: Kernel> Daemon<K> {
         for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
             warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }
+        daemon.kernel.know_names(Directory::of(&daemon.model));
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         daemon.follow_the_mtu().await;
         Ok(daemon)
@@ -270,6 +272,7 @@ impl<K: Kernel> Daemon<K> {
             failed.push(step);
         }
         self.model = next;
+        self.kernel.know_names(Directory::of(&self.model));
         self.reservations.keep(fresh);
         // What cannot be held was told when it was first tried.
         let _ = self.reservations.follow(&self.model);

@@ -158,8 +158,8 @@ async fn an_attach_that_fails_at_any_step_leaves_everything_as_it_was() {
         assert_eq!(bench.stored().await, before.0);
         failures += 1;
     }
-    // Bridge, forwarding, veths, programs, records, endpoints and publications of two attachments.
-    assert_eq!(failures, 19);
+    // Bridge, forwarding, veths, programs, the resolver, records, endpoints and publications of two attachments.
+    assert_eq!(failures, 20);
 }
 
 #[tokio::test]
@@ -345,7 +345,7 @@ async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_p
             assert!(is_bounded(link), "{link} forwards, {:?}", bench.daemon.trouble);
         }
         if bench.daemon.trouble.is_empty() {
-            assert_eq!((state, failing), (&whole, 16));
+            assert_eq!((state, failing), (&whole, 17));
             return;
         }
         bench.daemon.look_again().await;

@@ -36,6 +36,7 @@ pub struct NetworkView {
     /// Whether the MTU is that of the host's routes.
     pub mtu_follows: bool,
     pub options: BTreeMap<String, String>,
+    pub dns: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
     pub created: String,
     pub endpoints: Vec<String>,
@@ -79,6 +80,8 @@ pub struct EndpointView {
     pub networks: Vec<AttachmentView>,
     /// Its published ports, a range as one.
     pub ports: Vec<PortView>,
+    /// Servers for what is no name of its networks; the networks' or the host's where there are none.
+    pub dns: Vec<IpAddr>,
     /// RFC 3339.
     pub created: String,
 }
@@ -200,6 +203,7 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         mtu: network.mtu,
         mtu_follows: network.mtu_follows,
         options: network.options.clone(),
+        dns: network.dns.clone(),
         labels: network.labels.clone(),
         created: rfc3339(network.created),
         endpoints: model.attachments_of(&network.name).map(|(endpoint, _)| endpoint.name.to_string()).collect(),
@@ -242,6 +246,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         labels: endpoint.labels.clone(),
         networks: networks.collect(),
         ports: endpoint.publications.iter().map(port_view).collect(),
+        dns: endpoint.dns.clone(),
         created: rfc3339(endpoint.created),
     }
 }

@@ -3,7 +3,10 @@
 //! Which of the two is found by trying, or set to clsact by `NETD_FORCE_CLSACT=1` (for tests). What is attached stays
 //! attached in the manner it was, and gets a new program by an update in place: there is no moment without one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use aya::programs::{
@@ -39,6 +42,11 @@ impl Attachments {
         Self { pins, on_clsact: BTreeSet::new(), without_tcx }
     }
 
+    /// Whether TCX is known not to be had.
+    pub const fn without_tcx(&self) -> bool {
+        self.without_tcx
+    }
+
     /// The pins.
     pub const fn pins(&self) -> &Pins {
         &self.pins
@@ -53,8 +61,9 @@ impl Attachments {
         filters: &BTreeSet<Filter>,
     ) -> Result<()> {
         for (index, _) in self.pins.attachments()?.into_iter().filter(|(_, at)| *at == hook) {
-            if !links.contains_key(&index) || !self.update(program, index, hook)? {
-                Pins::unpin(&self.pins.link(hook, index))?;
+            let path = self.pins.link(hook, index);
+            if !links.contains_key(&index) || !update(program, &path)? {
+                Pins::unpin(&path)?;
             }
         }
         self.note(filters);
@@ -70,7 +79,7 @@ impl Attachments {
     pub fn attach(&mut self, program: &mut SchedClassifier, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
         let path = self.pins.link(hook, index);
         if path.exists() {
-            if self.update(program, index, hook)? {
+            if update(program, &path)? {
                 return Ok(());
             }
             Pins::unpin(&path)?;
@@ -147,21 +156,6 @@ impl Attachments {
         Ok(here.filter_map(|(index, _)| if_indextoname(index).ok()?.into_string().ok()).collect())
     }
 
-    /// Updates the pinned link; false if it is no longer attached to anything.
-    fn update(&self, program: &mut SchedClassifier, index: u32, hook: Hook) -> Result<bool> {
-        let path = self.pins.link(hook, index);
-        let pinned = PinnedLink::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        match program.attach_to_link(FdLink::from(pinned).try_into()?) {
-            Ok(id) => {
-                // Dropping it closes a descriptor: the pin holds the link.
-                drop(program.take_link(id)?);
-                Ok(true)
-            }
-            Err(error) if number(&error) == Some(libc::ENOLINK) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("cannot update {}", path.display())),
-        }
-    }
-
     fn attach_to_clsact(
         &mut self,
         program: &mut SchedClassifier,
@@ -172,20 +166,8 @@ impl Attachments {
         // Noted first: a note of a qdisc that was not made is harmless, the qdisc has to be empty to go.
         let noted = self.pins.made_qdisc(index);
         self.pins.note_qdisc(index)?;
-        match tc::qdisc_add_clsact(link.as_str()) {
-            Ok(()) => {}
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
-                if !noted {
-                    self.pins.forget_qdisc(index)?;
-                }
-            }
-            Err(error) => return Err(error).context("cannot add a clsact qdisc"),
-        }
-        if !replace_filter(program, link, hook)? {
-            let options = NlOptions { priority: priority(hook), handle: TcHandle::new(0, HANDLE), classid: None };
-            let id = program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::Netlink(options))?;
-            // Dropping it would detach.
-            std::mem::forget(program.take_link(id)?);
+        if !add_to_clsact(program, link, hook)? && !noted {
+            self.pins.forget_qdisc(index)?;
         }
         self.on_clsact.insert((index, hook));
         Ok(())
@@ -201,15 +183,47 @@ impl Attachments {
     }
 }
 
+/// Updates the link pinned at `path`; false if it is no longer attached to anything.
+pub fn update(program: &mut SchedClassifier, path: &Path) -> Result<bool> {
+    let pinned = PinnedLink::from_pin(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match program.attach_to_link(FdLink::from(pinned).try_into()?) {
+        Ok(id) => {
+            // Dropping it closes a descriptor: the pin holds the link.
+            drop(program.take_link(id)?);
+            Ok(true)
+        }
+        Err(error) if number(&error) == Some(libc::ENOLINK) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot update {}", path.display())),
+    }
+}
+
+/// Puts `program` on the clsact qdisc of a device, in the place of ours if that is there; whether the qdisc had to be made.
+pub fn add_to_clsact(program: &mut SchedClassifier, link: &LinkName, hook: Hook) -> Result<bool> {
+    let made = match tc::qdisc_add_clsact(link.as_str()) {
+        Ok(()) => true,
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
+        Err(error) => return Err(error).context("cannot add a clsact qdisc"),
+    };
+    if !replace_filter(program, link, hook)? {
+        let options = NlOptions { priority: priority(hook), handle: TcHandle::new(0, HANDLE), classid: None };
+        let id = program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::Netlink(options))?;
+        // Dropping it would detach.
+        std::mem::forget(program.take_link(id)?);
+    }
+    Ok(made)
+}
+
 /// The hook of a filter that is ours.
 fn is_ours(filter: &Filter) -> Option<Hook> {
-    Hook::ALL.into_iter().find(|hook| {
-        let egress = matches!(hook, Hook::ToContainer | Hook::ToUplink);
-        filter.name == hook.name()
-            && filter.egress == egress
-            && filter.priority == priority(*hook)
-            && filter.handle == u32::from(HANDLE)
-    })
+    Hook::OF_DEVICES.into_iter().find(|hook| is_at(filter, *hook))
+}
+
+/// Whether a filter is ours for this hook.
+pub fn is_at(filter: &Filter, hook: Hook) -> bool {
+    filter.name == hook.name()
+        && filter.egress == matches!(direction(hook), TcAttachType::Egress)
+        && filter.priority == priority(hook)
+        && filter.handle == u32::from(HANDLE)
 }
 
 /// Removes a filter of ours; whether it was one.
@@ -219,7 +233,8 @@ pub fn removed_filter(link: &LinkName, filter: &Filter) -> Result<bool> {
     Ok(true)
 }
 
-fn remove_filter(link: &LinkName, hook: Hook) -> Result<()> {
+/// Removes our filter for a hook, if it is there.
+pub fn remove_filter(link: &LinkName, hook: Hook) -> Result<()> {
     let filter = match attached_filter(link, hook) {
         // The device is gone, and its filters with it.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
@@ -252,23 +267,24 @@ fn attached_filter(link: &LinkName, hook: Hook) -> std::io::Result<SchedClassifi
     SchedClassifierLink::attached(link.as_str(), direction(hook), priority(hook), TcHandle::new(0, HANDLE), None)
 }
 
-const fn direction(hook: Hook) -> TcAttachType {
+/// Which way the packets of a hook go.
+pub const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         Hook::FromContainer | Hook::FromUplink => TcAttachType::Ingress,
-        Hook::ToContainer | Hook::ToUplink => TcAttachType::Egress,
+        Hook::ToContainer | Hook::ToUplink | Hook::DnsLo => TcAttachType::Egress,
     }
 }
 
 const fn priority(hook: Hook) -> u16 {
     match hook {
         Hook::ToUplink => LAST,
-        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink => FIRST,
+        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink | Hook::DnsLo => FIRST,
     }
 }
 
 /// What kernels without TCX (before 6.6, or built without it) answer: they do not know the attach type, or not the
 /// attributes that come with it.
-fn lacks_tcx(error: &ProgramError) -> bool {
+pub fn lacks_tcx(error: &ProgramError) -> bool {
     matches!(number(error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::E2BIG))
 }
 

@@ -8,6 +8,7 @@ mod attach;
 mod cgroup;
 mod collector;
 mod flows;
+mod inside;
 #[cfg(feature = "log")]
 mod log;
 mod object;
@@ -27,11 +28,11 @@ use netd_common::tables::{Hook, names};
 
 #[cfg(test)]
 pub use self::object::OBJECT;
-use self::{attach::Attachments, collector::Collector, tables::Tables};
-pub use self::{attach::removed_filter, cgroup::Cgroup, pins::Pins, tables::Records};
+use self::{attach::Attachments, collector::Collector, inside::Inside, tables::Tables};
+pub use self::{attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, pins::Pins, tables::Records};
 use crate::{
     link::Filter,
-    reconcile::{Collected, Guard, LinkName, Program},
+    reconcile::{Collected, Guard, LinkName, Program, Sandbox},
 };
 
 /// What may be chosen of a dataplane.
@@ -53,6 +54,7 @@ pub struct Dataplane {
     attachments: Attachments,
     collector: Collector,
     guard: Guard,
+    inside: Inside,
 }
 
 impl Dataplane {
@@ -74,8 +76,9 @@ impl Dataplane {
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut programs, flows.max_entries())?;
         let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
-        let attachments = Attachments::open(pins, options.clsact_only);
-        let mut dataplane = Self { programs, tables, attachments, collector: Collector::default(), guard };
+        let attachments = Attachments::open(pins.clone(), options.clsact_only);
+        let inside = Inside::open(pins, attachments.without_tcx());
+        let mut dataplane = Self { programs, tables, attachments, inside, collector: Collector::default(), guard };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }
@@ -91,6 +94,24 @@ impl Dataplane {
     pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
         let detached = self.attachments.detach(link, index, hook);
         detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))
+    }
+
+    /// Attaches the resolver's program in a container's namespace, or replaces ours there.
+    pub fn attach_inside(&mut self, sandbox: &Sandbox) -> Result<()> {
+        let program = program_mut(&mut self.programs, Hook::DnsLo)?;
+        let attached = self.inside.attach(program, sandbox);
+        attached.with_context(|| format!("cannot attach {} in {}", Hook::DnsLo.name(), sandbox.path.display()))
+    }
+
+    /// Detaches the resolver's program in a container's namespace, if it is there.
+    pub async fn detach_inside(&mut self, sandbox: &Sandbox) -> Result<()> {
+        let detached = self.inside.detach(sandbox).await;
+        detached.with_context(|| format!("cannot detach {} in {}", Hook::DnsLo.name(), sandbox.path.display()))
+    }
+
+    /// In which namespaces, by their inodes, the resolver's program is attached. `sandboxes` are those that are known.
+    pub async fn attached_inside(&mut self, sandboxes: &BTreeMap<u64, Sandbox>) -> Result<BTreeSet<u64>> {
+        self.inside.observed(sandboxes).await
     }
 
     /// Notes that the clsact qdisc of a device is gone.
@@ -136,21 +157,27 @@ impl Dataplane {
     fn program(&self, hook: Hook) -> Result<Program> {
         let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
         let details = program.info().with_context(|| format!("cannot read about the program {}", hook.name()))?;
+        let (attach, devices) = match hook {
+            Hook::DnsLo => (self.inside.manner(), self.inside.devices()?),
+            _ => (self.attachments.manner(hook)?, self.attachments.devices(hook)?),
+        };
         Ok(Program {
             name: hook.name().to_owned(),
             id: details.id(),
             verified_instructions: details.verified_instruction_count(),
-            attach: self.attachments.manner(hook)?.to_owned(),
-            devices: self.attachments.devices(hook)?,
+            attach: attach.to_owned(),
+            devices,
         })
     }
 
     fn take_over(&mut self, links: &BTreeMap<u32, LinkName>, filters: &BTreeSet<Filter>) -> Result<()> {
-        for hook in Hook::ALL {
+        for hook in Hook::OF_DEVICES {
             let program = program_mut(&mut self.programs, hook)?;
             let replaced = self.attachments.replace(program, hook, links, filters);
             replaced.with_context(|| format!("cannot replace the attached program {}", hook.name()))?;
         }
+        let replaced = self.inside.replace(program_mut(&mut self.programs, Hook::DnsLo)?);
+        replaced.with_context(|| format!("cannot replace the attached program {}", Hook::DnsLo.name()))?;
         self.attachments.pins().forget_qdiscs_but(links)
     }
 }

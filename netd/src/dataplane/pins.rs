@@ -1,6 +1,7 @@
 //! The files under `--bpf-dir`: a map a file, an attachment a file, and a note of each clsact qdisc that we made.
 //!
-//! `BPF_DIR/LAYOUT/maps/NAME`, `BPF_DIR/LAYOUT/links/HOOK@IFINDEX`, `BPF_DIR/LAYOUT/qdiscs/IFINDEX` (an empty directory).
+//! `BPF_DIR/LAYOUT/maps/NAME`, `BPF_DIR/LAYOUT/links/HOOK@IFINDEX` (`dns_lo@INODE` for the one in a namespace of that inode),
+//! `BPF_DIR/LAYOUT/qdiscs/IFINDEX` (an empty directory).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,6 +61,16 @@ impl Pins {
     /// The attachments that are pinned.
     pub fn attachments(&self) -> Result<BTreeSet<(u32, Hook)>> {
         Ok(listed(&self.links())?.iter().filter_map(|name| parse(name)).collect())
+    }
+
+    /// Where the attachment at the loopback device of a namespace is pinned, by the namespace's inode.
+    pub fn resolver(&self, namespace: u64) -> PathBuf {
+        self.links().join(format!("{}@{namespace}", Hook::DnsLo.name()))
+    }
+
+    /// The namespaces with a pinned attachment at their loopback device, by their inodes.
+    pub fn resolvers(&self) -> Result<BTreeSet<u64>> {
+        Ok(listed(&self.links())?.iter().filter_map(|name| parse_resolver(name)).collect())
     }
 
     /// Detaches what is pinned at `path`, if something is; it is detached when this returns.
@@ -179,8 +190,13 @@ fn is_layout(name: &str) -> bool {
 
 fn parse(name: &str) -> Option<(u32, Hook)> {
     let (hook, index) = name.split_once('@')?;
-    let hook = Hook::ALL.into_iter().find(|known| known.name() == hook)?;
+    let hook = Hook::OF_DEVICES.into_iter().find(|known| known.name() == hook)?;
     Some((index.parse().ok()?, hook))
+}
+
+fn parse_resolver(name: &str) -> Option<u64> {
+    let (hook, inode) = name.split_once('@')?;
+    (hook == Hook::DnsLo.name()).then(|| inode.parse().ok())?
 }
 
 #[cfg(test)]
@@ -195,5 +211,14 @@ mod tests {
         assert_eq!(path, Path::new("/pins").join(LAYOUT).join("links/to_uplink@7"));
         assert_eq!(parse("to_uplink@7"), Some((7, Hook::ToUplink)));
         assert_eq!(parse("to_nowhere@7"), None);
+    }
+
+    #[test]
+    fn a_pin_of_the_resolver_tells_its_namespace() {
+        let path = Pins::existing("/pins".into()).resolver(4_026_532_345);
+
+        assert_eq!(path, Path::new("/pins").join(LAYOUT).join("links/dns_lo@4026532345"));
+        assert_eq!(parse_resolver("dns_lo@4026532345"), Some(4_026_532_345));
+        assert_eq!((parse_resolver("to_uplink@7"), parse("dns_lo@7")), (None, None));
     }
 }

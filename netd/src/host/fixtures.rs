@@ -11,6 +11,7 @@ use super::{Host, HostOptions};
 use crate::{
     dataplane::Options,
     reconcile::{Bridge, DeviceRecord, Interface, Sandbox, Veth},
+    resolver::Resolver,
     testing::link,
 };
 
@@ -18,7 +19,7 @@ use crate::{
 pub const BOTH_MANNERS: [(&str, bool); 2] = [("tcx", false), ("clsact", true)];
 
 pub async fn open(directory: &Path, clsact_only: bool) -> Host {
-    Host::open(options(directory, clsact_only)).await.unwrap()
+    Host::open(options(directory, clsact_only), resolver()).await.unwrap()
 }
 
 pub fn options(directory: &Path, clsact_only: bool) -> HostOptions {
@@ -107,4 +108,9 @@ pub fn endpoint_key() -> EndpointKey {
 
 pub fn publication_key() -> PublicationKey {
     PublicationKey::new(Address::ANY_V4, TCP, Port::new(8080))
+}
+
+/// A resolver that nobody has asked to open anything yet.
+pub fn resolver() -> Resolver {
+    Resolver::start().unwrap()
 }

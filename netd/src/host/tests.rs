@@ -205,9 +205,9 @@ fn a_pinned_map_of_another_size_is_refused_by_name_and_the_flow_table_keeps_its_
     on_a_host_of_its_own(async |directory| {
         let mut options = options(&directory, false);
         options.dataplane.flows_max = Some(4096);
-        drop(Host::open(options.clone()).await.unwrap());
+        drop(Host::open(options.clone(), resolver()).await.unwrap());
         options.dataplane.flows_max = Some(8192);
-        drop(Host::open(options.clone()).await.unwrap());
+        drop(Host::open(options.clone(), resolver()).await.unwrap());
         let maps = directory.join("bpf").join(LAYOUT).join("maps");
         let flows = aya::maps::MapInfo::from_pin(maps.join("FLOWS")).unwrap();
         assert_eq!(flows.max_entries(), 4096);
@@ -216,7 +216,7 @@ fn a_pinned_map_of_another_size_is_refused_by_name_and_the_flow_table_keeps_its_
         std::fs::remove_file(&pin).unwrap();
         let wrong = aya::maps::HashMap::<MapData, u32, u32>::create(1, 0).unwrap();
         wrong.pin(&pin).unwrap();
-        let refused = Host::open(options).await.err().unwrap().to_string();
+        let refused = Host::open(options, resolver()).await.err().unwrap().to_string();
 
         let expected =
             format!("the pinned map {} has a key size of 4, not 20; `netd uninstall` removes it", pin.display());
@@ -259,7 +259,7 @@ fn all_that_is_missing_is_said_at_once_and_nothing_is_made() {
         let became_nobody = unsafe { libc::syscall(libc::SYS_setresuid, keep, 65_534, keep) };
         assert_eq!(became_nobody, 0);
 
-        let refused = Host::open(options).await.err().unwrap().to_string();
+        let refused = Host::open(options, resolver()).await.err().unwrap().to_string();
 
         let capabilities = "CAP_NET_ADMIN (links, addresses, routes); \
                             CAP_SYS_ADMIN (entering the containers' namespaces); \
@@ -275,7 +275,8 @@ fn a_place_where_no_bpffs_can_be_is_refused_by_name() {
         std::fs::write(directory.join("file"), "").unwrap();
         let bpf_dir = directory.join("file/bpf");
 
-        let refused = Host::open(HostOptions { bpf_dir: bpf_dir.clone(), ..options(&directory, false) }).await;
+        let refused =
+            Host::open(HostOptions { bpf_dir: bpf_dir.clone(), ..options(&directory, false) }, resolver()).await;
 
         let refused = refused.err().unwrap().to_string();
         assert!(refused.contains(&format!("a bpffs at {}, which cannot be made", bpf_dir.display())), "{refused}");

@@ -108,7 +108,7 @@ impl Links {
     }
 
     /// The same, in another namespace.
-    fn open_inside(namespace: &Namespace) -> Result<Self> {
+    pub fn open_inside(namespace: &Namespace) -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         let opened = namespace.inside(|| {
             let _runtime = runtime.enter();

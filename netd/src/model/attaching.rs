@@ -42,6 +42,8 @@ pub struct AttachOrder {
     pub labels: BTreeMap<String, String>,
     /// The networks it joins, in order.
     pub joining: Joining,
+    /// DNS servers for what is no name of its networks.
+    pub dns: Vec<IpAddr>,
 }
 
 /// The networks that an endpoint joins, and the interfaces that its namespace has before.
@@ -71,6 +73,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         labels: order.labels,
         attachments,
         publications: Vec::new(),
+        dns: order.dns,
         created: now,
     };
     model.endpoints.insert(order.name, endpoint);

@@ -41,7 +41,7 @@ pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
-pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network};
+pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network, servers};
 pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
@@ -88,6 +88,9 @@ pub struct Network {
     /// The options that it was made with.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Servers that its containers' other questions go to, if not to the host's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// The bridge's.
@@ -172,6 +175,9 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// In the order in which they were asked for.
     pub attachments: Vec<Attachment>,
+    /// Servers that its other questions go to, if not to those of its networks or the host's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     /// In the order in which they were asked for.
     pub publications: Vec<PortPublication>,
     /// Seconds since 1970-01-01T00:00:00Z.

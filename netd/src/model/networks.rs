@@ -39,6 +39,8 @@ pub struct NetworkOrder {
     pub internal: bool,
     /// In bytes.
     pub mtu: Option<u32>,
+    /// Servers for what is no name of its own.
+    pub dns: Vec<String>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// As [`Options`] reads them.
@@ -93,12 +95,22 @@ pub fn create_network(
         mtu_follows: mtu.is_none(),
         ifname_prefix: options.ifname_prefix,
         options: order.options.clone(),
+        dns: servers(&order.dns)?,
         labels: order.labels.clone(),
         mac: fresh_mac(rng),
         created: now,
     };
     model.networks.insert(name.clone(), network);
     Ok(name)
+}
+
+/// Addresses of DNS servers.
+pub fn servers(texts: &[String]) -> Result<Vec<IpAddr>, Rejection> {
+    let server = |text: &String| {
+        let malformed = || Rejection::Malformed { given: text.clone(), wanted: "the address of a DNS server" };
+        text.parse().map_err(|_| malformed())
+    };
+    texts.iter().map(server).collect()
 }
 
 /// Makes the network that endpoints join which name none, as `order` says, if it is not there.

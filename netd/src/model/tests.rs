@@ -64,6 +64,7 @@ pub fn order(name: &str, networks: &[&str]) -> AttachOrder {
         netns_made: false,
         process: None,
         command: Vec::new(),
+        dns: Vec::new(),
         joining: Joining {
             specs: networks.iter().map(|text| text.parse().unwrap()).collect(),
             interfaces: BTreeSet::from([LinkName::new("lo").unwrap()]),

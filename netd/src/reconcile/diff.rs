@@ -28,6 +28,8 @@ pub enum Step {
     RemoveOrphan(u32),
     /// Detaches a program of ours.
     Detach(LinkName, Hook),
+    /// Ends the resolver in a container's namespace, and detaches its program there.
+    CloseResolver(u64),
     /// Deletes a host-side veth of ours, and its other side and its programs with it.
     DeleteVeth(LinkName),
     /// Deletes a bridge of ours.
@@ -48,6 +50,8 @@ pub enum Step {
     CreateVeth(LinkName, Veth),
     /// Attaches a program, or replaces ours.
     Attach(LinkName, Hook),
+    /// Opens the resolver's sockets in a container's namespace, and attaches its program there.
+    OpenResolver(u64),
     /// Writes the record of a device.
     PutDevice(LinkName, DeviceRecord),
     /// Switches forwarding of a family on for a device, noting the value it had.
@@ -112,6 +116,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     let devices = observed.devices.keys().filter(|link| !desired.devices.contains_key(link) || doomed.contains(link));
     // Programs go with a link that goes: a container must not be connected without them before.
     let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) && !doomed.contains(&hook.0));
+    let resolvers = observed.resolvers.keys().filter(|namespace| !desired.resolvers.contains_key(namespace));
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
     let forwarding =
@@ -126,6 +131,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
         .chain(observed.orphans.iter().map(|index| Step::RemoveOrphan(*index)))
         .chain(hooks.map(|(link, hook)| Step::Detach(link.clone(), *hook)))
+        .chain(resolvers.map(|namespace| Step::CloseResolver(*namespace)))
         .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
         .collect()
@@ -154,6 +160,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
     let hooks = desired.hooks.iter().filter(|hook| !observed.hooks.contains(hook) || !stays(&hook.0));
     steps.extend(hooks.map(|(link, hook)| Step::Attach(link.clone(), *hook)));
+    let resolvers =
+        desired.resolvers.iter().filter(|(namespace, whole)| observed.resolvers.get(namespace) != Some(whole));
+    steps.extend(resolvers.map(|(namespace, _)| Step::OpenResolver(*namespace)));
     // A bridge that is made anew has another index, and no ports.
     let remade = |bridge: &LinkName| doomed.contains(bridge);
     let devices = desired.devices.iter().filter(|(link, record)| {
@@ -194,6 +203,8 @@ impl fmt::Display for Step {
             Self::RemoveDevice(link) => write!(f, "forget the device {link}"),
             Self::RemoveOrphan(index) => write!(f, "forget the device that had index {index}"),
             Self::Detach(link, hook) => write!(f, "detach {} from {link}", hook.name()),
+            Self::CloseResolver(namespace) => write!(f, "end the resolver in namespace {namespace}"),
+            Self::OpenResolver(namespace) => write!(f, "open the resolver in namespace {namespace}"),
             Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),

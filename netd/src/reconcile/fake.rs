@@ -13,7 +13,9 @@ use netd_common::{
     tuple::{Address, Tuple, Zone},
 };
 
-use super::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, Sandbox, State, Step};
+use crate::dns::Directory;
+
+use super::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step};
 
 /// The double of the host.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct FakeKernel {
     pub now: Instant,
     pub forgotten: Vec<(Zone, Address)>,
     pub collected: usize,
+    /// What the resolvers were told last.
+    pub directory: Directory,
 }
 
 impl FakeKernel {
@@ -80,6 +84,8 @@ impl FakeKernel {
                 state.veths.insert(link, veth);
             }
             Step::Attach(link, hook) => drop(state.hooks.insert((link, hook))),
+            Step::OpenResolver(namespace) => drop(state.resolvers.insert(namespace, ResolverState::Whole)),
+            Step::CloseResolver(namespace) => drop(state.resolvers.remove(&namespace)),
             Step::PutDevice(link, record) => drop(state.devices.insert(link, record)),
             Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
             Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
@@ -133,6 +139,10 @@ impl Kernel for FakeKernel {
 
     async fn sandbox(&mut self, path: &Path) -> anyhow::Result<Sandbox> {
         self.namespaces.get(path).cloned().with_context(|| format!("{} is no network namespace", path.display()))
+    }
+
+    fn know_names(&mut self, directory: Directory) {
+        self.directory = directory;
     }
 
     async fn interfaces(&mut self, _: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>> {

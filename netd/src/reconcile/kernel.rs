@@ -14,6 +14,7 @@ use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
 use super::{Family, LinkName, Sandbox, State, Step};
+use crate::dns::Directory;
 
 /// What the plan depends on and netd does not decide.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -117,6 +118,9 @@ pub trait Kernel {
 
     /// The namespace at `path`, or why it is none that a container can have (no such file, no network namespace, the host's own).
     async fn sandbox(&mut self, path: &std::path::Path) -> anyhow::Result<Sandbox>;
+
+    /// Says what the resolvers answer from now on.
+    fn know_names(&mut self, directory: Directory);
 
     /// Names of the network interfaces in a namespace.
     async fn interfaces(&mut self, sandbox: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>>;

@@ -13,4 +13,6 @@ mod state;
 pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
 pub use repair::repair;
-pub use state::{Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, Sandbox, State, Veth};
+pub use state::{
+    Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, ResolverState, Sandbox, State, Veth,
+};

@@ -121,6 +121,8 @@ pub struct State {
     pub forwarding: BTreeSet<(LinkName, Family)>,
     /// Programs at their hooks.
     pub hooks: BTreeSet<(LinkName, Hook)>,
+    /// The resolver in container namespaces, by their inodes; desired is always [`ResolverState::Whole`].
+    pub resolvers: BTreeMap<u64, ResolverState>,
     /// Records of the device tables.
     pub devices: BTreeMap<LinkName, DeviceRecord>,
     /// Interface indexes with a record and no device; desired is always empty.
@@ -135,6 +137,15 @@ pub struct State {
     pub settings: Option<Settings>,
     /// The table of reserved ports, as ranges apart from one another.
     pub reserved: BTreeSet<PortRange>,
+}
+
+/// What there is of the resolver in a container's namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResolverState {
+    /// Its sockets are open and its program is attached.
+    Whole,
+    /// One of the two.
+    Partial,
 }
 
 /// A network's bridge.

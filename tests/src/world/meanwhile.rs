@@ -159,6 +159,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.has_socket(tuple)
     }
 
+    fn has_socket_at(&self, tuple: &Tuple) -> bool {
+        self.world.has_socket_at(tuple)
+    }
+
     fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         self.world.route(input, tuple, next)
     }

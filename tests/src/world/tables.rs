@@ -49,6 +49,8 @@ pub struct World {
     pub routes: Vec<(Address, u32, RouteTo)>,
     /// Ports that sockets of the host are bound to on every address, by protocol.
     pub sockets: BTreeSet<(u8, u16)>,
+    /// Sockets that are bound to one address, by protocol, address and port.
+    pub sockets_at: BTreeSet<(u8, Address, u16)>,
     /// Nanoseconds of the clock.
     pub clock: Cell<u64>,
     /// By hook.
@@ -200,6 +202,10 @@ impl Tables for World {
 
     fn has_socket(&self, tuple: &Tuple) -> bool {
         self.sockets.contains(&(tuple.protocol, tuple.src_port.number()))
+    }
+
+    fn has_socket_at(&self, tuple: &Tuple) -> bool {
+        self.sockets_at.contains(&(tuple.protocol, tuple.dst, tuple.dst_port.number()))
     }
 
     fn route(&self, _input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {

@@ -11,6 +11,7 @@ use netd_tests::lab::{
 };
 
 use crate::{
+    names::{dig, status},
     says,
     town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town, dial},
 };
@@ -294,4 +295,23 @@ impl Servers {
 fn at(address: &str, port: u16) -> String {
     let address: IpAddr = address.parse().expect("the test names an address");
     SocketAddr::new(address, port).to_string()
+}
+
+/// Containers find one another by name.
+pub fn containers_find_each_other_by_name(town: &Town) {
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let app = town.container("app", "blue", &[]);
+    let (address, id) = (town.address("app"), says::text(&says::inspected(&town.netd, "inspect app"), "/id"));
+
+    for name in ["app", "APP", "app.blue", &id] {
+        for way in ["", "+tcp ", "+noedns ", "+bufsize=4096 "] {
+            assert_eq!(dig(&web, &format!("{way}{name}")), [address.as_str()], "{way}{name}");
+        }
+    }
+    assert_eq!(dig(&web, "web"), [town.address("web")]);
+    assert_eq!(dig(&app, &format!("-x {}", town.address("web"))), ["web.blue."]);
+    for record_type in ["AAAA", "MX", "TXT"] {
+        assert_eq!(status(&web, &format!("app {record_type}")), ("NOERROR".to_owned(), 0), "{record_type}");
+    }
 }

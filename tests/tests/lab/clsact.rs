@@ -38,6 +38,11 @@ fn containers_that_finish_their_checksums_are_served_alike() {
     by_clsact(cases::containers_that_finish_their_checksums_are_served_alike);
 }
 
+#[test]
+fn containers_find_each_other_by_name() {
+    by_clsact(cases::containers_find_each_other_by_name);
+}
+
 fn by_clsact(case: impl Fn(&Town)) {
     let options = NetdOptions::default().variable("NETD_FORCE_CLSACT", "1");
     on_both_kinds(&options, |town| {

@@ -57,3 +57,8 @@ fn containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways() {
         cases::containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways,
     );
 }
+
+#[test]
+fn containers_find_each_other_by_name() {
+    on_both_kinds(&NetdOptions::default(), cases::containers_find_each_other_by_name);
+}

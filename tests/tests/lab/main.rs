@@ -14,6 +14,7 @@ mod lifecycle;
 mod loaded;
 mod many;
 mod mtu;
+mod names;
 mod pinned;
 mod ports;
 mod publishing;

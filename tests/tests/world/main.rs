@@ -5,6 +5,7 @@ mod errors;
 mod fragments;
 mod guard;
 mod lifetime;
+mod names;
 mod passing;
 mod policy;
 mod properties;

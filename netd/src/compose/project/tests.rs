@@ -92,7 +92,6 @@ fn what_netd_does_not_do_is_refused_where_it_stands() {
     let web = |rest: &str| format!("services: {{web: {{command: 'true', {rest}}}}}");
     let cases = [
         ("services: {web: {image: nginx}}".to_owned(), "services.web: it has no `command`"),
-        (web("dns: 192.0.2.53"), "services.web: `dns` is not supported"),
         (web("links: [db]"), "services.web: netd does not know `links`"),
         (web("networks: [lost]"), "services.web.networks.lost: the file has no network lost"),
         (
@@ -152,14 +151,14 @@ fn made(project: &Project) -> (Vec<NetworkView>, Vec<EndpointView>) {
     let networks = project.networks.iter().map(|network| {
         serde_json::from_value(json!({
             "name": network.name, "id": "0", "driver": "bridge", "subnets": [], "internal": false, "mtu": 1500,
-            "mtu_follows": true, "options": {}, "labels": network.order.labels, "created": "", "endpoints": [],
+            "mtu_follows": true, "options": {}, "dns": [], "labels": network.order.labels, "created": "", "endpoints": [],
             "bridge": "", "zone": 1
         }))
     });
     let endpoints = project.services.iter().map(|service| {
         serde_json::from_value(json!({
             "name": service.name, "id": "0", "netns": "", "netns_made": true, "mode": "own", "state": "running",
-            "pid": 1, "pid_started": 1, "command": [], "labels": service.labels, "networks": [], "ports": [],
+            "pid": 1, "pid_started": 1, "command": [], "dns": [], "labels": service.labels, "networks": [], "ports": [],
             "created": ""
         }))
     });

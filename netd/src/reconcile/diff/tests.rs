@@ -9,7 +9,7 @@ use netd_common::{
 use proptest::{collection::btree_map, prelude::*, sample::subsequence};
 
 use super::*;
-use crate::reconcile::{Interface, Sandbox, fake::FakeKernel};
+use crate::reconcile::{Interface, ResolverState, Sandbox, fake::FakeKernel};
 
 fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
@@ -67,51 +67,63 @@ fn state() -> impl Strategy<Value = State> {
     let tables = (
         btree_map(0..4_u8, 0..2_u32, 0..4),
         btree_map(1..4_u16, 0..2_u16, 0..3),
-        prop::option::of(0..2_u32),
+        (prop::option::of(0..2_u32), btree_map(1..4_u64, any::<bool>(), 0..3)),
         subsequence(vec![1001_u32, 1002], 0..=2),
     );
-    (links, tables, any::<u32>()).prop_map(|((bridges, veths), (endpoints, publications, secret, orphans), bits)| {
-        let all: Vec<LinkName> = bridges.keys().chain(veths.keys()).cloned().chain([link("eth0")]).collect();
-        let some = |salt: u32| {
-            let chosen = move |i: usize| bits.rotate_left(salt * 5) >> i & 1 == 1;
-            all.iter().enumerate().filter(move |(i, _)| chosen(*i)).map(|(_, link)| link.clone())
-        };
-        let devices: BTreeMap<_, _> =
-            some(0).enumerate().map(|(i, link)| (link, record((bits as usize + i) % 3, 1500 + bits % 2))).collect();
-        let endpoints = endpoints.into_iter().map(|(address, mtu)| {
-            let key = EndpointKey { address: Address::v4([10, 0, 0, address]), zone: Zone(1), pad: 0 };
-            let device = all[(bits as usize + usize::from(address)) % all.len()].clone();
-            (key, EndpointRecord { device, mtu, mac: Mac::default(), gateway_mac: Mac::default() })
-        });
-        let publications = publications.into_iter().map(|(host, port)| {
-            let key = PublicationKey::new(Address::ANY_V4, 6, Port::new(host));
-            (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
-        });
-        State {
-            unclear: BTreeMap::new(),
-            misnamed: BTreeMap::new(),
-            forwarding: some(1).map(|link| (link, Family::V4)).chain(some(4).map(|link| (link, Family::V6))).collect(),
-            hooks: some(2)
-                .map(|link| (link, Hook::FromContainer))
-                .chain(some(3).map(|l| (l, Hook::ToUplink)))
-                .collect(),
-            devices,
-            orphans: orphans.into_iter().collect(),
-            endpoints: endpoints.collect(),
-            publications: publications.collect(),
-            reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
-            addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
-            settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
-            bridges,
-            veths,
-        }
-    })
+    (links, tables, any::<u32>()).prop_map(
+        |((bridges, veths), (endpoints, publications, (secret, resolvers), orphans), bits)| {
+            let all: Vec<LinkName> = bridges.keys().chain(veths.keys()).cloned().chain([link("eth0")]).collect();
+            let some = |salt: u32| {
+                let chosen = move |i: usize| bits.rotate_left(salt * 5) >> i & 1 == 1;
+                all.iter().enumerate().filter(move |(i, _)| chosen(*i)).map(|(_, link)| link.clone())
+            };
+            let devices: BTreeMap<_, _> =
+                some(0).enumerate().map(|(i, link)| (link, record((bits as usize + i) % 3, 1500 + bits % 2))).collect();
+            let endpoints = endpoints.into_iter().map(|(address, mtu)| {
+                let key = EndpointKey { address: Address::v4([10, 0, 0, address]), zone: Zone(1), pad: 0 };
+                let device = all[(bits as usize + usize::from(address)) % all.len()].clone();
+                (key, EndpointRecord { device, mtu, mac: Mac::default(), gateway_mac: Mac::default() })
+            });
+            let publications = publications.into_iter().map(|(host, port)| {
+                let key = PublicationKey::new(Address::ANY_V4, 6, Port::new(host));
+                (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
+            });
+            State {
+                unclear: BTreeMap::new(),
+                misnamed: BTreeMap::new(),
+                forwarding: some(1)
+                    .map(|link| (link, Family::V4))
+                    .chain(some(4).map(|link| (link, Family::V6)))
+                    .collect(),
+                hooks: some(2)
+                    .map(|link| (link, Hook::FromContainer))
+                    .chain(some(3).map(|l| (l, Hook::ToUplink)))
+                    .collect(),
+                resolvers: resolvers
+                    .into_iter()
+                    .map(|(namespace, whole)| {
+                        (namespace, if whole { ResolverState::Whole } else { ResolverState::Partial })
+                    })
+                    .collect(),
+                devices,
+                orphans: orphans.into_iter().collect(),
+                endpoints: endpoints.collect(),
+                publications: publications.collect(),
+                reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
+                addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
+                settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
+                bridges,
+                veths,
+            }
+        },
+    )
 }
 
 /// A state as a plan makes one: no orphans, settings there, ports of bridges that are there.
 fn desired() -> impl Strategy<Value = State> {
     state().prop_map(|mut state| {
         state.orphans.clear();
+        state.resolvers.values_mut().for_each(|state| *state = ResolverState::Whole);
         state.settings.get_or_insert_default();
         let bridges = state.bridges.clone();
         state.veths.retain(|_, veth| bridges.contains_key(&veth.bridge));

@@ -1,0 +1,118 @@
+//! The resolver of every container: sockets in its own namespace, answered from one directory, others' names asked of servers.
+//!
+//! Decides nothing: `dns` does. All of it runs on a thread of its own, so that no work of the daemon's task delays an answer.
+
+mod exchange;
+mod forward;
+mod server;
+mod sockets;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::{runtime, sync::oneshot, time::interval};
+
+use self::{forward::Forwarder, server::Server};
+use crate::{dns::Directory, netns::Namespace, reconcile::Sandbox};
+
+/// How often the namespaces are looked at: an open socket keeps one alive that its container has left.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The resolvers in all namespaces.
+pub struct Resolver {
+    shared: Arc<Shared>,
+    runtime: runtime::Handle,
+    /// The thread ends with this.
+    _running: oneshot::Sender<()>,
+}
+
+/// What all of them know.
+struct Shared {
+    directory: RwLock<Arc<Directory>>,
+    forwarder: Forwarder,
+    servers: Mutex<BTreeMap<u64, (Sandbox, Server)>>,
+}
+
+impl Resolver {
+    /// Starts the thread, in the namespace of the calling one: from there the host's servers are asked.
+    pub fn start() -> Result<Self> {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().context("cannot start the resolver")?;
+        let handle = runtime.handle().clone();
+        let shared =
+            Arc::new(Shared { directory: RwLock::default(), forwarder: Forwarder::new(), servers: Mutex::default() });
+        let (running, ended) = oneshot::channel();
+        let looked_after = Arc::clone(&shared);
+        let work = move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    _ = ended => {}
+                    () = looked_after.leave_what_is_gone() => {}
+                }
+            });
+        };
+        thread::Builder::new().name("netd-dns".to_owned()).spawn(work).context("cannot start the resolver")?;
+        Ok(Self { shared, runtime: handle, _running: running })
+    }
+
+    /// Answers from this directory from now on.
+    pub fn know(&self, directory: Directory) {
+        *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+    }
+
+    /// Answers in a container's namespace, if it does not yet.
+    pub fn open(&self, sandbox: &Sandbox) -> Result<()> {
+        if self.shared.servers().contains_key(&sandbox.inode) {
+            return Ok(());
+        }
+        let namespace = Arc::new(Namespace::of(sandbox)?);
+        let opened = sockets::open(&namespace);
+        let (udp, tcp) =
+            opened.with_context(|| format!("cannot open the resolver's sockets in {}", sandbox.path.display()))?;
+        let _runtime = self.runtime.enter();
+        let server = Server::start(&self.shared, namespace, udp, tcp)?;
+        self.shared.servers().insert(sandbox.inode, (sandbox.clone(), server));
+        Ok(())
+    }
+
+    /// Ends in a namespace, known by its inode.
+    pub fn close(&self, namespace: u64) {
+        self.shared.servers().remove(&namespace);
+    }
+
+    /// The namespaces, by their inodes, in which it answers.
+    pub fn listening(&self) -> BTreeSet<u64> {
+        self.shared.servers().keys().copied().collect()
+    }
+}
+
+impl Shared {
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<u64, (Sandbox, Server)>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Closes the sockets in namespaces whose path is gone, or has come to name another.
+    async fn leave_what_is_gone(&self) {
+        let mut looks = interval(LOOK);
+        loop {
+            looks.tick().await;
+            self.servers().retain(|namespace, (sandbox, _)| {
+                fs::metadata(&sandbox.path).is_ok_and(|metadata| metadata.ino() == *namespace)
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
