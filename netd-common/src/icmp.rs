@@ -9,7 +9,7 @@ use crate::{
     conntrack,
     nat::{self, Ttl, ipv4, ipv6},
     packet::{Covers, Packet, Zero},
-    parse::{self, Headers, IPV4_HEADER, IPV6_HEADER, Transport},
+    parse::{self, FRAGMENT_HEADER, Headers, IPV4_HEADER, IPV6_FRAGMENT, IPV6_HEADER, Transport},
     tables::{DeviceKind, Quote, Route, Scratch, Tables},
     tuple::{Address, ICMP, Port, Tuple, UDP, echo},
     verdict::DropReason,
@@ -68,7 +68,16 @@ fn read<P: Packet>(p: &P, h: Headers, quoted: &mut Tuple, quote: &mut Quote) -> 
         quoted.protocol = p.read::<1>(ip + 6)?[0];
         quoted.src = Address::v6(p.read::<16>(ip + ipv6::SOURCE)?);
         quoted.dst = Address::v6(p.read::<16>(ip + ipv6::DESTINATION)?);
-        ip + IPV6_HEADER
+        if quoted.protocol == IPV6_FRAGMENT {
+            let f = p.read::<FRAGMENT_HEADER>(ip + IPV6_HEADER)?;
+            if f[2] != 0 || f[3] & 0xf8 != 0 {
+                return Ok(false);
+            }
+            quoted.protocol = f[0];
+            ip + IPV6_HEADER + FRAGMENT_HEADER
+        } else {
+            ip + IPV6_HEADER
+        }
     };
     quoted.echo = echo::NONE;
     quoted.src_port = Port::NONE;

@@ -20,9 +20,9 @@ pub const IPV4_HEADER: usize = 20;
 /// Bytes of an IPv6 header.
 pub const IPV6_HEADER: usize = 40;
 /// Bytes of an IPv6 fragment header.
-const FRAGMENT_HEADER: usize = 8;
+pub const FRAGMENT_HEADER: usize = 8;
 /// Next-header number of an IPv6 fragment header.
-const IPV6_FRAGMENT: u8 = 44;
+pub const IPV6_FRAGMENT: u8 = 44;
 /// Bytes of the largest transport header, without options: TCP's.
 const TRANSPORT_HEADER: usize = 20;
 

@@ -63,19 +63,29 @@ impl Capture {
         self.name
     }
 
-    /// IPv4 packets since the last call, in order, but for what settles the site and what the kernel says to everyone.
+    /// Packets since the last call, in order, but for what settles the site and what the kernel says to everyone.
     pub fn take(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
         let mut buffer = vec![0; 1 << 17];
         while let Ok((length, from)) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
             let bytes = buffer[..length].to_vec();
             let sent = from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
-            let counts = bytes.len() >= ETH + 20 && bytes[12..14] == [8, 0] && bytes[ETH + 16] < 224;
-            if counts && !is_marker(&bytes) {
+            if counts(&bytes) {
                 frames.push(Frame { sent, bytes });
             }
         }
         frames
+    }
+}
+
+fn counts(bytes: &[u8]) -> bool {
+    match bytes.get(12..14) {
+        Some([0x08, 0x00]) if bytes.len() >= ETH + 20 => bytes[ETH + 16] < 224 && !is_marker(bytes),
+        // Of ICMPv6 errors and echoes alone: the others are about the link, as is what goes to many.
+        Some([0x86, 0xdd]) if bytes.len() > ETH + 40 => {
+            bytes[ETH + 24] != 0xff && (bytes[ETH + 6] != 58 || bytes[ETH + 40] <= 129)
+        }
+        _ => false,
     }
 }
 
@@ -102,6 +112,10 @@ impl Frame {
         ETH + usize::from(self.bytes[ETH] & 15) * 4
     }
 
+    fn is_v6(&self) -> bool {
+        self.bytes[12..14] == [0x86, 0xdd]
+    }
+
     /// Type of an ICMP message.
     pub fn icmp_type(&self) -> u8 {
         self.bytes[self.l4()]
@@ -122,6 +136,12 @@ impl Frame {
     /// Addresses, time to live, service and protocol: what all packets of one direction of a conversation have in common.
     pub fn outline(&self) -> String {
         let ip = &self.bytes[ETH..];
+        if self.is_v6() {
+            let address =
+                |at: usize| std::net::Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).expect("16 bytes"));
+            let class = (ip[0] & 15) << 4 | ip[1] >> 4;
+            return format!("gets protocol {} {} > {} ttl {} tos {class}", ip[6], address(8), address(24), ip[7]);
+        }
         format!("gets protocol {} {} > {} ttl {} tos {}", ip[9], self.source(), self.destination(), ip[8], ip[1])
     }
 
@@ -146,10 +166,10 @@ struct FragmentOf {
     more: bool,
 }
 
-/// What was got, in order. Fragments are told as the packet that they make up, once it is whole; it is a forwarder's own affair how
+/// What was got by IPv4, in order. Fragments are told as the packet that they make up, once it is whole; it is a forwarder's own affair how
 /// it was cut. What never becomes whole is told by its fragments.
 pub fn stories(frames: &[Frame]) -> Vec<String> {
-    let got: Vec<_> = frames.iter().filter(|frame| !frame.sent).collect();
+    let got: Vec<_> = frames.iter().filter(|frame| !frame.sent && !frame.is_v6()).collect();
     let mut told = Vec::new();
     for (at, frame) in got.iter().enumerate() {
         let Some(part) = frame.fragment() else {

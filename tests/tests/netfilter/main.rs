@@ -41,8 +41,7 @@ impl Play {
 
     /// What every end sees.
     fn on(&self, stage: &Stage) -> Vec<String> {
-        stage.settle();
-        stage.frames();
+        stage.begin();
         match self {
             Self::Connection(connection) => with_outlines(stage, connection.play(stage)),
             Self::Datagrams(datagrams) => with_outlines(stage, datagrams.play(stage)),

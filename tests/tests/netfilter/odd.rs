@@ -9,7 +9,10 @@ use netd_tests::packets::{fragments, icmp, icmp_error, other, ping, pong, tcp, u
 
 use crate::{
     frames::stories,
-    site::{A, B, FAR, FAR_BY_ADVISED_ROUTE, FAR_RAW, GATEWAY, HOST, ROUTER, UNREACHABLE},
+    site::{
+        A, B, FAR, FAR_BY_ADVISED_ROUTE, FAR_BY_NARROW_ROUTE, FAR_NARROW, FAR_RAW, GATEWAY, HOST, ROUTER, UNREACHABLE,
+    },
+    sockets::{Act, Datagrams, End, Way},
     stage::{Sender, Stage},
 };
 
@@ -17,6 +20,8 @@ use crate::{
 pub struct Odd {
     pub name: String,
     packets: Vec<(Sender, Vec<u8>)>,
+    /// Instead of raw packets.
+    datagrams: Option<Datagrams>,
     /// `None` where both contenders do the same.
     pub meant: Option<Difference>,
 }
@@ -31,7 +36,7 @@ pub struct Difference {
 impl Odd {
     fn new(name: impl Into<String>, sender: Sender, packets: Vec<Vec<u8>>) -> Self {
         let packets = packets.into_iter().map(|packet| (sender, packet)).collect();
-        Self { name: name.into(), packets, meant: None }
+        Self { name: name.into(), packets, datagrams: None, meant: None }
     }
 
     /// netfilter lets these be got and netd those.
@@ -42,6 +47,13 @@ impl Odd {
 
     /// Plays it, and tells what is got where.
     pub fn play(&self, stage: &Stage) -> Vec<String> {
+        if let Some(datagrams) = &self.datagrams {
+            stage.begin();
+            let told = datagrams.play(stage);
+            stage.settle();
+            stage.frames();
+            return told;
+        }
         for (sender, packet) in &self.packets {
             stage.send(*sender, packet);
             stage.settle();
@@ -55,7 +67,7 @@ impl Odd {
 
 /// All of them.
 pub fn all() -> Vec<Odd> {
-    [stray_segments(), connections(), other_protocols(), messages(), parts(), headers(), to_the_host()]
+    [stray_segments(), connections(), other_protocols(), messages(), parts(), narrow_ways(), headers(), to_the_host()]
         .into_iter()
         .flatten()
         .collect()
@@ -79,6 +91,7 @@ const UNVERIFIED: &str =
 const OWN_NAME: &str = "netfilter sends what a container says in another's name; netd knows whose wire it is";
 const WINDOWS: &str = "netfilter follows a connection's windows, and what is outside goes untranslated to the host, which resets the connection; netd leaves windows to the two ends";
 const REFUSED: &str = "netfilter forgets a refused connection at once; netd remembers a reset one for seconds, with what is said about it";
+const RECUT: &str = "netfilter puts fragments together and cuts them anew, which no IPv6 router may (RFC 8200 section 4.5); netd has the stack say what is too big";
 const ADVISED: &str = "the kernel tells a program a route's MTU only where it is locked; netd then sends what the device takes, and who is narrower says so";
 
 fn stray_segments() -> Vec<Odd> {
@@ -221,6 +234,32 @@ fn parts() -> Vec<Odd> {
     odd
 }
 
+fn narrow_ways() -> Vec<Odd> {
+    let twice = |name: &str, way, size| {
+        let acts = vec![Act::Say(End::Client, size), Act::Say(End::Client, size)];
+        let datagrams = Datagrams { way, v6: true, listens: true, checksums: true, whole: false, ttl: 64, acts };
+        Odd { datagrams: Some(datagrams), ..Odd::new(name, Sender::A, vec![]) }
+    };
+    let heard = |size| format!("Say(Client, {size}): heard from 2001:db8:1::1");
+    let not_heard = |size| format!("Say(Client, {size}): not heard");
+    let too_big = "client: error errno 90 type 2 code 0 info 1";
+    let mut short_lived = twice("an IPv6 datagram in fragments whose hops end at the router", Way::Out(FAR), 2000);
+    short_lived.datagrams.iter_mut().for_each(|datagrams| datagrams.ttl = 2);
+    vec![
+        short_lived,
+        twice("an IPv6 datagram whose fragments are larger than its way", Way::Out(FAR_BY_NARROW_ROUTE), 2000).differs(
+            &[&heard(2000), &heard(2000)],
+            &[&not_heard(2000), too_big, &heard(2000)],
+            RECUT,
+        ),
+        twice("an IPv6 datagram that its sender cuts once it knows how", Way::Out(FAR_NARROW), 1400).differs(
+            &[&not_heard(1400), too_big, &not_heard(1400), too_big],
+            &[&not_heard(1400), too_big, &heard(1400)],
+            RECUT,
+        ),
+    ]
+}
+
 fn headers() -> Vec<Odd> {
     let mut next = 43_000;
     let mut odd = Vec::new();
@@ -256,7 +295,7 @@ fn headers() -> Vec<Odd> {
         odd.push(one(name("SYN"), Sender::B, tcp(&from, &to).ttl(ttl).bytes()));
         odd.push(one(name("echo"), Sender::B, ping(B, FAR_RAW, 600 + u16::from(ttl)).ttl(ttl).bytes()));
     }
-    for ttl in [1, 3] {
+    for ttl in [1, 2, 3] {
         let (from, to) = inward();
         let name = format!("a datagram to a published port with a time to live of {ttl}");
         odd.push(one(name, Sender::Far, udp(&from, &to).ttl(ttl).bytes()));

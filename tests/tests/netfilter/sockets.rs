@@ -2,17 +2,17 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     time::Duration,
 };
 
 use netd_tests::lab::Node;
 use nix::{
-    errno::Errno,
+    libc,
     sys::{
         socket::{
-            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, recvmsg,
+            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recvmsg,
             setsockopt, socket,
             sockopt::{self, Linger},
         },
@@ -22,7 +22,7 @@ use nix::{
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
-    site::{A, BLACKHOLE, FAR, FAR_BY_NARROW_ROUTE, FAR_NARROW, HOST, OWN, PROHIBITED, UNREACHABLE},
+    site::{A, BLACKHOLE, FAR, FAR_BY_NARROW_ROUTE, FAR_NARROW, HOST, OWN, PROHIBITED, UNREACHABLE, six},
     stage::Stage,
 };
 
@@ -72,6 +72,7 @@ pub enum Act {
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub way: Way,
+    pub v6: bool,
     /// Whether anybody listens.
     pub listens: bool,
     pub acts: Vec<Act>,
@@ -81,6 +82,7 @@ pub struct Connection {
 #[derive(Clone, Debug)]
 pub struct Datagrams {
     pub way: Way,
+    pub v6: bool,
     pub listens: bool,
     pub checksums: bool,
     /// Sent whole or not at all.
@@ -115,16 +117,17 @@ impl Connection {
                 _ => {}
             }
         }
-        Self { way, listens: random.random_ratio(9, 10), acts }
+        Self { way, v6: random.random_ratio(2, 5), listens: random.random_ratio(9, 10), acts }
     }
 
     /// Plays it and tells what both ends see.
     pub fn play(&self, stage: &Stage) -> Vec<String> {
         let mut story = Vec::new();
-        let ([client, server], to) = ends(self.way, stage, true);
+        let ([client, server], to) = ends(self.way, stage, true, self.v6);
         let port = listening_port(self.way, true);
-        let listener = self.listens.then(|| listen(server, port));
-        let wait = if to.ip().to_string() == BLACKHOLE { IMPATIENCE } else { PATIENCE };
+        let listener =
+            self.listens.then(|| server.enter(|| TcpListener::bind((any(self.v6), port))).expect("the port is free"));
+        let wait = if self.way == Way::Out(BLACKHOLE) { IMPATIENCE } else { PATIENCE };
         let client = match self.connect(client, to, wait) {
             Ok(stream) => stream,
             Err(error) => {
@@ -151,15 +154,15 @@ impl Connection {
     }
 
     fn connect(&self, node: &Node, to: SocketAddr, wait: Duration) -> nix::Result<TcpStream> {
-        let SocketAddr::V4(to) = to else { return Err(Errno::EAFNOSUPPORT) };
-        let socket = node.enter(|| socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None))?;
+        let family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let socket = node.enter(|| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None))?;
         if self.way == Way::Inside {
             setsockopt(&socket, sockopt::Mark, &OWN)?;
         }
-        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source(self.way), 0)))?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source(self.way, self.v6), 0)))?;
         // It bounds a connect, too.
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(wait.as_millis() as i64))?;
-        connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
         Ok(TcpStream::from(socket))
     }
 }
@@ -213,7 +216,7 @@ fn perform(streams: &mut [Option<TcpStream>; 2], act: Act, stage: &Stage) -> Str
             notice(other)
         }
         Act::Reset(_) => {
-            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
             setsockopt(&stream, Linger, &linger).expect("a socket can be told to reset");
             drop(stream);
             notice(other)
@@ -233,37 +236,49 @@ fn notice(other: Option<TcpStream>) -> String {
 
 impl Datagrams {
     pub fn arbitrary(random: &mut StdRng) -> Self {
+        let (way, v6, whole) = (way(random), random.random_ratio(2, 5), random.random_ratio(1, 3));
+        let largest = match way {
+            // Fragments of IPv6 on a narrow way are among the odd packets.
+            Way::Out(FAR_NARROW | FAR_BY_NARROW_ROUTE) | Way::InByNarrowLink if v6 && !whole => 1232,
+            // The rules by which the router refuses do so for whole packets alone.
+            Way::Out(UNREACHABLE | PROHIBITED) => 1452,
+            _ => usize::MAX,
+        };
         let mut acts = Vec::new();
         for _ in 0..random.random_range(1..6) {
             let end = if acts.is_empty() || random.random() { End::Client } else { End::Server };
-            acts.push(Act::Say(end, datagram_size(random)));
+            acts.push(Act::Say(end, datagram_size(random).min(largest)));
             if random.random_ratio(1, 12) {
                 acts.push(Act::Close(End::Server));
             }
         }
-        let way = way(random);
         Self {
             way,
+            v6,
             listens: random.random_ratio(9, 10),
-            checksums: random.random_ratio(4, 5),
-            whole: random.random_ratio(1, 3),
-            ttl: [64, 64, 64, 64, 64, 1, 3, 4, if matches!(way, Way::Out(_)) { 2 } else { 64 }]
-                [random.random_range(0..9)],
+            // In IPv6 every datagram has one (RFC 8200 section 8.1).
+            checksums: v6 || random.random_ratio(4, 5),
+            whole,
+            ttl: [64, 64, 64, 64, 64, 64, 1, 2, 3, 4].choose(random).copied().unwrap_or(64),
             acts,
         }
     }
 
     /// Plays it and tells what both ends see.
     pub fn play(&self, stage: &Stage) -> Vec<String> {
-        let ([client_node, server_node], to) = ends(self.way, stage, false);
+        let ([client_node, server_node], to) = ends(self.way, stage, false, self.v6);
         let port = listening_port(self.way, false);
-        let mut server = self.listens.then(|| self.socket(server_node, (Ipv4Addr::UNSPECIFIED, port)));
-        let client = self.socket(client_node, (source(self.way), 0));
+        let mut server = self.listens.then(|| self.socket(server_node, (any(self.v6), port)));
+        let client = self.socket(client_node, (source(self.way, self.v6), 0));
         let mut story = Vec::new();
         if let Err(error) = client.connect(to) {
             return vec![format!("client: {}", error.kind())];
         }
-        client.set_ttl(self.ttl).expect("a socket can be told a time to live");
+        if self.v6 {
+            set_option(&client, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, self.ttl as i32);
+        } else {
+            client.set_ttl(self.ttl).expect("a socket can be told a time to live");
+        }
         let mut last = None;
         for act in &self.acts {
             let happens = match (act, &server) {
@@ -301,13 +316,19 @@ impl Datagrams {
         story
     }
 
-    fn socket(&self, node: &Node, at: (Ipv4Addr, u16)) -> UdpSocket {
+    fn socket(&self, node: &Node, at: (IpAddr, u16)) -> UdpSocket {
         let socket = node.enter(|| UdpSocket::bind(at)).expect("the port is free");
         socket.set_nonblocking(true).expect("a socket can be told not to block");
-        setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("a socket can be told of errors");
-        let discover = if self.whole { nix::libc::IP_PMTUDISC_DO } else { nix::libc::IP_PMTUDISC_WANT };
-        set_option(&socket, nix::libc::IPPROTO_IP, nix::libc::IP_MTU_DISCOVER, discover);
-        set_option(&socket, nix::libc::SOL_SOCKET, nix::libc::SO_NO_CHECK, i32::from(!self.checksums));
+        let discover = if self.whole { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_WANT };
+        let options = if self.v6 {
+            [(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)]
+        } else {
+            [(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover), (libc::IPPROTO_IP, libc::IP_RECVERR, 1)]
+        };
+        for (level, name, value) in options {
+            set_option(&socket, level, name, value);
+        }
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, i32::from(!self.checksums));
         if self.way == Way::Inside {
             setsockopt(&socket, sockopt::Mark, &OWN).expect("root may mark packets");
         }
@@ -318,7 +339,7 @@ impl Datagrams {
 fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
     // SAFETY: a number of the length told, which outlives the call.
     let result = unsafe {
-        nix::libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)
     };
     assert_eq!(result, 0, "a socket takes option {level}/{name}");
 }
@@ -344,17 +365,22 @@ fn payload(size: usize) -> Vec<u8> {
 /// What the kernel has been told by ICMP about what this socket sent.
 fn errors(socket: &UdpSocket) -> Vec<String> {
     let mut told = Vec::new();
-    let mut space = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in);
+    let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    while let Ok(message) = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut space), flags) {
+    while let Ok(message) = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut [], Some(&mut space), flags) {
         for control in message.cmsgs().expect("the space is enough") {
-            if let ControlMessageOwned::Ipv4RecvErr(error, from) = control {
-                let from = from.map_or_else(String::new, |from| {
-                    format!(" by {}", std::net::Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr)))
-                });
-                let (kind, code, info) = (error.ee_type, error.ee_code, error.ee_info);
-                told.push(format!("errno {} type {kind} code {code} info {info}{from}", error.ee_errno));
-            }
+            let (error, from): (_, Option<IpAddr>) = match control {
+                ControlMessageOwned::Ipv4RecvErr(error, from) => {
+                    (error, from.map(|from| u32::from_be(from.sin_addr.s_addr).to_be_bytes().into()))
+                }
+                ControlMessageOwned::Ipv6RecvErr(error, from) => {
+                    (error, from.map(|from| from.sin6_addr.s6_addr.into()))
+                }
+                _ => continue,
+            };
+            let from = from.map_or_else(String::new, |from| format!(" by {from}"));
+            let (kind, code, info) = (error.ee_type, error.ee_code, error.ee_info);
+            told.push(format!("errno {} type {kind} code {code} info {info}{from}", error.ee_errno));
         }
     }
     // The socket's own error, if no read has told it.
@@ -385,9 +411,9 @@ fn datagram_size(random: &mut StdRng) -> usize {
 }
 
 /// Client, server, and where the client turns to.
-fn ends(way: Way, stage: &Stage, tcp: bool) -> ([&Node; 2], SocketAddr) {
+fn ends(way: Way, stage: &Stage, tcp: bool, v6: bool) -> ([&Node; 2], SocketAddr) {
     let site = &stage.site;
-    let at = |address: &str, port: u16| format!("{address}:{port}").parse().expect("an address and a port");
+    let at = |address: &str, port: u16| SocketAddr::new(place(address, v6), port);
     let (nodes, to): ([&Node; 2], SocketAddr) = match way {
         Way::Out(address) => ([&site.a, &site.far], at(address, listening_port(way, tcp))),
         Way::In | Way::InByNarrowLink => ([&site.far, &site.a], at(HOST, if tcp { 8001 } else { 8002 })),
@@ -399,13 +425,18 @@ fn ends(way: Way, stage: &Stage, tcp: bool) -> ([&Node; 2], SocketAddr) {
 }
 
 /// What the client binds to: the narrow link's address, or whatever its routing says.
-fn source(way: Way) -> Ipv4Addr {
-    let narrow = if way == Way::InByNarrowLink { FAR_NARROW } else { "0.0.0.0" };
-    narrow.parse().expect("an address")
+fn source(way: Way, v6: bool) -> IpAddr {
+    if way == Way::InByNarrowLink { place(FAR_NARROW, v6) } else { any(v6) }
 }
 
-fn listen(node: &Node, port: u16) -> TcpListener {
-    node.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("the port is free")
+/// The address of a place, by the family that is wanted.
+fn place(address: &str, v6: bool) -> IpAddr {
+    let address = if v6 { six(address) } else { address };
+    address.parse().expect("an address")
+}
+
+fn any(v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 /// Where the server listens.

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 
 use crate::{
     frames::{Capture, Frame, MARKER},
-    site::{FAR, OWN, Site},
+    site::{A, B, FAR, FAR_NARROW, GATEWAY, HOST, OWN, Site, forget_ways, six},
 };
 
 /// Who sends a raw packet.
@@ -53,11 +53,11 @@ impl Stage {
         let stage = Self { captures, raw, marker, site };
         // Neighbours are found once, and not in the middle of a play.
         for (node, addresses) in [
-            (&*stage.site.a, &[crate::site::GATEWAY, FAR, crate::site::FAR_NARROW, crate::site::B] as &[_]),
-            (&*stage.site.far, &[crate::site::HOST, "198.51.101.1"]),
-            (&*stage.site.host, &[crate::site::A, FAR]),
+            (&*stage.site.a, &[GATEWAY, FAR, FAR_NARROW, B] as &[&'static str]),
+            (&*stage.site.far, &[HOST]),
+            (&*stage.site.host, &[A, FAR]),
         ] {
-            for address in addresses {
+            for address in addresses.iter().flat_map(|address| [address, six(address)]) {
                 // One is silent; its neighbour is found all the same.
                 node.pings(address, 1, Duration::from_millis(500));
             }
@@ -65,6 +65,16 @@ impl Stage {
         stage.settle();
         stage.frames();
         stage
+    }
+
+    /// Forgets what was before.
+    pub fn begin(&self) {
+        let site = &self.site;
+        for node in [&*site.a, &*site.far, &*site.host, &*site.router] {
+            forget_ways(node);
+        }
+        self.settle();
+        self.frames();
     }
 
     /// Returns once everything sent before has arrived: a packet goes after it from `a` to the peer, and another back. The whole
