@@ -71,11 +71,7 @@ pub enum Command {
     /// List flows
     Flows(FlowsArgs),
     /// Show what was dropped, by hook and reason
-    Drops {
-        /// How to print
-        #[arg(long, default_value = "table")]
-        format: Format,
-    },
+    Drops(ListArgs),
     /// Make the networks of a Compose file, and run the commands of its services in them
     Up {
         /// The file; compose.yaml or another of Compose's names in this directory unless given

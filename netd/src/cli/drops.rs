@@ -1,11 +1,15 @@
 //! `netd drops`: what the programs dropped since their counters began, by hook and reason.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{args::Format, table};
+use super::{
+    args::{Format, ListArgs},
+    filters::Filters,
+    out, table, wrong_usage,
+};
 use crate::{api::Client, daemon::StatusView};
 
 /// One counter that is not zero.
@@ -16,16 +20,24 @@ struct Drop {
     packets: u64,
 }
 
-/// Prints every counter that is not zero.
-pub async fn show(client: &Client, format: Format) -> Result<ExitCode> {
+/// Prints every counter that is not zero; with `-q` the reasons alone.
+pub async fn show(client: &Client, args: ListArgs) -> Result<ExitCode> {
+    let filters = match Filters::new(args.filters, &["hook", "reason"]) {
+        Ok(filters) => filters,
+        Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
+    };
     let status: StatusView = client.get("/v1/status").await?;
     let of_hook = |program: &crate::daemon::ProgramView| {
         let hook = program.program.name.clone();
         let drops = program.dropped.clone();
         drops.into_iter().map(move |(reason, packets)| Drop { hook: hook.clone(), reason, packets })
     };
-    let drops: Vec<Drop> = status.programs.iter().flat_map(of_hook).collect();
-    if format == Format::Json {
+    let mut drops: Vec<Drop> = status.programs.iter().flat_map(of_hook).collect();
+    drops.retain(|drop| filters.fit(|key, value| value == if key == "hook" { &drop.hook } else { &drop.reason }));
+    if args.quiet {
+        let reasons: BTreeSet<&str> = drops.iter().map(|drop| drop.reason.as_str()).collect();
+        reasons.iter().for_each(out::line);
+    } else if args.format == Format::Json {
         table::print_json(&drops)?;
     } else {
         let row = |drop: &Drop| vec![drop.hook.clone(), drop.reason.clone(), drop.packets.to_string()];

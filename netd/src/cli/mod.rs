@@ -80,7 +80,7 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Inspect { names } => block_on(endpoint::inspect(&client, &names)),
         Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),
         Command::Flows(args) => block_on(flows::done(&client, args)),
-        Command::Drops { format } => block_on(drops::show(&client, format)),
+        Command::Drops(args) => block_on(drops::show(&client, args)),
         Command::Up { file } => compose::up(&client, file.as_deref()),
         Command::Down { file } => compose::down(&client, file.as_deref()),
         Command::Events(args) => block_on(events::done(&client, args)),

@@ -396,6 +396,9 @@ fn a_flow_that_is_ended_is_gone_and_what_was_dropped_is_told_by_its_reason() {
     let drops = town.netd.json("drops");
     let told = drops.as_array().expect("an array").iter();
     assert!(told.clone().any(|d| d["hook"] == "to_container" && d["reason"] == "not_published"), "{drops}");
+    assert_eq!(town.netd.say("drops -q -f hook=to_container -f reason=not_published").ok(), "not_published\n");
+    assert_eq!(town.netd.say("drops -q -f hook=from_overlay").ok(), "");
+    town.netd.say("drops -f colour=red").exits(2);
 }
 
 #[test]
