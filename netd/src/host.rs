@@ -19,7 +19,7 @@ use crate::{
     dataplane::{Dataplane, Records},
     dns::Directory,
     holder,
-    link::{self, Forwarding, Links, Ours, Sysctls},
+    link::{self, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
         Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step,
@@ -255,6 +255,11 @@ impl Kernel for Host {
         ports: RangeInclusive<u16>,
     ) -> Result<Option<(u16, Process)>> {
         holder::holder(address, protocol, ports).context("cannot read who holds the host's ports")
+    }
+
+    fn end_strays(&mut self) -> Result<usize> {
+        let strays = self.dataplane.tables_mut().take_strays()?;
+        if strays.is_empty() { Ok(0) } else { sockets::end(&strays) }
     }
 
     fn guard(&self) -> Guard {

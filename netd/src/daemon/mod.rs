@@ -243,7 +243,21 @@ impl<K: Kernel> Daemon<K> {
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
         self.note_trouble(trouble);
+        self.end_strays(&steps);
         Ok(())
+    }
+
+    /// Ends the host's sockets that were led to where a change of publications leads no more: a connected UDP socket would send
+    /// to whoever has the address next.
+    fn end_strays(&mut self, steps: &[Step]) {
+        if !steps.iter().any(|step| matches!(step, Step::RemovePublication(_) | Step::PutPublication(..))) {
+            return;
+        }
+        match self.kernel.end_strays() {
+            Ok(0) => {}
+            Ok(ended) => info!(ended, "sockets of the host that were led to a port which is closed"),
+            Err(error) => warn!("sockets of the host stay connected to a port that is closed: {error:#}"),
+        }
     }
 
     /// Makes `next` the model, in the store and on the host, or leaves everything as it was.
@@ -255,7 +269,7 @@ impl<K: Kernel> Daemon<K> {
 
         self.store.write(&self.model, &next)?;
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
-        for step in steps {
+        for step in steps.clone() {
             let Err(error) = self.make_true(&step, &failed).await else {
                 debug!("{step}");
                 continue;
@@ -281,6 +295,7 @@ impl<K: Kernel> Daemon<K> {
         if !trouble.is_empty() {
             self.note_trouble(trouble);
         }
+        self.end_strays(&steps);
         Ok(())
     }
 

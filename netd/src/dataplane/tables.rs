@@ -9,8 +9,8 @@ use aya::{
 };
 use netd_common::{
     tables::{
-        Counters, Device, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey, ReservedPorts, SEARCHES,
-        Settings, names,
+        Counters, Device, Dialled, DialledKey, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey,
+        ReservedPorts, SEARCHES, Settings, names,
     },
     tuple::Address,
 };
@@ -39,6 +39,7 @@ pub struct Tables {
     endpoints: Hash<EndpointKey, Endpoint>,
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
     host_addresses: Hash<Address, u8>,
+    dialled: Hash<DialledKey, Dialled>,
     settings: Array<MapData, Wire<Settings>>,
     reserved: Array<MapData, Wire<ReservedPorts>>,
     searches: PerCpuArray<MapData, u64>,
@@ -74,6 +75,7 @@ impl Tables {
             endpoints: taken(object, names::ENDPOINTS)?,
             publications: taken(object, names::PUBLICATIONS)?,
             host_addresses: taken(object, names::HOST_ADDRESSES)?,
+            dialled: taken(object, names::DIALLED)?,
             settings: taken(object, names::SETTINGS)?,
             reserved: taken(object, names::RESERVED)?,
             searches: taken(object, names::SEARCHES)?,
@@ -145,6 +147,33 @@ impl Tables {
     /// Takes out an address of the host, if it is there.
     pub fn remove_address(&mut self, address: Address) -> Result<()> {
         removed(self.host_addresses.remove(&Wire(address)))
+    }
+
+    /// Forgets where sockets of the host were led to that no publication leads to, and tells their cookies.
+    pub fn take_strays(&mut self) -> Result<BTreeSet<u64>> {
+        let mut strays = Vec::new();
+        for (Wire(key), Wire(dialled)) in entries(&self.dialled).context("cannot read what sockets dialled")? {
+            if !self.leads(&dialled, &key)? {
+                strays.push(key);
+            }
+        }
+        for key in &strays {
+            removed(self.dialled.remove(&Wire(*key)))?;
+        }
+        Ok(strays.iter().map(|key| key.cookie).collect())
+    }
+
+    /// Whether what a socket dialled leads to where it was led.
+    fn leads(&self, dialled: &Dialled, to: &DialledKey) -> Result<bool> {
+        for address in [dialled.address, dialled.address.any_of_family()] {
+            let asked = PublicationKey::new(address, dialled.protocol, dialled.port);
+            match self.publications.get(&trie_key(&asked), 0) {
+                Ok(Wire(found)) => return Ok((found.address, found.port(dialled.port)) == (to.address, to.port)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("cannot read the publications"),
+            }
+        }
+        Ok(false)
     }
 
     /// Writes the settings.

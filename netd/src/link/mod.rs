@@ -12,6 +12,7 @@ mod kernel;
 mod ours;
 mod rules;
 mod seen;
+pub mod sockets;
 mod uses;
 mod veth;
 mod watch;

@@ -134,6 +134,9 @@ pub trait Kernel {
         ports: RangeInclusive<u16>,
     ) -> anyhow::Result<Option<(u16, Process)>>;
 
+    /// Ends the host's sockets that were led to a container by a publication that leads there no more; how many.
+    fn end_strays(&mut self) -> anyhow::Result<usize>;
+
     /// What leads the host's own sockets.
     fn guard(&self) -> Guard;
 

@@ -1,6 +1,6 @@
 //! Published ports: ranges, and who reaches them from where.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netd_tests::lab::{
     Offloads,
@@ -102,4 +102,35 @@ fn processes_of_containers_and_of_other_hosts_in_the_cgroup_are_let_through() {
     assert_eq!(web.run(dial("bind tcp 0.0.0.0:8007")).stdout, "bound\n");
     let refused = format!("error {}\n", nix::libc::ECONNREFUSED);
     assert_eq!(web.run(dial("tcp 127.0.0.1:8007")).stdout, refused);
+}
+
+#[test]
+fn a_socket_of_the_host_that_talks_to_a_port_is_ended_with_it() {
+    for closing in ["unpublish web 8007:7/udp", "detach web"] {
+        let town = Town::new(Offloads::On);
+        town.network("blue");
+        let web = town.container("web", "blue", &["8007:7/udp", "8008:7/udp"]);
+        let _server = web.echo_udp(7);
+        let closed = town.host.spawn(dial("talk 127.0.0.1:8007"));
+        let open = town.host.spawn(dial("talk 127.0.0.1:8008"));
+        wait_until("both are answered", || closed.log().contains("answered") && open.log().contains("answered"));
+
+        town.netd.say(closing).ok();
+
+        let said = closed.wait();
+        let ends = [nix::libc::ECONNABORTED, nix::libc::EDESTADDRREQ].map(|number| format!("error {number}\n"));
+        assert!(ends.iter().any(|end| said.stdout.ends_with(end)), "{said}");
+        if closing.starts_with("unpublish") {
+            let before = open.log().len();
+            wait_until("the other port goes on", || open.log().len() > before);
+        }
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
