@@ -1,11 +1,16 @@
 //! The loaded programs beside the [`World`]: their maps filled as its tables, their hooks run on packets of a test's making
 //! (`BPF_PROG_TEST_RUN`).
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+    process::Command,
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, PerCpuArray, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
 use netd_common::{
@@ -97,6 +102,22 @@ impl Kernel {
         *runs += 1;
         *took += result.duration;
         (result.return_value as i32, out)
+    }
+
+    /// How long a hook takes for a packet at a device, by the kernel's own clock.
+    pub fn timed(&mut self, hook: Hook, frame: &Frame) -> Duration {
+        let context = context(frame);
+        let options = TestRunOptions { data_in: Some(&frame.bytes), ctx_in: Some(&context), ..Default::default() };
+        program(&mut self.ebpf, hook.name()).test_run(options).expect("the hook runs").duration
+    }
+
+    /// Memory of the flow table, in bytes, as the kernel accounts for it.
+    pub fn flow_table_bytes(&self) -> u64 {
+        let Some(Map::HashMap(map)) = self.ebpf.map(names::FLOWS) else { panic!("the flow table is a hash") };
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let told = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let memory = told.lines().find_map(|line| line.strip_prefix("memlock:"));
+        memory.expect("the kernel accounts for maps").trim().parse().expect("a number")
     }
 
     /// Has the collector look at these flows; how many went.

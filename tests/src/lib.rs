@@ -4,6 +4,7 @@
 pub mod kernel;
 pub mod lab;
 pub mod packets;
+pub mod paths;
 pub mod scene;
 pub mod schedule;
 pub mod story;

@@ -49,6 +49,9 @@ pub struct Options {
     /// Only this contender; may be given again
     #[arg(long, value_name = "NAME")]
     contender: Vec<Contender>,
+    /// Only what the packet code costs by itself, in memory and loaded, a path at a time, and a million flows beside a thousand
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender"])]
+    programs: bool,
 }
 
 impl Options {
@@ -92,6 +95,15 @@ impl Options {
 /// Gets what is needed, builds, measures, and writes the results.
 pub fn run(options: &Options) -> Result<()> {
     command::need_root("bench")?;
+    if options.programs {
+        build_ebpf::build(false)?;
+        return command::show(&mut workspace::with_artifacts(workspace::cargo([
+            "bench",
+            "-p",
+            "netd-tests",
+            "--benches",
+        ])));
+    }
     let (contenders, paths) = (options.contenders(), options.paths());
     debian::ensure_packages(&packages(&contenders))?;
     if contenders.contains(&Contender::Netd) {
@@ -194,8 +206,13 @@ mod tests {
 
     #[test]
     fn only_whole_runs_are_kept_with_the_project() {
-        let options =
-            |quick, only: &[Path]| Options { quick, rounds: None, only: only.to_vec(), contender: Vec::new() };
+        let options = |quick, only: &[Path]| Options {
+            quick,
+            rounds: None,
+            only: only.to_vec(),
+            contender: Vec::new(),
+            programs: false,
+        };
 
         assert!(options(false, &[]).directory().ends_with("bench"));
         assert!(!options(false, &[]).directory().starts_with(workspace::target()));
@@ -205,8 +222,13 @@ mod tests {
 
     #[test]
     fn what_is_measured_can_be_repeated_from_what_is_written() {
-        let options =
-            Options { quick: true, rounds: Some(5), only: vec![Path::Published], contender: vec![Contender::Cni] };
+        let options = Options {
+            quick: true,
+            rounds: Some(5),
+            only: vec![Path::Published],
+            contender: vec![Contender::Cni],
+            programs: false,
+        };
 
         let manner = options.manner();
 

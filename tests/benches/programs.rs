@@ -1,0 +1,84 @@
+//! What the loaded programs cost: nanoseconds a packet by path, as `BPF_PROG_TEST_RUN` tells them, and with a thousand flows
+//! beside a million, with the memory of the flow table. Each run is timed by itself, so each figure has the cost of
+//! reading the clock in it, which the path of nothing to do shows.
+
+use netd_common::tables::Hook;
+use netd_tests::{
+    kernel::{Kernel, in_the_scene},
+    packets::udp,
+    paths::PATHS,
+    scene::{self, A},
+    world::Frame,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+const RUNS: u32 = 20_000;
+/// Flows whose cost is compared.
+const FLOWS: [u32; 2] = [1_000, 1_000_000];
+const SERVERS: u32 = 65_536;
+/// Neither of the ephemeral range nor published.
+const FIRST_PORT: u32 = 1024;
+/// What a program returns that has redirected its packet (`TC_ACT_REDIRECT`).
+const REDIRECTED: i32 = 7;
+
+fn main() {
+    in_the_scene(|| {
+        by_path();
+        by_flows();
+    });
+}
+
+fn by_path() {
+    println!("{:<44} {:>10} {:>10}", "path", "median ns", "p99 ns");
+    for path in PATHS {
+        let mut kernel = Kernel::like(&scene::world());
+        for (hook, frame) in (path.before)() {
+            kernel.run(hook, &frame);
+        }
+        let mut times: Vec<_> = (0..RUNS).map(|n| kernel.timed(path.hook, &(path.packet)(n)).as_nanos()).collect();
+        let [median, p99] = percentiles(&mut times);
+        println!("{:<44} {median:>10} {p99:>10}", path.name);
+    }
+}
+
+fn by_flows() {
+    println!("\n{:>10} {:>10} {:>10} {:>16} {:>14}", "flows", "median ns", "p99 ns", "table, MiB", "bytes a flow");
+    for flows in FLOWS {
+        let mut kernel = Kernel::with_room_for(2 * FLOWS[1], &scene::world());
+        let empty = kernel.flow_table_bytes();
+        fill(&mut kernel, flows);
+        let full = kernel.flow_table_bytes();
+        let mut random = StdRng::seed_from_u64(7);
+        // Each twice: the first of a tick notes itself, which with fewer flows is rarer. The others come between, so that the
+        // second finds no flow in a near cache that would not be there anyway.
+        let packets: Vec<_> = (0..RUNS).map(|_| flow(random.random_range(0..flows))).collect();
+        for packet in &packets {
+            kernel.run(Hook::FromContainer, packet);
+        }
+        let times = packets.iter().map(|packet| kernel.timed(Hook::FromContainer, packet).as_nanos());
+        let mut times: Vec<_> = times.collect();
+        let [median, p99] = percentiles(&mut times);
+        let each = (full - empty) as f64 / f64::from(flows);
+        println!("{flows:>10} {median:>10} {p99:>10} {:>16.1} {each:>14.0}", full as f64 / f64::from(1 << 20));
+    }
+}
+
+/// Opens flows by their first packets, as containers do.
+fn fill(kernel: &mut Kernel, flows: u32) {
+    for n in 0..flows {
+        let (returned, _) = kernel.run(Hook::FromContainer, &flow(n));
+        assert_eq!(returned, REDIRECTED, "flow {n}");
+    }
+}
+
+/// A packet of the flow of this number: one of 65,536 servers, by one of some ports that may stay.
+fn flow(n: u32) -> Frame {
+    let from = format!("10.176.1.2:{}", FIRST_PORT + n / SERVERS);
+    let build = udp(&from, &format!("198.51.{}.{}:53", n >> 8 & 255, n & 255));
+    Frame::at(A, build.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes())
+}
+
+fn percentiles(times: &mut [u128]) -> [u128; 2] {
+    times.sort_unstable();
+    [times[times.len() / 2], times[times.len() * 99 / 100]]
+}
