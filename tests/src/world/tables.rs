@@ -69,6 +69,8 @@ pub struct World {
     pub reserved: BTreeSet<u16>,
     /// Searches for a port, by how many were tried, 0 for those that failed.
     pub searches: RefCell<BTreeMap<u32, u64>>,
+    /// How often a flow was looked up.
+    pub lookups: Cell<u64>,
 }
 
 impl World {
@@ -138,6 +140,7 @@ impl Tables for World {
     }
 
     fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        self.lookups.set(self.lookups.get() + 1);
         self.flows.borrow().get(key).map(|found| *flow = *found).is_some()
     }
 

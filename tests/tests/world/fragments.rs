@@ -59,3 +59,18 @@ fn an_identification_that_comes_again_is_not_taken_for_the_old_packets() {
 
     assert_eq!((run(&hosts[0]), run(&hosts[1])), (Verdict::Pass, Verdict::Pass));
 }
+
+#[test]
+fn two_senders_with_one_identification_are_kept_apart() {
+    let world = scene::world();
+    let of = |from: &str, device| {
+        let build = udp(from, "198.51.100.7:53").payload(&[7; 2000]);
+        fragments(&build.macs(scene::container_mac(device), scene::bridge_mac(20)).bytes(), 1480, 4711)
+    };
+    let (of_a, of_b) = (of("10.176.1.2:5000", A), of("10.176.1.3:6000", B));
+    let run = |device, bytes: &Vec<u8>| arrive(&world, Hook::FromContainer, device, bytes.clone(), false).verdict;
+
+    let verdicts = [run(A, &of_a[0]), run(B, &of_b[0]), run(A, &of_a[1]), run(B, &of_b[1])];
+
+    assert_eq!(verdicts, [Verdict::Neighbour(UPLINK); 4]);
+}

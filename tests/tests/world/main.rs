@@ -2,6 +2,7 @@
 
 mod edges;
 mod errors;
+mod fill;
 mod fragments;
 mod guard;
 mod lifetime;

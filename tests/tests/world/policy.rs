@@ -7,7 +7,7 @@ use netd_common::{
 use netd_tests::{
     packets::{Build, tcp},
     scene::{self, A, B, C, D, UPLINK},
-    story::leave,
+    story::{enter, leave},
     world::Frame,
 };
 
@@ -55,4 +55,14 @@ fn a_container_cannot_send_in_anothers_name() {
 
     assert_eq!(other_address, Verdict::Drop(DropReason::SpoofedAddress));
     assert_eq!(other_mac, Verdict::Drop(DropReason::SpoofedMac));
+}
+
+#[test]
+fn what_comes_from_the_wire_for_loopback_goes_nowhere() {
+    let world = scene::world();
+
+    let published = enter(&world, tcp("203.0.113.9:4000", "127.0.0.1:8080"), false);
+
+    assert_eq!(published.verdict, Verdict::Drop(DropReason::LoopbackFromWire));
+    assert_eq!(world.flows.borrow().len(), 0);
 }
