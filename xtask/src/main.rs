@@ -6,7 +6,9 @@ mod build_ebpf;
 mod command;
 mod debian;
 mod demo;
+mod fuzz;
 mod lint;
+mod mutate;
 mod programs;
 mod run;
 mod stage;
@@ -51,6 +53,10 @@ enum Task {
     Vm(vm::Options),
     /// Check formatting, clippy, the arrows between modules, and the house rules for files
     Lint,
+    /// Fuzz the parser and sequences of packets
+    Fuzz(fuzz::Options),
+    /// Put faults into a copy of the packet code, one at a time: the fast tests must notice each
+    Mutate(mutate::Options),
     /// Load an object's programs and print each one's verified instruction count
     #[command(hide = true)]
     Programs {
@@ -79,6 +85,8 @@ fn run_task(task: Task) -> anyhow::Result<u8> {
         Task::Test(options) => test::everything(&options)?,
         Task::Vm(options) => return vm::boot(&options),
         Task::Lint => lint::everything()?,
+        Task::Fuzz(options) => fuzz::run(&options)?,
+        Task::Mutate(options) => mutate::run(&options)?,
         Task::Programs { object } => programs::print(&object.unwrap_or_else(workspace::object))?,
     }
     Ok(0)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, command, debian, lint, vm, workspace};
+use crate::{build_ebpf, command, debian, lint, mutate, vm, workspace};
 
 /// What the tests themselves run.
 const PACKAGES: [&str; 13] = [
@@ -46,6 +46,9 @@ pub fn everything(options: &Options) -> Result<()> {
         phases.run("lint", lint::everything);
     }
     phases.run("build", || command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"])));
+    if whole {
+        phases.run("mutate", || mutate::run(&mutate::Options::default()));
+    }
     phases.run("unit tests", || cargo_test(&["netd-common", "netd", "xtask"], filter));
     if with_vm {
         phases.run("kernel 6.1", || vm::pass(&vm::Options::smoke("6.1")));

@@ -1,0 +1,124 @@
+//! The faults, each the smallest change of the packet code that breaks one promise.
+
+/// A text of a file, which occurs there once, and what takes its place.
+pub struct Fault {
+    /// What is wrong then, in words for a table.
+    pub name: &'static str,
+    /// Below `netd-common/src`.
+    pub file: &'static str,
+    /// The text.
+    pub right: &'static str,
+    /// What takes its place.
+    pub wrong: &'static str,
+}
+
+const fn fault(name: &'static str, file: &'static str, right: &'static str, wrong: &'static str) -> Fault {
+    Fault { name, file, right, wrong }
+}
+
+/// All, by where they are.
+pub const FAULTS: &[Fault] = &[
+    fault(
+        "transport checksum not told of the addresses",
+        "nat.rs",
+        "p.replace_l4(l4 + field, s.flow.address_delta, Covers::PseudoHeader, zero)?;",
+        "",
+    ),
+    fault(
+        "transport checksum not told of the ports",
+        "nat.rs",
+        "p.replace_l4(l4 + field, s.flow.port_delta, Covers::Segment, zero)?;",
+        "",
+    ),
+    fault("header checksum left alone", "nat.rs", "p.replace_l3(ETH + ipv4::CHECKSUM, delta)?;", ""),
+    fault(
+        "UDP's absent checksum taken for a sum",
+        "nat.rs",
+        "h.l4, 6, Zero::MeansNone, s)",
+        "h.l4, 6, Zero::IsASum, s)",
+    ),
+    fault("time to live not counted down", "nat.rs", "let lower = h.ttl.saturating_sub(1);", "let lower = h.ttl;"),
+    fault(
+        "published port given to a container",
+        "nat.rs",
+        "t.publication(&s.publication).is_some() || t.has_socket",
+        "t.has_socket",
+    ),
+    fault("port of a socket given to a container", "nat.rs", " || t.has_socket(&s.flow.becomes)", ""),
+    fault(
+        "port of the ephemeral range kept",
+        "nat.rs",
+        "!has_port || !settings.ephemeral.contains(key.src_port.number())",
+        "true || has_port || settings.ephemeral.is_empty()",
+    ),
+    fault("pool one port too long", "nat.rs", "if offset < first.len() {", "if offset <= first.len() {"),
+    fault(
+        "answers expected in the container's zone",
+        "nat.rs",
+        "    s.flow.becomes.src = source;\n    s.flow.becomes.zone = Zone::HOST;",
+        "    s.flow.becomes.src = source;",
+    ),
+    fault("reset not noted", "conntrack.rs", "return leg | Leg::SEEN | Leg::RESET;", "return leg | Leg::SEEN;"),
+    fault("no reprieve after a reset", "conntrack.rs", "(leg | Leg::SEEN) & !Leg::RESET", "leg | Leg::SEEN"),
+    fault(
+        "closed connection never over",
+        "conntrack.rs",
+        "legs[0] & legs[1] & Leg::FIN != 0 || (legs[0] | legs[1]) & Leg::RESET != 0",
+        "legs[0] & legs[1] & Leg::FIN != 0 && (legs[0] | legs[1]) & Leg::RESET != 0",
+    ),
+    fault("any segment opens a connection", "conntrack.rs", "h.tcp_flags & deciding == tcp_flags::SYN", "true"),
+    fault("expiry ignored", "conntrack.rs", "if !reopened && now <= s.flow.deadline {", "if !reopened {"),
+    fault("check word ignored", "conntrack.rs", "if s.flow.check != digest(&s.key) {", "if s.flow.check == 0 {"),
+    fault(
+        "flow noted only when its state changes",
+        "conntrack.rs",
+        "now != s.flow.last_seen || leg_after(leg, h) != leg",
+        "now < s.flow.last_seen || leg_after(leg, h) != leg",
+    ),
+    fault("missing half not put back", "conntrack.rs", "let _ = t.claim(&s.peer_key, &s.peer);", ""),
+    fault(
+        "note written into the next flow's place",
+        "conntrack.rs",
+        "stored.check != noted.check || stored.becomes != noted.becomes",
+        "stored.check != noted.check",
+    ),
+    fault(
+        "port claimed twice",
+        "conntrack.rs",
+        "t.claim(&s.peer_key, &s.peer)?;",
+        "if t.claim(&s.peer_key, &s.peer) == Err(ClaimError::Full) { return Err(EstablishError::Full) }",
+    ),
+    fault("loser of a race keeps its claim", "conntrack.rs", "    t.release(&s.peer_key);\n    Err(if", "    Err(if"),
+    fault(
+        "established flow worth less than a new one",
+        "evict.rs",
+        "Self::Weak => is_weak(protocol, flow.legs),",
+        "Self::Weak => true,",
+    ),
+    fault(
+        "flow taken out that another CPU has replaced",
+        "evict.rs",
+        "if t.release_seen(&s.evicted_key, &s.evicted) {",
+        "t.release(&s.evicted_key);\n    if true {",
+    ),
+    fault("quoted header left alone", "icmp.rs", "rewrite_quoted(p, h.v4, s)?;", ""),
+    fault(
+        "first fragment remembered whoever sent it",
+        "fragment.rs",
+        "        src: s.key.src,",
+        "        src: Default::default(),",
+    ),
+    fault("first fragment never forgotten", "fragment.rs", " || t.now() > s.fragment.deadline", ""),
+    fault(
+        "loopback believed from the wire",
+        "hooks.rs",
+        "if h.v4 && s.key.dst.v4_bytes()[0] == 127 {",
+        "if h.v4 && s.key.dst.v4_bytes()[0] == 0 {",
+    ),
+    fault(
+        "container speaks in another's name",
+        "policy.rs",
+        "if frame.source == device.mac {",
+        "if frame.source != frame.destination {",
+    ),
+];

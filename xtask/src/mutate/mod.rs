@@ -1,0 +1,196 @@
+//! `cargo xtask mutate`: puts one fault after another into a copy of the packet code, and expects the fast tests (those of
+//! `netd-common`, and the World's) to notice each. A fault that nobody notices is a promise that no test holds.
+
+mod faults;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use self::faults::{FAULTS, Fault};
+use crate::{command, workspace};
+
+/// A fault may keep a test from ending, which is noticed too.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The same random packets for each fault and each time, so that a verdict is one.
+const SEED: &str = "7003152";
+
+/// Options of the subcommand.
+#[derive(clap::Args, Default)]
+pub struct Options {
+    /// Only faults whose name contains this
+    filter: Option<String>,
+}
+
+/// Tries every fault and prints who notices it. Fails if nobody notices one, or its text is not in the code once.
+pub fn run(options: &Options) -> Result<()> {
+    let begin = Instant::now();
+    let chosen = |fault: &&Fault| options.filter.as_ref().is_none_or(|filter| fault.name.contains(filter.as_str()));
+    let faults: Vec<_> = FAULTS.iter().filter(chosen).collect();
+    ensure!(!faults.is_empty(), "no fault has such a name");
+    let tree = Tree::copied()?;
+    let unfit: Vec<_> = faults.iter().filter_map(|fault| tree.with(fault).err()).map(|e| e.to_string()).collect();
+    ensure!(unfit.is_empty(), "faults that do not fit the code:\n{}", unfit.join("\n"));
+
+    if let Verdict::Noticed(failed) = tree.verdict()? {
+        bail!("without a fault these fail: {}", failed.join(", "));
+    }
+    let mut survivors = Vec::new();
+    for fault in faults {
+        let (start, right) = (Instant::now(), tree.read(fault.file)?);
+        tree.write(fault.file, &tree.with(fault)?)?;
+        let verdict = tree.verdict();
+        tree.write(fault.file, &right)?;
+        let by = match verdict.with_context(|| format!("with the fault `{}`", fault.name))? {
+            Verdict::Unnoticed => {
+                survivors.push(fault.name);
+                "NOBODY".to_owned()
+            }
+            Verdict::Noticed(failed) => noticed_by(&failed),
+        };
+        println!("{:<46} {:>5.1} s  {by}", fault.name, start.elapsed().as_secs_f64());
+    }
+    println!("mutate: {:.0} s", begin.elapsed().as_secs_f64());
+    ensure!(survivors.is_empty(), "faults that no test notices: {}", survivors.join(", "));
+    Ok(())
+}
+
+fn noticed_by(failed: &[String]) -> String {
+    match failed {
+        [] => "a test that does not end".to_owned(),
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
+/// What the tests say of a tree.
+#[derive(PartialEq, Eq, Debug)]
+enum Verdict {
+    /// All pass.
+    Unnoticed,
+    /// These fail; none where one did not end.
+    Noticed(Vec<String>),
+}
+
+/// A copy of the checkout, in which faults may be made.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn copied() -> Result<Self> {
+        let tree = workspace::target().join("mutate");
+        if tree.exists() {
+            fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", workspace::short(&tree)))?;
+        }
+        copy(&workspace::root(), &tree)?;
+        Ok(Self(tree))
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join("netd-common/src").join(file)
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.path(file);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", workspace::short(&path)))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.path(file);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", workspace::short(&path)))
+    }
+
+    /// The text of a fault's file with the fault in it.
+    fn with(&self, fault: &Fault) -> Result<String> {
+        faulty(&self.read(fault.file)?, fault)
+    }
+
+    fn verdict(&self) -> Result<Verdict> {
+        command::quiet(self.tests(&mut Command::new("cargo")).arg("--no-run"))?;
+        let mut bounded = Command::new("timeout");
+        bounded.arg(PATIENCE.as_secs().to_string()).arg("cargo");
+        let output = self.tests(&mut bounded).arg("--no-fail-fast").stdin(Stdio::null()).output();
+        let output = output.context("cannot start `timeout`")?;
+        let failed = failures(&String::from_utf8_lossy(&output.stdout));
+        Ok(if output.status.success() { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
+    }
+
+    /// Crates from elsewhere are compiled once for the checkout and for this.
+    fn tests<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.args(["test", "-p", "netd-common", "-p", "netd-tests", "--lib", "--test", "world"]);
+        command.current_dir(&self.0).env("CARGO_TARGET_DIR", workspace::target());
+        command.env("PROPTEST_RNG_SEED", SEED).env("PROPTEST_MAX_SHRINK_ITERS", "0");
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("RUST_BACKTRACE", "0")
+    }
+}
+
+/// `text` with the fault in it; an error if there is not one place for it.
+fn faulty(text: &str, fault: &Fault) -> Result<String> {
+    let places = text.matches(fault.right).count();
+    ensure!(places == 1, "{}: {} has {places} places for it, not one", fault.name, fault.file);
+    Ok(text.replacen(fault.right, fault.wrong, 1))
+}
+
+/// Names of the tests that failed, by what they print.
+fn failures(output: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    output.lines().filter_map(name).collect()
+}
+
+/// What is built, and what belongs to git, stays.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", workspace::short(to)))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            copy(&path, &to.join(name))?;
+        } else {
+            fs::copy(&path, to.join(name)).with_context(|| format!("cannot copy {}", workspace::short(&path)))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_one_place_in_the_code_and_changes_it() {
+        for fault in FAULTS {
+            let file = workspace::root().join("netd-common/src").join(fault.file);
+            let text = fs::read_to_string(file).expect("the file is there");
+
+            let faulty = faulty(&text, fault).expect("it has one place");
+
+            assert_ne!(faulty, text, "{}", fault.name);
+        }
+    }
+
+    #[test]
+    fn a_fault_without_a_place_or_with_two_is_named() {
+        let fault = Fault { name: "one for two", file: "a.rs", right: "1", wrong: "2" };
+
+        for text in ["0", "1 1"] {
+            let error = faulty(text, &fault).expect_err("there is not one place").to_string();
+            assert!(error.starts_with("one for two: a.rs has"), "{error}");
+        }
+        assert_eq!(faulty("1 + 0", &fault).expect("there is one"), "2 + 0");
+    }
+
+    #[test]
+    fn tests_that_failed_are_read_from_what_they_print() {
+        let output = "test a::b ... ok\ntest a::c ... FAILED\n\nfailures:\n    a::c\n";
+
+        assert_eq!(failures(output), ["a::c"]);
+    }
+}
