@@ -23,7 +23,7 @@ fn ten_thousand_ports_in_one_range_are_one_command_and_one_line() {
         let listing = town.netd.json("ps");
         (begin.elapsed(), listing)
     };
-    let (before, _) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
+    let (before, _) = (0..8).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("eight listings");
 
     // The best of some tries: the machine has other work too.
     let publishing = |spec: &str| {
@@ -40,9 +40,9 @@ fn ten_thousand_ports_in_one_range_are_one_command_and_one_line() {
     town.netd.say("publish web 8000-17999:20000-29999").ok();
 
     println!("publishing one port took {one:?}, ten thousand {many:?}");
-    assert!(many < one * 4, "ten thousand ports took {many:?}, one {one:?}: each has a cost of its own");
-    let (after, listing) = (0..3).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("three listings");
-    assert!(after < before * 4, "`ps` takes {after:?}, and took {before:?}: each port has a cost of its own");
+    assert!(many < one * 8, "ten thousand ports took {many:?}, one {one:?}: each has a cost of its own");
+    let (after, listing) = (0..8).map(|_| listed(&town)).min_by_key(|(took, _)| *took).expect("eight listings");
+    assert!(after < before * 8, "`ps` takes {after:?}, and took {before:?}: each port has a cost of its own");
     let ports = &listing[0]["ports"];
     assert_eq!(ports.as_array().map(Vec::len), Some(1), "{ports}");
     assert_eq!(
