@@ -47,6 +47,9 @@ enum Task {
     Demo,
     /// Measure netd beside the limit and its peers, all in one run on private hosts
     Bench(bench::Options),
+    /// The part of the bench that is a process of its own
+    #[command(hide = true)]
+    BenchClient(bench::client::Options),
     /// Build and test everything, installing what that needs
     Test(test::Options),
     /// Load the programs and run the Lab's core cases under another kernel, in a virtual machine
@@ -82,6 +85,7 @@ fn run_task(task: Task) -> anyhow::Result<u8> {
         Task::Run { options } => run::daemon(&options)?,
         Task::Demo => return demo::run(),
         Task::Bench(options) => bench::run(&options)?,
+        Task::BenchClient(options) => bench::client::run(&options)?,
         Task::Test(options) => test::everything(&options)?,
         Task::Vm(options) => return vm::boot(&options),
         Task::Lint => lint::everything()?,

@@ -10,14 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::{
     libc,
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
 
 use super::{
-    figures::Measure,
     load::{PORT, TICK},
     processor::{Processor, on_processor},
 };
@@ -38,24 +37,19 @@ const DRAIN: Duration = Duration::from_millis(20);
 /// Length of a tick of `/proc/stat`, which is the same on every machine (`USER_HZ`).
 const MICROS_A_TICK: f64 = 10_000.0;
 
-/// Sends to `to` for `time`; `arrived` counts at the other end.
-pub fn send(to: SocketAddrV4, arrived: &AtomicU64, time: Duration) -> Result<Vec<(Measure, f64)>> {
+/// Sends to `to` for `time`, and waits for what is under way; how many seconds it sent.
+pub fn send(to: SocketAddrV4, time: Duration) -> Result<f64> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to).with_context(|| format!("no way to {to}"))?;
-    on_processor(Processor::First)?;
     let mut batch = Batch::new();
-    let (begin, before, ticks) = (Instant::now(), arrived.load(Ordering::Relaxed), busy_ticks()?);
+    let begin = Instant::now();
     while begin.elapsed() < time {
         // What the kernel refuses does not arrive and is not counted.
         batch.send(&socket);
     }
     let sending = begin.elapsed().as_secs_f64();
-    let rate = (arrived.load(Ordering::Relaxed) - before) as f64 / sending;
     thread::sleep(DRAIN);
-    let all = arrived.load(Ordering::Relaxed) - before;
-    ensure!(all > 0, "no datagram to {to} arrived");
-    let spent = (busy_ticks()? - ticks) as f64 * MICROS_A_TICK;
-    Ok(vec![(Measure::Packets, rate / 1e3), (Measure::Cpu, spent / all as f64)])
+    Ok(sending)
 }
 
 /// A socket for [`receive`] in the network of the calling thread.
@@ -123,9 +117,14 @@ impl Batch {
 }
 
 /// Ticks that all processors of the machine have spent on anything.
-fn busy_ticks() -> Result<u64> {
+pub fn busy_ticks() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat").context("the kernel tells no processor time")?;
     busy(&stat).context("/proc/stat has no line for all processors")
+}
+
+/// Microseconds of ticks.
+pub fn micros(ticks: u64) -> f64 {
+    ticks as f64 * MICROS_A_TICK
 }
 
 /// The `cpu` line's user, nice, system, irq and softirq.

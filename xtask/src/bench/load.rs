@@ -20,7 +20,7 @@ use nix::sys::{
 };
 
 use super::{
-    datagrams,
+    client, datagrams,
     figures::{Measure, percentile},
     processor::{Processor, on_processor},
 };
@@ -43,7 +43,7 @@ const ECHO: u8 = b'e';
 const ONCE: u8 = b'o';
 
 /// One kind of load, which gives one or more measures.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Load {
     /// One TCP stream as fast as it goes.
     Stream,
@@ -75,6 +75,8 @@ impl Load {
 pub struct Ends {
     /// Where the client runs.
     pub client: Node,
+    /// Whether the client is a process of its own there, in the node's control group, and no thread of this one.
+    pub apart: bool,
     /// Where the client finds the server.
     pub to: SocketAddrV4,
     /// The server that it finds there.
@@ -84,77 +86,109 @@ pub struct Ends {
 impl Ends {
     /// Runs a load for `time` and tells what it measured.
     pub fn run(&self, load: Load, time: Duration) -> Result<Vec<(Measure, f64)>> {
-        self.client.enter(|| match load {
-            Load::Stream => self.stream(time),
-            Load::Exchange => self.exchange(time),
-            Load::Connect => self.connect(time),
-            Load::Datagrams => datagrams::send(self.to, self.server.datagrams(), time),
-        })
-    }
-
-    fn stream(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
-        on_processor(Processor::First)?;
-        let mut stream = self.open(SINK)?;
-        let block = vec![0x5a; 128 << 10];
-        let (begin, before) = (Instant::now(), self.server.bytes.load(Ordering::Relaxed));
-        while begin.elapsed() < time {
-            stream.write_all(&block).context("the stream broke off")?;
-        }
-        let bytes = self.server.bytes.load(Ordering::Relaxed) - before;
-        let gigabits = bytes as f64 * 8e-9 / begin.elapsed().as_secs_f64();
-        ensure!(bytes > 0, "no byte of the stream arrived");
-        Ok(vec![(Measure::Stream, gigabits)])
-    }
-
-    fn exchange(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
-        on_processor(Processor::First)?;
-        let mut stream = self.open(ECHO)?;
-        let mut times = Vec::with_capacity(1 << 20);
-        let begin = Instant::now();
-        let mut byte = [0];
-        let mut now = begin;
-        while now - begin < time {
-            stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).context("no answer")?;
-            let then = std::mem::replace(&mut now, Instant::now());
-            times.push(nanoseconds(now - then));
-        }
-        times.sort_unstable();
-        let micros = |share| f64::from(percentile(&times, share)) / 1e3;
-        Ok(vec![
-            (Measure::Exchange50, micros(0.5)),
-            (Measure::Exchange99, micros(0.99)),
-            (Measure::Exchange999, micros(0.999)),
-        ])
-    }
-
-    fn connect(&self, time: Duration) -> Result<Vec<(Measure, f64)>> {
-        on_processor(Processor::First)?;
-        let mut times = Vec::with_capacity(1 << 18);
-        let begin = Instant::now();
-        let mut now = begin;
-        while now - begin < time {
-            let mut answer = [0];
-            let mut stream = self.open(ONCE)?;
-            stream.read_exact(&mut answer).context("no answer")?;
-            drop(stream);
-            let then = std::mem::replace(&mut now, Instant::now());
-            times.push(nanoseconds(now - then));
-        }
-        let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
-        times.sort_unstable();
-        Ok(vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)])
-    }
-
-    fn open(&self, purpose: u8) -> Result<TcpStream> {
-        let open = || -> io::Result<TcpStream> {
-            let mut stream = TcpStream::connect(self.to)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(&[purpose])?;
-            Ok(stream)
+        let (bytes, ticks) = (self.server.bytes.load(Ordering::Relaxed), datagrams::busy_ticks()?);
+        let datagrams = self.server.datagrams.load(Ordering::Relaxed);
+        let sent = if self.apart {
+            client::run_apart(&self.client, load, self.to, time)?
+        } else {
+            self.client.enter(|| send(load, self.to, time))?
         };
-        open().with_context(|| format!("cannot connect to {}", self.to))
+        match load {
+            Load::Stream => {
+                let arrived = self.server.bytes.load(Ordering::Relaxed) - bytes;
+                ensure!(arrived > 0, "no byte of the stream arrived");
+                Ok(vec![(Measure::Stream, arrived as f64 * 8e-9 / sent.seconds)])
+            }
+            Load::Exchange | Load::Connect => Ok(sent.values),
+            Load::Datagrams => {
+                let arrived = self.server.datagrams.load(Ordering::Relaxed) - datagrams;
+                ensure!(arrived > 0, "no datagram to {} arrived", self.to);
+                let spent = datagrams::micros(datagrams::busy_ticks()? - ticks);
+                Ok(vec![
+                    (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),
+                    (Measure::Cpu, spent / arrived as f64),
+                ])
+            }
+        }
     }
+}
+
+/// What a client can tell by itself.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Sent {
+    /// How long it sent, where how much of it arrived is what counts.
+    pub seconds: f64,
+    /// What it measured itself.
+    pub values: Vec<(Measure, f64)>,
+}
+
+/// Puts a load on a server for `time`, from where the calling thread is.
+pub fn send(load: Load, to: SocketAddrV4, time: Duration) -> Result<Sent> {
+    on_processor(Processor::First)?;
+    match load {
+        Load::Stream => stream(to, time).map(|seconds| Sent { seconds, ..Sent::default() }),
+        Load::Exchange => exchange(to, time).map(|values| Sent { values, ..Sent::default() }),
+        Load::Connect => connect(to, time).map(|values| Sent { values, ..Sent::default() }),
+        Load::Datagrams => datagrams::send(to, time).map(|seconds| Sent { seconds, ..Sent::default() }),
+    }
+}
+
+fn stream(to: SocketAddrV4, time: Duration) -> Result<f64> {
+    let mut stream = open(to, SINK)?;
+    let block = vec![0x5a; 128 << 10];
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        stream.write_all(&block).context("the stream broke off")?;
+    }
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+fn exchange(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
+    let mut stream = open(to, ECHO)?;
+    let mut times = Vec::with_capacity(1 << 20);
+    let begin = Instant::now();
+    let mut byte = [0];
+    let mut now = begin;
+    while now - begin < time {
+        stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).context("no answer")?;
+        let then = std::mem::replace(&mut now, Instant::now());
+        times.push(nanoseconds(now - then));
+    }
+    times.sort_unstable();
+    let micros = |share| f64::from(percentile(&times, share)) / 1e3;
+    Ok(vec![
+        (Measure::Exchange50, micros(0.5)),
+        (Measure::Exchange99, micros(0.99)),
+        (Measure::Exchange999, micros(0.999)),
+    ])
+}
+
+fn connect(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
+    let mut times = Vec::with_capacity(1 << 18);
+    let begin = Instant::now();
+    let mut now = begin;
+    while now - begin < time {
+        let mut answer = [0];
+        let mut stream = open(to, ONCE)?;
+        stream.read_exact(&mut answer).context("no answer")?;
+        drop(stream);
+        let then = std::mem::replace(&mut now, Instant::now());
+        times.push(nanoseconds(now - then));
+    }
+    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+    times.sort_unstable();
+    Ok(vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)])
+}
+
+fn open(to: SocketAddrV4, purpose: u8) -> Result<TcpStream> {
+    let open = || -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&[purpose])?;
+        Ok(stream)
+    };
+    open().with_context(|| format!("cannot connect to {to}"))
 }
 
 fn nanoseconds(time: Duration) -> u32 {
@@ -184,11 +218,6 @@ impl Server {
         let (datagrams, stop) = (Arc::clone(&server.datagrams), Arc::clone(&server.stop));
         server.threads.push(thread::spawn(move || datagrams::receive(&socket, &datagrams, &stop)));
         Ok(server)
-    }
-
-    /// How many datagrams have arrived.
-    fn datagrams(&self) -> &AtomicU64 {
-        &self.datagrams
     }
 }
 

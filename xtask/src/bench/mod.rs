@@ -2,6 +2,7 @@
 //! the same run, and a round measures one after the other, so that what the machine does meanwhile meets them all.
 
 mod chart;
+pub mod client;
 mod contenders;
 mod cost;
 mod datagrams;
@@ -10,6 +11,7 @@ mod load;
 mod machine;
 mod peers;
 mod processor;
+mod proxy;
 mod report;
 mod site;
 mod table;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads};
+use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads, Running};
 
 use super::{
     contenders,
@@ -86,11 +86,18 @@ pub enum Path {
     Masquerade,
     /// From the client outside to a published port
     Published,
+    /// From the host itself to a port published on its address
+    Host,
+    /// From the host itself to the same port on 127.0.0.1
+    Loopback,
+    /// From a container to a port that another one of its network has published on the host's address
+    Hairpin,
 }
 
 impl Path {
     /// All, in the order of every table.
-    pub const ALL: [Self; 3] = [Self::ContainerToContainer, Self::Masquerade, Self::Published];
+    pub const ALL: [Self; 6] =
+        [Self::ContainerToContainer, Self::Masquerade, Self::Published, Self::Host, Self::Loopback, Self::Hairpin];
 
     /// Its name in commands, tables and files.
     pub const fn name(self) -> &'static str {
@@ -98,6 +105,9 @@ impl Path {
             Self::ContainerToContainer => "c2c",
             Self::Masquerade => "masquerade",
             Self::Published => "published",
+            Self::Host => "host",
+            Self::Loopback => "loopback",
+            Self::Hairpin => "hairpin",
         }
     }
 }
@@ -110,6 +120,7 @@ pub struct Site {
     pub paths: BTreeMap<Path, Ends>,
     /// The daemon, if it is netd's.
     pub netd: Option<Netd>,
+    _proxies: Vec<Running>,
     /// Its host.
     pub host: Host,
     _lab: Lab,
@@ -131,8 +142,9 @@ impl Site {
                 &format!("{OUTSIDE}/24"),
             );
             let furnished = furnished(contender, &host)?;
-            let (paths, netd) = (paths(contender, &furnished, &outside)?, furnished.netd);
-            Ok(Self { contender, paths, netd, host, _lab: lab })
+            let paths = paths(contender, &furnished, &host, &outside)?;
+            let Furnished { netd, proxies, .. } = furnished;
+            Ok(Self { contender, paths, netd, _proxies: proxies, host, _lab: lab })
         };
         lay().with_context(|| format!("cannot lay out the site of {}", contender.name()))
     }
@@ -146,40 +158,48 @@ pub struct Furnished {
     pub web_address: Ipv4Addr,
     /// The container that asks.
     pub app: Container,
+    /// Proxies for its ports, if it has some.
+    pub proxies: Vec<Running>,
     /// The daemon, if it is netd.
     pub netd: Option<Netd>,
 }
 
 impl Furnished {
     /// Containers with the addresses of this module.
-    pub const fn by_hand(web: Container, app: Container) -> Self {
-        Self { web, web_address: WEB, app, netd: None }
+    pub fn by_hand(web: Container, app: Container) -> Self {
+        Self { web, web_address: WEB, app, proxies: Vec::new(), netd: None }
     }
 }
 
 fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
     match contender {
         Contender::Netd => contenders::netd(host),
-        Contender::Iptables => Ok(contenders::docker_like(host)),
+        Contender::Iptables => contenders::docker_like(host),
         Contender::Cni => peers::cni(host),
         Contender::Netavark => peers::netavark(host),
         Contender::Veth | Contender::Bridge => Ok(contenders::bridge(host)),
     }
 }
 
-fn paths(contender: Contender, furnished: &Furnished, outside: &Host) -> Result<BTreeMap<Path, Ends>> {
-    let (web, app): (&Node, &Node) = (&furnished.web, &furnished.app);
-    for client in [app, outside] {
+fn paths(contender: Contender, furnished: &Furnished, host: &Host, outside: &Host) -> Result<BTreeMap<Path, Ends>> {
+    let (web, app, host): (&Node, &Node, &Node) = (&furnished.web, &furnished.app, host);
+    for client in [app, outside, host] {
         widen_ports(client)?;
     }
     let [in_web, at_outside] = [web, outside].map(|node| Server::new(node).map(Arc::new));
     let (in_web, at_outside) = (in_web?, at_outside?);
     let ends = |client: &Node, server: &Arc<Server>, address, port| Ends {
         client: client.clone(),
+        apart: false,
         to: SocketAddrV4::new(address, port),
         server: Arc::clone(server),
     };
+    // What a process of the host does is told by its control group.
+    let by_host = |address| Ends { apart: true, ..ends(host, &in_web, address, PUBLISHED) };
     let all = [
+        (Path::Host, by_host(HOST)),
+        (Path::Loopback, by_host(Ipv4Addr::LOCALHOST)),
+        (Path::Hairpin, ends(app, &in_web, HOST, PUBLISHED)),
         (Path::ContainerToContainer, ends(app, &in_web, furnished.web_address, PORT)),
         (Path::Masquerade, ends(app, &at_outside, OUTSIDE, PORT)),
         (Path::Published, ends(outside, &in_web, HOST, PUBLISHED)),
@@ -193,10 +213,15 @@ fn limit(lab: Lab, host: Host) -> Result<Site> {
     lab.wire(Offloads::On).from(&host, "eth0", &format!("{HOST}/24")).to(&server, "eth0", &format!("{OUTSIDE}/24"));
     widen_ports(&host)?;
     let node: &Node = &host;
-    let ends =
-        Ends { client: node.clone(), to: SocketAddrV4::new(OUTSIDE, PORT), server: Arc::new(Server::new(&server)?) };
-    let paths = Path::ALL.into_iter().map(|path| (path, ends.clone())).collect();
-    Ok(Site { contender: Contender::Veth, paths, netd: None, host, _lab: lab })
+    let ends = Ends {
+        client: node.clone(),
+        apart: false,
+        to: SocketAddrV4::new(OUTSIDE, PORT),
+        server: Arc::new(Server::new(&server)?),
+    };
+    let apart = |path| path == Path::Host || path == Path::Loopback;
+    let paths = Path::ALL.into_iter().map(|path| (path, Ends { apart: apart(path), ..ends.clone() })).collect();
+    Ok(Site { contender: Contender::Veth, paths, netd: None, _proxies: Vec::new(), host, _lab: lab })
 }
 
 /// Ports of closed connections rest for a minute. A client that has few would wait for them, and hide what is measured.

@@ -14,6 +14,12 @@ const AGAINST_THE_LIMIT: [(Measure, Bound); 5] = [
     (Measure::Exchange99, Bound::AtMost(1.2)),
 ];
 
+/// The paths on which that holds.
+const LIMITED: [Path; 4] = [Path::ContainerToContainer, Path::Masquerade, Path::Published, Path::Host];
+
+/// How many times the connections of Docker's proxy, on 127.0.0.1.
+const AGAINST_THE_PROXY: Bound = Bound::AtLeast(4.0);
+
 /// What netd has to be ahead in of every peer.
 const AGAINST_PEERS: [Measure; 5] =
     [Measure::Packets, Measure::Exchange50, Measure::Connect50, Measure::Exchange99, Measure::Cpu];
@@ -97,12 +103,17 @@ pub fn judged(figures: &Figures) -> Vec<Verdict> {
         Some(Verdict { path, measure, against, bound, ratio })
     };
     let on_path = |path: Path| {
-        let limit = AGAINST_THE_LIMIT.into_iter().map(|(measure, bound)| (measure, Contender::Veth, bound));
+        let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
+        let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
+        let proxy = (path == Path::Loopback).then_some((Measure::ConnectRate, Contender::Iptables, AGAINST_THE_PROXY));
         let peers = Contender::PEERS.into_iter().flat_map(|peer| {
             // A plain bridge does a part of the work: to be as good is the target.
             AGAINST_PEERS.map(|measure| (measure, peer, Bound::ahead(measure, peer == Contender::Bridge)))
         });
-        limit.chain(peers).filter_map(move |(measure, against, bound)| verdict(path, measure, against, bound))
+        limit
+            .chain(proxy)
+            .chain(peers)
+            .filter_map(move |(measure, against, bound)| verdict(path, measure, against, bound))
     };
     Path::ALL.into_iter().flat_map(on_path).collect()
 }

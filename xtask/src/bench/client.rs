@@ -1,0 +1,67 @@
+//! A client that is a process of its own. The kernel's control groups hold processes, so what a process of the host meets when
+//! it connects, a thread of the bench does not.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use netd_tests::lab::Node;
+use serde_json::{Value, json};
+
+use super::{
+    figures::Measure,
+    load::{self, Load, Sent},
+};
+
+/// Options of the hidden subcommand that such a process runs.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The load
+    load: Load,
+    /// The server
+    to: SocketAddrV4,
+    /// How long
+    milliseconds: u64,
+}
+
+/// Puts a load on a server from this process, and prints what it can tell.
+pub fn run(options: &Options) -> Result<()> {
+    let sent = load::send(options.load, options.to, Duration::from_millis(options.milliseconds))?;
+    let values: serde_json::Map<String, Value> =
+        sent.values.iter().map(|(measure, value)| (measure.slug().to_owned(), json!(value))).collect();
+    println!("{}", json!({ "seconds": sent.seconds, "values": values }));
+    Ok(())
+}
+
+/// Has a process at `node` put a load on a server.
+pub fn run_apart(node: &Node, load: Load, to: SocketAddrV4, time: Duration) -> Result<Sent> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let load = load.to_possible_value().context("every load has a name")?.get_name().to_owned();
+    let words = ["bench-client".to_owned(), load, to.to_string(), time.as_millis().to_string()];
+    let command = std::iter::once(own.into_os_string()).chain(words.into_iter().map(Into::into));
+    read(&node.run(command).ok())
+}
+
+fn read(told: &str) -> Result<Sent> {
+    let told: Value = serde_json::from_str(told).context("a client told something else than what it measured")?;
+    let seconds = told["seconds"].as_f64().context("a client told no time")?;
+    let value = |measure: Measure| Some((measure, told["values"].get(measure.slug())?.as_f64()?));
+    let values: Vec<_> = Measure::ALL.into_iter().filter_map(value).collect();
+    ensure!(seconds > 0.0 || !values.is_empty(), "a client measured nothing");
+    Ok(Sent { seconds, values })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_measured_is_read_again() {
+        let sent =
+            read(r#"{"seconds":0.0,"values":{"connect-p50":41.5,"connect-rate":20000.0}}"#).expect("it is well told");
+
+        assert_eq!(sent.values, [(Measure::Connect50, 41.5), (Measure::ConnectRate, 20_000.0)]);
+        assert!(read(r#"{"seconds":0.0,"values":{}}"#).is_err());
+        assert!(read("netd: no").is_err());
+    }
+}
