@@ -270,6 +270,10 @@ impl Kernel for Host {
         self.dataplane.tables().flows.each(each)
     }
 
+    fn flows_max(&self) -> u32 {
+        self.dataplane.tables().flows.capacity()
+    }
+
     fn forget_flows_of(&mut self, zone: Zone, address: Address) -> Result<usize> {
         self.dataplane.tables_mut().flows.forget(zone, address)
     }

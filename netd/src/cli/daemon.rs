@@ -24,7 +24,7 @@ use super::{
     BPF_DIR, RUN_DIR, SOCKET, STATE_DIR,
     args::DaemonArgs,
     block_on,
-    host::{self, FLOWS_MAX, HostPlace},
+    host::{self, HostPlace},
     out,
 };
 use crate::{
@@ -97,7 +97,7 @@ async fn serve(places: Places, config: Config) -> Result<()> {
         names: Directory::of(&model),
     };
     let (kernel, changes) = host::open(place).await?;
-    let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir, flows_max: FLOWS_MAX };
+    let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir };
     let reservations = Reservations::of_sockets();
     let mut daemon = Daemon::start(kernel, (store, model), &config, reservations, Box::new(rng), about).await?;
 

@@ -17,9 +17,6 @@ use crate::{
     uninstall::{Report, uninstall},
 };
 
-/// Entries of the flow table, two a flow.
-pub const FLOWS_MAX: u32 = 262_144;
-
 /// What the host is opened with.
 pub struct HostPlace {
     /// Where maps and links are pinned.
@@ -48,7 +45,7 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
     let HostPlace { bpf_dir, state_dir, cgroup, uplinks, sandboxes, names } = place;
-    let dataplane = DataplaneOptions { flows_max: Some(FLOWS_MAX), cgroup, clsact_only: false };
+    let dataplane = DataplaneOptions { flows_max: None, cgroup, clsact_only: false };
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
     resolver.know(names);

@@ -101,8 +101,6 @@ pub struct About {
     pub state_dir: PathBuf,
     /// Where its maps are.
     pub bpf_dir: PathBuf,
-    /// Entries that the flow table has room for.
-    pub flows_max: u32,
 }
 
 /// The daemon's own task.

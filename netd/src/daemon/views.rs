@@ -302,7 +302,7 @@ impl<K: Kernel> Daemon<K> {
             programs,
             flows: FlowTableView {
                 entries,
-                max: self.about.flows_max,
+                max: self.kernel.flows_max(),
                 under_pressure: self.fill.under_pressure,
                 searches: tried.filter(|(_, count)| *count > 0).collect(),
                 searches_failed,

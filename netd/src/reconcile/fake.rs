@@ -172,6 +172,10 @@ impl Kernel for FakeKernel {
         Ok(self.now)
     }
 
+    fn flows_max(&self) -> u32 {
+        1024
+    }
+
     fn forget_flows_of(&mut self, zone: Zone, address: Address) -> anyhow::Result<usize> {
         self.forgotten.push((zone, address));
         Ok(0)

@@ -143,6 +143,9 @@ pub trait Kernel {
     /// Calls `each` with every flow of the table, expired ones included, with the ticks of this moment.
     fn flows(&self, each: &mut dyn FnMut(&Tuple, &Flow)) -> anyhow::Result<netd_common::tables::Instant>;
 
+    /// Entries that the flow table has room for, two a flow.
+    fn flows_max(&self) -> u32;
+
     /// Takes away both halves of every flow that goes to or comes from this address of this zone.
     fn forget_flows_of(&mut self, zone: Zone, address: Address) -> anyhow::Result<usize>;
 
