@@ -22,7 +22,8 @@ use crate::{
     link::{self, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
-        Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step,
+        Checkup, Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox,
+        State, Step,
     },
     resolver::Resolver,
 };
@@ -236,6 +237,10 @@ impl Kernel for Host {
         Ok(HostFacts { uplinks, uses, routes_by_marks, addresses, ephemeral, reserved, timeouts, sandboxes: there })
     }
 
+    async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<Checkup> {
+        self.look_over(uplinks).await
+    }
+
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {
         Ok(Namespace::open(path)?.sandbox().clone())
     }
@@ -312,6 +317,7 @@ fn needed_index(link: &LinkName) -> Result<u32> {
     index(link)?.with_context(|| format!("there is no device {link}"))
 }
 
+mod checkup;
 #[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod dataplane;
 mod dns;
+mod doctor;
 mod holder;
 mod host;
 mod ipam;

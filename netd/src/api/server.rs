@@ -69,6 +69,7 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
         .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
+        .route("/v1/doctor", get(doctor))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such route".to_owned()))
         .method_not_allowed_fallback(async || {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this route does not take this method".to_owned())
@@ -147,6 +148,10 @@ async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, Stri
 
 async fn end_flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
     reply_to(&daemon, FlowFilter::of_some(filter).map(Request::EndFlows)).await
+}
+
+async fn doctor(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Doctor).await
 }
 
 async fn status(State(daemon): Daemon) -> Response {

@@ -92,6 +92,12 @@ pub enum Command {
         #[arg(long, default_value = "table")]
         format: Format,
     },
+    /// Look for what is not as it should be, and say what to do
+    Doctor {
+        /// How to print
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
     /// Take away every program, map, link and file of netd
     Uninstall(UninstallArgs),
     /// Print what a shell reads to complete these words

@@ -3,6 +3,7 @@
 mod args;
 mod compose;
 mod daemon;
+mod doctor;
 mod drops;
 mod endpoint;
 mod events;
@@ -85,6 +86,7 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Down { file } => compose::down(&client, file.as_deref()),
         Command::Events(args) => block_on(events::done(&client, args)),
         Command::Status { format } => block_on(status::show(&client, format)),
+        Command::Doctor { format } => block_on(doctor::done(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
         Command::Completion { shell } => Ok(manual::completion(shell)),
         Command::Man { command } => manual::man(&command),

@@ -48,6 +48,7 @@ impl<K: Kernel> Daemon<K> {
             Request::Flows(filter) => self.flows(&filter),
             Request::EndFlows(filter) => self.end_flows(&filter),
             Request::Status => self.status(),
+            Request::Doctor => Ok(Reply::Findings(self.examine().await?)),
         }
     }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{EndpointView, FlowFilter, FlowView, NetworkView, StatusView};
-use crate::model::{NetworkOrder, ProcessMark, RenumberOrder};
+use crate::{
+    doctor::Finding,
+    model::{NetworkOrder, ProcessMark, RenumberOrder},
+};
 
 /// What is asked. Names and specifications are as the user wrote them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +49,8 @@ pub enum Request {
     EndFlows(FlowFilter),
     /// How the daemon is.
     Status,
+    /// What is not as it should be, on the host too.
+    Doctor,
 }
 
 /// A wish for an endpoint, as it comes in.
@@ -120,6 +125,8 @@ pub enum Reply {
     Flows(Vec<FlowView>),
     /// How the daemon is.
     Status(Box<StatusView>),
+    /// What the doctor found.
+    Findings(Vec<Finding>),
     /// It is done.
     Done {},
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod connect;
 mod events;
+mod examine;
 mod fill;
 mod flows;
 mod messages;

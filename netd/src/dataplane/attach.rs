@@ -214,7 +214,7 @@ pub fn add_to_clsact(program: &mut SchedClassifier, link: &LinkName, hook: Hook)
 }
 
 /// The hook of a filter that is ours.
-fn is_ours(filter: &Filter) -> Option<Hook> {
+pub fn is_ours(filter: &Filter) -> Option<Hook> {
     Hook::OF_DEVICES.into_iter().find(|hook| is_at(filter, *hook))
 }
 

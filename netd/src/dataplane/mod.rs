@@ -12,6 +12,7 @@ mod inside;
 #[cfg(feature = "log")]
 mod log;
 mod object;
+mod others;
 mod pins;
 mod requirements;
 mod syscall;

@@ -11,7 +11,7 @@ use nix::libc;
 
 use super::{fixtures::*, *};
 use crate::{
-    reconcile::{DeviceRecord, EndpointRecord},
+    reconcile::{DeviceRecord, EndpointRecord, Foreign},
     testing::{add_veth, link, on_a_host_of_its_own, sandbox},
 };
 
@@ -281,4 +281,27 @@ fn a_place_where_no_bpffs_can_be_is_refused_by_name() {
         let refused = refused.err().unwrap().to_string();
         assert!(refused.contains(&format!("a bpffs at {}, which cannot be made", bpf_dir.display())), "{refused}");
     });
+}
+
+#[test]
+fn programs_of_others_at_our_hooks_are_told_with_their_place() {
+    for (manner, clsact_only) in BOTH_MANNERS {
+        on_a_host_of_its_own(async move |directory| {
+            add_veth("wan0", "wan1", 7).await;
+            let mut host = open(&directory, clsact_only).await;
+            let uplinks = BTreeSet::from([link("wan0")]);
+            host.apply(&Step::Attach(link("wan0"), Hook::ToUplink)).await.unwrap();
+            assert_eq!(host.checkup(&uplinks).await.unwrap().foreign, BTreeSet::new(), "{manner}");
+
+            // What belongs to another hook is another's here, and comes first.
+            host.apply(&Step::Attach(link("wan0"), Hook::ToContainer)).await.unwrap();
+            let foreign = host.checkup(&uplinks).await.unwrap().foreign;
+
+            if !clsact_only {
+                let (link, name) = (link("wan0"), "to_container".to_owned());
+                let expected = Foreign { link, hook: Hook::ToUplink, name, before: true };
+                assert!(foreign.contains(&expected), "{manner}: {foreign:?}");
+            }
+        });
+    }
 }

@@ -15,7 +15,9 @@ use netd_common::{
 
 use crate::dns::Directory;
 
-use super::{Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step};
+use super::{
+    Checkup, Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step,
+};
 
 /// The double of the host.
 #[derive(Clone, Debug, Default)]
@@ -135,6 +137,10 @@ impl Kernel for FakeKernel {
         facts.sandboxes = self.namespaces.clone();
         facts.sandboxes.retain(|path, _| sandboxes.contains(path));
         Ok(facts)
+    }
+
+    async fn checkup(&mut self, _: &BTreeSet<LinkName>) -> anyhow::Result<Checkup> {
+        Ok(Checkup { kernel: "6.18.0".to_owned(), ..Checkup::default() })
     }
 
     async fn sandbox(&mut self, path: &Path) -> anyhow::Result<Sandbox> {

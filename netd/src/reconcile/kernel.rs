@@ -13,7 +13,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{Family, LinkName, Sandbox, State, Step};
+use super::{Checkup, Family, LinkName, Sandbox, State, Step};
 use crate::dns::Directory;
 
 /// What the plan depends on and netd does not decide.
@@ -115,6 +115,9 @@ pub trait Kernel {
 
     /// Reads what the plan depends on. `sandboxes` are the namespace paths of the model.
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts>;
+
+    /// Reads what the doctor looks at beside that, of the host and of these uplinks. Takes a moment.
+    async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> anyhow::Result<Checkup>;
 
     /// The namespace at `path`, or why it is none that a container can have (no such file, no network namespace, the host's own).
     async fn sandbox(&mut self, path: &std::path::Path) -> anyhow::Result<Sandbox>;

@@ -3,6 +3,7 @@
 //! Invariant: nothing here performs IO. First start, restart, crash, upgrade and healing are one path:
 //! `diff(&plan(model, facts), &kernel.observe())`, applied step by step.
 
+mod checkup;
 mod diff;
 #[cfg(test)]
 pub mod fake;
@@ -10,6 +11,7 @@ mod kernel;
 mod repair;
 mod state;
 
+pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
 pub use repair::repair;

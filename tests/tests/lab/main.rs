@@ -6,6 +6,7 @@ mod clsact;
 mod compose;
 mod connecting;
 mod core;
+mod doctor;
 mod edges;
 mod events;
 mod healing;

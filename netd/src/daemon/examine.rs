@@ -1,0 +1,45 @@
+//! `netd doctor`, as far as the daemon knows and can look.
+
+use anyhow::Result;
+
+use super::Daemon;
+use crate::{
+    doctor::{Facts, Finding, findings},
+    reconcile::{Kernel, Process},
+};
+
+impl<K: Kernel> Daemon<K> {
+    /// Looks at everything anew, and mends nothing.
+    pub(super) async fn examine(&mut self) -> Result<Vec<Finding>> {
+        let host = self.kernel.facts(&self.model.sandboxes()).await?;
+        let observed = self.kernel.observe().await?;
+        let checkup = self.kernel.checkup(&host.uplinks.keys().cloned().collect()).await?;
+        let (taken, guard) = (self.taken_although_published().await?, self.kernel.guard());
+        let (model, secret) = (&self.model, self.store.secret());
+        let mut found = findings(&Facts {
+            model,
+            host: &host,
+            observed: &observed,
+            secret,
+            guard: &guard,
+            taken: &taken,
+            checkup: &checkup,
+        });
+        found.extend(self.trouble.iter().map(|line| Finding::trouble(line)));
+        Ok(found)
+    }
+
+    /// Published ports that a process of the host has, this one aside.
+    async fn taken_although_published(&mut self) -> Result<Vec<(u16, Process)>> {
+        let publications = self.model.endpoints.values().flat_map(|e| e.publications.clone());
+        // A container's own address is none of the host's.
+        let publications: Vec<_> = publications.filter(|publication| !publication.direct).collect();
+        let mut taken = Vec::new();
+        for publication in publications {
+            let (address, protocol) = (publication.host_ip, publication.protocol.number());
+            let holder = self.kernel.holder(address, protocol, publication.host_ports()).await?;
+            taken.extend(holder.filter(|(_, process)| process.pid != std::process::id()));
+        }
+        Ok(taken)
+    }
+}

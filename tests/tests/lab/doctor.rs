@@ -1,0 +1,59 @@
+//! `netd doctor`: a host as it should be is fine, and what is wrong is named with what to do.
+
+use std::fs;
+
+use netd_tests::lab::Offloads;
+use serde_json::Value;
+
+use crate::{says::text, town::Town};
+
+/// The findings, and how the command ended.
+#[track_caller]
+fn findings(town: &Town) -> (Vec<Value>, i32) {
+    let outcome = town.netd.say("doctor --format json");
+    let found: Value = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"));
+    (found.as_array().cloned().unwrap_or_default(), outcome.code())
+}
+
+/// What was found that is worse than a note, as `check: what`.
+fn wrong(found: &[Value]) -> Vec<String> {
+    let bad = found.iter().filter(|finding| matches!(text(finding, "/severity").as_str(), "warning" | "problem"));
+    bad.map(|finding| format!("{}: {}", text(finding, "/check"), text(finding, "/found"))).collect()
+}
+
+#[test]
+fn a_host_is_fine_until_something_is_wrong_and_then_it_is_named() {
+    let mut town = Town::new(Offloads::On);
+    // A link to the machine's own file, on a file system of this host's own.
+    let resolvers = town.host.path("/etc/resolv.conf");
+    fs::remove_file(&resolvers).expect("the host has one");
+    fs::write(&resolvers, "nameserver 127.0.0.1\n").expect("the host's own /etc can be written");
+    let resolver = town.host.echo_udp(53);
+    town.network("blue");
+    let _web = town.container("web", "blue", &["8080:80"]);
+
+    let (found, code) = findings(&town);
+    assert_eq!((wrong(&found), code), (Vec::new(), 0));
+    let checks: Vec<String> = found.iter().map(|finding| text(finding, "/check")).collect();
+    for check in ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "programs", "ports", "dns"] {
+        assert!(checks.iter().any(|known| known == check), "{checks:?} lack {check}");
+    }
+
+    let subnet = crate::says::subnet_of(&town.netd, "blue");
+    town.host.ip(&format!("route add {subnet} via 192.0.2.2 metric 77"));
+    town.host.ip("link set eth0 mtu 1280");
+    drop(resolver);
+
+    let (found, code) = findings(&town);
+    let wrong_now = wrong(&found).join("\n");
+    assert_eq!(code, 1);
+    for word in [format!("subnets: network blue ({subnet}) overlaps"), "dns: 127.0.0.1 does not answer".to_owned()] {
+        assert!(wrong_now.contains(&word), "{word} is not in:\n{wrong_now}");
+    }
+    let table = town.netd.say("doctor").exits(1).stdout.clone();
+    assert!(table.contains("WARNING  subnets"), "{table}");
+
+    town.netd.kill();
+    let outcome = town.netd.say("doctor");
+    assert!(outcome.exits(1).stdout.contains("PROBLEM  daemon"), "{outcome}");
+}
