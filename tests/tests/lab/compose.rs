@@ -63,6 +63,13 @@ fn a_compose_file_is_made_true_again_and_taken_away() {
     assert_eq!(web["networks"][1]["aliases"], json!(["web", "www"]));
     assert_eq!(text(&inspected(&town.netd, "inspect shop-probe-1"), "/mode"), "container:shop-web-1");
     assert_eq!(fs::read_to_string(town.host.path("/run/netd/logs/shop-db-1.log")).expect("it has a log"), "me\n");
+    let address = town.address("shop-db-1");
+    for (asker, name, address) in
+        [("web", "db", address.as_str()), ("probe", "db", &address), ("web", "www", "10.99.0.7")]
+    {
+        let found = town.netd.say(&format!("exec shop-{asker}-1 -- getent ahostsv4 {name}")).ok();
+        assert!(found.starts_with(&format!("{address} ")), "{asker} finds {name}: {found}");
+    }
     let listed = town.netd.say("ps -q -f label=com.docker.compose.project=shop").ok();
     assert_eq!(listed, "shop-db-1\nshop-probe-1\nshop-web-1\n");
 
