@@ -1,6 +1,7 @@
 //! The suites that run in the Lab: real namespaces, real programs, real traffic. Root only; `cargo xtask test` runs them.
 
 mod addressing;
+mod asking;
 mod cases;
 mod clsact;
 mod compose;
@@ -9,6 +10,7 @@ mod core;
 mod doctor;
 mod edges;
 mod events;
+mod forwarding;
 mod healing;
 mod ipv6;
 mod lifecycle;

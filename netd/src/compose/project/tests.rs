@@ -1,3 +1,5 @@
+//! Projects read, compared with what is there, and what follows from it.
+
 use serde_json::json;
 
 use super::{
