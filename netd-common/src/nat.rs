@@ -98,9 +98,12 @@ pub fn write_ip<P: Packet>(
         p.write(ETH + ipv4::SOURCE, src.v4_bytes())?;
         return p.write(ETH + ipv4::DESTINATION, dst.v4_bytes());
     }
+    let mut delta = delta;
     if ttl == Ttl::Decrement {
+        delta = delta.and_word([protocol, h.ttl], [protocol, lower]);
         p.write(ETH + ipv6::HOP_LIMIT, [lower])?;
     }
+    p.replace_sum(delta);
     p.write(ETH + ipv6::SOURCE, src.bytes())?;
     p.write(ETH + ipv6::DESTINATION, dst.bytes())
 }

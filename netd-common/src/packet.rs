@@ -55,6 +55,10 @@ pub trait Packet {
     /// Tells the transport checksum at `at` what changed under it.
     fn replace_l4(&mut self, at: usize, delta: Delta, covers: Covers, zero: Zero) -> Result<(), DropReason>;
 
+    /// Tells a device's sum of the whole packet, where there is one, what changed without a checksum that makes up for it: an
+    /// IPv6 header has none of its own.
+    fn replace_sum(&mut self, delta: Delta);
+
     /// Its whole length in bytes, the Ethernet header included.
     fn length(&self) -> usize;
 

@@ -8,7 +8,8 @@ use aya_ebpf::{
         bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_pull_data,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type,
+        bpf_skb_pull_data,
     },
     programs::TcContext,
 };
@@ -157,6 +158,12 @@ impl Packet for Skb {
         // SAFETY: the context in hand; from 0 and size 0 tell the helper that `to` is a difference.
         let result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, delta.wsum().into(), covers | zero) };
         if result == 0 { Ok(()) } else { Err(DropReason::Refused) }
+    }
+
+    #[inline(always)]
+    fn replace_sum(&mut self, delta: Delta) {
+        // SAFETY: the context in hand. An error says that no device has summed it.
+        unsafe { bpf_csum_update(self.skb, delta.wsum()) };
     }
 
     #[inline(always)]

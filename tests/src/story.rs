@@ -1,10 +1,10 @@
 //! How stories of packets are told: who sends what into a [`World`] of the [`scene`], and what comes of it. Every checksum of
 //! every packet is recomputed on the way.
 
-use netd_common::{tables::Hook, tuple::Tuple, verdict::Verdict};
+use netd_common::{packet::ETH, tables::Hook, tuple::Tuple, verdict::Verdict};
 
 use crate::{
-    packets::{Build, checksums_hold, left_to_the_device, summed_by_the_device, tcp, udp},
+    packets::{Build, checksums_hold, left_to_the_device, sum, summed_by_the_device, tcp, udp},
     scene::{self, A, B, C, UPLINK},
     world::{Frame, Summed, World},
 };
@@ -98,11 +98,27 @@ fn arrive_by(world: &World, hook: Hook, at: (u32, u32), bytes: Vec<u8>, offload:
     if offload {
         frame.bytes = left_to_the_device(frame.bytes);
         frame.summed = Summed::Partial;
+    } else {
+        frame.summed = Summed::Complete(sum(&frame.bytes[ETH..]).to_be_bytes());
     }
     let verdict = world.run(hook, &mut frame);
+    if let Summed::Complete(told) = frame.summed
+        && !matches!(verdict, Verdict::Drop(_))
+        && !is_unsummed(&frame.bytes)
+    {
+        // Of the two zeroes of one's complement, either.
+        let (told, is) = (u16::from_be_bytes(told) % 0xffff, sum(&frame.bytes[ETH..]) % 0xffff);
+        assert_eq!(told, is, "the device's sum after {hook:?}: {verdict:?} {:02x?}", frame.bytes);
+    }
     let bytes = if offload { summed_by_the_device(frame.bytes) } else { frame.bytes };
     checksums_hold(&bytes).unwrap_or_else(|e| panic!("{e} after {hook:?}: {verdict:?} {bytes:02x?}"));
     Arrived { verdict, bytes }
+}
+
+/// Whether it is a datagram without a checksum, whose device's sum nobody asks for.
+fn is_unsummed(bytes: &[u8]) -> bool {
+    let l4 = ETH + usize::from(bytes[ETH] & 0x0f) * 4;
+    bytes[ETH] >> 4 == 4 && bytes[ETH + 9] == 17 && bytes.get(l4 + 6..l4 + 8) == Some(&[0, 0])
 }
 
 /// The flow table: what each tuple becomes.

@@ -13,6 +13,9 @@ pub enum Summed {
     None,
     /// Left to the device (CHECKSUM_PARTIAL): the field holds the uncomplemented sum of the pseudo-header.
     Partial,
+    /// Complete in its field, and besides, a device has summed all from the IP header on (CHECKSUM_COMPLETE): this is what it
+    /// came to, not complemented.
+    Complete([u8; 2]),
 }
 
 /// A packet and what the kernel knows besides its bytes.
@@ -79,12 +82,23 @@ impl Packet for Frame {
         let mut new = match (self.summed, covers) {
             (Summed::Partial, Covers::PseudoHeader) => delta.added_to(field),
             (Summed::Partial, Covers::Segment) => field,
-            (Summed::None, _) => delta.applied_to(field),
+            (Summed::None | Summed::Complete(_), _) => delta.applied_to(field),
         };
+        if let (Summed::Complete(sum), Covers::PseudoHeader) = (&mut self.summed, covers) {
+            // The field alone changes, and not what it covers.
+            *sum = delta.applied_to(*sum);
+        }
         if zero == Zero::MeansNone && new == [0, 0] {
             new = [0xff, 0xff];
         }
         self.write(at, new)
+    }
+
+    /// `bpf_csum_update`.
+    fn replace_sum(&mut self, delta: Delta) {
+        if let Summed::Complete(sum) = &mut self.summed {
+            *sum = delta.added_to(*sum);
+        }
     }
 
     fn length(&self) -> usize {

@@ -1,16 +1,22 @@
 //! Situations that other dataplanes have stumbled over, and that no other file here is about. `tests/CASES.md` numbers them.
 
 use netd_common::{
-    parse::tcp_flags::{ACK, FIN, RST, SYN},
-    tables::{Device, EndpointKey, Hook, PortRange},
-    tuple::{Address, TCP, UDP, Zone},
+    checksum::Delta,
+    nat,
+    packet::ETH,
+    parse::{
+        self,
+        tcp_flags::{ACK, FIN, RST, SYN},
+    },
+    tables::{Device, EndpointKey, Hook, PortRange, Scratch},
+    tuple::{Address, Port, TCP, UDP, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
     packets::{checksums_hold, other, sum, tcp, udp},
     scene::{self, A, B, UPLINK},
     story::{SERVER, enter, host_sends, leave},
-    world::{Frame, World},
+    world::{Frame, Summed, World},
 };
 
 #[test]
@@ -249,6 +255,30 @@ fn a_packet_of_many_segments_whose_length_does_not_fit_its_field_is_translated_l
     assert_eq!(&frame.bytes[16..18], [0, 0]);
     assert_eq!(sum(&frame.bytes[14..34]), 0xffff, "the header's checksum holds");
     assert_eq!(checksums_hold(&with_length(frame.bytes, length)), Ok(()));
+}
+
+#[test]
+fn a_devices_sum_of_a_whole_packet_of_ipv6_stays_true() {
+    let address = |text: &str| Address::new(text.parse::<std::net::IpAddr>().expect("an address"));
+    let (from, to, host) = (address("fd00::2"), address("2001:db8:ffff::7"), address("2001:db8::1"));
+    let build = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.bytes(), to.bytes(), 64).udp(33_000, 53);
+    let mut bytes = Vec::new();
+    build.write(&mut bytes, b"datagram").expect("a vector takes all");
+    let mut s = Scratch::default();
+    let mut frame = Frame::at(A, bytes.clone());
+    frame.summed = Summed::Complete(sum(&bytes[ETH..]).to_be_bytes());
+    let h = parse::ip(&mut frame, parse::ETHERTYPE_IPV6, &mut s.key).expect("it is whole").expect("it is IP");
+    s.flow.becomes = s.key;
+    s.flow.becomes.src = host;
+    s.flow.becomes.src_port = Port::new(20_001);
+    s.flow.address_delta = Delta::NONE.and_address(from, host);
+    s.flow.port_delta = Delta::NONE.and_port(Port::new(33_000), Port::new(20_001));
+
+    nat::rewrite(&mut frame, h, &s, nat::Ttl::Decrement).expect("it is translated");
+
+    let Summed::Complete(told) = frame.summed else { panic!("it stays summed") };
+    assert_eq!((frame.bytes[21], &frame.bytes[22..38]), (63, &host.bytes()[..]));
+    assert_eq!(u16::from_be_bytes(told) % 0xffff, sum(&frame.bytes[ETH..]) % 0xffff);
 }
 
 fn with_length(mut packet: Vec<u8>, length: [u8; 2]) -> Vec<u8> {
