@@ -183,6 +183,7 @@ pub fn in_the_scene(story: impl FnOnce() + Send) {
                 assert!(status.success(), "ip {line}");
             }
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("forwarding");
             story();
         });
         if let Err(panic) = thread.join() {

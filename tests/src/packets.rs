@@ -217,6 +217,105 @@ impl Build {
     }
 }
 
+/// The IPv6 address that stands for an IPv4 one in twins of packets and scenes.
+pub fn twin(v4: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = v4;
+    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+}
+
+/// An IPv4 packet's twin of IPv6: the same with addresses by [`twin`], without options; a fragment has the extension header.
+/// What an error quotes becomes a twin too, its own checksum aside.
+pub fn ipv6_twin(packet: &[u8]) -> Vec<u8> {
+    let mut bytes = packet[..ETH].to_vec();
+    bytes[12..ETH].copy_from_slice(&[0x86, 0xdd]);
+    let (ip, segment) = packet[ETH..].split_at(usize::from(packet[ETH] & 0x0f) * 4);
+    let later = ip[6] & 0x1f != 0 || ip[7] != 0;
+    let mut segment = segment.to_vec();
+    if ip[9] == 1 && !later {
+        twin_of_icmp(&mut segment);
+    }
+    header_twin(ip, segment.len(), &mut bytes);
+    bytes.extend_from_slice(&segment);
+    let udp_without = ip[9] == 17 && segment.get(6..8) == Some(&[0, 0]);
+    if let Some((field, l4)) = checksum_field6(&bytes).filter(|_| !udp_without) {
+        bytes[field..field + 2].copy_from_slice(&[0, 0]);
+        let checksum = !sum(&[&pseudo_header6(&bytes, l4), &bytes[l4..]].concat());
+        let checksum = if checksum == 0 { 0xffff } else { checksum };
+        bytes[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
+    bytes
+}
+
+/// Writes the header of IPv6 for one of IPv4, with that of a fragment where it is one.
+fn header_twin(ip: &[u8], segment: usize, bytes: &mut Vec<u8>) {
+    let is_fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
+    let next = if ip[9] == 1 { 58 } else { ip[9] };
+    let length = (segment + if is_fragment { 8 } else { 0 }) as u16;
+    bytes.extend([0x60, 0, 0, 0]);
+    bytes.extend(length.to_be_bytes());
+    bytes.extend([if is_fragment { 44 } else { next }, ip[8]]);
+    bytes.extend(twin([ip[12], ip[13], ip[14], ip[15]]));
+    bytes.extend(twin([ip[16], ip[17], ip[18], ip[19]]));
+    if is_fragment {
+        let offset = u16::from_be_bytes([ip[6] & 0x1f, ip[7]]) << 3 | u16::from(ip[6] & 0x20 != 0);
+        bytes.extend([next, 0]);
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend([0, 0, ip[4], ip[5]]);
+    }
+}
+
+/// Gives an ICMP message the numbers of ICMPv6, and the packet that an error quotes those of IPv6.
+fn twin_of_icmp(message: &mut Vec<u8>) {
+    match (message[0], message[1]) {
+        (8, _) => message[0] = 128,
+        (0, _) => message[0] = 129,
+        (3, code) => {
+            let (kind, code) = if code == 4 { (2, 0) } else { (1, 4) };
+            (message[0], message[1]) = (kind, code);
+            let quoted = message.split_off(8);
+            let header = usize::from(quoted[0] & 0x0f) * 4;
+            let mut segment = quoted.get(header..).unwrap_or_default().to_vec();
+            if quoted[9] == 1 && !segment.is_empty() {
+                segment[0] = if segment[0] == 8 { 128 } else { 129 };
+            }
+            header_twin(&quoted, segment.len(), message);
+            message.extend(segment);
+        }
+        _ => {}
+    }
+}
+
+/// Where the transport checksum of an IPv6 packet without extension headers is, and where its segment starts.
+fn checksum_field6(packet: &[u8]) -> Option<(usize, usize)> {
+    let l4 = ETH + 40;
+    let field = match packet[ETH + 6] {
+        6 => l4 + 16,
+        17 => l4 + 6,
+        58 => l4 + 2,
+        _ => return None,
+    };
+    (field + 2 <= packet.len()).then_some((field, l4))
+}
+
+/// RFC 8200 section 8.1.
+fn pseudo_header6(packet: &[u8], l4: usize) -> Vec<u8> {
+    let mut pseudo = packet[ETH + 8..ETH + 40].to_vec();
+    pseudo.extend(((packet.len() - l4) as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, packet[ETH + 6]]);
+    pseudo
+}
+
+/// As [`checksums_hold`] for IPv6.
+pub fn ipv6_checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
+    let Some((field, l4)) = checksum_field6(packet) else { return Ok(()) };
+    let length = usize::from(u16::from_be_bytes([packet[ETH + 4], packet[ETH + 5]]));
+    if l4 + length != packet.len() || packet[ETH + 6] == 17 && packet[field..field + 2] == [0, 0] {
+        return Ok(());
+    }
+    let all = [&pseudo_header6(packet, l4), &packet[l4..]].concat();
+    if sum(&all) == 0xffff { Ok(()) } else { Err("transport checksum") }
+}
+
 /// Cuts an IPv4 packet into fragments of at most `size` bytes of payload, a multiple of eight, with this identification.
 pub fn fragments(packet: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
     let l4 = ETH + usize::from(packet[ETH] & 0x0f) * 4;

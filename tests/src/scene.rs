@@ -1,7 +1,7 @@
 //! One host for packet stories: two networks with containers, an internal one, an uplink, publications. The same in
 //! the [`World`] and, by [`commands`], in a network namespace.
 
-use std::{cell::Cell, ops::RangeInclusive};
+use std::{cell::Cell, net::Ipv6Addr, ops::RangeInclusive};
 
 use netd_common::{
     tables::{
@@ -11,7 +11,10 @@ use netd_common::{
     tuple::{Address, Mac, TCP, UDP, Zone},
 };
 
-use crate::world::{RouteTo, World};
+use crate::{
+    packets::twin,
+    world::{RouteTo, World},
+};
 
 /// Interface index of every namespace's loopback device.
 pub const LOOPBACK: u32 = 1;
@@ -107,6 +110,39 @@ pub fn world() -> World {
     world
 }
 
+/// The same host in memory, with the twins of its addresses beside them: every device, container, route and publication that
+/// IPv4 has, IPv6 has too.
+pub fn world_of_both_families() -> World {
+    let mut world = world();
+    let twin_of = |address: Address| Address::v6(twin(address.v4_bytes()));
+    for device in world.devices.values_mut() {
+        let of = |v4: [u8; 4]| if v4 == [0; 4] { [0; 16] } else { twin(v4) };
+        (device.ipv6, device.gateway_ipv6) = (of(device.ipv4), of(device.gateway_ipv4));
+    }
+    let endpoints: Vec<_> = world.endpoints.iter().map(|(key, endpoint)| (*key, *endpoint)).collect();
+    for (key, endpoint) in endpoints {
+        world.endpoints.insert(EndpointKey { address: twin_of(key.address), ..key }, endpoint);
+    }
+    let publications: Vec<_> = world.publications.iter().map(|(key, to)| (*key, *to)).collect();
+    for (mut key, to) in publications {
+        key.address = if key.address == Address::ANY_V4 { Address::ANY_V6 } else { twin_of(key.address) };
+        world.publications.insert(key, Publication { address: twin_of(to.address), ..to });
+    }
+    for (prefix, bits, to) in world.routes.clone() {
+        let to = match to {
+            RouteTo::Device(device, mtu, via) => RouteTo::Device(device, mtu, via.map(twin_of)),
+            other => other,
+        };
+        // What IPv4 has for its own loopback IPv6 has not at the twin's address.
+        match bits {
+            96 => world.routes.push((Address::ANY_V6, 0, to)),
+            104 => {}
+            _ => world.routes.push((twin_of(prefix), bits, to)),
+        }
+    }
+    world
+}
+
 /// Publishes ports of an address as those of a container of network blue from `port` on.
 pub fn publish(
     world: &mut World,
@@ -173,5 +209,12 @@ pub fn commands() -> Vec<String> {
     lines.push("address add 192.0.2.1/24 dev uplink".to_owned());
     lines.push("route add 198.18.0.0/15 dev foreign".to_owned());
     lines.push("route add default via 192.0.2.254 dev uplink".to_owned());
+    let of = |v4: [u8; 4]| Ipv6Addr::from(twin(v4));
+    for (bridge, _, gateway) in BRIDGES {
+        lines.push(format!("address add {}/120 dev br{bridge} nodad", of(gateway)));
+    }
+    lines.push(format!("address add {}/120 dev uplink nodad", of(HOST)));
+    lines.push(format!("-6 route add {}/111 dev foreign", of([198, 18, 0, 0])));
+    lines.push(format!("-6 route add default via {} dev uplink", of(ROUTER)));
     lines
 }

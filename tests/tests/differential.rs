@@ -23,10 +23,20 @@ const SEED: u64 = 0x006e_6574_6400_0001;
 
 #[test]
 fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
+    packets_are_equal(false);
+}
+
+#[test]
+fn so_are_their_twins_of_ipv6() {
+    packets_are_equal(true);
+}
+
+fn packets_are_equal(v6: bool) {
     in_the_scene(|| {
-        let mut world = scene::world();
-        let _bound = std::net::UdpSocket::bind("0.0.0.0:5000").expect("the namespace is empty");
-        let _listening = std::net::TcpListener::bind("0.0.0.0:1024").expect("the namespace is empty");
+        let mut world = scene::world_of_both_families();
+        // Of both families.
+        let _bound = std::net::UdpSocket::bind("[::]:5000").expect("the namespace is empty");
+        let _listening = std::net::TcpListener::bind("[::]:1024").expect("the namespace is empty");
         world.sockets.extend([(UDP, 5000), (TCP, 1024)]);
         let resolver = Ipv4Addr::from(dns::RESOLVER);
         // The first port is a server's own here, on every address.
@@ -40,7 +50,7 @@ fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
         let mut seen = BTreeMap::<String, usize>::new();
 
         for i in 0..PACKETS {
-            let (hook, frame) = packet(&mut random, &world);
+            let (hook, frame) = packet(&mut random, &world, v6);
             world.clock.set(far_from_the_next_tick());
             let mut in_world = frame.clone();
             let verdict = world.run(hook, &mut in_world);
@@ -48,9 +58,13 @@ fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
 
             assert_eq!(returned, expected_return(verdict), "packet {i} at {hook:?}: {verdict:?} {frame:02x?}");
             assert_eq!(bytes, in_world.bytes, "packet {i} at {hook:?}: {verdict:?} {frame:02x?}");
-            if !matches!(verdict, Verdict::Drop(_)) && frame.bytes.get(12..14) == Some(&[0x08, 0x00]) {
-                checksums_hold(&bytes).unwrap_or_else(|e| panic!("packet {i} at {hook:?}: {e} {bytes:02x?}"));
-            }
+            let held = match (frame.bytes[12], frame.bytes[ETH] >> 4) {
+                _ if matches!(verdict, Verdict::Drop(_)) => Ok(()),
+                (0x08, 4) if frame.bytes[13] == 0 => checksums_hold(&bytes),
+                (0x86, 6) => packets::ipv6_checksums_hold(&bytes),
+                _ => Ok(()),
+            };
+            held.unwrap_or_else(|e| panic!("packet {i} at {hook:?}: {e} {bytes:02x?}"));
             let what = format!("{hook:?} {verdict:?}");
             *seen
                 .entry(what.split('(').take(if what.contains("Drop") { 2 } else { 1 }).collect::<Vec<_>>().join(" "))
@@ -73,6 +87,7 @@ fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
             assert_eq!(flows.get(&key), Some(&flow), "{key:?}");
         }
         assert_eq!(kernel.flows().len(), flows.len());
+        assert!(flows.keys().all(|key| key.src.is_v4() != v6), "every flow is of the family that was sent");
         assert!(flows.len() > 200, "only {} flows: the packets are too alike", flows.len());
         assert!(seen.len() >= 16, "only {} kinds of verdict: {seen:?}", seen.len());
     });
@@ -104,7 +119,7 @@ fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
     from[random.random_range(0..from.len())]
 }
 
-fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
+fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
     if random.random_ratio(1, 12) {
         return (Hook::DnsLo, Frame::at(scene::LOOPBACK, within_a_container(random)));
     }
@@ -119,7 +134,7 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
             Hook::ToContainer,
         ],
     );
-    let known = world.flows.borrow().keys().nth(random.random_range(0..64)).copied();
+    let known = world.flows.borrow().keys().nth(random.random_range(0..64)).map(of_ipv4);
     let (device, came_by) = match hook {
         Hook::FromContainer => (pick(random, &[A, A, B, C, D]), 0),
         Hook::FromUplink => (UPLINK, 0),
@@ -138,8 +153,12 @@ fn packet(random: &mut StdRng, world: &World) -> (Hook, Frame) {
         _ => anything(random, hook, device),
     };
     let mut bytes = decorate(random, build, hook, device).bytes();
+    if v6 {
+        bytes = packets::ipv6_twin(&bytes);
+    }
     if random.random_ratio(1, 20) {
-        bytes.truncate(random.random_range(ETH + 20..=bytes.len()));
+        let header = if v6 { 40 } else { 20 };
+        bytes.truncate(random.random_range(ETH + header..=bytes.len()));
     }
     if random.random_ratio(1, 40) {
         let ethertype = pick(random, &[[0x81, 0x00], [0x86, 0xdd], [0x88, 0xcc], [0x08, 0x06]]);
@@ -167,6 +186,12 @@ fn within_a_container(random: &mut StdRng) -> Vec<u8> {
         bytes.truncate(random.random_range(ETH + 20..=bytes.len()));
     }
     bytes
+}
+
+/// The tuple of which this is the twin; of IPv4 the tuple itself.
+fn of_ipv4(tuple: &Tuple) -> Tuple {
+    let of = |address: Address| if address.is_v4() { address } else { Address::v4(address.v4_bytes()) };
+    Tuple { src: of(tuple.src), dst: of(tuple.dst), ..*tuple }
 }
 
 /// Whether a packet with this tuple may come by this hook: one of a network from its container, one of the host's zone from outside.
