@@ -9,8 +9,8 @@ use netd_tests::lab::{
 use serde_json::json;
 
 use crate::{
-    says::inspected,
-    town::{CLIENT, FRONT, Town, dial},
+    says::{self, inspected},
+    town::{CLIENT, FRONT, HOST, Town, dial},
 };
 
 #[test]
@@ -125,6 +125,47 @@ fn a_socket_of_the_host_that_talks_to_a_port_is_ended_with_it() {
             wait_until("the other port goes on", || open.log().len() > before);
         }
     }
+}
+
+#[test]
+fn the_loopback_is_unreachable_from_the_wire_whatever_the_neighbours_routes() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &["127.0.0.1:8008:7", "8007:7"]);
+    let _server = web.echo_tcp(7);
+    // The neighbour takes 127/8 for a network like any other, and this host for the way there.
+    town.client.ip("address flush dev lo");
+    let sysctl = "/proc/sys/net/ipv4/conf/eth0/route_localnet";
+    town.client.enter(|| std::fs::write(sysctl, "1")).expect("the sysctl can be written");
+    town.client.ip(&format!("route add 127.0.0.0/8 via {FRONT}"));
+
+    for port in [8007, 8008] {
+        assert!(town.client.asks_tcp(&format!("127.0.0.1:{port}"), IMPATIENCE).is_err(), "127.0.0.1:{port}");
+    }
+
+    assert!(says::counted(&town.netd, "from_uplink", "dropped/loopback_from_wire") > 0, "they came, and were dropped");
+    town.client.asks_tcp(&format!("{FRONT}:8007"), PATIENCE).expect("the published port itself is reached");
+    let refused =
+        town.client.asks_tcp(&format!("{FRONT}:8008"), PATIENCE).expect_err("published on the loopback alone");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_port_on_one_address_leaves_the_same_port_of_another_to_the_host() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &[&format!("{FRONT}:8100:7"), &format!("{FRONT}:8100:7/udp")]);
+    let servers = [web.echo_tcp(7), web.echo_udp(7)];
+    let listener = town.host.enter(|| std::net::TcpListener::bind((HOST, 8100))).expect("another address is free");
+
+    town.client.asks_tcp(&format!("{FRONT}:8100"), PATIENCE).expect("the container answers");
+    assert_eq!(town.client.asks_udp(&format!("{FRONT}:8100"), 1, 64, PATIENCE), 1);
+    servers.iter().for_each(|server| server.assert_seen_only(CLIENT));
+    let knock = town.internet.connect(&format!("{HOST}:8100"), PATIENCE).expect("the host's own process has it");
+    let (_, peer) = listener.accept().expect("a connection is there");
+    assert_eq!(peer, knock.local_addr().expect("a connected socket has an address"));
+    let said = town.host.run(dial(&format!("tcp {FRONT}:8100"))).stdout;
+    assert_eq!(said, format!("{FRONT}:8100 hello\n"));
 }
 
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
