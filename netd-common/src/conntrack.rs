@@ -12,7 +12,7 @@ use crate::{
     evict,
     parse::{Headers, Part, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
-    tuple::{TCP, Tuple, UDP},
+    tuple::{SCTP, TCP, Tuple, UDP},
 };
 
 /// What one direction of a flow has shown: bits of an element of [`Flow::legs`].
@@ -74,8 +74,9 @@ pub fn timeout(protocol: u8, legs: [u8; 2]) -> Timeout {
         TCP if !replied => Timeout::SynSent,
         TCP if legs[0] & Leg::ACKED == 0 => Timeout::SynReceived,
         TCP => Timeout::Established,
-        UDP if replied => Timeout::UdpReplied,
-        UDP => Timeout::UdpUnreplied,
+        // SCTP asks every 30 s whether the other end is there (RFC 9260 section 8.3): no association falls silent for longer.
+        UDP | SCTP if replied => Timeout::UdpReplied,
+        UDP | SCTP => Timeout::UdpUnreplied,
         _ => Timeout::Echo,
     }
 }
@@ -159,7 +160,8 @@ pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
 /// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
 /// another flow's: then this half is taken out and the packet starts anew.
 #[inline(never)]
-pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) -> bool {
+pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) -> bool {
+    let h = *h;
     let direction = s.flow.direction;
     let (own, other) = if direction == 0 { (0, 1) } else { (1, 0) };
     s.flow.legs[own] = leg_after(s.flow.legs[own], h);
@@ -299,7 +301,8 @@ impl From<ClaimError> for EstablishError {
 /// Not inlined, nor are [`refresh`] and [`evict::make_room`]: what first packets and notes need must not lie on the stack of each
 /// packet, of which a chain of calls has 512 bytes.
 #[inline(never)]
-pub fn prepare(s: &mut Scratch, settings: &Settings, h: Headers, now: Instant) {
+pub fn prepare(s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) {
+    let h = *h;
     s.flow.legs = [leg_after(0, h), 0];
     s.flow.direction = 0;
     s.flow.created = now;

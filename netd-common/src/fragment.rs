@@ -6,7 +6,7 @@
 use crate::{
     parse::{Headers, Part, Transport},
     tables::{Fragment, FragmentKey, Scratch, Span, Tables},
-    tuple::{ICMP, ICMPV6, TCP, UDP, echo},
+    tuple::{ICMP, ICMPV6, SCTP, TCP, UDP, echo},
 };
 
 /// How long a first fragment speaks for the others. Long against the time that the fragments of one packet are apart, short
@@ -20,7 +20,7 @@ pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
     if h.part != Part::Later {
         return h;
     }
-    s.fragment_key = key(s, h);
+    s.fragment_key = key(s, h.identification);
     if !t.fragment(&s.fragment_key, &mut s.fragment) || t.now() > s.fragment.deadline {
         return h;
     }
@@ -29,7 +29,7 @@ pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
     s.key.echo = s.fragment.echo;
     let transport = match s.key.protocol {
         TCP => Transport::Tcp,
-        UDP => Transport::Udp,
+        UDP | SCTP => Transport::Udp,
         ICMP | ICMPV6 if s.key.echo == echo::REQUEST => Transport::EchoRequest,
         ICMP | ICMPV6 if s.key.echo == echo::REPLY => Transport::EchoReply,
         _ => Transport::Fragment,
@@ -40,10 +40,15 @@ pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
 /// Keeps what the first fragment of a packet of ours says for the others. Does nothing for other packets.
 #[inline(always)]
 pub fn remember<T: Tables>(t: &T, s: &mut Scratch, h: Headers) {
-    if h.part != Part::First {
-        return;
+    if h.part == Part::First {
+        keep(t, s, h.identification);
     }
-    s.fragment_key = key(s, h);
+}
+
+/// Not inlined: few packets are fragments.
+#[inline(never)]
+fn keep<T: Tables>(t: &T, s: &mut Scratch, identification: u32) {
+    s.fragment_key = key(s, identification);
     s.fragment = Fragment {
         deadline: t.now().after(LIFE),
         src_port: s.key.src_port,
@@ -55,13 +60,6 @@ pub fn remember<T: Tables>(t: &T, s: &mut Scratch, h: Headers) {
 }
 
 #[inline(always)]
-fn key(s: &Scratch, h: Headers) -> FragmentKey {
-    FragmentKey {
-        src: s.key.src,
-        dst: s.key.dst,
-        identification: h.identification,
-        zone: s.key.zone,
-        protocol: s.key.protocol,
-        pad: 0,
-    }
+fn key(s: &Scratch, identification: u32) -> FragmentKey {
+    FragmentKey { src: s.key.src, dst: s.key.dst, identification, zone: s.key.zone, protocol: s.key.protocol, pad: 0 }
 }

@@ -13,7 +13,7 @@ use crate::{
     packet::Packet,
     parse::{self, Transport},
     tables::{NextHop, Scratch, Tables, Via},
-    tuple::Zone,
+    tuple::{SCTP, Zone},
     verdict::DropReason,
 };
 
@@ -27,12 +27,13 @@ pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
         icmp::rewrite(p, h, s, Ttl::Keep)?;
         return Ok(PASS);
     }
-    if h.transport != Transport::Tcp && h.transport != Transport::Udp {
+    let has_ports = h.transport == Transport::Tcp || h.transport == Transport::Udp;
+    if !has_ports || s.key.protocol == SCTP {
         return Ok(PASS);
     }
     s.key.zone = Zone::HOST;
     if t.guards() && goes_on(t, s, h, |_, _| Ok(true))? {
-        nat::rewrite(p, h, s, Ttl::Keep)?;
+        nat::rewrite(p, &h, s, Ttl::Keep)?;
         return Ok(PASS);
     }
     if !conntrack::opens(h) || !would_be_anothers(t, s) {
@@ -44,9 +45,9 @@ pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     s.flow.next = NextHop::default();
     s.flow.via = Via::Stack as u8;
     s.flow.becomes = s.key;
-    conntrack::prepare(s, settings, h, now);
+    conntrack::prepare(s, settings, &h, now);
     nat::establish_with_port(t, s, settings, now, false)?;
-    nat::rewrite(p, h, s, Ttl::Keep)?;
+    nat::rewrite(p, &h, s, Ttl::Keep)?;
     Ok(PASS)
 }
 

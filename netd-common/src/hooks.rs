@@ -66,15 +66,18 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     }
     s.key.zone = device.zone;
     if h.transport == Transport::Error {
-        return error_by_container(p, t, s, device, h);
+        return error_by_container(p, t, s, h);
     }
     let h = fragment::recall(t, s, h);
     routed(p, t, s, device, h)
 }
 
 /// An ICMP error from a container: about a packet that a flow brought it, or about one that the host itself sent it.
-#[inline(always)]
-fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
+///
+/// Not inlined, as what it calls.
+#[inline(never)]
+fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+    let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     let answers = icmp::find(p, t, s, h);
     if answers && s.flow.becomes.zone != Zone::HOST {
         forward::find_way_in(t, s)?;
@@ -115,7 +118,7 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
         if internal {
             return Err(DropReason::Internal);
         }
-        open(t, s, h)?;
+        open(p, t, s, h)?;
     }
     fragment::remember(t, s, h);
     // Between a container and the host's address there is no hop, and no link that could be too narrow.
@@ -124,7 +127,7 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
     if !within && (s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)?) {
         return Ok(PASS);
     }
-    nat::rewrite(p, h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
+    nat::rewrite(p, &h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
     forward::send(p, s)
 }
 
@@ -172,24 +175,24 @@ pub fn goes_on<T: Tables>(
         conntrack::end(t, s, now);
         return Ok(false);
     }
-    Ok(conntrack::refresh(t, s, settings, h, now))
+    Ok(conntrack::refresh(t, s, settings, &h, now))
 }
 
 /// Makes the flow of a container's packet, what it becomes filled in but for its source port. Where it keeps its address it
 /// keeps its port too.
 #[inline(always)]
-fn open<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Result<(), DropReason> {
+fn open<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: Headers) -> Result<(), DropReason> {
     match h.transport {
         Transport::Fragment => return Err(DropReason::Fragment),
         Transport::Error | Transport::Opaque => return Err(DropReason::Untranslatable),
         Transport::Tcp | Transport::Udp | Transport::EchoRequest | Transport::EchoReply => {}
     }
-    if !conntrack::opens(h) {
+    if !conntrack::opens(h) || !parse::may_open(p, h.l4, s.key.protocol) {
         return Err(DropReason::NoFlow);
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     let now = t.now();
-    conntrack::prepare(s, settings, h, now);
+    conntrack::prepare(s, settings, &h, now);
     let keep = s.flow.becomes.src == s.key.src;
     nat::establish_with_port(t, s, settings, now, keep)
 }
@@ -225,7 +228,7 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     let h = fragment::recall(t, s, h);
     let is_ours = h.transport.has_flow()
         && (goes_on(t, s, h, |t, s| forward::find_way_in(t, s).map(|()| true))?
-            || !to_group && opened_from_outside(t, s, h, p.device())?);
+            || !to_group && opened_from_outside(p, t, s, h)?);
     if is_ours { enter(p, t, s, h) } else { left_to_host(t, s, p.device(), to_group) }
 }
 
@@ -259,11 +262,11 @@ fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
 
 /// Whether a packet from outside that belongs to no flow opens one to a published port. It is the host's if not.
 #[inline(always)]
-fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u32) -> Result<bool, DropReason> {
-    if !may_knock(h) {
+fn opened_from_outside<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: Headers) -> Result<bool, DropReason> {
+    if !may_knock(h) || !parse::may_open(p, h.l4, s.key.protocol) {
         return Ok(false);
     }
-    let Some(publication) = publish::at(t, s, uplink) else { return Ok(false) };
+    let Some(publication) = publish::at(t, s, p.device()) else { return Ok(false) };
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.
         return Ok(false);
@@ -272,7 +275,7 @@ fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u3
     publish::become_published(s, &publication);
     forward::find_way_in(t, s)?;
     let now = t.now();
-    conntrack::prepare(s, settings, h, now);
+    conntrack::prepare(s, settings, &h, now);
     nat::establish_with_port(t, s, settings, now, true)?;
     Ok(true)
 }
@@ -282,11 +285,11 @@ fn opened_from_outside<T: Tables>(t: &T, s: &mut Scratch, h: Headers, uplink: u3
 fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
     fragment::remember(t, s, h);
     if forward::needs_stack(p, h, s.flow.next.mtu)? {
-        nat::rewrite(p, h, s, Ttl::Keep)?;
+        nat::rewrite(p, &h, s, Ttl::Keep)?;
         p.set_label(Label::Approved);
         return Ok(PASS);
     }
-    nat::rewrite(p, h, s, Ttl::Decrement)?;
+    nat::rewrite(p, &h, s, Ttl::Decrement)?;
     forward::send(p, s)
 }
 
@@ -336,10 +339,10 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
         s.flow.next = Default::default();
         s.flow.via = Via::Stack as u8;
         nat::masquerade_as(s, source);
-        open(t, s, h)?;
+        open(p, t, s, h)?;
     }
     fragment::remember(t, s, h);
-    nat::rewrite(p, h, s, Ttl::Keep)?;
+    nat::rewrite(p, &h, s, Ttl::Keep)?;
     p.set_label(Label::Approved);
     Ok(PASS)
 }

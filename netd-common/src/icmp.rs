@@ -11,7 +11,7 @@ use crate::{
     packet::{Covers, Packet, Zero},
     parse::{self, FRAGMENT_HEADER, Headers, IPV4_HEADER, IPV6_FRAGMENT, IPV6_HEADER, Transport},
     tables::{DeviceKind, Quote, Route, Scratch, Tables},
-    tuple::{Address, ICMP, Port, Tuple, UDP, echo},
+    tuple::{Address, ICMP, Port, SCTP, Tuple, UDP, echo},
     verdict::DropReason,
 };
 
@@ -84,11 +84,18 @@ fn read<P: Packet>(p: &P, h: Headers, quoted: &mut Tuple, quote: &mut Quote) -> 
     quoted.dst_port = Port::NONE;
     let checksum = match parse::quoted_transport(p, l4, h.v4, quoted)? {
         Transport::Tcp => 16,
+        // Of SCTP none covers what changes.
+        Transport::Udp if quoted.protocol == SCTP => 0,
         Transport::Udp => 6,
         Transport::EchoRequest | Transport::EchoReply => ICMP_CHECKSUM,
         Transport::Error | Transport::Fragment | Transport::Opaque => return Ok(false),
     };
-    *quote = Quote { ip: ip as u32, l4: l4 as u32, checksum: (l4 + checksum) as u32, changed: Delta::NONE };
+    *quote = Quote {
+        ip: ip as u32,
+        l4: l4 as u32,
+        checksum: if checksum == 0 { 0 } else { (l4 + checksum) as u32 },
+        changed: Delta::NONE,
+    };
     Ok(true)
 }
 
@@ -137,9 +144,9 @@ fn rewrite_quoted<P: Packet>(p: &mut P, v4: bool, s: &mut Scratch) -> Result<(),
     let ports = rewrite_quoted_ports(p, s)?;
     s.quote.changed = s.quote.changed.and(ports);
     // TCP's checksum is past the eight bytes that every error quotes.
-    let Ok(old) = p.read::<2>(checksum) else { return Ok(()) };
     let protocol = s.peer_key.protocol;
-    if protocol == UDP && old == [0, 0] {
+    let Ok(old) = p.read::<2>(checksum) else { return Ok(()) };
+    if protocol == SCTP || protocol == UDP && old == [0, 0] {
         return Ok(());
     }
     let covered = if protocol == ICMP { ports } else { addresses.and(ports) };

@@ -9,7 +9,7 @@ use crate::{
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Part, Transport},
     tables::{CURSORS, Instant, PublicationKey, Scratch, Search, Settings, Tables},
-    tuple::{Address, ICMP, Port, TCP, Tuple, UDP, Zone},
+    tuple::{Address, ICMP, Port, SCTP, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
 
@@ -57,13 +57,15 @@ pub enum Ttl {
 
 /// Gives the packet in hand, whose headers are `h` and whose tuple is `s.key`, the tuple that `s.flow` says.
 #[inline(never)]
-pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
+pub fn rewrite<P: Packet>(p: &mut P, h: &Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
+    let h = *h;
     rewrite_ip(p, h, s, ttl)?;
     if h.part == Part::Later {
         return Ok(());
     }
     match h.transport {
         Transport::Tcp => rewrite_ports(p, h.l4, 16, Zero::IsASum, s),
+        Transport::Udp if s.key.protocol == SCTP => Ok(()),
         Transport::Udp => rewrite_ports(p, h.l4, 6, Zero::MeansNone, s),
         Transport::EchoRequest => rewrite_identifier(p, h, s, s.flow.becomes.src_port),
         Transport::EchoReply => rewrite_identifier(p, h, s, s.flow.becomes.dst_port),
@@ -178,6 +180,9 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
         ControlFlow::Continue(())
     });
     t.count_search(if outcome.is_ok() { s.search.tried } else { 0 });
+    if s.key.protocol == SCTP && outcome == Err(DropReason::PortsExhausted) {
+        return Err(DropReason::TupleTaken);
+    }
     outcome
 }
 
@@ -260,7 +265,8 @@ fn next<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings) {
     let place = start.wrapping_add(t.cursor(start % CURSORS)).wrapping_add(s.search.skip);
     let offset = place.checked_rem(size).unwrap_or(0);
     let port = if in_first { pool_port(settings, offset) } else { settings.second.first.wrapping_add(offset as u16) };
-    s.flow.becomes.src_port = Port::new(port);
+    // SCTP has no other to try than its own: what is in the way may go meanwhile.
+    s.flow.becomes.src_port = if s.key.protocol == SCTP { s.key.src_port } else { Port::new(port) };
 }
 
 /// A hash of the destination that one who does not know the secret cannot predict.

@@ -4,7 +4,7 @@
 
 use crate::{
     packet::{ETH, Packet},
-    tuple::{Address, ICMP, ICMPV6, Mac, Port, TCP, Tuple, UDP, echo},
+    tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, Tuple, UDP, echo},
     verdict::DropReason,
 };
 
@@ -49,6 +49,14 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
+/// Types of an SCTP chunk (RFC 9260 section 3.2).
+pub mod sctp_chunk {
+    /// Opens an association; alone in its packet.
+    pub const INIT: u8 = 1;
+    /// Asks whether the other end is there, also by a way not used before.
+    pub const HEARTBEAT: u8 = 4;
+}
+
 /// The Ethernet header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ethernet {
@@ -77,7 +85,8 @@ pub fn ethernet<P: Packet>(p: &mut P) -> Result<Ethernet, DropReason> {
 pub enum Transport {
     /// TCP.
     Tcp,
-    /// UDP.
+    /// UDP, or SCTP: the tuple's protocol tells them apart where it matters, since the kernel's verifier follows each kind by
+    /// itself. SCTP's checksum is a CRC32c that covers its ports and not its addresses, and that no helper mends: its ports stay.
     Udp,
     /// An ICMP or ICMPv6 echo request.
     EchoRequest,
@@ -153,6 +162,13 @@ pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result
     Ok(Some(h))
 }
 
+/// Whether a packet of this protocol may open something: of SCTP not every one. Asked of first packets alone, and so not inlined.
+#[inline(never)]
+pub fn may_open<P: Packet>(p: &P, l4: usize, protocol: u8) -> bool {
+    protocol != SCTP
+        || p.read::<1>(l4 + 12).is_ok_and(|[chunk]| chunk == sctp_chunk::INIT || chunk == sctp_chunk::HEARTBEAT)
+}
+
 #[inline(always)]
 fn ipv4<P: Packet>(p: &mut P, tuple: &mut Tuple) -> Result<Headers, DropReason> {
     let b = p.read::<IPV4_HEADER>(ETH)?;
@@ -219,7 +235,7 @@ fn transport<P: Packet>(p: &P, l4: usize, v4: bool, tuple: &mut Tuple) -> Result
             ports(tuple, [b[0], b[1], b[2], b[3]]);
             Ok(Transport::Tcp)
         }
-        UDP => {
+        UDP | SCTP => {
             let b = p.read::<8>(l4)?;
             ports(tuple, [b[0], b[1], b[2], b[3]]);
             Ok(Transport::Udp)

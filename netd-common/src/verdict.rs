@@ -139,6 +139,8 @@ drop_reasons! {
     NoEndpoint = 16, "no_endpoint";
     /// A question to the resolver while the daemon is away: whoever asks will ask again.
     NoResolver = 17, "no_resolver";
+    /// Its answers would be another flow's, and its ports cannot be changed (SCTP).
+    TupleTaken = 18, "tuple_taken";
 }
 
 impl DropReason {

@@ -101,7 +101,8 @@ impl Reservations {
 /// The ports of the host that a publication takes.
 fn places(publication: &PortPublication) -> impl Iterator<Item = Place> + use<> {
     let (address, protocol) = (publication.host_ip, publication.protocol);
-    let pairs = (!publication.direct).then(|| publication.pairs());
+    // None of SCTP, whose sockets not every kernel has.
+    let pairs = (!publication.direct && protocol != Protocol::Sctp).then(|| publication.pairs());
     pairs.into_iter().flatten().map(move |(port, _)| (address, protocol, port))
 }
 

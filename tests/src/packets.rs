@@ -72,6 +72,14 @@ pub fn other(from: &str, to: &str, protocol: u8, payload: &[u8]) -> Build {
     Build::new(address(from), address(to), Transport::Other(protocol)).payload(payload)
 }
 
+/// An SCTP packet whose first chunk has this type. Its checksum is some number: nothing on the way knows or changes it.
+pub fn sctp(from: &str, to: &str, chunk: u8) -> Build {
+    let ((src, sport), (dst, dport)) = (parse(from), parse(to));
+    let header = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    let rest = [1, 2, 3, 4, 0xc0, 0xff, 0xee, 0x11, chunk, 0, 0, 20, 5, 5, 5, 5, 0, 1, 0, 0, 0, 1, 0, 1, 6, 6, 6, 6];
+    Build::new(src, dst, Transport::Other(132)).payload(&[&header[..], &rest].concat())
+}
+
 /// An ICMP message, from its type on, its checksum put right.
 pub fn icmp(from: &str, to: &str, message: &[u8]) -> Build {
     let mut message = message.to_vec();

@@ -8,7 +8,7 @@ use netd_common::{
         Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
         device_flags,
     },
-    tuple::{Address, Mac, TCP, UDP, Zone},
+    tuple::{Address, Mac, SCTP, TCP, UDP, Zone},
 };
 
 use crate::{
@@ -106,6 +106,7 @@ pub fn world() -> World {
     world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
     publish(&mut world, Address::ANY_V4, TCP, 8080..=8080, [10, 176, 1, 2], 80);
     publish(&mut world, Address::ANY_V4, TCP, 8100..=8199, [10, 176, 1, 2], 300);
+    publish(&mut world, Address::ANY_V4, SCTP, 5353..=5353, [10, 176, 1, 3], 5353);
     publish(&mut world, Address::v4(HOST), UDP, 5353..=5353, [10, 176, 1, 3], 53);
     world
 }

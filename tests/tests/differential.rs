@@ -207,6 +207,7 @@ fn of_tuple(random: &mut StdRng, tuple: &Tuple) -> Build {
     match tuple.protocol {
         6 => with_flags(random, tcp(&from, &to)),
         17 => udp(&from, &to),
+        132 => packets::sctp(&from, &to, pick(random, &[0, 1, 4, 6])),
         _ if tuple.echo == echo::REQUEST => {
             ping(&tuple.src.ip().to_string(), &tuple.dst.ip().to_string(), tuple.src_port.number())
         }
@@ -253,7 +254,8 @@ fn anything(random: &mut StdRng, hook: Hook, device: u32) -> Build {
     let sport = pick(random, &[1024u16, 5000, 20_000, 33_000, 33_001, 45_000, 61_001]);
     let dport = pick(random, &[53u16, 80, 443, 5353, 5353, 8080, 8080, 8100, 8163, 20_005]);
     let id = pick(random, &[0u16, 1, 7, 4711]);
-    match random.random_range(0..8) {
+    match random.random_range(0..9) {
+        8 => packets::sctp(&format!("{from}:{sport}"), &format!("{to}:{dport}"), pick(random, &[0, 1, 1, 2, 4, 6])),
         0..=3 => with_flags(random, tcp(&format!("{from}:{sport}"), &format!("{to}:{dport}"))).payload(&[7; 33]),
         4..=5 => udp(&format!("{from}:{sport}"), &format!("{to}:{dport}")),
         6 => ping(&from, &to, id),

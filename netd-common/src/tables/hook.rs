@@ -83,7 +83,7 @@ pub struct Quote {
     pub ip: u32,
     /// Of its transport header.
     pub l4: u32,
-    /// Of its transport checksum.
+    /// Of its transport checksum; 0 where none covers what changes.
     pub checksum: u32,
     /// What its translation does to the checksum of the error.
     pub changed: Delta,

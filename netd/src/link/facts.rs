@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use netd_common::tables::{PortRange, Timeout};
 use rtnetlink::packet_route::{
     AddressFamily,
+    link::InfoKind,
     route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 
@@ -23,7 +24,7 @@ use crate::reconcile::{Family, LinkName, Uplink, Use};
 
 impl Links {
     /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
-    /// a route that is not ours, not `lo`, and no port of another device. With the destinations that the host routes by
+    /// a route that is not ours nor another engine's, not `lo`, and no port of another device. With the destinations that the host routes by
     /// devices that are not ours, default routes and link-local ones aside.
     pub async fn outside(
         &self,
@@ -39,7 +40,8 @@ impl Links {
             }
             let used = addresses.iter().any(|a| a.index == link.index && !is_link_local(&a.address))
                 || routes.iter().any(|route| output(route) == Some(link.index) && leads_outside(route));
-            used && !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made()
+            let free = !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made();
+            used && free && !is_another_engines(link, &links, &addresses, &routes)
         };
         let uplinks = links.values().filter(is_uplink).map(|link| {
             let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index), &routes);
@@ -80,6 +82,27 @@ impl Links {
             .iter()
             .filter(|route| route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0);
         Ok(announced.filter_map(|route| names.get(&output(route)?).cloned()).collect())
+    }
+}
+
+/// Whether a device leads to containers or machines of another engine: a bridge with nothing but their sides of a pair or a tap in
+/// it (Docker's, libvirt's) by which no router is reached, or such a side itself, which has no address.
+fn is_another_engines(
+    link: &Link,
+    links: &BTreeMap<u32, Link>,
+    addresses: &[Assigned],
+    routes: &[RouteMessage],
+) -> bool {
+    let is_pair = |link: &Link| matches!(link.kind, Some(InfoKind::Veth | InfoKind::Tun));
+    let reaches_router = routes.iter().any(|route| output(route) == Some(link.index) && gateway(route).is_some());
+    match link.kind {
+        Some(InfoKind::Bridge) => {
+            !reaches_router && links.values().filter(|port| port.master == Some(link.index)).all(is_pair)
+        }
+        Some(InfoKind::Veth) => {
+            !reaches_router && addresses.iter().all(|a| a.index != link.index || is_link_local(&a.address))
+        }
+        _ => false,
     }
 }
 

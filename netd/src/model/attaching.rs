@@ -10,8 +10,8 @@ use netd_common::tuple::Mac;
 use rand::RngCore;
 
 use super::{
-    Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Protocol,
-    Rejection, Subnet,
+    Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Rejection,
+    Subnet,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
@@ -182,9 +182,6 @@ pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), 
 /// Refuses what of a specification this version cannot do.
 fn supported(spec: &PortSpec) -> Result<(), Rejection> {
     let unsupported = |what: &str| Err(Rejection::Unsupported(format!("{what} in `{}`", spec.text)));
-    if spec.protocol == Protocol::Sctp {
-        return unsupported("sctp");
-    }
     if !spec.from.is_empty() {
         return unsupported("from=");
     }

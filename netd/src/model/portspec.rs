@@ -98,6 +98,13 @@ fn parse(text: &str) -> Result<PortSpec, String> {
             Some(first)
         }
     };
+    let host_port = match (protocol, host_port) {
+        (Protocol::Sctp, Some(host_port)) if host_port != port => {
+            return Err(format!("SCTP keeps its port, so it is {port} on the host too"));
+        }
+        (Protocol::Sctp, _) => Some(port),
+        _ => host_port,
+    };
     Ok(PortSpec { text: text.to_owned(), host_ip, host_port, port, count, protocol, from })
 }
 
@@ -166,6 +173,7 @@ mod tests {
             ("[::]::80", Some("::"), None, 80, 1, Protocol::Tcp),
             ("[::1]:80", Some("::1"), None, 80, 1, Protocol::Tcp),
             ("132:132/sctp", None, Some(132), 132, 1, Protocol::Sctp),
+            ("132/sctp", None, Some(132), 132, 1, Protocol::Sctp),
             ("1-65535:1-65535", None, Some(1), 1, 65535, Protocol::Tcp),
         ];
 
@@ -197,6 +205,7 @@ mod tests {
             ("80-70", "80-70 ends before it begins"),
             ("8000-8001:80", "2 ports of the host for 1 of the container"),
             ("80/icmp", "`icmp` is none of tcp, udp, sctp"),
+            ("80:132/sctp", "SCTP keeps its port, so it is 132 on the host too"),
             ("1.2.3:80:80", "`1.2.3` is not an IPv4 address"),
             ("::1:80:80", "an IPv6 address of the host stands in brackets"),
             ("[::1:80:80", "`[` without `]`"),

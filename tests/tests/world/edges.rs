@@ -274,7 +274,7 @@ fn a_devices_sum_of_a_whole_packet_of_ipv6_stays_true() {
     s.flow.address_delta = Delta::NONE.and_address(from, host);
     s.flow.port_delta = Delta::NONE.and_port(Port::new(33_000), Port::new(20_001));
 
-    nat::rewrite(&mut frame, h, &s, nat::Ttl::Decrement).expect("it is translated");
+    nat::rewrite(&mut frame, &h, &s, nat::Ttl::Decrement).expect("it is translated");
 
     let Summed::Complete(told) = frame.summed else { panic!("it stays summed") };
     assert_eq!((frame.bytes[21], &frame.bytes[22..38]), (63, &host.bytes()[..]));

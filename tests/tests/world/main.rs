@@ -12,6 +12,7 @@ mod policy;
 mod properties;
 mod races;
 mod schedules;
+mod sctp;
 mod shortage;
 mod translation;
 mod within;

@@ -1,0 +1,187 @@
+//! Containers go out the way that the host itself would: by its rules, its marks, its routes with several ways, and not where it
+//! refuses.
+
+use std::{io::ErrorKind, time::Duration};
+
+use netd_tests::lab::{
+    Container, Node, Offloads,
+    traffic::{IMPATIENCE, PATIENCE, Server},
+};
+
+use crate::{
+    says,
+    town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town, wait_until},
+};
+
+/// A table of routes of the test's own, whose default route leads to the client.
+const TABLE: &str = "100";
+
+#[test]
+fn a_rule_for_a_source_sends_one_network_by_another_uplink_than_the_rest() {
+    for kind in Offloads::BOTH {
+        let play = Play::new(kind);
+        play.town.network("green");
+        let green = play.town.container("green", "green", &[]);
+        let subnet = says::subnet_of(&play.town.netd, "green");
+
+        play.town.host.ip(&format!("rule add from {subnet} lookup {TABLE}"));
+
+        asks(&play.app, 7);
+        asks(&green, 8);
+        play.internet[0].assert_seen_only(HOST);
+        play.client[1].assert_seen_only(FRONT);
+        play.town.lab.assert_no_checksum_errors();
+    }
+}
+
+#[test]
+fn a_mark_that_netfilter_sets_chooses_the_way_as_it_does_for_the_host() {
+    let play = Play::new(Offloads::Off);
+    // Of a datagram in fragments the first alone has a port, so netfilter marks no other.
+    let rules = "add table ip m; add chain ip m p { type filter hook prerouting priority mangle; }; \
+                 add rule ip m p tcp dport 8 meta mark set 1; add rule ip m p udp dport 8 meta mark set 1";
+    play.town.host.run(["nft", rules]).ok();
+    asks(&play.app, 7);
+
+    play.town.host.ip(&format!("rule add fwmark 1 lookup {TABLE}"));
+    wait_until("the daemon knows of the rule", || play.warns_of_rules());
+
+    asks(&play.app, 7);
+    asks_whole(&play.app, 8);
+    play.internet[0].assert_seen_only(HOST);
+    play.client[1].assert_seen_only(FRONT);
+    assert!(play.internet[1].peers().is_empty() && play.client[0].peers().is_empty());
+    let _published = play.app.echo_tcp(80);
+    play.town.client.asks_tcp(&format!("{FRONT}:8080"), PATIENCE).expect("a published port answers");
+
+    play.town.host.ip("rule del fwmark 1");
+    wait_until("the daemon knows that the rule is gone", || !play.warns_of_rules());
+    let fast = || says::counted(&play.town.netd, "from_container", "to_neighbour");
+    let before = fast();
+    asks(&play.app, 7);
+    assert!(fast() > before, "without the rule the programs send again");
+    play.town.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn of_several_ways_a_flow_keeps_one_with_all_its_fragments_and_leaves_as_its_uplinks_address() {
+    let play = Play::new(Offloads::Off);
+    let host = &play.town.host;
+    host.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/fib_multipath_hash_policy"]).ok();
+    host.ip(&format!("route replace default nexthop via {NEIGHBOUR} dev eth0 nexthop via {CLIENT} dev eth1"));
+
+    let long = play.app.pings_udp(&format!("{INTERNET}:7"), 100);
+    for _ in 0..24 {
+        play.app.asks_tcp(&format!("{INTERNET}:7"), PATIENCE).expect("either way answers");
+        assert_eq!(play.app.asks_udp(&format!("{INTERNET}:7"), 1, 4000, PATIENCE), 1, "a datagram in fragments");
+    }
+    // Across ticks, at which the way is asked for anew.
+    wait_until("some hundred answers", || long.answered() > 300);
+
+    long.finish().assert_none_lost();
+    let [internet, client] = [&play.internet[0], &play.client[0]];
+    internet.assert_seen_only(HOST);
+    client.assert_seen_only(FRONT);
+    play.town.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn where_the_host_refuses_to_route_the_container_hears_what_the_host_would_say() {
+    let play = Play::new(Offloads::On);
+    let host = &play.town.host;
+    for (route, address) in [("blackhole", "203.0.113.1"), ("unreachable", "203.0.113.2"), ("prohibit", "203.0.113.3")]
+    {
+        host.ip(&format!("route add {route} {address}/32"));
+    }
+    // The kernel says so to one address six times at most, and then once a second.
+    host.run(["sh", "-c", "echo 0 > /proc/sys/net/ipv4/icmp_ratelimit"]).ok();
+    host.ip("route del default");
+    host.ip(&format!("route add {INTERNET}/32 via {NEIGHBOUR}"));
+    let cases = [
+        ("203.0.113.1:7", ErrorKind::TimedOut),
+        ("203.0.113.2:7", ErrorKind::HostUnreachable),
+        ("203.0.113.3:7", ErrorKind::HostUnreachable),
+        ("203.0.113.4:7", ErrorKind::NetworkUnreachable),
+    ];
+
+    for (address, kind) in cases {
+        let error = play.app.asks_tcp(address, IMPATIENCE).expect_err("nobody is there");
+        assert_eq!(error.kind(), kind, "{address}: {error}");
+    }
+    assert_eq!(play.town.netd.json("flows").as_array().map(Vec::len), Some(0), "no flow is made for what goes nowhere");
+    let error = play.app.asks_tcp("192.0.2.200:7", Duration::from_secs(10)).expect_err("nobody has this address");
+    assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable), "{error}");
+    play.app.asks_tcp(&format!("{INTERNET}:7"), PATIENCE).expect("what is routed arrives");
+}
+
+#[test]
+fn a_network_leaves_as_the_address_it_was_given_and_the_operator_hears_if_the_host_has_it_not() {
+    for kind in Offloads::BOTH {
+        let play = Play::new(kind);
+        let town = &play.town;
+        town.host.ip("address add 192.0.2.50/24 dev eth0");
+        town.netd.say("network create special --snat-ip 192.0.2.50").ok();
+        let special = town.container("special", "special", &["8090:80"]);
+        let (_web, servers) = (special.serve_http(80), [town.internet.echo_tcp(9), town.internet.echo_udp(9)]);
+
+        special.asks_tcp(&format!("{INTERNET}:9"), PATIENCE).expect("it answers");
+        assert_eq!(special.asks_udp(&format!("{INTERNET}:9"), 3, 4000, PATIENCE), 3);
+        assert_eq!(special.pings(INTERNET, 2, PATIENCE), 2);
+        asks(&play.app, 7);
+
+        servers.iter().for_each(|server| server.assert_seen_only("192.0.2.50"));
+        play.internet[0].assert_seen_only(HOST);
+        assert_eq!(town.client.curl(&format!("http://{FRONT}:8090/")).ok(), format!("special sees {CLIENT}\n"));
+        assert!(!warnings(town).contains("leaves as"), "{}", warnings(town));
+        town.host.ip("address del 192.0.2.50/24 dev eth0");
+        wait_until("the daemon warns", || warnings(town).contains("leaves as 192.0.2.50, which is no address"));
+        town.netd.say("network create wrong --snat-ip 10.0.0.1 --snat-ip 10.0.0.2").refused(["10.0.0.1", "10.0.0.2"]);
+        town.lab.assert_no_checksum_errors();
+    }
+}
+
+/// A container `app` of network `blue` that publishes port 8080, and echo servers on ports 7 and 8 of [`INTERNET`], which the
+/// client has too.
+struct Play {
+    app: Container,
+    internet: [Server; 2],
+    client: [Server; 2],
+    _udp: [Server; 4],
+    town: Town,
+}
+
+impl Play {
+    fn new(kind: Offloads) -> Self {
+        let town = Town::new(kind);
+        town.network("blue");
+        let app = town.container("app", "blue", &["8080:80"]);
+        town.client.ip(&format!("address add {INTERNET}/32 dev lo"));
+        town.host.ip(&format!("route add default via {CLIENT} table {TABLE}"));
+        let tcp = |node: &Node| [7, 8].map(|port| node.echo_tcp(port));
+        let (internet, client) = (tcp(&town.internet), tcp(&town.client));
+        let udp = [(&*town.internet, 7), (&town.internet, 8), (&town.client, 7), (&town.client, 8)];
+        Self { app, internet, client, _udp: udp.map(|(node, port)| node.echo_udp(port)), town }
+    }
+
+    fn warns_of_rules(&self) -> bool {
+        warnings(&self.town).contains("ip rule")
+    }
+}
+
+fn warnings(town: &Town) -> String {
+    town.netd.json("status")["warnings"].to_string()
+}
+
+/// Asks the server that is called the internet, wherever it is, by TCP, and by UDP whole and in fragments.
+#[track_caller]
+fn asks(container: &Container, port: u16) {
+    asks_whole(container, port);
+    assert_eq!(container.asks_udp(&format!("{INTERNET}:{port}"), 2, 4000, PATIENCE), 2, "fragments are answered");
+}
+
+#[track_caller]
+fn asks_whole(container: &Container, port: u16) {
+    let server = format!("{INTERNET}:{port}");
+    container.asks_tcp(&server, PATIENCE).unwrap_or_else(|error| panic!("{server} answers: {error}"));
+    assert_eq!(container.asks_udp(&server, 2, 64, PATIENCE), 2, "{server} answers");
+}
