@@ -6,7 +6,7 @@ use std::{
 };
 
 use netd_tests::lab::{
-    Offloads, Outcome,
+    NetdOptions, Offloads, Outcome,
     traffic::{IMPATIENCE, PATIENCE},
 };
 use serde_json::{Value, json};
@@ -250,8 +250,8 @@ fn a_client_that_keeps_sending_to_a_port_is_heard_no_more_once_it_is_closed() {
 }
 
 #[test]
-fn a_published_port_is_taken_on_the_host_until_it_is_given_back() {
-    let town = Town::new(Offloads::On);
+fn without_a_cgroup_a_published_port_is_held_on_the_host_until_it_is_given_back() {
+    let town = Town::with(Offloads::On, NetdOptions::default().arguments(["--cgroup", "none"]));
     town.network("blue");
     town.container("web", "blue", &["8080:80"]);
     let bind = || town.host.enter(|| TcpListener::bind(("0.0.0.0", 8080)));

@@ -10,6 +10,8 @@ mod site;
 mod sockets;
 mod stage;
 
+use std::sync::{Mutex, PoisonError};
+
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{site::Site, stage::Stage};
@@ -63,18 +65,31 @@ fn with_outlines(stage: &Stage, mut story: Vec<String>) -> Vec<String> {
 }
 
 /// Plays on both sites at once, each on a processor of its own, and gives back what was seen there: netd's first.
+///
+/// Nothing is started while somebody plays: a child holds every socket of this process until it has become another program,
+/// and what is closed meanwhile stays open for that long.
 fn on_both<T: Send>(sites: [fn() -> Site; 2], play: impl Fn(&Stage) -> T + Sync) -> [T; 2] {
-    let play = &play;
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+
+    let stages = beside_each_other(sites, |site| Stage::on(site()));
+    let seen = beside_each_other([&stages[0], &stages[1]], &play);
+    for netd in stages.iter().filter_map(|stage| stage.site.netd.as_ref()) {
+        netd.say("status").ok();
+    }
+    seen
+}
+
+fn beside_each_other<A: Send, T: Send>(both: [A; 2], work: impl Fn(A) -> T + Sync) -> [T; 2] {
+    let work = &work;
     std::thread::scope(|scope| {
-        let threads = [0, 1].map(|number| {
+        let mut number = 0;
+        let threads = both.map(|one| {
+            let processor = number;
+            number += 1;
             scope.spawn(move || {
-                stay_on_processor(number);
-                let stage = Stage::on(sites[number]());
-                let seen = play(&stage);
-                if let Some(netd) = &stage.site.netd {
-                    netd.say("status").ok();
-                }
-                seen
+                stay_on_processor(processor);
+                work(one)
             })
         });
         threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
