@@ -228,7 +228,10 @@ async fn every_bad_request_is_refused_with_its_line_and_changes_nothing() {
             attach("c2", &[], &["81:80", "81:81"]),
             "`81:81` does not say which port to publish: port 81 is asked for twice",
         ),
-        (Request::Publish("c1".into(), ports(&["80/sctp"])), "sctp in `80/sctp` is not supported by this version"),
+        (
+            Request::Publish("c1".into(), ports(&["80:132/sctp"])),
+            "`80:132/sctp` does not say which port to publish: SCTP keeps its port, so it is 132 on the host too",
+        ),
         (Request::Unpublish("c1".into(), ports(&["80", "81"])), "c1 publishes nothing as 81"),
     ];
     for (request, wanted) in cases {

@@ -105,8 +105,8 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "first fragment remembered whoever sent it",
         "fragment.rs",
-        "        src: s.key.src,",
-        "        src: Default::default(),",
+        "FragmentKey { src: s.key.src, dst",
+        "FragmentKey { src: Default::default(), dst",
     ),
     fault("first fragment never forgotten", "fragment.rs", " || t.now() > s.fragment.deadline", ""),
     fault(
