@@ -23,7 +23,7 @@ pub use time::{Instant, Span};
 use crate::{conntrack::Noted, tuple::Tuple};
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
-pub const LAYOUT: &str = "v3";
+pub const LAYOUT: &str = "v4";
 
 /// Names of the maps, as the object has them and as they are pinned.
 pub mod names {

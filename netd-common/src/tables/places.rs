@@ -19,18 +19,18 @@ pub enum DeviceKind {
 /// Flags of a [`Device`].
 pub mod device_flags {
     /// On a container or a bridge: its network has no way out.
-    pub const INTERNAL: u8 = 1;
+    pub const INTERNAL: u32 = 1;
     /// On an uplink: netd itself switched IPv4 forwarding on, so what of it comes by this uplink and is neither for the host nor
     /// ours is dropped.
-    pub const NOT_A_ROUTER_V4: u8 = 2;
+    pub const NOT_A_ROUTER_V4: u32 = 2;
     /// The same for IPv6.
-    pub const NOT_A_ROUTER_V6: u8 = 4;
+    pub const NOT_A_ROUTER_V6: u32 = 4;
     /// On a container or a bridge: its network's IPv6 addresses are known beyond the host, so packets keep them.
-    pub const ROUTED_V6: u8 = 8;
+    pub const ROUTED_V6: u32 = 8;
 
     /// The flag of the family.
     #[inline(always)]
-    pub const fn not_a_router(v4: bool) -> u8 {
+    pub const fn not_a_router(v4: bool) -> u32 {
         if v4 { NOT_A_ROUTER_V4 } else { NOT_A_ROUTER_V6 }
     }
 }
@@ -46,10 +46,12 @@ pub struct Device {
     pub ifindex: u32,
     /// A [`DeviceKind`].
     pub kind: u8,
-    /// Of [`device_flags`].
-    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
     /// The network of a container or a bridge; [`Zone::HOST`] for an uplink.
     pub zone: Zone,
+    /// Of [`device_flags`].
+    pub flags: u32,
     /// Index of the network's bridge: where its containers' packets enter the host's routing. 0 for an uplink.
     pub bridge: u32,
     /// Largest IP packet it takes, in bytes.
@@ -84,7 +86,7 @@ impl Device {
 
     /// Whether it has this flag.
     #[inline(always)]
-    pub const fn has(&self, flag: u8) -> bool {
+    pub const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 

@@ -88,6 +88,7 @@ impl Tables {
         let device = Device {
             ifindex: index,
             kind: record.kind,
+            pad: 0,
             flags: record.flags,
             zone: record.zone,
             bridge,

@@ -209,7 +209,7 @@ pub struct DeviceRecord {
     /// A `DeviceKind` as its number.
     pub kind: u8,
     /// Of `device_flags`.
-    pub flags: u8,
+    pub flags: u32,
     /// The network, or `Zone::HOST`.
     pub zone: Zone,
     /// The network's bridge; `None` for an uplink.
