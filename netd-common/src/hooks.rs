@@ -267,6 +267,7 @@ fn opened_from_outside<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: H
         return Ok(false);
     }
     let Some(publication) = publish::at(t, s, p.device()) else { return Ok(false) };
+    publish::require_source(t, s, publication.sources)?;
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.
         return Ok(false);

@@ -2,7 +2,7 @@
 
 use crate::{
     forward,
-    tables::{Publication, PublicationKey, Route, Scratch, Tables},
+    tables::{Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables},
     verdict::DropReason,
 };
 
@@ -32,6 +32,7 @@ pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch) -> Result<bool, DropReason
         return Ok(false);
     }
     let Some(publication) = exactly(t, s).or_else(|| everywhere(t, s)) else { return Ok(false) };
+    require_source(t, s, publication.sources)?;
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.
         return Ok(false);
@@ -44,6 +45,17 @@ pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch) -> Result<bool, DropReason
         return Err(DropReason::NoEndpoint);
     }
     Ok(true)
+}
+
+/// Refuses a packet with the tuple `s.key` whose source is not of a publication's list: a client's address as it came, a
+/// container's own.
+#[inline(always)]
+pub fn require_source<T: Tables>(t: &T, s: &mut Scratch, sources: SourceList) -> Result<(), DropReason> {
+    if sources.is_anyone() {
+        return Ok(());
+    }
+    s.source = SourceKey::new(sources, s.key.src);
+    if t.is_source(&s.source) { Ok(()) } else { Err(DropReason::SourceDenied) }
 }
 
 /// Fills in what a packet that knocks at a publication becomes, its source as it is.

@@ -5,7 +5,7 @@
 //! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
 
 use crate::{
-    tables::{Dialled, DialledKey, Publication, PublicationKey},
+    tables::{Dialled, DialledKey, Publication, PublicationKey, SourceKey},
     tuple::{Address, Port, TCP, UDP},
 };
 
@@ -13,6 +13,9 @@ use crate::{
 pub trait Tables {
     /// The publication of this port at exactly this address.
     fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
+
+    /// Whether a list of sources has this address.
+    fn is_source(&self, key: &SourceKey) -> bool;
 
     /// Whether this is an address of the host, those of its loopback aside.
     fn is_hosts(&self, address: &Address) -> bool;
@@ -51,7 +54,7 @@ pub enum Speaks {
 }
 
 /// Where a socket that dials this place goes instead, noted for when it is asked with whom it speaks. `None` to leave it alone:
-/// nothing is published there, or the container could not answer it.
+/// nothing is published there, not for it, or the container could not answer it.
 #[inline(always)]
 pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> Option<(Address, Port)> {
     if socket.protocol != TCP && socket.protocol != UDP {
@@ -65,8 +68,12 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
     if !can_speak(socket, publication.address) {
         return None;
     }
+    let source = source(socket, address);
+    if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
+        return None;
+    }
     let (to, to_port) = (publication.address, publication.port(port));
-    let dialled = Dialled { address, port, protocol: socket.protocol, pad: 0 };
+    let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };
     t.keep_dialled(&DialledKey::new(socket.cookie, to, to_port), &dialled);
     Some((to, to_port))
 }
@@ -90,6 +97,16 @@ pub fn may_bind<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) ->
     }
     // An IPv6 socket takes IPv4 as well unless it is told otherwise, which cannot be seen here.
     is_free(t, protocol, address, port) && (address.is_v4() || is_free(t, protocol, Address::ANY_V4, port))
+}
+
+/// The address that a socket counts as coming from: its own, else the one of the host that it dials, which the kernel gives it
+/// for a source.
+#[inline(always)]
+fn source(socket: &Socket, dialled: Address) -> Address {
+    if socket.source != socket.source.any_of_family() {
+        return socket.source;
+    }
+    if dialled == dialled.any_of_family() { dialled.loopback_of_family() } else { dialled }
 }
 
 /// The publication that a place of the host's own stands for.

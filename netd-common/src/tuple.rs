@@ -113,6 +113,12 @@ impl Address {
         if self.is_v4() { d.to_ne_bytes()[0] == 127 } else { a | b | c == 0 && d == 1_u32.to_be() }
     }
 
+    /// The loopback address of the same family: `127.0.0.1` or `::1`.
+    #[inline(always)]
+    pub const fn loopback_of_family(self) -> Self {
+        if self.is_v4() { Self::v4([127, 0, 0, 1]) } else { Self([0, 0, 0, 1_u32.to_be()]) }
+    }
+
     /// The unspecified address of the same family: `0.0.0.0` or `::`.
     #[inline(always)]
     pub const fn any_of_family(self) -> Self {

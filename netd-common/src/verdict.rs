@@ -141,6 +141,8 @@ drop_reasons! {
     NoResolver = 17, "no_resolver";
     /// Its answers would be another flow's, and its ports cannot be changed (SCTP).
     TupleTaken = 18, "tuple_taken";
+    /// From a source that may not come to the published port (`from=`).
+    SourceDenied = 19, "source_denied";
 }
 
 impl DropReason {

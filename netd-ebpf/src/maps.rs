@@ -23,13 +23,15 @@ use netd_common::{
     tables::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
         Fragment, FragmentKey, Hook, Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES,
-        Scratch, Settings, Tables, fib,
+        Scratch, Settings, SourceKey, Tables, fib,
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
 
 /// What a publication's bits count into.
 type Place = [u8; PublicationKey::PLACE];
+/// What a source's bits count into.
+type SourcePlace = [u8; SourceKey::PLACE];
 
 const HOOKS: u32 = Hook::ALL.len() as u32;
 const BPF_NOEXIST: u64 = 1;
@@ -56,6 +58,8 @@ static DEVICES_FAR: HashMap<u32, Device> = HashMap::with_max_entries(16_384, BPF
 static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 static PUBLICATIONS: LpmTrie<Place, Publication> = LpmTrie::with_max_entries(65_536, 0);
+#[map]
+static SOURCES: LpmTrie<SourcePlace, u8> = LpmTrie::with_max_entries(65_536, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
@@ -117,6 +121,11 @@ impl sock::Tables for Sockets {
     }
 
     #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        is_source(key)
+    }
+
+    #[inline(always)]
     fn is_hosts(&self, address: &Address) -> bool {
         HOST_ADDRESSES.get_ptr(address).is_some()
     }
@@ -173,6 +182,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
         publication(key)
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        is_source(key)
     }
 
     #[inline(always)]
@@ -311,6 +325,13 @@ fn publication(key: &PublicationKey) -> Option<&'static Publication> {
     // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
     let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
     PUBLICATIONS.get(key)
+}
+
+#[inline(always)]
+fn is_source(key: &SourceKey) -> bool {
+    // SAFETY: as for publications.
+    let key = unsafe { &*ptr::from_ref(key).cast::<Key<SourcePlace>>() };
+    SOURCES.get(key).is_some()
 }
 
 /// Looks for the socket that the answers to `tuple` would reach. Not inlined, as [`route`].

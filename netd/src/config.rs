@@ -33,6 +33,8 @@ pub struct Config {
     pub pools: PoolsConfig,
     /// The network that is made on first use.
     pub bridge: BridgeConfig,
+    /// What holds for published ports that say nothing of it.
+    pub publish: PublishConfig,
 }
 
 /// As the options of `netd daemon`.
@@ -90,6 +92,18 @@ pub struct BridgeConfig {
     pub ipv6: bool,
 }
 
+/// As parts of a port's specification.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PublishConfig {
+    /// HOSTIP, at most one of a family: where ports are published from then on.
+    #[serde(deserialize_with = "one_or_more")]
+    pub address: Vec<IpAddr>,
+    /// `from=`, for every port whose network has none either.
+    #[serde(deserialize_with = "one_or_more")]
+    pub from: Vec<IpNet>,
+}
+
 /// Why a file is not used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -99,6 +113,8 @@ pub enum ConfigError {
     Wrong { file: PathBuf, line: usize, why: String },
     #[error("{}: pool {base} {why}", file.display())]
     UnfitPool { file: PathBuf, base: IpNet, why: String },
+    #[error("{}: [publish] {why}", file.display())]
+    UnfitPublish { file: PathBuf, why: String },
 }
 
 impl Config {
@@ -125,6 +141,9 @@ impl Config {
             if let Some(why) = unfit(family, pool) {
                 return Err(ConfigError::UnfitPool { file: file.to_owned(), base: pool.base, why });
             }
+        }
+        if let Some(why) = unfit_default(&config.publish) {
+            return Err(ConfigError::UnfitPublish { file: file.to_owned(), why });
         }
         Ok(config)
     }
@@ -165,6 +184,17 @@ fn unfit(family: Family, pool: &PoolConfig) -> Option<String> {
     let longest = pool.base.max_prefix_len() - 1;
     let fits = (pool.base.prefix_len()..=longest).contains(&pool.size);
     (!fits).then(|| format!("has no subnets of size {}: it is {} to {longest}", pool.size, pool.base.prefix_len()))
+}
+
+/// Why ports cannot be published like this.
+fn unfit_default(publish: &PublishConfig) -> Option<String> {
+    let host_bits = |net: &&IpNet| net.trunc() != **net;
+    if let Some(net) = publish.from.iter().find(host_bits) {
+        return Some(format!("from {net} has host bits set: it should be {}", net.trunc()));
+    }
+    let of = |family| publish.address.iter().filter(move |address| Family::of(**address) == family).count();
+    let twice = Family::BOTH.into_iter().find(|family| of(*family) > 1);
+    twice.map(|family| format!("address has two of {family}: a port without an address has one of each family"))
 }
 
 /// A value, or an array of them.
@@ -216,7 +246,7 @@ mod tests {
             })
             .collect();
 
-        let Config { daemon, pools, bridge } = parse(&uncommented).unwrap();
+        let Config { daemon, pools, bridge, publish } = parse(&uncommented).unwrap();
 
         let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks } = daemon;
         assert!([state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some) && !uplinks.is_empty());
@@ -224,6 +254,8 @@ mod tests {
         assert!(!ipv4.is_empty() && !ipv6.is_empty());
         let BridgeConfig { subnet, gateway, ip_range, mtu, ipv6 } = bridge;
         assert!(!subnet.is_empty() && !gateway.is_empty() && !ip_range.is_empty() && mtu.is_some() && ipv6);
+        let PublishConfig { address, from } = publish;
+        assert!(!address.is_empty() && !from.is_empty());
     }
 
     #[test]
@@ -239,6 +271,11 @@ mod tests {
             ("[pools]\nipv4 = [{ base = \"10.0.0.1/8\", size = 24 }]\n", "it should be 10.0.0.0/8"),
             ("[pools]\nipv4 = [{ base = \"10.0.0.0/24\", size = 16 }]\n", "no subnets of size 16: it is 24 to 31"),
             ("[pools]\nipv4 = [{ base = \"10.0.0.0/24\" }]\n", "netd.toml, line 2: missing field `size`"),
+            (
+                "[publish]\nfrom = \"10.0.0.1/8\"\n",
+                "netd.toml: [publish] from 10.0.0.1/8 has host bits set: it should be 10.0.0.0/8",
+            ),
+            ("[publish]\naddress = [\"::1\", \"::\"]\n", "netd.toml: [publish] address has two of IPv6"),
             ("[bridge\n", "netd.toml, line 1: "),
         ];
         for (text, expected) in cases {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Model, conflicts},
-    plan::{plan, warnings},
+    plan::{Choices, plan, warnings},
     reconcile::{Checkup, Foreign, Guard, HostFacts, Process, State, diff, repair},
 };
 
@@ -69,8 +69,8 @@ pub struct Facts<'a> {
     pub host: &'a HostFacts,
     /// What is there.
     pub observed: &'a State,
-    /// The plan's secret.
-    pub secret: [u32; 2],
+    /// The plan's.
+    pub choices: Choices,
     /// What leads the host's own sockets.
     pub guard: &'a Guard,
     /// Published ports that a process of the host listens on.
@@ -141,7 +141,7 @@ fn kernel(checkup: &Checkup, found: &mut Vec<Finding>) {
 
 fn hooks(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     const CHECK: &str = "hooks";
-    let desired = plan(facts.model, facts.host, facts.secret);
+    let desired = plan(facts.model, facts.host, &facts.choices);
     let missing: Vec<_> = desired.hooks.difference(&facts.observed.hooks).collect();
     for (link, hook) in &missing {
         found.push(Finding::new(
@@ -171,7 +171,7 @@ fn hooks(facts: &Facts<'_>, found: &mut Vec<Finding>) {
 /// The store's model against the kernel.
 fn state(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     const CHECK: &str = "state";
-    let desired = plan(facts.model, facts.host, facts.secret);
+    let desired = plan(facts.model, facts.host, &facts.choices);
     let steps = diff(&desired, facts.observed);
     for step in &steps {
         found.push(Finding::new(
@@ -266,7 +266,7 @@ fn filters(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             ));
         }
     }
-    let wanted = plan(facts.model, facts.host, facts.secret).forwarding;
+    let wanted = plan(facts.model, facts.host, &facts.choices).forwarding;
     let off: Vec<_> = wanted.difference(&facts.observed.forwarding).collect();
     for (link, family) in &off {
         found.push(Finding::new(

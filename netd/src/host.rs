@@ -149,7 +149,7 @@ impl Kernel for Host {
         let candidates: BTreeSet<_> = candidates.cloned().chain(self.forwarding.noted()).collect();
         let each = candidates.into_iter().flat_map(|link| Family::BOTH.map(|family| (link.clone(), family)));
         let forwarding = each.filter(|(link, family)| Forwarding::is_on(link, *family)).collect();
-        let Records { devices, orphans, endpoints, publications, addresses, settings, reserved } =
+        let Records { devices, orphans, endpoints, sources, publications, addresses, settings, reserved } =
             self.dataplane.tables().records(&names)?;
         let resolvers = self.resolvers().await?;
         Ok(State {
@@ -163,6 +163,7 @@ impl Kernel for Host {
             devices,
             orphans,
             endpoints,
+            sources,
             publications,
             addresses,
             settings,
@@ -214,6 +215,8 @@ impl Kernel for Host {
                 self.dataplane.tables_mut().put_endpoint(*key, needed_index(&record.device)?, record)
             }
             Step::PutAddress(address) => self.dataplane.tables_mut().put_address(*address),
+            Step::PutSource(range) => self.dataplane.tables_mut().put_source(*range),
+            Step::RemoveSource(range) => self.dataplane.tables_mut().remove_source(*range),
             Step::PutPublication(key, publication) => self.dataplane.tables_mut().put_publication(*key, *publication),
         }
     }

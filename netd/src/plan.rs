@@ -1,6 +1,6 @@
 //! From what the user asked for and what the host is to everything that should exist.
 //!
-//! Invariant: pure. The same model, facts and secret give the same state.
+//! Invariant: pure. The same model, facts and choices give the same state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,9 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, Span, device_flags},
+    tables::{
+        DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey, Span, device_flags,
+    },
     tuple::{Address, Mac, Zone},
 };
 
@@ -30,16 +32,29 @@ const POOLS: [PortRange; 2] = [PortRange { first: 20_000, last: 32_767 }, PortRa
 /// The lowest port that masquerade picks: those below are for the host's services, whatever the sysctls say.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
+/// What the plan needs and neither the model nor the host says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Choices {
+    /// Key of the hash of ports.
+    pub secret: [u32; 2],
+    /// Who may come to ports that say nothing of it, nor their networks; empty for everybody.
+    pub from: Vec<IpNet>,
+}
+
 /// Everything that should exist.
-pub fn plan(model: &Model, facts: &HostFacts, secret: [u32; 2]) -> State {
-    let mut state =
-        State { settings: Some(settings(facts, secret)), reserved: facts.reserved.clone(), ..Default::default() };
+pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
+    let mut state = State {
+        settings: Some(settings(facts, choices.secret)),
+        reserved: facts.reserved.clone(),
+        ..Default::default()
+    };
     for network in model.networks.values() {
         add_network(&mut state, network);
     }
     for endpoint in model.endpoints.values() {
         if let Some(sandbox) = there(endpoint, facts) {
             add_endpoint(&mut state, model, endpoint, &sandbox);
+            publish(&mut state, model, endpoint, &choices.from);
         }
     }
     let subnets = || model.networks.values().flat_map(|network| &network.subnets);
@@ -123,13 +138,20 @@ fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: 
         let gateways = gateways.map(|subnet| subnet.gateway).collect();
         add_attachment(state, endpoint, sandbox, (network, attachment), gateways);
     }
+}
+
+/// Opens the ports of an endpoint, to those whom the port, the network or the configuration lets in.
+fn publish(state: &mut State, model: &Model, endpoint: &Endpoint, configured: &[IpNet]) {
     for publication in &endpoint.publications {
         let family = publication.family();
         let Some((network, attachment)) = model.way_out(endpoint, family) else { continue };
         let Some(container) = attachment.address(family) else { continue };
         let (protocol, first, count) = (publication.protocol.number(), publication.host_port, publication.count);
         let address = Address::from(publication.host_ip);
-        let to = Publication::new(network.zone(), container.into(), first, publication.port);
+        let from = model::lets_in(publication, network, configured);
+        let list = model::source_list(from);
+        state.sources.extend(from.iter().map(|net| SourceKey::range(list, net.addr().into(), net.prefix_len())));
+        let to = Publication::new(network.zone(), container.into(), first, publication.port).with_sources(list);
         for block in PublicationKey::blocks(address, protocol, first, count.into()) {
             state.publications.insert(block, to);
             if address != address.any_of_family() && !publication.direct {

@@ -15,7 +15,9 @@ use aya::{
 };
 use netd_common::{
     evict::{CollectOrder, Evict},
-    tables::{Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings, names},
+    tables::{
+        Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings, SourceKey, names,
+    },
     tuple::Tuple,
 };
 
@@ -77,6 +79,11 @@ impl Kernel {
         .unwrap();
         for (key, publication) in &world.publications {
             publications.insert(&Key::new(key.bits(), key.place()), Wire(*publication), 0).unwrap();
+        }
+        let mut sources =
+            LpmTrie::<_, [u8; SourceKey::PLACE], u8>::try_from(ebpf.map_mut(names::SOURCES).unwrap()).unwrap();
+        for key in &world.sources {
+            sources.insert(&Key::new(key.bits(), key.place()), 1, 0).unwrap();
         }
         for name in Hook::ALL.into_iter().map(Hook::name).chain([COLLECT]) {
             program(&mut ebpf, name).load().expect("the verifier accepts the program");

@@ -5,10 +5,10 @@ use std::{cell::Cell, net::Ipv6Addr, ops::RangeInclusive};
 
 use netd_common::{
     tables::{
-        Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, Span, Timeout,
-        device_flags,
+        Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, SourceKey,
+        SourceList, Span, Timeout, device_flags,
     },
-    tuple::{Address, Mac, SCTP, TCP, UDP, Zone},
+    tuple::{Address, Mac, Port, SCTP, TCP, UDP, Zone},
 };
 
 use crate::{
@@ -24,6 +24,8 @@ pub const UPLINK: u32 = 10;
 pub const FOREIGN: u32 = 50;
 /// Host-side veth of container A of network blue, 10.176.1.2, published as 0.0.0.0:8080/tcp → 80.
 pub const A: u32 = 21;
+/// Ports 443/tcp and 443/udp → 443 are for clients of 198.51.100.0/24 and of network blue alone.
+pub const LIST: SourceList = SourceList::numbered(7);
 /// Of container B of network blue, 10.176.1.3, published as 192.0.2.1:5353/udp → 53.
 pub const B: u32 = 22;
 /// Of container C of network red, 10.176.2.2.
@@ -106,6 +108,14 @@ pub fn world() -> World {
     world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
     publish(&mut world, Address::ANY_V4, TCP, 8080..=8080, [10, 176, 1, 2], 80);
     publish(&mut world, Address::ANY_V4, TCP, 8100..=8199, [10, 176, 1, 2], 300);
+    for protocol in [TCP, UDP] {
+        publish(&mut world, Address::ANY_V4, protocol, 443..=443, [10, 176, 1, 2], 443);
+        let key = PublicationKey::new(Address::ANY_V4, protocol, Port::new(443));
+        world.publications.entry(key).and_modify(|to| *to = to.with_sources(LIST));
+    }
+    for (first, prefix) in [([198, 51, 100, 0], 24), ([10, 176, 1, 0], 24)] {
+        world.sources.insert(SourceKey::range(LIST, Address::v4(first), prefix));
+    }
     publish(&mut world, Address::ANY_V4, SCTP, 5353..=5353, [10, 176, 1, 3], 5353);
     publish(&mut world, Address::v4(HOST), UDP, 5353..=5353, [10, 176, 1, 3], 53);
     world
@@ -129,6 +139,9 @@ pub fn world_of_both_families() -> World {
         key.address = if key.address == Address::ANY_V4 { Address::ANY_V6 } else { twin_of(key.address) };
         world.publications.insert(key, Publication { address: twin_of(to.address), ..to });
     }
+    let twins = world.sources.iter().map(|range| SourceKey::range(LIST, twin_of(range.address()), 120));
+    let twins: Vec<_> = twins.collect();
+    world.sources.extend(twins);
     for (prefix, bits, to) in world.routes.clone() {
         let to = match to {
             RouteTo::Device(device, mtu, via) => RouteTo::Device(device, mtu, via.map(twin_of)),

@@ -6,7 +6,10 @@ use core::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::tuple::{SCTP, Zone};
+use crate::{
+    tables::SourceList,
+    tuple::{SCTP, Zone},
+};
 
 const CONTAINER: Address = Address::v4([10, 176, 0, 2]);
 const HOST: Address = Address::v4([192, 0, 2, 1]);
@@ -19,6 +22,7 @@ const ELSEWHERE: Address = Address::v4([203, 0, 113, 5]);
 #[derive(Default)]
 struct Host {
     publications: BTreeMap<PublicationKey, Publication>,
+    sources: BTreeSet<SourceKey>,
     addresses: BTreeSet<Address>,
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
@@ -26,6 +30,10 @@ struct Host {
 impl Tables for Host {
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
         key.answers().find_map(|entry| self.publications.get(&entry))
+    }
+
+    fn is_source(&self, key: &SourceKey) -> bool {
+        self.sources.iter().any(|range| range.covers(key.list(), key.address()))
     }
 
     fn is_hosts(&self, address: &Address) -> bool {
@@ -120,6 +128,25 @@ fn a_socket_is_led_to_a_container_of_a_family_that_it_speaks() {
     assert_eq!(to(Speaks::V6, LOOPBACK_V6), Some(CONTAINER_V6));
     assert_eq!(to(Speaks::Both, LOOPBACK), Some(CONTAINER_V6));
     assert_eq!(to(Speaks::V4, LOOPBACK), None);
+}
+
+#[test]
+fn a_port_for_some_sources_is_led_to_for_them_alone() {
+    let mut host = host();
+    let list = SourceList::numbered(7);
+    for to in host.publications.values_mut() {
+        *to = to.with_sources(list);
+    }
+    host.sources.insert(SourceKey::range(list, Address::v4([192, 0, 2, 0]), 24));
+    let to = |socket: &Socket, address| dial(&host, socket, address, Port::new(8080)).is_some();
+    let v4 = socket(TCP, Speaks::V4);
+
+    assert!(to(&v4, HOST), "from the address that it dials");
+    assert!(to(&Socket { source: HOST, ..v4 }, LOOPBACK), "from the address that it is bound to");
+    assert!(!to(&v4, LOOPBACK) && !to(&v4, Address::ANY_V4), "the loopback is not of the list");
+    assert!(!to(&Socket { source: ELSEWHERE, ..v4 }, HOST));
+    assert!(!to(&socket(TCP, Speaks::Both), HOST_V6), "no range of its family");
+    assert!(to(&socket(TCP, Speaks::Both), HOST), "a mapped address is one of IPv4");
 }
 
 #[test]

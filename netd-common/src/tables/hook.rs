@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey};
+use super::{EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey, SourceKey};
 use crate::{
     checksum::Delta,
     tuple::Tuple,
@@ -128,6 +128,8 @@ pub struct Scratch {
     pub evicted_peer: Flow,
     /// A publication being looked up.
     pub publication: PublicationKey,
+    /// A source being looked up.
+    pub source: SourceKey,
     /// An endpoint being looked up.
     pub endpoint: EndpointKey,
     /// The packet that an error in hand quotes.
@@ -138,6 +140,4 @@ pub struct Scratch {
     pub fragment: Fragment,
     /// The search for a port for its flow.
     pub search: Search,
-    /// Zero.
-    pub pad: u32,
 }

@@ -7,6 +7,7 @@ mod flow;
 mod hook;
 mod places;
 mod settings;
+mod sources;
 mod time;
 
 use core::ops::ControlFlow;
@@ -18,6 +19,7 @@ pub use places::{
     device_flags,
 };
 pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeout};
+pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
 
 use crate::{conntrack::Noted, tuple::Tuple};
@@ -37,6 +39,8 @@ pub mod names {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// [`PublicationKey`](super::PublicationKey) → [`Publication`](super::Publication), longest-prefix-match trie.
     pub const PUBLICATIONS: &str = "PUBLICATIONS";
+    /// [`SourceKey`](super::SourceKey) → nothing of meaning, longest-prefix-match trie.
+    pub const SOURCES: &str = "SOURCES";
     /// [`Address`](super::super::tuple::Address) of the host → nothing of meaning, hash.
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// [`DialledKey`](super::DialledKey) → [`Dialled`](super::Dialled), LRU hash.
@@ -135,6 +139,9 @@ pub trait Tables {
 
     /// The publication of this port at exactly this address.
     fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
+
+    /// Whether a list of sources has this address.
+    fn is_source(&self, key: &SourceKey) -> bool;
 
     /// The settings; `None` before the daemon has written them.
     fn settings(&self) -> Option<&Settings>;

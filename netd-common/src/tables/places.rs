@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::SourceList;
 use crate::tuple::{Address, Mac, Port, Zone};
 
 /// What a device is to us.
@@ -228,12 +229,20 @@ pub struct Publication {
     pub zone: Zone,
     /// What the container's port is more than the host's, modulo 2¹⁶: the same for each port of a range.
     pub shift: u16,
+    /// Who may come.
+    pub sources: SourceList,
 }
 
 impl Publication {
-    /// To a container's address and port, of the host's port `host_port`.
+    /// To a container's address and port, of the host's port `host_port`, for everybody.
     pub const fn new(zone: Zone, address: Address, host_port: u16, port: u16) -> Self {
-        Self { address, zone, shift: port.wrapping_sub(host_port) }
+        Self { address, zone, shift: port.wrapping_sub(host_port), sources: SourceList::ANYONE }
+    }
+
+    /// The same for those of a list.
+    #[must_use]
+    pub const fn with_sources(self, sources: SourceList) -> Self {
+        Self { sources, ..self }
     }
 
     /// The container's port for a port of the host.
@@ -271,6 +280,8 @@ impl DialledKey {
 pub struct Dialled {
     /// An address of the host.
     pub address: Address,
+    /// The address that it counts as coming from.
+    pub source: Address,
     /// The published port.
     pub port: Port,
     /// IP protocol number.

@@ -195,7 +195,7 @@ pub struct ConnectionArgs {
     /// any; or alone: none, and with `run` host or container:NAME
     #[arg(long = "network", value_name = "NETSPEC")]
     pub networks: Vec<String>,
-    /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
+    /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]
     #[arg(short = 'p', long = "publish", value_name = "SPEC")]
     pub ports: Vec<String>,
     /// Yours to choose
@@ -211,7 +211,7 @@ pub struct ConnectionArgs {
 pub struct PortsArgs {
     /// The endpoint
     pub name: String,
-    /// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]
+    /// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<String>,
 }

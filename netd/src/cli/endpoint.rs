@@ -174,7 +174,9 @@ pub fn print_attachment(attachment: &AttachmentView) {
 fn print_ports(ports: &[PortView]) {
     for port in ports {
         let (host, container) = (run_of(port.host_port, port.count), run_of(port.port, port.count));
-        out::line(format_args!("{container}/{} -> {}", port.proto, at(port.host_ip, &host)));
+        let from: Vec<_> = port.from.iter().map(ToString::to_string).collect();
+        let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(",")) };
+        out::line(format_args!("{container}/{} -> {}{from}", port.proto, at(port.host_ip, &host)));
     }
 }
 

@@ -25,7 +25,9 @@ pub async fn done(client: &Client, command: NetworkCommand) -> Result<ExitCode> 
         NetworkCommand::Renumber { name, subnets, recreate, force } => {
             renumber(client, &name, &RenumberOrder { subnets, recreate, force }).await
         }
-        NetworkCommand::Set { name, mtu } => set(client, &name, mtu.0).await,
+        NetworkCommand::Set { name, mtu, from } => {
+            set(client, &name, &NetworkChange { mtu: mtu.map(|mtu| mtu.0), from: sources(from) }).await
+        }
         NetworkCommand::Prune { filters, .. } => prune(client, &filters).await,
         NetworkCommand::Connect(args) => connect(client, args).await,
         NetworkCommand::Disconnect { network, endpoint } => disconnect(client, network, &endpoint).await,
@@ -47,6 +49,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         mtu: args.mtu,
         options: args.options.into_iter().collect(),
         dns: args.dns,
+        from: args.from,
         labels: args.labels.into_iter().collect(),
         force: args.force,
     };
@@ -106,9 +109,18 @@ async fn inspect(client: &Client, names: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn set(client: &Client, name: &str, mtu: Option<u32>) -> Result<ExitCode> {
-    client.post::<NetworkView>(&route("networks", name)?, &NetworkChange { mtu }).await?;
+async fn set(client: &Client, name: &str, change: &NetworkChange) -> Result<ExitCode> {
+    client.post::<NetworkView>(&route("networks", name)?, change).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is given of sources: none for `default`, and `None` where nothing is.
+fn sources(given: Vec<String>) -> Option<Vec<String>> {
+    match &given[..] {
+        [] => None,
+        [one] if one == "default" => Some(Vec::new()),
+        _ => Some(given),
+    }
 }
 
 async fn renumber(client: &Client, name: &str, order: &RenumberOrder) -> Result<ExitCode> {

@@ -172,17 +172,9 @@ impl<K: Kernel> Daemon<K> {
             model::unpublish(&mut next, name, &text.parse::<PortSpec>()?)?;
         }
         self.commit(next, Fresh::new()).await?;
-        self.end_flows_that_lead_elsewhere();
         info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
         self.tell_of_ports(PortAction::Unpublish, name, &order.ports);
         self.endpoint(name)
-    }
-
-    /// After a change of what is published, or by which network it leads.
-    pub(super) fn end_flows_that_lead_elsewhere(&mut self) {
-        if let Err(error) = self.end_unpublished_flows() {
-            warn!("flows of closed ports stay until they expire: {error:#}");
-        }
     }
 
     pub(super) fn tell_of_network(&self, action: NetworkAction, name: &Name) {

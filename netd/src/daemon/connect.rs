@@ -31,7 +31,6 @@ impl<K: Kernel> Daemon<K> {
             model::connect(&mut next, name, spec, interfaces.clone(), &mut *self.rng)?;
         }
         self.commit(next, Fresh::new()).await?;
-        self.end_flows_that_lead_elsewhere();
         for network in &joined {
             info!(endpoint = %name, %network, "connected");
             self.tell_of_endpoint(EndpointAction::Connect, name, Some(network));
@@ -50,7 +49,6 @@ impl<K: Kernel> Daemon<K> {
                 warn!("flows of {address} stay until they expire: {error:#}");
             }
         }
-        self.end_flows_that_lead_elsewhere();
         info!(endpoint = %name, %network, "disconnected");
         self.tell_of_endpoint(EndpointAction::Disconnect, name, Some(&network));
         self.endpoint(name)
@@ -59,9 +57,14 @@ impl<K: Kernel> Daemon<K> {
     pub(super) async fn set_network(&mut self, name: &Name, change: &NetworkChange) -> Result<Reply, Failure> {
         self.look_at_the_host().await?;
         let mut next = self.model.clone();
-        model::set_mtu(&mut next, name, change.mtu, &self.facts)?;
+        if let Some(mtu) = change.mtu {
+            model::set_mtu(&mut next, name, mtu, &self.facts)?;
+        }
+        if let Some(from) = &change.from {
+            model::set_sources(&mut next, name, from)?;
+        }
         self.commit(next, Fresh::new()).await?;
-        info!(network = %name, mtu = self.model.network(name)?.mtu, "changed");
+        info!(network = %name, "changed");
         self.tell_of_network(NetworkAction::Update, name);
         self.network(name)
     }

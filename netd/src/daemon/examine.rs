@@ -15,12 +15,12 @@ impl<K: Kernel> Daemon<K> {
         let observed = self.kernel.observe().await?;
         let checkup = self.kernel.checkup(&host.uplinks.keys().cloned().collect()).await?;
         let (taken, guard) = (self.taken_although_published().await?, self.kernel.guard());
-        let (model, secret) = (&self.model, self.store.secret());
+        let (model, choices) = (&self.model, self.choices.clone());
         let mut found = findings(&Facts {
             model,
             host: &host,
             observed: &observed,
-            secret,
+            choices,
             guard: &guard,
             taken: &taken,
             checkup: &checkup,

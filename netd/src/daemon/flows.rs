@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use netd_common::{
     conntrack::Leg,
-    tables::{Counters, Flow, Instant, PublicationKey},
-    tuple::{ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
+    tables::{Counters, Flow, Instant, Publication, PublicationKey},
+    tuple::{Address, ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
 use serde::{Deserialize, Serialize};
@@ -110,15 +110,21 @@ impl<K: Kernel> Daemon<K> {
         Ok(Reply::Flows(views))
     }
 
-    /// Ends the flows from outside and from containers that knocked at a port which is published no more, or leads elsewhere.
+    /// Ends the flows from outside and from containers that knocked at a port which is published no more, leads elsewhere, or
+    /// is not for them.
     pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
         let mut ending = Vec::new();
-        let publications = &self.applied.publications;
+        let (publications, sources) = (&self.applied.publications, &self.applied.sources);
+        let lets_in = |to: &Publication, from: Address| {
+            to.sources.is_anyone() || sources.iter().any(|range| range.covers(to.sources, from))
+        };
         let leads_there = |tuple: &Tuple, flow: &Flow| {
             let answers = [tuple.dst, tuple.dst.any_of_family()]
                 .map(|address| PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers());
             let to = answers.into_iter().flatten().find_map(|key| publications.get(&key));
-            to.is_some_and(|to| (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst))
+            to.is_some_and(|to| {
+                (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst) && lets_in(to, tuple.src)
+            })
         };
         self.kernel.flows(&mut |tuple, flow| {
             if flow.direction == 0 && flow.becomes.zone != Zone::HOST && !leads_there(tuple, flow) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{EndpointView, FlowFilter, FlowView, NetworkView, StatusView};
 use crate::{
@@ -77,12 +77,21 @@ pub struct EndpointOrder {
     pub dns: Vec<String>,
 }
 
-/// What of a network can change.
+/// What of a network is to change; what is not given stays.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkChange {
-    /// In bytes; `None` for what the host's routes have, from then on.
-    pub mtu: Option<u32>,
+    /// In bytes; `null` for what the host's routes have, from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub mtu: Option<Option<u32>>,
+    /// Who may come to ports that say nothing of it; none for whom the configuration lets in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Vec<String>>,
+}
+
+/// That a field is there, `null` or not.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
 }
 
 /// A network to join.

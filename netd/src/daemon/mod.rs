@@ -18,7 +18,7 @@ mod process;
 mod tests;
 mod views;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use netd_common::tables::Hook;
@@ -46,7 +46,7 @@ use crate::{
     dns::Directory,
     ipam::{self, Pools},
     model::{Model, NetworkOrder, Rejection},
-    plan::{plan, warnings},
+    plan::{Choices, plan, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
     reserve::{Fresh, Reservations},
     store::Store,
@@ -122,6 +122,10 @@ pub struct Daemon<K> {
     pools: Pools,
     /// The network that is made on first use.
     default_network: NetworkOrder,
+    /// Addresses that ports are published at which name none.
+    usual_addresses: Vec<IpAddr>,
+    /// What the plan needs and neither the model nor the host says.
+    choices: Choices,
     rng: Box<dyn RngCore>,
     about: About,
     started: Instant,
@@ -138,6 +142,7 @@ impl<K: Kernel> Daemon<K> {
         rng: Box<dyn RngCore>,
         about: About,
     ) -> Result<Self> {
+        let choices = Choices { secret: store.secret(), from: config.publish.from.clone() };
         let pools = config.pools(Pools::automatic(ipam::unique_local(store.global_id())));
         let mut daemon = Self {
             kernel,
@@ -151,6 +156,8 @@ impl<K: Kernel> Daemon<K> {
             reservations,
             pools,
             default_network: config.default_network(),
+            usual_addresses: config.publish.address.clone(),
+            choices,
             rng,
             about,
             started: Instant::now(),
@@ -167,6 +174,11 @@ impl<K: Kernel> Daemon<K> {
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         daemon.follow_the_mtu().await;
         Ok(daemon)
+    }
+
+    /// What should exist if the model were this one.
+    fn planned(&self, model: &Model) -> State {
+        plan(model, &self.facts, &self.choices)
     }
 
     /// Where it tells what happens.
@@ -220,7 +232,7 @@ impl<K: Kernel> Daemon<K> {
     /// Compares the host with what should exist, and mends what differs, as far as it goes.
     async fn reconcile(&mut self) -> Result<()> {
         let facts = self.kernel.facts(&self.model.sandboxes()).await?;
-        let desired = plan(&self.model, &facts, self.store.secret());
+        let desired = plan(&self.model, &facts, &self.choices);
         let observed = self.kernel.observe().await?;
         let steps = diff(&desired, &observed);
         let mut trouble: Vec<String> =
@@ -239,18 +251,21 @@ impl<K: Kernel> Daemon<K> {
                 }
             }
         }
+        let narrowed = closes(&observed, &desired);
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
         self.note_trouble(trouble);
-        self.end_strays(&steps);
+        if narrowed {
+            self.end_what_is_closed();
+        }
         Ok(())
     }
 
-    /// Ends the host's sockets that were led to where a change of publications leads no more: a connected UDP socket would send
-    /// to whoever has the address next.
-    fn end_strays(&mut self, steps: &[Step]) {
-        if !steps.iter().any(|step| matches!(step, Step::RemovePublication(_) | Step::PutPublication(..))) {
-            return;
+    /// Ends the flows that came in where nobody, or not they, may come in any more, and the host's sockets that were led there: a
+    /// connected UDP socket would send to whoever has the address next.
+    fn end_what_is_closed(&mut self) {
+        if let Err(error) = self.end_unpublished_flows() {
+            warn!("flows of closed ports stay until they expire: {error:#}");
         }
         match self.kernel.end_strays() {
             Ok(0) => {}
@@ -262,13 +277,12 @@ impl<K: Kernel> Daemon<K> {
     /// Makes `next` the model, in the store and on the host, or leaves everything as it was.
     async fn commit(&mut self, next: Model, fresh: Fresh) -> Result<()> {
         self.know_sandboxes(&next).await;
-        let secret = self.store.secret();
-        let desired = plan(&next, &self.facts, secret);
+        let desired = self.planned(&next);
         let steps = diff(&desired, &self.applied);
 
         self.store.write(&self.model, &next)?;
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
-        for step in steps.clone() {
+        for step in steps {
             let Err(error) = self.make_true(&step, &failed).await else {
                 debug!("{step}");
                 continue;
@@ -276,7 +290,7 @@ impl<K: Kernel> Daemon<K> {
             // What was due without this change is not its fault, nor is what that brings down; but a container that is not
             // connected is not attached.
             let brought_down = failed.iter().any(|failed| step.stands_on(failed));
-            let due = || diff(&plan(&self.model, &self.facts, secret), &self.applied).contains(&step);
+            let due = || diff(&self.planned(&self.model), &self.applied).contains(&step);
             if !(brought_down && !matches!(step, Step::ConnectVeth(..)) || due()) {
                 self.take_back(&next).await;
                 return Err(error.context(format!("cannot {step}")));
@@ -290,11 +304,14 @@ impl<K: Kernel> Daemon<K> {
         // What cannot be held was told when it was first tried.
         let _ = self.reservations.follow(&self.model);
         self.note_warnings();
+        let narrowed = closes(&self.applied, &desired);
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(desired).await };
         if !trouble.is_empty() {
             self.note_trouble(trouble);
         }
-        self.end_strays(&steps);
+        if narrowed {
+            self.end_what_is_closed();
+        }
         Ok(())
     }
 
@@ -326,7 +343,7 @@ impl<K: Kernel> Daemon<K> {
         if let Err(error) = self.store.write(failed, &self.model) {
             error!("cannot put the store back; a restart would try the failed change again: {error:#}");
         }
-        let desired = plan(&self.model, &self.facts, self.store.secret());
+        let desired = self.planned(&self.model);
         let observed = match self.kernel.observe().await {
             Ok(observed) => observed,
             Err(error) => return error!("cannot see what a failed change left behind: {error:#}"),
@@ -380,6 +397,11 @@ impl<K: Kernel> Daemon<K> {
         }
         self.trouble = trouble;
     }
+}
+
+/// Whether something that was published is published no more, leads elsewhere or is for others.
+fn closes(before: &State, after: &State) -> bool {
+    before.publications.iter().any(|(key, to)| after.publications.get(key) != Some(to))
 }
 
 /// The lines that are in the first list alone.

@@ -26,7 +26,7 @@ impl<K: Kernel> Daemon<K> {
         let (mut publications, mut fresh) = (Vec::<PortPublication>::new(), Fresh::new());
         for text in specs {
             let spec: PortSpec = text.parse()?;
-            let places = places(model, endpoint, &spec)?;
+            let places = places(model, endpoint, &spec, &self.usual_addresses)?;
             if let (Some(ip), Guard::Sockets { why }) = (spec.host_ip, self.kernel.guard())
                 && ip.is_loopback()
             {
@@ -47,7 +47,10 @@ impl<K: Kernel> Daemon<K> {
                     if let Some(rejection) = wishes.iter().find_map(clash) {
                         return Err(rejection.into());
                     }
-                    let taken = self.take(&wishes).await?;
+                    // Those that only become others' to use are taken already.
+                    let there = model.endpoint(endpoint).map(|endpoint| endpoint.publications.clone())?;
+                    let new = wishes.iter().filter(|wish| !there.iter().any(|p| p.is_same_place(wish)));
+                    let taken = self.take(&new.cloned().collect::<Vec<_>>()).await?;
                     (wishes, taken)
                 }
                 _ => {
@@ -89,7 +92,7 @@ impl<K: Kernel> Daemon<K> {
     /// the address is the host's.
     fn to_take(&self, wishes: &[PortPublication]) -> Vec<PortPublication> {
         let count = |wish: &PortPublication| if self.reservations.takes_each(wish.count) { wish.count } else { 1 };
-        wishes.iter().map(|wish| PortPublication { count: count(wish), ..*wish }).collect()
+        wishes.iter().map(|wish| PortPublication { count: count(wish), ..wish.clone() }).collect()
     }
 
     /// Takes every port of some publications; where one is not to be had, says who has it.
@@ -127,6 +130,7 @@ fn publications_at(spec: &PortSpec, places: &[Place], host_port: u16) -> Vec<Por
         port: spec.port,
         count: spec.count,
         protocol: spec.protocol,
+        from: spec.from.clone(),
     };
     places.iter().map(at).collect()
 }

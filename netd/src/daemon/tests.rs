@@ -135,7 +135,7 @@ async fn an_endpoint_that_names_no_network_makes_and_joins_the_default_one() {
     assert_eq!((endpoint.ports[0].host_port, endpoint.ports[0].port), (8080, 80));
     assert_eq!(endpoint.state, "attached");
     let daemon = &bench.daemon;
-    assert_eq!(daemon.kernel.state, plan(&daemon.model, &daemon.facts, daemon.store.secret()));
+    assert_eq!(daemon.kernel.state, daemon.planned(&daemon.model));
     assert_eq!(bench.everything().0, bench.stored().await);
 }
 

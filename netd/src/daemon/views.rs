@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
     model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, Subnet, format_mac},
-    plan::{plan, primary, there, warnings},
+    plan::{primary, there, warnings},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
 
@@ -37,6 +37,9 @@ pub struct NetworkView {
     pub mtu_follows: bool,
     pub options: BTreeMap<String, String>,
     pub dns: Vec<IpAddr>,
+    /// Who may come to ports that say nothing of it; where it is empty, whom the configuration lets in.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
     pub labels: BTreeMap<String, String>,
     pub created: String,
     pub endpoints: Vec<String>,
@@ -109,7 +112,8 @@ pub struct PortView {
     pub port: u16,
     pub count: u16,
     pub proto: Protocol,
-    pub from: Vec<String>,
+    /// Who may come; where it is empty, whom the network lets in.
+    pub from: Vec<IpNet>,
 }
 
 /// How the daemon is.
@@ -204,6 +208,7 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         mtu_follows: network.mtu_follows,
         options: network.options.clone(),
         dns: network.dns.clone(),
+        from: network.from.clone(),
         labels: network.labels.clone(),
         created: rfc3339(network.created),
         endpoints: model.attachments_of(&network.name).map(|(endpoint, _)| endpoint.name.to_string()).collect(),
@@ -262,8 +267,8 @@ fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
 }
 
 fn port_view(publication: &PortPublication) -> PortView {
-    let PortPublication { host_ip, host_port, port, count, protocol, .. } = *publication;
-    PortView { host_ip, host_port, port, count, proto: protocol, from: Vec::new() }
+    let PortPublication { host_ip, direct: _, host_port, port, count, protocol, from } = publication.clone();
+    PortView { host_ip, host_port, port, count, proto: protocol, from }
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -281,7 +286,7 @@ impl<K: Kernel> Daemon<K> {
             .filter(|view| !view.program.devices.is_empty())
             .map(|view| view.program.attach.as_str())
             .collect();
-        let desired = plan(&self.model, &self.facts, self.store.secret());
+        let desired = self.planned(&self.model);
         let uplinks = self.facts.uplinks.iter().map(|(link, uplink)| UplinkView {
             name: link.to_string(),
             addresses: Family::BOTH.into_iter().filter_map(|family| primary(uplink, family)).collect(),

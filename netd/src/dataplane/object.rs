@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 16] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -24,6 +24,7 @@ const PINNED: [&str; 15] = [
     names::DEVICES_FAR,
     names::ENDPOINTS,
     names::PUBLICATIONS,
+    names::SOURCES,
     names::HOST_ADDRESSES,
     names::DIALLED,
     names::SETTINGS,

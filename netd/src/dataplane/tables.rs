@@ -10,7 +10,7 @@ use aya::{
 use netd_common::{
     tables::{
         Counters, Device, Dialled, DialledKey, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey,
-        ReservedPorts, SEARCHES, Settings, names,
+        ReservedPorts, SEARCHES, Settings, SourceKey, SourceList, names,
     },
     tuple::Address,
 };
@@ -38,6 +38,7 @@ pub struct Tables {
     devices_far: HashMap<MapData, u32, Wire<Device>>,
     endpoints: Hash<EndpointKey, Endpoint>,
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
+    sources: LpmTrie<MapData, [u8; SourceKey::PLACE], u8>,
     host_addresses: Hash<Address, u8>,
     dialled: Hash<DialledKey, Dialled>,
     settings: Array<MapData, Wire<Settings>>,
@@ -57,6 +58,8 @@ pub struct Records {
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
     /// Where clients knock.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// Who may come to publications.
+    pub sources: BTreeSet<SourceKey>,
     /// The host's own addresses.
     pub addresses: BTreeSet<Address>,
     /// `None` before they are written.
@@ -74,6 +77,7 @@ impl Tables {
             devices_far: taken(object, names::DEVICES_FAR)?,
             endpoints: taken(object, names::ENDPOINTS)?,
             publications: taken(object, names::PUBLICATIONS)?,
+            sources: taken(object, names::SOURCES)?,
             host_addresses: taken(object, names::HOST_ADDRESSES)?,
             dialled: taken(object, names::DIALLED)?,
             settings: taken(object, names::SETTINGS)?,
@@ -140,6 +144,16 @@ impl Tables {
         removed(self.publications.remove(&trie_key(&key)))
     }
 
+    /// Writes a range of a list of sources.
+    pub fn put_source(&mut self, range: SourceKey) -> Result<()> {
+        self.sources.insert(&Key::new(range.bits(), range.place()), 1, 0).context("cannot write a source")
+    }
+
+    /// Takes a range out of a list of sources, if it is there.
+    pub fn remove_source(&mut self, range: SourceKey) -> Result<()> {
+        removed(self.sources.remove(&Key::new(range.bits(), range.place())))
+    }
+
     /// Writes an address of the host.
     pub fn put_address(&mut self, address: Address) -> Result<()> {
         self.host_addresses.insert(Wire(address), Wire(1), 0).context("cannot write an address of the host")
@@ -164,17 +178,30 @@ impl Tables {
         Ok(strays.iter().map(|key| key.cookie).collect())
     }
 
-    /// Whether what a socket dialled leads to where it was led.
+    /// Whether what a socket dialled leads to where it was led, and for it.
     fn leads(&self, dialled: &Dialled, to: &DialledKey) -> Result<bool> {
         for address in [dialled.address, dialled.address.any_of_family()] {
             let asked = PublicationKey::new(address, dialled.protocol, dialled.port);
             match self.publications.get(&trie_key(&asked), 0) {
-                Ok(Wire(found)) => return Ok((found.address, found.port(dialled.port)) == (to.address, to.port)),
+                Ok(Wire(found)) => {
+                    let there = (found.address, found.port(dialled.port)) == (to.address, to.port);
+                    return Ok(there && self.lets_in(found.sources, dialled.source)?);
+                }
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error).context("cannot read the publications"),
             }
         }
         Ok(false)
+    }
+
+    fn lets_in(&self, sources: SourceList, from: Address) -> Result<bool> {
+        let question = SourceKey::new(sources, from);
+        match self.sources.get(&Key::new(question.bits(), question.place()), 0) {
+            _ if sources.is_anyone() => Ok(true),
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error).context("cannot read the sources"),
+        }
     }
 
     /// Writes the settings.
@@ -221,6 +248,9 @@ impl Tables {
         for (key, Wire(publication)) in entries(&self.publications).context("cannot read the publications")? {
             records.publications.insert(PublicationKey::from_map(key.prefix_len(), key.data()), publication);
         }
+        let sources = entries(&self.sources).context("cannot read the sources")?;
+        records.sources =
+            sources.into_iter().map(|(key, _)| SourceKey::from_map(key.prefix_len(), key.data())).collect();
         let addresses = entries(&self.host_addresses).context("cannot read the host's addresses")?;
         records.addresses = addresses.into_iter().map(|(Wire(address), _)| address).collect();
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;

@@ -19,6 +19,10 @@ struct Patient {
     checkup: Checkup,
 }
 
+fn choices() -> Choices {
+    Choices { secret: [1, 2], ..Choices::default() }
+}
+
 impl Patient {
     /// One who lacks nothing.
     fn healthy() -> Self {
@@ -35,7 +39,7 @@ impl Patient {
         });
         let host =
             HostFacts { uplinks: [(link, uplink)].into(), sandboxes: sandboxes.collect(), ..HostFacts::default() };
-        let observed = plan(&model, &host, [1, 2]);
+        let observed = plan(&model, &host, &choices());
         let checkup =
             Checkup { kernel: "6.18.1".into(), received: 100, seen: 100, jit: Some(true), ..Checkup::default() };
         let guard = Guard::Programs { cgroup: "/sys/fs/cgroup".into() };
@@ -44,7 +48,7 @@ impl Patient {
 
     fn findings(&self) -> Vec<Finding> {
         let Self { model, host, observed, guard, taken, checkup } = self;
-        findings(&Facts { model, host, observed, secret: [1, 2], guard, taken, checkup })
+        findings(&Facts { model, host, observed, choices: choices(), guard, taken, checkup })
     }
 
     /// What is wrong, by check.

@@ -95,17 +95,22 @@ pub struct Place {
 }
 
 /// The places of a specification, of each family at most one: without an address of the host every family in which the
-/// endpoint has a way out.
-pub fn places(model: &Model, name: &Name, spec: &PortSpec) -> Result<Vec<Place>, Rejection> {
+/// endpoint has a way out, at the address that is `usual` there; where some are and none of a family, nothing of that one.
+pub fn places(model: &Model, name: &Name, spec: &PortSpec, usual: &[IpAddr]) -> Result<Vec<Place>, Rejection> {
     supported(spec)?;
     let endpoint = model.endpoint(name)?;
     let families = spec.host_ip.map_or(Family::BOTH.to_vec(), |ip| vec![Family::of(ip)]);
     let place = |family: Family| {
         let (network, attachment) = model.way_out(endpoint, family)?;
-        let asked_for = spec.host_ip.filter(|ip| !ip.is_unspecified());
         let own = attachment.address(family).filter(|_| network.subnet(family).is_some_and(Subnet::is_routed));
-        let address = asked_for.or(own).unwrap_or(family.unspecified());
-        Some(Place { address, direct: asked_for.is_none() && own.is_some() })
+        if let (None, Some(address)) = (spec.host_ip, own) {
+            return Some(Place { address, direct: true });
+        }
+        let usual = || match usual {
+            [] => Some(family.unspecified()),
+            usual => usual.iter().copied().find(|address| Family::of(*address) == family),
+        };
+        Some(Place { address: spec.host_ip.or_else(usual)?, direct: false })
     };
     let places: Vec<_> = families.iter().copied().filter_map(place).collect();
     match spec.host_ip {
@@ -118,15 +123,16 @@ pub fn places(model: &Model, name: &Name, spec: &PortSpec) -> Result<Vec<Place>,
     }
 }
 
-/// Opens ports to an endpoint.
+/// Opens ports to an endpoint, or those that it has already to others than before.
 pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Result<(), Rejection> {
     for wish in ports {
         if let Some(rejection) = first_conflict(model, name, wish) {
             return Err(rejection);
         }
         let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
-        if !endpoint.publications.contains(wish) {
-            endpoint.publications.push(*wish);
+        match endpoint.publications.iter_mut().find(|p| p.is_same_place(wish)) {
+            Some(there) => there.from.clone_from(&wish.from),
+            None => endpoint.publications.push(wish.clone()),
         }
     }
     Ok(())
@@ -145,10 +151,13 @@ pub fn follow_way_out(model: &mut Model, name: &Name) {
 }
 
 /// Why these ports cannot be published to an endpoint: the first one that an endpoint has. Its own address it may open twice:
-/// two ports of the host may lead there.
+/// two ports of the host may lead there. What it publishes already it may open to others than before.
 pub fn first_conflict(model: &Model, name: &Name, wish: &PortPublication) -> Option<Rejection> {
     model.endpoints.values().find_map(|endpoint| {
-        let others = endpoint.publications.iter().filter(|p| !(wish.direct && *p == wish && endpoint.name == *name));
+        let is_this = |p: &&PortPublication| {
+            endpoint.name == *name && p.is_same_place(wish) && (wish.direct || p.from != wish.from)
+        };
+        let others = endpoint.publications.iter().filter(|p| !is_this(p));
         let (theirs, port) = others.into_iter().find_map(|p| Some((p, p.clash(wish)?)))?;
         let any = theirs.host_ip.is_unspecified();
         let address = if any { format!("every {} address", theirs.family()) } else { theirs.host_ip.to_string() };
@@ -166,6 +175,7 @@ pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), 
         same_ports(p)
             && spec.host_ip.is_none_or(|ip| p.host_ip == ip)
             && (p.direct || spec.host_port.is_none_or(|port| p.host_port == port))
+            && (spec.from.is_empty() || p.from == spec.from)
     };
     let publications = &mut endpoint.publications;
     let first = publications.iter().find(|p| named(p) && !p.direct).or_else(|| publications.iter().find(|p| named(p)));
@@ -181,12 +191,10 @@ pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), 
 
 /// Refuses what of a specification this version cannot do.
 fn supported(spec: &PortSpec) -> Result<(), Rejection> {
-    let unsupported = |what: &str| Err(Rejection::Unsupported(format!("{what} in `{}`", spec.text)));
-    if !spec.from.is_empty() {
-        return unsupported("from=");
-    }
     match spec.host_ip {
-        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => unsupported("a link-local address of the host"),
+        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+            Err(Rejection::Unsupported(format!("a link-local address of the host in `{}`", spec.text)))
+        }
         _ => Ok(()),
     }
 }

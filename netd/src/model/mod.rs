@@ -17,6 +17,7 @@ mod portspec;
 mod rejection;
 mod renumbering;
 mod snat;
+mod sources;
 #[cfg(test)]
 pub mod tests;
 
@@ -46,6 +47,7 @@ pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
+pub use sources::{lets_in, set_sources, source_list};
 
 use crate::reconcile::{Family, LinkName};
 
@@ -91,6 +93,9 @@ pub struct Network {
     /// Servers that its containers' other questions go to, if not to the host's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// Who may come to ports of its containers that say nothing of it; where it is empty, whom the configuration lets in.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// The bridge's.
@@ -247,7 +252,7 @@ impl Attachment {
 }
 
 /// Consecutive ports of an address that lead to as many consecutive ports of a container.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortPublication {
     /// An address of the host, the unspecified one for each of its family; or the container's own, where clients come to
     /// that ([`Subnet::is_routed`]).
@@ -262,9 +267,17 @@ pub struct PortPublication {
     pub count: u16,
     /// Of both.
     pub protocol: Protocol,
+    /// Who may come; where it is empty, whom the network lets in.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
 }
 
 impl PortPublication {
+    /// Whether both are the same ports of the same address, whoever may come to them.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        *self == Self { from: self.from.clone(), ..other.clone() }
+    }
+
     /// Of the address that clients come to, and so of the container's.
     pub fn family(&self) -> Family {
         Family::of(self.host_ip)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, conflicts::used, mode::RESERVED, mtu, snat,
+    sources,
 };
 use crate::{
     ipam::{self, Pools},
@@ -41,6 +42,8 @@ pub struct NetworkOrder {
     pub mtu: Option<u32>,
     /// Servers for what is no name of its own.
     pub dns: Vec<String>,
+    /// Who may come to its containers' ports that say nothing of it.
+    pub from: Vec<String>,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// As [`Options`] reads them.
@@ -96,6 +99,7 @@ pub fn create_network(
         ifname_prefix: options.ifname_prefix,
         options: order.options.clone(),
         dns: servers(&order.dns)?,
+        from: sources::read(&order.from)?,
         labels: order.labels.clone(),
         mac: fresh_mac(rng),
         created: now,

@@ -1,14 +1,14 @@
-//! `[[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR]…`: a port that a container publishes, as people write it.
+//! `[[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]`: a port that a container publishes, as people write it.
 //!
 //! Everything of the grammar is parsed; what this version cannot do is refused by name when it is used.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use netd_common::tuple;
 use serde::{Deserialize, Serialize};
 
-use super::Rejection;
+use super::{Rejection, sources::range as read_source};
 
 /// A transport protocol with ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl FromStr for PortSpec {
 fn parse(text: &str) -> Result<PortSpec, String> {
     let mut parts = text.split(',');
     let ports = parts.next().unwrap_or_default();
-    let from = parts.map(source).collect::<Result<_, _>>()?;
+    let from = sources(parts)?;
     let (ports, protocol) = ports.split_once('/').unwrap_or((ports, "tcp"));
     let protocol = Protocol::named(protocol).ok_or_else(|| format!("`{protocol}` is none of tcp, udp, sctp"))?;
     let (host_ip, host, container) = sides(ports)?;
@@ -144,16 +144,23 @@ fn port(text: &str) -> Result<u16, String> {
     }
 }
 
-fn source(option: &str) -> Result<IpNet, String> {
-    let cidr = option.strip_prefix("from=").ok_or_else(|| format!("`{option}` is not from=CIDR"))?;
-    let net = cidr
-        .parse::<IpNet>()
-        .or_else(|_| cidr.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("from={cidr} is not a range of addresses"))?;
-    if net.trunc() != net {
-        return Err(format!("from={cidr} has host bits set: it should be {}", net.trunc()));
+/// The ranges after `from=`, in order and each once: one list has one form.
+fn sources<'a>(options: impl Iterator<Item = &'a str>) -> Result<Vec<IpNet>, String> {
+    let mut from = BTreeSet::new();
+    for (n, option) in options.enumerate() {
+        let range = option.strip_prefix("from=");
+        let range = range.or(Some(option).filter(|_| n > 0));
+        let range = range.ok_or_else(|| format!("`{option}` is not from=CIDR"))?;
+        from.insert(source(range)?);
     }
-    Ok(net)
+    Ok(from.into_iter().collect())
+}
+
+fn source(range: &str) -> Result<IpNet, String> {
+    read_source(range).map_err(|why| match why {
+        Some(right) => format!("from={range} has host bits set: it should be {right}"),
+        None => format!("`{range}` is not a range of addresses"),
+    })
 }
 
 #[cfg(test)]
@@ -193,6 +200,11 @@ mod tests {
         let spec: PortSpec = "8080:80/tcp,from=192.0.2.0/24,from=198.51.100.7".parse().unwrap();
 
         assert_eq!(spec.from, ["192.0.2.0/24".parse().unwrap(), "198.51.100.7/32".parse().unwrap()]);
+        for same in ["80,from=198.51.100.7,192.0.2.0/24", "80,from=192.0.2.0/24,from=198.51.100.7/32,192.0.2.0/24"] {
+            assert_eq!(same.parse::<PortSpec>().unwrap().from, spec.from, "{same}");
+        }
+        let of_both: PortSpec = "80,from=2001:db8::/32,10.0.0.0/8".parse().unwrap();
+        assert_eq!(of_both.from, ["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
     }
 
     #[test]
@@ -211,6 +223,9 @@ mod tests {
             ("[::1:80:80", "`[` without `]`"),
             ("[::1]80", "a `:` must follow `]`"),
             ("80,to=x", "`to=x` is not from=CIDR"),
+            ("80,192.0.2.0/24", "`192.0.2.0/24` is not from=CIDR"),
+            ("80,from=192.0.2.0/24,to=x", "`to=x` is not a range of addresses"),
+            ("80,from=", "`` is not a range of addresses"),
             ("80,from=192.0.2.1/24", "from=192.0.2.1/24 has host bits set: it should be 192.0.2.0/24"),
         ];
 

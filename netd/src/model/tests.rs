@@ -37,7 +37,7 @@ fn open(model: &mut Model, name: &str, ports: &[&str]) -> Result<(), Rejection> 
     for text in ports {
         let spec: PortSpec = text.parse().unwrap();
         let at = |place: Place| publication(&spec, place);
-        let wishes: Vec<_> = places(model, &name, &spec)?.into_iter().map(at).collect();
+        let wishes: Vec<_> = places(model, &name, &spec, &[])?.into_iter().map(at).collect();
         publish(model, &name, &wishes)?;
     }
     Ok(())
@@ -51,6 +51,7 @@ fn publication(spec: &PortSpec, place: Place) -> PortPublication {
         port: spec.port,
         count: spec.count,
         protocol: spec.protocol,
+        from: spec.from.clone(),
     }
 }
 
@@ -421,13 +422,10 @@ fn unpublishing_takes_what_the_specification_names() {
 
 #[test]
 fn what_this_version_cannot_publish_is_refused_by_name() {
-    let cases = [
-        ("80:80,from=192.0.2.0/24", "from= in `80:80,from=192.0.2.0/24`"),
-        ("[fe80::1]:80:80", "a link-local address of the host in `[fe80::1]:80:80`"),
-    ];
+    let cases = [("[fe80::1]:80:80", "a link-local address of the host in `[fe80::1]:80:80`")];
     for (text, what) in cases {
         let model = two_networks_and_an_endpoint();
-        let rejection = places(&model, &"c1".parse().unwrap(), &text.parse().unwrap()).unwrap_err();
+        let rejection = places(&model, &"c1".parse().unwrap(), &text.parse().unwrap(), &[]).unwrap_err();
         assert_eq!(rejection.to_string(), format!("{what} is not supported by this version"));
     }
 }

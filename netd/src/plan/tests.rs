@@ -8,7 +8,9 @@ use crate::{
     reconcile::{LinkName, Use},
 };
 
-const SECRET: [u32; 2] = [1, 2];
+fn choices() -> Choices {
+    Choices { secret: [1, 2], ..Choices::default() }
+}
 
 fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
@@ -31,7 +33,7 @@ fn facts(was_no_router: bool) -> HostFacts {
 
 #[test]
 fn a_host_without_networks_gets_programs_on_its_uplinks_and_nothing_else() {
-    let state = plan(&Model::default(), &facts(true), SECRET);
+    let state = plan(&Model::default(), &facts(true), &choices());
 
     assert_eq!(Vec::from_iter(&state.hooks), [&(link("eth0"), Hook::FromUplink), &(link("eth0"), Hook::ToUplink)]);
     assert_eq!(state.devices[&link("eth0")].ipv4, [192, 0, 2, 1]);
@@ -41,7 +43,7 @@ fn a_host_without_networks_gets_programs_on_its_uplinks_and_nothing_else() {
 
 #[test]
 fn forwarding_that_was_on_before_netd_stays_on_without_networks() {
-    let state = plan(&Model::default(), &facts(false), SECRET);
+    let state = plan(&Model::default(), &facts(false), &choices());
 
     assert_eq!(state.forwarding, Family::BOTH.map(|family| (link("eth0"), family)).into());
 }
@@ -50,7 +52,7 @@ fn forwarding_that_was_on_before_netd_stays_on_without_networks() {
 fn a_host_that_was_no_router_is_one_for_its_containers_only() {
     let model = two_networks_and_an_endpoint();
 
-    let state = plan(&model, &facts(true), SECRET);
+    let state = plan(&model, &facts(true), &choices());
 
     assert_eq!(state.devices[&link("eth0")].flags, device_flags::NOT_A_ROUTER_V4);
     let bridges = model.networks.values().map(Network::bridge);
@@ -60,7 +62,7 @@ fn a_host_that_was_no_router_is_one_for_its_containers_only() {
 #[test]
 fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
     let model = two_networks_and_an_endpoint();
-    let state = plan(&model, &facts(false), SECRET);
+    let state = plan(&model, &facts(false), &choices());
     let endpoint = model.endpoints.values().next().unwrap();
     let [back, front] = &endpoint.attachments[..] else { panic!("two attachments") };
 
@@ -85,7 +87,7 @@ fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
 #[test]
 fn both_families_of_a_network_are_planned_alike() {
     let model = a_network_of_both_families_and_an_endpoint("fd00:1::/64");
-    let state = plan(&model, &facts(true), SECRET);
+    let state = plan(&model, &facts(true), &choices());
     let (network, endpoint) = (model.networks.values().next().unwrap(), model.endpoints.values().next().unwrap());
     let (bridge, veth, zone) = (network.bridge(), endpoint.attachments[0].veth(), network.zone());
 
@@ -112,7 +114,7 @@ fn both_families_of_a_network_are_planned_alike() {
 #[test]
 fn containers_with_global_addresses_keep_them() {
     let model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
-    let state = plan(&model, &facts(true), SECRET);
+    let state = plan(&model, &facts(true), &choices());
     let endpoint = model.endpoints.values().next().unwrap();
 
     assert_eq!(state.devices[&endpoint.attachments[0].veth()].flags, device_flags::ROUTED_V6);
@@ -129,7 +131,7 @@ fn an_endpoint_whose_namespace_is_gone_or_another_is_not_planned() {
     another.sandboxes.values_mut().for_each(|sandbox| sandbox.inode = 8);
 
     for facts in [gone, another] {
-        let state = plan(&model, &facts, SECRET);
+        let state = plan(&model, &facts, &choices());
         assert!(state.veths.is_empty() && state.endpoints.is_empty() && state.publications.is_empty());
         assert_eq!(state.bridges.len(), 2);
     }
@@ -158,7 +160,7 @@ fn the_second_pool_is_the_ephemeral_range_without_privileged_ports() {
     let mut facts = facts(false);
     for (ephemeral, wanted) in [((1, 65_535), (1024, 65_535)), ((32_768, 60_999), (32_768, 60_999))] {
         facts.ephemeral = Some(PortRange { first: ephemeral.0, last: ephemeral.1 });
-        let settings = plan(&model, &facts, SECRET).settings.unwrap();
+        let settings = plan(&model, &facts, &choices()).settings.unwrap();
         assert_eq!(settings.second, PortRange { first: wanted.0, last: wanted.1 });
     }
 }
@@ -186,7 +188,7 @@ fn a_network_with_an_address_to_leave_as_says_so_on_its_bridge_and_the_operator_
     network.snat_ips = vec!["192.0.2.2".parse().unwrap()];
     let bridge = network.bridge();
 
-    assert_eq!(plan(&model, &facts(false), SECRET).devices[&bridge].ipv4, [192, 0, 2, 2]);
+    assert_eq!(plan(&model, &facts(false), &choices()).devices[&bridge].ipv4, [192, 0, 2, 2]);
     assert!(!warnings(&model, &facts(false)).iter().any(|warning| warning.contains("leaves as")));
 
     let elsewhere = HostFacts { addresses: BTreeSet::new(), ..facts(false) };
@@ -199,7 +201,31 @@ fn where_rules_pick_routes_by_marks_the_stack_finds_the_way_and_the_operator_hea
     let model = two_networks_and_an_endpoint();
     let by_marks = HostFacts { routes_by_marks: true, ..facts(false) };
 
-    assert_eq!(plan(&model, &facts(false), SECRET).settings.unwrap().routed_by_stack, 0);
-    assert_eq!(plan(&model, &by_marks, SECRET).settings.unwrap().routed_by_stack, 1);
+    assert_eq!(plan(&model, &facts(false), &choices()).settings.unwrap().routed_by_stack, 0);
+    assert_eq!(plan(&model, &by_marks, &choices()).settings.unwrap().routed_by_stack, 1);
     assert!(warnings(&model, &by_marks).iter().any(|warning| warning.contains("ip rule")));
+}
+
+#[test]
+fn a_port_is_for_those_whom_it_names_else_its_network_else_the_configuration() {
+    let mut model = two_networks_and_an_endpoint();
+    let name: model::Name = "c1".parse().unwrap();
+    let [own, network, configured] =
+        ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"].map(|net| vec![net.parse::<IpNet>().unwrap()]);
+    let let_in = |model: &Model, configured: &[IpNet]| {
+        let state = plan(model, &facts(true), &Choices { from: configured.to_vec(), ..choices() });
+        let lists: BTreeSet<_> = state.publications.values().map(|to| to.sources).collect();
+        let ranges = state.sources.iter().map(|range| (range.list(), range.address().ip(), range.prefix()));
+        let ranges: Vec<_> = ranges.collect();
+        assert!(ranges.iter().all(|(list, ..)| lists.contains(list)), "no list is kept for nobody");
+        assert_eq!(lists.iter().any(|list| list.is_anyone()), ranges.is_empty());
+        ranges.into_iter().map(|(_, address, prefix)| format!("{address}/{prefix}")).collect::<Vec<_>>()
+    };
+
+    assert_eq!(let_in(&model, &[]), [""; 0]);
+    assert_eq!(let_in(&model, &configured), ["10.3.0.0/16"]);
+    model.networks.values_mut().for_each(|n| n.from.clone_from(&network));
+    assert_eq!(let_in(&model, &configured), ["10.2.0.0/16"]);
+    model.endpoints.get_mut(&name).unwrap().publications[0].from = own;
+    assert_eq!(let_in(&model, &configured), ["10.1.0.0/16"]);
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
-    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
+    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey},
     tuple::Address,
 };
 
@@ -63,14 +63,21 @@ pub enum Step {
     ConnectVeth(LinkName, Veth),
     /// Writes an address of the host into its table.
     PutAddress(Address),
+    /// Writes an entry of the source table.
+    PutSource(SourceKey),
     /// Writes an entry of the publication table.
     PutPublication(PublicationKey, Publication),
+    /// Takes an entry out of the source table, when no publication is for its list any more.
+    RemoveSource(SourceKey),
 }
 
 impl Step {
     /// Whether this step must not be taken when `failed` was not: nothing carries a container's packets, and nothing forwards,
-    /// without the programs and the record that keep it in bounds.
+    /// without the programs and the record that keep it in bounds; and nobody is let in by a list that is not whole.
     pub fn stands_on(&self, failed: &Self) -> bool {
+        if let (Self::PutPublication(_, to), Self::PutSource(missing)) = (self, failed) {
+            return to.sources == missing.list();
+        }
         let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
         match self {
             Self::PutDevice(link, _) | Self::Forward(link, _) => link == missing,
@@ -183,8 +190,11 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         .filter(|(link, _)| !observed.unclear.contains_key(*link));
     steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
     steps.extend(desired.addresses.difference(&observed.addresses).map(|address| Step::PutAddress(*address)));
+    // A list is there before what it is for, and goes after it.
+    steps.extend(desired.sources.difference(&observed.sources).map(|range| Step::PutSource(*range)));
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
+    steps.extend(observed.sources.difference(&desired.sources).map(|range| Step::RemoveSource(*range)));
     steps
 }
 
@@ -196,6 +206,7 @@ impl fmt::Display for Step {
             let range = if first == last { String::new() } else { format!("-{last}") };
             format!("{}{range}", SocketAddr::new(key.address.ip(), first))
         };
+        let sources = |range: &SourceKey| format!("{}/{}", range.address().ip(), range.prefix());
         match self {
             Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
             Self::RemoveAddress(address) => write!(f, "forget the host's address {}", address.ip()),
@@ -220,6 +231,8 @@ impl fmt::Display for Step {
             Self::PutDevice(link, _) => write!(f, "record the device {link}"),
             Self::ConnectVeth(link, veth) => write!(f, "connect {link} of endpoint {} to {}", veth.owner, veth.bridge),
             Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
+            Self::PutSource(range) => write!(f, "let in {}", sources(range)),
+            Self::RemoveSource(range) => write!(f, "forget the source {}", sources(range)),
             Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),
             Self::PutPublication(key, to) => {
                 let container = SocketAddr::new(to.address.ip(), to.port(key.port).number());

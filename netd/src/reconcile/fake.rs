@@ -92,6 +92,8 @@ impl FakeKernel {
             Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
             Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
             Step::PutAddress(address) => drop(state.addresses.insert(address)),
+            Step::PutSource(range) => drop(state.sources.insert(range)),
+            Step::RemoveSource(range) => drop(state.sources.remove(&range)),
             Step::PutPublication(key, to) => drop(state.publications.insert(key, to)),
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings},
+    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey},
     tuple::{Address, Mac, Zone},
 };
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,8 @@ pub struct State {
     pub orphans: BTreeSet<u32>,
     /// The endpoint table.
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
+    /// The source table.
+    pub sources: BTreeSet<SourceKey>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// The table of the host's own addresses, those of its loopback aside.

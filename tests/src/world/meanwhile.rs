@@ -14,7 +14,7 @@ use netd_common::{
     hooks,
     tables::{
         ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Publication,
-        PublicationKey, Route, Scratch, Settings, Tables,
+        PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::Tuple,
     verdict::Verdict,
@@ -79,6 +79,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
         self.world.publication(key)
+    }
+
+    fn is_source(&self, key: &SourceKey) -> bool {
+        self.world.is_source(key)
     }
 
     fn settings(&self) -> Option<&Settings> {

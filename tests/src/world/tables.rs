@@ -11,7 +11,7 @@ use netd_common::{
     hooks,
     tables::{
         ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Publication, PublicationKey, Route, Scratch, Settings, Tables,
+        Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::{Address, Tuple},
     verdict::Verdict,
@@ -43,6 +43,8 @@ pub struct World {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The source table.
+    pub sources: BTreeSet<SourceKey>,
     /// The settings.
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
@@ -110,6 +112,10 @@ impl Tables for World {
 
     fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
         key.answers().find_map(|entry| self.publications.get(&entry))
+    }
+
+    fn is_source(&self, key: &SourceKey) -> bool {
+        self.sources.iter().any(|range| range.covers(key.list(), key.address()))
     }
 
     fn settings(&self) -> Option<&Settings> {

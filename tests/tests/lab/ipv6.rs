@@ -203,7 +203,7 @@ fn a_node_has_one_site_of_addresses_through_restarts() {
 }
 
 /// A town with IPv6 in its streets.
-fn paved(kind: Offloads) -> Town {
+pub fn paved(kind: Offloads) -> Town {
     let town = Town::new(kind);
     pave(&town);
     town

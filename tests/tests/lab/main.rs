@@ -27,6 +27,7 @@ mod routes;
 mod running;
 mod says;
 mod service;
+mod sources;
 mod survival;
 mod the_lab;
 mod town;

@@ -14,5 +14,6 @@ mod races;
 mod schedules;
 mod sctp;
 mod shortage;
+mod sources;
 mod translation;
 mod within;

@@ -29,12 +29,16 @@ pub enum NetworkCommand {
         names: Vec<String>,
     },
     /// Change a network while it lives
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["mtu", "from"]))]
     Set {
         /// The network
         name: String,
         /// In bytes, or `auto` for what the host's routes have
         #[arg(long, value_name = "N|auto", value_parser = mtu)]
-        mtu: Mtu,
+        mtu: Option<Mtu>,
+        /// Who may come to published ports that say nothing of it, from now on; `default` for whom the configuration lets in
+        #[arg(long, value_name = "CIDR|default", value_delimiter = ',')]
+        from: Vec<String>,
     },
     /// Give a network other addresses
     Renumber {
@@ -131,6 +135,9 @@ pub struct NetworkCreateArgs {
     /// A DNS server for what is no container's name; the host's unless given
     #[arg(long = "dns", value_name = "IP")]
     pub dns: Vec<String>,
+    /// Who may come to its containers' published ports that say nothing of it; everybody unless given or configured
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub from: Vec<String>,
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,

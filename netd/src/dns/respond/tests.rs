@@ -304,6 +304,7 @@ fn network(name: &str, zone: u8) -> Network {
         snat_ips: Default::default(),
         options: Default::default(),
         dns: Vec::new(),
+        from: Vec::new(),
         labels: Default::default(),
         mac: Mac::default(),
         created: 0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use netd_common::{
-    tables::Publication,
+    tables::{Publication, SourceList},
     tuple::{Address, Mac, Port, Zone},
 };
 use proptest::{collection::btree_map, prelude::*, sample::subsequence};
@@ -84,6 +84,8 @@ fn state() -> impl Strategy<Value = State> {
                 let device = all[(bits as usize + usize::from(address)) % all.len()].clone();
                 (key, EndpointRecord { device, mtu, mac: Mac::default(), gateway_mac: Mac::default() })
             });
+            let lists = (0..2).filter(|i| bits >> (10 + i) & 1 == 1).map(SourceList::numbered);
+            let sources = lists.map(|list| SourceKey::range(list, Address::ANY_V4, 8)).collect();
             let publications = publications.into_iter().map(|(host, port)| {
                 let key = PublicationKey::new(Address::ANY_V4, 6, Port::new(host));
                 (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
@@ -108,6 +110,7 @@ fn state() -> impl Strategy<Value = State> {
                 devices,
                 orphans: orphans.into_iter().collect(),
                 endpoints: endpoints.collect(),
+                sources,
                 publications: publications.collect(),
                 reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
                 addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),

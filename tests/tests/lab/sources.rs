@@ -1,0 +1,176 @@
+//! Published ports that are for some clients alone.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use netd_tests::lab::{
+    NetdOptions, Offloads,
+    traffic::{IMPATIENCE, PATIENCE},
+};
+use serde_json::json;
+
+use crate::{
+    ipv6::paved,
+    says::inspected,
+    town::{CLIENT, FRONT, HOST, Town, dial, wait_until},
+};
+
+/// Of the client.
+const THEIRS: &str = "198.51.100.0/24";
+/// Of nobody in the town.
+const NOBODYS: &str = "203.0.113.128/25";
+
+fn denied(town: &Town, program: &str) -> u64 {
+    let status = town.netd.json("status");
+    let programs = status["programs"].as_array().expect("programs");
+    let found = programs.iter().find(|one| one["name"] == program).expect("the program");
+    found["dropped"]["source_denied"].as_u64().unwrap_or_default()
+}
+
+/// Whether a connection that is open still carries a line.
+fn goes_on(stream: &mut TcpStream) -> bool {
+    let mut answer = [0; 2];
+    stream.write_all(b"?\n").is_ok() && stream.read_exact(&mut answer).is_ok()
+}
+
+#[test]
+fn a_port_is_reached_by_the_clients_that_it_names_and_others_are_dropped_and_counted() {
+    for kind in Offloads::BOTH {
+        let town = Town::new(kind);
+        town.network("blue");
+        let from = format!("from={THEIRS},203.0.113.7");
+        let ports = [format!("8007:7,{from}"), format!("8007:7/udp,{from}"), "8008:7".to_owned()];
+        let web = town.container("web", "blue", &ports.each_ref().map(String::as_str));
+        let servers = [web.echo_tcp(7), web.echo_udp(7)];
+
+        town.client.asks_tcp(&format!("{FRONT}:8007"), PATIENCE).expect("it is named");
+        assert_eq!(town.client.asks_udp(&format!("{FRONT}:8007"), 1, 64, PATIENCE), 1);
+        servers.iter().for_each(|server| server.assert_seen_only(CLIENT));
+        assert!(town.internet.asks_tcp(&format!("{HOST}:8007"), IMPATIENCE).is_err());
+        assert_eq!(town.internet.asks_udp(&format!("{HOST}:8007"), 1, 64, IMPATIENCE), 0);
+        assert!(denied(&town, "from_uplink") >= 2, "{}", town.netd.json("status"));
+        town.internet.asks_tcp(&format!("{HOST}:8008"), PATIENCE).expect("another port is everybody's");
+
+        let listed = inspected(&town.netd, "inspect web");
+        assert_eq!(listed["ports"][0]["from"], json!([THEIRS, "203.0.113.7/32"]));
+        let said = town.netd.say("port web").ok();
+        assert!(said.starts_with("7/tcp -> 0.0.0.0:8007 from 198.51.100.0/24,203.0.113.7/32\n"), "{said}");
+        town.lab.assert_no_checksum_errors();
+    }
+}
+
+#[test]
+fn a_change_of_the_sources_holds_for_live_flows_too() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7", "8007:7/udp"]);
+    let _servers = [web.echo_tcp(7), web.echo_udp(7)];
+    let at = format!("{FRONT}:8007");
+    let mut open = town.client.connect(&at, PATIENCE).expect("it is everybody's");
+    assert!(goes_on(&mut open));
+    let pings = town.client.pings_udp(&at, 50);
+    wait_until("datagrams are answered", || pings.answered() > 2);
+
+    town.netd.say(&format!("publish web 8007:7,from={THEIRS} 8007:7/udp,from={THEIRS}")).ok();
+    assert!(goes_on(&mut open), "whom the change lets in stays");
+    let before = pings.answered();
+    wait_until("datagrams are still answered", || pings.answered() > before);
+
+    town.netd.say(&format!("publish web 8007:7,from={NOBODYS} 8007:7/udp,from={NOBODYS}")).ok();
+    assert!(!goes_on(&mut open), "whom it does not let in is ended");
+    let missed = pings.finish();
+    assert!(missed.answered < missed.sent, "{missed:?}");
+    assert_eq!(town.client.asks_udp(&at, 3, 64, IMPATIENCE), 0);
+    assert!(town.client.asks_tcp(&at, IMPATIENCE).is_err());
+    assert_eq!(
+        inspected(&town.netd, "inspect web")["ports"].as_array().map(Vec::len),
+        Some(2),
+        "they are the same ports"
+    );
+
+    town.netd.say("publish web 8007:7").ok();
+    town.client.asks_tcp(&at, PATIENCE).expect("it is everybody's again");
+    town.netd.say("publish web 8007:7").refused(["8007/tcp", "web already"]);
+}
+
+#[test]
+fn the_host_and_its_containers_count_by_their_addresses() {
+    let town = Town::new(Offloads::On);
+    town.netd.say("network create blue --subnet 10.99.0.0/24").ok();
+    town.netd.say("network create red --subnet 10.98.0.0/24").ok();
+    let ports = ["8007:7,from=10.99.0.0/24,192.0.2.1", "8008:7/udp,from=127.0.0.1"];
+    let web = town.container("web", "blue", &ports);
+    let (near, far) = (town.container("near", "blue", &[]), town.container("far", "red", &[]));
+    let _servers = [web.echo_tcp(7), web.echo_udp(7)];
+    let refused = format!("error {}\n", nix::libc::ECONNREFUSED);
+
+    near.asks_tcp(&format!("{HOST}:8007"), PATIENCE).expect("of the network that is named");
+    web.asks_tcp(&format!("{HOST}:8007"), PATIENCE).expect("the container itself");
+    assert!(far.asks_tcp(&format!("{HOST}:8007"), IMPATIENCE).is_err());
+    assert!(denied(&town, "from_container") > 0);
+
+    assert_eq!(town.host.run(dial(&format!("tcp {HOST}:8007"))).stdout, format!("{HOST}:8007 hello\n"));
+    assert_eq!(town.host.run(dial("tcp 127.0.0.1:8007")).stdout, refused, "the loopback is not named");
+    assert_eq!(town.host.run(dial(&format!("udp {HOST}:8008"))).stdout, refused);
+    let talk = town.host.spawn(dial("talk 127.0.0.1:8008"));
+    wait_until("it is answered", || talk.log().contains("answered"));
+    town.netd.say(&format!("publish web 8008:7/udp,from={HOST}")).ok();
+    let said = talk.wait();
+    let ends = [nix::libc::ECONNABORTED, nix::libc::EDESTADDRREQ].map(|number| format!("error {number}\n"));
+    assert!(ends.iter().any(|end| said.stdout.ends_with(end)), "{said}");
+}
+
+#[test]
+fn sources_are_of_either_family() {
+    let town = paved(Offloads::On);
+    town.netd.say("network create blue --ipv6").ok();
+    let web = town.container("web", "blue", &["8007:7,from=2001:db8:2::/64"]);
+    let server = web.echo_tcp(7);
+
+    town.client.asks_tcp("[2001:db8:2::1]:8007", PATIENCE).expect("it is named");
+    server.assert_seen_only("2001:db8:2::2");
+    assert!(town.internet.asks_tcp("[2001:db8:1::1]:8007", IMPATIENCE).is_err());
+    assert!(town.client.asks_tcp(&format!("{FRONT}:8007"), IMPATIENCE).is_err(), "no range of IPv4 is named");
+}
+
+#[test]
+fn a_port_that_says_nothing_is_for_whom_its_network_and_else_the_configuration_lets_in() {
+    let mut town = Town::before_netd();
+    std::fs::write(town.host.path("run/netd.toml"), format!("[publish]\nfrom = \"{NOBODYS}\"\n")).expect("a file");
+    town.netd = town.host.netd_with(NetdOptions::default().arguments(["--config", "/run/netd.toml"]));
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7", "8008:7,from=0.0.0.0/0"]);
+    let _server = web.echo_tcp(7);
+    let reached = |port: u16, wait| town.client.asks_tcp(&format!("{FRONT}:{port}"), wait).is_ok();
+
+    assert!(!reached(8007, IMPATIENCE), "the configuration names others");
+    assert!(reached(8008, PATIENCE), "the port itself comes first");
+
+    town.netd.say(&format!("network set blue --from {THEIRS}")).ok();
+    assert!(reached(8007, PATIENCE), "the network comes before the configuration");
+    assert_eq!(inspected(&town.netd, "network inspect blue")["from"], json!([THEIRS]));
+
+    town.netd.say("network set blue --from default").ok();
+    assert!(!reached(8007, IMPATIENCE));
+    town.netd.say("network set blue --from 192.0.2.1/24").refused(["192.0.2.1/24", "192.0.2.0/24"]);
+    assert_eq!(town.netd.say("network set blue").code(), 2);
+    town.netd.say(&format!("network create red --from {NOBODYS},{THEIRS}")).ok();
+    assert_eq!(inspected(&town.netd, "network inspect red")["from"], json!([THEIRS, NOBODYS]));
+}
+
+#[test]
+fn a_port_without_an_address_is_published_where_the_configuration_says() {
+    let mut town = Town::before_netd();
+    std::fs::write(town.host.path("run/netd.toml"), format!("[publish]\naddress = \"{HOST}\"\n")).expect("a file");
+    town.netd = town.host.netd_with(NetdOptions::default().arguments(["--config", "/run/netd.toml"]));
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7", "0.0.0.0:8008:7"]);
+    let _server = web.echo_tcp(7);
+
+    assert_eq!(town.netd.say("port web").ok(), format!("7/tcp -> {HOST}:8007\n7/tcp -> 0.0.0.0:8008\n"));
+    town.internet.asks_tcp(&format!("{HOST}:8007"), PATIENCE).expect("it is published there");
+    assert!(town.client.asks_tcp(&format!("{FRONT}:8007"), IMPATIENCE).is_err());
+    town.client.asks_tcp(&format!("{FRONT}:8008"), PATIENCE).expect("an address that is given comes first");
+}
