@@ -8,6 +8,7 @@ use crate::{
     forward::{self, WayOut},
     fragment, guard, icmp,
     nat::{self, Ttl},
+    overlay,
     packet::{Label, Packet},
     parse::{self, Headers, Transport},
     policy, publish,
@@ -31,6 +32,7 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
         Hook::FromUplink => from_uplink(p, t, s),
         Hook::ToUplink => to_uplink(p, t, s),
         Hook::DnsLo => dns_lo(p, t, s),
+        Hook::FromOverlay => overlay::enter(p, t, s),
     })
 }
 

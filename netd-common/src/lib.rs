@@ -18,6 +18,7 @@ pub mod guard;
 pub mod hooks;
 pub mod icmp;
 pub mod nat;
+pub mod overlay;
 pub mod packet;
 pub mod parse;
 pub mod policy;

@@ -143,6 +143,10 @@ drop_reasons! {
     TupleTaken = 18, "tuple_taken";
     /// From a source that may not come to the published port (`from=`).
     SourceDenied = 19, "source_denied";
+    /// From another host, of a network that this host does not have.
+    UnknownSegment = 20, "unknown_segment";
+    /// From a host that has no part in the network.
+    UnknownVtep = 21, "unknown_vtep";
 }
 
 impl DropReason {

@@ -113,6 +113,12 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
     sock::bind::<V6>(&ctx)
 }
 
+/// Ingress of the VXLAN device of a port.
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    run(Hook::FromOverlay, ctx)
+}
+
 /// Egress of a container's loopback device.
 #[classifier]
 pub fn dns_lo(ctx: TcContext) -> i32 {
@@ -124,7 +130,7 @@ fn run(hook: Hook, ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else {
         // Not reachable: both have an element for every hook. Container traffic would fail closed all the same.
-        let container = matches!(hook, Hook::FromContainer | Hook::ToContainer);
+        let container = matches!(hook, Hook::FromContainer | Hook::ToContainer | Hook::FromOverlay);
         return if container { skb::DROP } else { skb::PASS };
     };
     let verdict = hooks::run(hook, &mut skb, &Maps::new(&ctx), scratch);

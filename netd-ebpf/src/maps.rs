@@ -22,8 +22,9 @@ use netd_common::{
     sock,
     tables::{
         CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        Fragment, FragmentKey, Hook, Instant, NextHop, Publication, PublicationKey, ReservedPorts, Route, SEARCHES,
-        Scratch, Settings, SourceKey, Tables, fib,
+        Fragment, FragmentKey, Hook, Instant, NextHop, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
+        ReservedPorts, Route, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
+        fib,
     },
     tuple::{Address, TCP, Tuple, UDP},
 };
@@ -79,6 +80,18 @@ static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entri
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 1, 0);
+
+// Networks that span hosts. Least recently used first, of what is learned: a lost station costs a flood.
+#[map]
+static SEGMENTS: HashMap<u32, Segment> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static REMOTES: HashMap<RemoteKey, Remote> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static VTEPS: HashMap<VtepKey, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static PEERS: HashMap<PeerKey, Address> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static STATIONS: LruHashMap<StationKey, Station> = LruHashMap::with_max_entries(65_536, 0);
 
 // A question to the kernel's socket tables, which the stack has no room for where it is asked.
 #[map]

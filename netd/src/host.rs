@@ -16,7 +16,7 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
 use crate::{
-    dataplane::{Dataplane, Records},
+    dataplane::{Dataplane, OverlayRecords, Records},
     dns::Directory,
     holder,
     link::{self, Forwarding, Links, Ours, Sysctls, sockets},
@@ -141,7 +141,7 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, veths, misnamed, unclear } = self.links.observe(&self.sandboxes).await?;
+        let Ours { bridges, veths, tunnels, misnamed, unclear } = self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
@@ -149,8 +149,9 @@ impl Kernel for Host {
         let candidates: BTreeSet<_> = candidates.cloned().chain(self.forwarding.noted()).collect();
         let each = candidates.into_iter().flat_map(|link| Family::BOTH.map(|family| (link.clone(), family)));
         let forwarding = each.filter(|(link, family)| Forwarding::is_on(link, *family)).collect();
-        let Records { devices, orphans, endpoints, sources, publications, addresses, settings, reserved } =
+        let Records { devices, orphans, endpoints, sources, publications, overlay, addresses, settings, reserved } =
             self.dataplane.tables().records(&names)?;
+        let OverlayRecords { segments, remotes, vteps, peers } = overlay;
         let resolvers = self.resolvers().await?;
         Ok(State {
             bridges,
@@ -165,6 +166,11 @@ impl Kernel for Host {
             endpoints,
             sources,
             publications,
+            tunnels,
+            segments,
+            remotes,
+            vteps,
+            peers,
             addresses,
             settings,
             reserved,
@@ -184,7 +190,19 @@ impl Kernel for Host {
             },
             Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
             Step::Detach(link, hook) => self.detach(link, *hook).await,
-            Step::DeleteVeth(link) | Step::DeleteBridge(link) => self.delete(link).await,
+            Step::DeleteVeth(link) | Step::DeleteBridge(link) | Step::DeleteTunnel(link) => self.delete(link).await,
+            Step::RemoveSegment(vni) => self.dataplane.tables_mut().overlay.remove_segment(*vni),
+            Step::RemoveRemote(key) => self.dataplane.tables_mut().overlay.remove_remote(*key),
+            Step::RemoveVtep(key) => self.dataplane.tables_mut().overlay.remove_vtep(*key),
+            Step::RemovePeer(key) => self.dataplane.tables_mut().overlay.remove_peer(*key),
+            Step::PutTunnel(link, tunnel) => self.links.put_tunnel(link, tunnel).await,
+            Step::PutSegment(vni, record) => {
+                let (tunnel, bridge) = (needed_index(&record.tunnel)?, needed_index(&record.bridge)?);
+                self.dataplane.tables_mut().overlay.put_segment(*vni, tunnel, bridge, record)
+            }
+            Step::PutRemote(key, remote) => self.dataplane.tables_mut().overlay.put_remote(*key, *remote),
+            Step::PutVtep(key) => self.dataplane.tables_mut().overlay.put_vtep(*key),
+            Step::PutPeer(key, address) => self.dataplane.tables_mut().overlay.put_peer(*key, *address),
             Step::RestoreForwarding(link, family) => self.forwarding.give_back(link, *family).map(|_| ()),
             Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
             Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
@@ -225,6 +243,7 @@ impl Kernel for Host {
         self.forwarding.follow_renames()?;
         let (uplinks, mut uses) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         uses.extend(self.links.ruled().await?.into_iter().chain(link::resolvers()));
+        let vxlan_devices = self.links.foreign_tunnels().await?;
         let routes_by_marks = self.links.routes_by_marks().await?;
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
@@ -237,7 +256,17 @@ impl Kernel for Host {
             }
         }
         let addresses = self.links.host_addresses().await?;
-        Ok(HostFacts { uplinks, uses, routes_by_marks, addresses, ephemeral, reserved, timeouts, sandboxes: there })
+        Ok(HostFacts {
+            uplinks,
+            uses,
+            vxlan_devices,
+            routes_by_marks,
+            addresses,
+            ephemeral,
+            reserved,
+            timeouts,
+            sandboxes: there,
+        })
     }
 
     async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<Checkup> {

@@ -16,7 +16,7 @@ use netd_common::{
 };
 
 use crate::{
-    model::{self, Attachment, Endpoint, Model, Network, Subnet},
+    model::{self, Attachment, Endpoint, Model, Network, Remotes, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, ResolverState, Sandbox, State,
         Uplink, Veth,
@@ -39,6 +39,8 @@ pub struct Choices {
     pub secret: [u32; 2],
     /// Who may come to ports that say nothing of it, nor their networks; empty for everybody.
     pub from: Vec<IpNet>,
+    /// What other hosts have of overlay networks.
+    pub remotes: Remotes,
 }
 
 /// Everything that should exist.
@@ -50,12 +52,16 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     };
     for network in model.networks.values() {
         add_network(&mut state, network);
+        overlay::add_segment(&mut state, network, facts);
     }
     for endpoint in model.endpoints.values() {
         if let Some(sandbox) = there(endpoint, facts) {
             add_endpoint(&mut state, model, endpoint, &sandbox);
             publish(&mut state, model, endpoint, &choices.from);
         }
+    }
+    for network in model.networks.values() {
+        overlay::add_remotes(&mut state, network, &choices.remotes);
     }
     let subnets = || model.networks.values().flat_map(|network| &network.subnets);
     let gateways = subnets().map(|subnet| subnet.gateway);
@@ -88,6 +94,14 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
         for address in network.snat_ips.iter().filter(|address| !facts.addresses.contains(*address)) {
             let name = &network.name;
             warnings.push(format!("network {name} leaves as {address}, which is no address of this host"));
+        }
+    }
+    for (port, device) in &facts.vxlan_devices {
+        let ours = model.networks.values().filter_map(|n| Some((&n.name, n.driver.segment()?)));
+        for (network, _) in ours.filter(|(_, segment)| segment.port == *port) {
+            warnings.push(format!(
+                "network {network} has UDP port {port}, which the VXLAN device {device}, not netd's, has too"
+            ));
         }
     }
     warnings.extend(model::conflicts(model, facts).iter().map(ToString::to_string));
@@ -184,6 +198,7 @@ fn add_attachment(
     };
     let device = DeviceRecord {
         kind: DeviceKind::Container as u8,
+        vni: network.driver.segment().map_or(0, |segment| segment.vni),
         ipv4: attachment.ip.map_or([0; 4], |ip| ip.octets()),
         ipv6: attachment.ip6.map_or([0; 16], |ip| ip.octets()),
         mac: attachment.mac,
@@ -211,6 +226,7 @@ fn record_in(network: &Network) -> DeviceRecord {
         zone: network.zone(),
         bridge: Some(network.bridge()),
         mtu: network.mtu,
+        vni: 0,
         ipv4: [0; 4],
         gateway_ipv4: ipv4(gateway(Family::V4)),
         ipv6: [0; 16],
@@ -249,6 +265,7 @@ fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: &BT
         zone: Zone::HOST,
         bridge: None,
         mtu: uplink.mtu,
+        vni: 0,
         ipv4: ipv4(primary(uplink, Family::V4)),
         gateway_ipv4: [0; 4],
         ipv6: ipv6(primary(uplink, Family::V6)),
@@ -308,5 +325,6 @@ pub fn sandboxes_of_veths(model: &Model) -> BTreeMap<LinkName, Sandbox> {
     veths.map(|(e, a)| (a.veth(), Sandbox { path: e.netns.clone(), inode: e.netns_inode })).collect()
 }
 
+mod overlay;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,8 @@ pub const LOOPBACK: u32 = 1;
 pub const UPLINK: u32 = 10;
 /// A device that is not netd's and no uplink.
 pub const FOREIGN: u32 = 50;
+/// The VXLAN device.
+pub const TUNNEL: u32 = 60;
 /// Host-side veth of container A of network blue, 10.176.1.2, published as 0.0.0.0:8080/tcp → 80.
 pub const A: u32 = 21;
 /// Ports 443/tcp and 443/udp → 443 are for clients of 198.51.100.0/24 and of network blue alone.
@@ -205,6 +207,7 @@ pub fn commands() -> Vec<String> {
         "link set lo up".to_owned(),
         // With the link-layer address that packets of the scene are sent to: others are for another station.
         format!("link add uplink index {UPLINK} address {} type veth peer name beyond", format_mac(UPLINK_MACS[0])),
+        format!("link add tunnel index {TUNNEL} type vxlan external dstport 4789"),
         format!("link add foreign index {FOREIGN} type veth peer name elsewhere"),
     ];
     for (bridge, _, gateway) in BRIDGES {
@@ -217,7 +220,7 @@ pub fn commands() -> Vec<String> {
         lines.push(format!("link add veth{container} index {container} type veth peer name inside{container}"));
         lines.push(format!("link set veth{container} up"));
     }
-    for device in ["uplink", "beyond", "foreign", "elsewhere"] {
+    for device in ["uplink", "beyond", "foreign", "elsewhere", "tunnel"] {
         lines.push(format!("link set {device} up"));
     }
     lines.push("address add 192.0.2.1/24 dev uplink".to_owned());

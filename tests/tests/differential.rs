@@ -132,6 +132,7 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
             Hook::FromUplink,
             Hook::ToUplink,
             Hook::ToContainer,
+            Hook::FromOverlay,
         ],
     );
     let known = world.flows.borrow().keys().nth(random.random_range(0..64)).map(of_ipv4);
@@ -141,6 +142,7 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
         Hook::ToUplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
         Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
         Hook::DnsLo => (scene::LOOPBACK, 0),
+        Hook::FromOverlay => (scene::TUNNEL, 0),
     };
     let build = match known {
         Some(tuple)

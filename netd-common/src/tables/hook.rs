@@ -23,14 +23,18 @@ pub enum Hook {
     ToUplink = 3,
     /// Egress of a container's loopback device, in the container's namespace.
     DnsLo = 4,
+    /// Ingress of the VXLAN device of a port.
+    FromOverlay = 5,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 5] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::DnsLo];
+    pub const ALL: [Self; 6] =
+        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::DnsLo, Self::FromOverlay];
 
     /// Those at devices of the host.
-    pub const OF_DEVICES: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink];
+    pub const OF_DEVICES: [Self; 5] =
+        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::FromOverlay];
 
     /// The program's name, in the object, in listings and in pins.
     pub const fn name(self) -> &'static str {
@@ -40,6 +44,7 @@ impl Hook {
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
             Self::DnsLo => "dns_lo",
+            Self::FromOverlay => "from_overlay",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod flow;
 mod hook;
+mod overlay;
 mod places;
 mod settings;
 mod sources;
@@ -14,6 +15,9 @@ use core::ops::ControlFlow;
 
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
+pub use overlay::{
+    PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, VtepKey, overhead, segment_flags,
+};
 pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
     device_flags,
@@ -45,6 +49,16 @@ pub mod names {
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// [`DialledKey`](super::DialledKey) → [`Dialled`](super::Dialled), LRU hash.
     pub const DIALLED: &str = "DIALLED";
+    /// VNI → [`Segment`](super::Segment), hash.
+    pub const SEGMENTS: &str = "SEGMENTS";
+    /// [`RemoteKey`](super::RemoteKey) → [`Remote`](super::Remote), hash.
+    pub const REMOTES: &str = "REMOTES";
+    /// [`VtepKey`](super::VtepKey) → nothing of meaning, hash.
+    pub const VTEPS: &str = "VTEPS";
+    /// [`PeerKey`](super::PeerKey) → [`Address`](super::super::tuple::Address), hash.
+    pub const PEERS: &str = "PEERS";
+    /// [`StationKey`](super::StationKey) → [`Station`](super::Station), LRU hash.
+    pub const STATIONS: &str = "STATIONS";
     /// 0 → [`Settings`](super::Settings), array of one.
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many places of the pools were looked at for it, array of [`CURSORS`](super::CURSORS).

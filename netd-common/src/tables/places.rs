@@ -57,6 +57,8 @@ pub struct Device {
     pub bridge: u32,
     /// Largest IP packet it takes, in bytes.
     pub mtu: u32,
+    /// On a container: the VXLAN segment that its network is on other hosts; 0 for none.
+    pub vni: u32,
     /// The container's own IPv4 address, the address an uplink masquerades as, or the one that a bridge's network leaves as
     /// whatever the uplink; zero where it has none.
     pub ipv4: [u8; 4],

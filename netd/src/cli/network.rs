@@ -39,6 +39,9 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
     let order = NetworkOrder {
         name: args.name,
         driver: Some(args.driver),
+        vni: args.vni,
+        peers: args.peers,
+        vxlan_port: args.vxlan_port,
         subnets: args.subnets,
         ipv6: args.ipv6,
         gateways: args.gateways,

@@ -210,5 +210,5 @@ impl<K: Kernel> Daemon<K> {
 
 /// What a network is made on.
 pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
-    Surroundings { facts, pools }
+    Surroundings { facts, pools, segment: None }
 }

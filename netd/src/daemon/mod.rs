@@ -142,7 +142,8 @@ impl<K: Kernel> Daemon<K> {
         rng: Box<dyn RngCore>,
         about: About,
     ) -> Result<Self> {
-        let choices = Choices { secret: store.secret(), from: config.publish.from.clone() };
+        let from = config.publish.from.clone();
+        let choices = Choices { secret: store.secret(), from, ..Choices::default() };
         let pools = config.pools(Pools::automatic(ipam::unique_local(store.global_id())));
         let mut daemon = Self {
             kernel,

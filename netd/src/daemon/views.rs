@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
-    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, Subnet, format_mac},
+    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac},
     plan::{primary, there, warnings},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
@@ -27,6 +27,9 @@ pub struct NetworkView {
     pub name: String,
     pub id: String,
     pub driver: String,
+    /// Of a network that spans hosts.
+    #[serde(default)]
+    pub segment: Option<Segment>,
     pub subnets: Vec<SubnetView>,
     /// What its containers leave as, where that is not the uplink's address.
     #[serde(default)]
@@ -200,7 +203,8 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
     NetworkView {
         name: network.name.to_string(),
         id: network.id.clone(),
-        driver: "bridge".to_owned(),
+        driver: network.driver.name().to_owned(),
+        segment: network.driver.segment().cloned(),
         subnets: network.subnets.iter().map(subnet_view).collect(),
         snat_ips: network.snat_ips.clone(),
         internal: network.internal,

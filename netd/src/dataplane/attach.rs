@@ -270,7 +270,7 @@ fn attached_filter(link: &LinkName, hook: Hook) -> std::io::Result<SchedClassifi
 /// Which way the packets of a hook go.
 pub const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::FromContainer | Hook::FromUplink => TcAttachType::Ingress,
+        Hook::FromContainer | Hook::FromUplink | Hook::FromOverlay => TcAttachType::Ingress,
         Hook::ToContainer | Hook::ToUplink | Hook::DnsLo => TcAttachType::Egress,
     }
 }
@@ -278,7 +278,7 @@ pub const fn direction(hook: Hook) -> TcAttachType {
 const fn priority(hook: Hook) -> u16 {
     match hook {
         Hook::ToUplink => LAST,
-        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink | Hook::DnsLo => FIRST,
+        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink | Hook::DnsLo | Hook::FromOverlay => FIRST,
     }
 }
 

@@ -13,6 +13,7 @@ mod inside;
 mod log;
 mod object;
 mod others;
+mod overlay;
 mod pins;
 mod requirements;
 mod syscall;
@@ -30,7 +31,10 @@ use netd_common::tables::{Hook, names};
 #[cfg(test)]
 pub use self::object::OBJECT;
 use self::{attach::Attachments, collector::Collector, inside::Inside, tables::Tables};
-pub use self::{attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, pins::Pins, tables::Records};
+pub use self::{
+    attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
+    tables::Records,
+};
 use crate::{
     link::Filter,
     reconcile::{Collected, Guard, LinkName, Program, Sandbox},

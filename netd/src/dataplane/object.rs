@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 21] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -27,6 +27,11 @@ const PINNED: [&str; 16] = [
     names::SOURCES,
     names::HOST_ADDRESSES,
     names::DIALLED,
+    names::SEGMENTS,
+    names::REMOTES,
+    names::VTEPS,
+    names::PEERS,
+    names::STATIONS,
     names::SETTINGS,
     names::CURSORS,
     names::RESERVED,

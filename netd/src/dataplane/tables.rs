@@ -16,7 +16,11 @@ use netd_common::{
 };
 use nix::libc;
 
-use super::{flows::Flows, syscall::entries};
+use super::{
+    flows::Flows,
+    overlay::{Overlay, OverlayRecords},
+    syscall::entries,
+};
 use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
 
 /// A value as it is in a map.
@@ -41,6 +45,8 @@ pub struct Tables {
     sources: LpmTrie<MapData, [u8; SourceKey::PLACE], u8>,
     host_addresses: Hash<Address, u8>,
     dialled: Hash<DialledKey, Dialled>,
+    /// Of networks that span hosts.
+    pub overlay: Overlay,
     settings: Array<MapData, Wire<Settings>>,
     reserved: Array<MapData, Wire<ReservedPorts>>,
     searches: PerCpuArray<MapData, u64>,
@@ -60,6 +66,8 @@ pub struct Records {
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// Who may come to publications.
     pub sources: BTreeSet<SourceKey>,
+    /// Networks that span hosts.
+    pub overlay: OverlayRecords,
     /// The host's own addresses.
     pub addresses: BTreeSet<Address>,
     /// `None` before they are written.
@@ -80,6 +88,7 @@ impl Tables {
             sources: taken(object, names::SOURCES)?,
             host_addresses: taken(object, names::HOST_ADDRESSES)?,
             dialled: taken(object, names::DIALLED)?,
+            overlay: Overlay::take(object)?,
             settings: taken(object, names::SETTINGS)?,
             reserved: taken(object, names::RESERVED)?,
             searches: taken(object, names::SEARCHES)?,
@@ -97,6 +106,7 @@ impl Tables {
             zone: record.zone,
             bridge,
             mtu: record.mtu,
+            vni: record.vni,
             ipv4: record.ipv4,
             gateway_ipv4: record.gateway_ipv4,
             ipv6: record.ipv6,
@@ -251,6 +261,7 @@ impl Tables {
         let sources = entries(&self.sources).context("cannot read the sources")?;
         records.sources =
             sources.into_iter().map(|(key, _)| SourceKey::from_map(key.prefix_len(), key.data())).collect();
+        records.overlay = self.overlay.records(name)?;
         let addresses = entries(&self.host_addresses).context("cannot read the host's addresses")?;
         records.addresses = addresses.into_iter().map(|(Wire(address), _)| address).collect();
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;
@@ -279,7 +290,7 @@ fn trie_key(key: &PublicationKey) -> Key<[u8; PublicationKey::PLACE]> {
     Key::new(key.bits(), key.place())
 }
 
-fn taken<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T> {
+pub fn taken<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T> {
     let map = object.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"))?;
     T::try_from(map).with_context(|| format!("the map {name} of the eBPF object is not what netd expects"))
 }
@@ -291,6 +302,7 @@ fn record(device: &Device, name: impl Fn(u32) -> LinkName) -> DeviceRecord {
         zone: device.zone,
         bridge: (device.bridge != 0).then(|| name(device.bridge)),
         mtu: device.mtu,
+        vni: device.vni,
         ipv4: device.ipv4,
         gateway_ipv4: device.gateway_ipv4,
         ipv6: device.ipv6,

@@ -78,6 +78,7 @@ pub fn uplink() -> DeviceRecord {
         zone: Zone::HOST,
         bridge: None,
         mtu: 1500,
+        vni: 0,
         ipv4: [192, 0, 2, 1],
         gateway_ipv4: [0; 4],
         ipv6: [1; 16],

@@ -305,3 +305,5 @@ fn programs_of_others_at_our_hooks_are_told_with_their_place() {
         });
     }
 }
+
+mod spanning;

@@ -13,6 +13,7 @@ mod ours;
 mod rules;
 mod seen;
 pub mod sockets;
+mod tunnel;
 mod uses;
 mod veth;
 mod watch;
@@ -37,7 +38,7 @@ use self::{
 };
 use crate::{
     netns::{Namespace, Unfit},
-    reconcile::{Bridge, LinkName, Sandbox, Veth},
+    reconcile::{Bridge, LinkName, Sandbox, Tunnel, Veth},
 };
 
 /// What is found of ours.
@@ -47,6 +48,8 @@ pub struct Ours {
     pub bridges: BTreeMap<LinkName, Bridge>,
     /// The host's sides of endpoints' veths, with the other sides.
     pub veths: BTreeMap<LinkName, Veth>,
+    /// VXLAN devices.
+    pub tunnels: BTreeMap<LinkName, Tunnel>,
     /// Those that somebody has given another name: theirs, and the other one.
     pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why.
@@ -160,6 +163,9 @@ impl Links {
                     };
                     ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, inside));
                 }
+                Some(Owner::Tunnel(port)) => {
+                    ours.tunnels.insert(link.name.clone(), tunnel::observed(link, port));
+                }
                 None => {}
             }
         }
@@ -229,11 +235,11 @@ impl Links {
         self.delete_index(link.index).await.with_context(|| format!("cannot delete {name}"))
     }
 
-    /// Deletes every link of ours, veths before bridges; their names.
+    /// Deletes every link of ours, veths before bridges and VXLAN devices; their names.
     pub async fn delete_all(&self) -> Result<Vec<LinkName>> {
         let links = self.all().await?;
         let mut ours: Vec<&Link> = links.values().filter(|l| l.owner().is_some() || l.is_half_made()).collect();
-        ours.sort_by_key(|link| matches!(link.owner(), Some(Owner::Network(_))));
+        ours.sort_by_key(|link| matches!(link.owner(), Some(Owner::Network(_) | Owner::Tunnel(_))));
         for link in &ours {
             self.delete(&link.name).await?;
         }

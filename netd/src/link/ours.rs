@@ -2,8 +2,8 @@
 
 use netd_common::tuple::Mac;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 
 use super::{GROUP, PREFIX};
@@ -16,23 +16,37 @@ pub enum Owner {
     Network(String),
     /// The host's side of an endpoint's veth pair.
     Endpoint(String),
+    /// The VXLAN device of a UDP port.
+    Tunnel(u16),
 }
 
 impl Owner {
     const NETWORK: &str = "netd network ";
     const ENDPOINT: &str = "netd endpoint ";
+    const TUNNEL: &str = "netd tunnel ";
 
     /// The `ifalias` that says so.
     pub fn alias(&self) -> String {
         match self {
             Self::Network(owner) => format!("{}{owner}", Self::NETWORK),
             Self::Endpoint(owner) => format!("{}{owner}", Self::ENDPOINT),
+            Self::Tunnel(port) => format!("{}{port}", Self::TUNNEL),
         }
     }
 
     fn of(alias: &str) -> Option<Self> {
-        let network = alias.strip_prefix(Self::NETWORK).map(|owner| Self::Network(owner.to_owned()));
-        network.or_else(|| alias.strip_prefix(Self::ENDPOINT).map(|owner| Self::Endpoint(owner.to_owned())))
+        let network = || alias.strip_prefix(Self::NETWORK).map(|owner| Self::Network(owner.to_owned()));
+        let endpoint = || alias.strip_prefix(Self::ENDPOINT).map(|owner| Self::Endpoint(owner.to_owned()));
+        let tunnel = || alias.strip_prefix(Self::TUNNEL)?.parse().ok().map(Self::Tunnel);
+        network().or_else(endpoint).or_else(tunnel)
+    }
+
+    fn kind(&self) -> InfoKind {
+        match self {
+            Self::Network(_) => InfoKind::Bridge,
+            Self::Endpoint(_) => InfoKind::Veth,
+            Self::Tunnel(_) => InfoKind::Vxlan,
+        }
     }
 }
 
@@ -41,6 +55,7 @@ pub fn quoted(owner: &Owner) -> String {
     match owner {
         Owner::Network(name) => format!("network {name}"),
         Owner::Endpoint(name) => format!("endpoint {name}"),
+        Owner::Tunnel(port) => format!("tunnel of UDP port {port}"),
     }
 }
 
@@ -83,7 +98,9 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Number of that namespace, if it is another.
     pub peer_namespace: Option<i32>,
-    /// Whether its options as a bridge, and as a port of one, are those of ours. Of a device that is neither, they are.
+    /// UDP port of a VXLAN device.
+    pub vxlan_port: Option<u16>,
+    /// Whether its options as a bridge, as a port of one, or as a VXLAN device are those of ours. Of any other device, they are.
     pub options_hold: bool,
 }
 
@@ -94,27 +111,19 @@ impl Link {
             return None;
         }
         let owner = Owner::of(self.alias.as_deref()?)?;
-        let kind = match owner {
-            Owner::Network(_) => InfoKind::Bridge,
-            Owner::Endpoint(_) => InfoKind::Veth,
-        };
-        (self.kind.as_ref() == Some(&kind)).then_some(owner)
+        (self.kind.as_ref() == Some(&owner.kind())).then_some(owner)
     }
 
     /// Whether it was made by us and never got its alias.
     pub fn is_half_made(&self) -> bool {
-        let kind = matches!(self.kind, Some(InfoKind::Bridge | InfoKind::Veth));
+        let kind = matches!(self.kind, Some(InfoKind::Bridge | InfoKind::Veth | InfoKind::Vxlan));
         kind && self.name.as_str().starts_with(PREFIX) && self.alias.is_none() && self.group == GROUP && !self.up
     }
 
     /// Whether it is marked as ours but for its name. That says little: another may have marks alike.
     pub fn is_ours_but_for_its_name(&self) -> bool {
-        let kind = match self.alias.as_deref().and_then(Owner::of) {
-            Some(Owner::Network(_)) => InfoKind::Bridge,
-            Some(Owner::Endpoint(_)) => InfoKind::Veth,
-            None => return false,
-        };
-        self.kind == Some(kind) && self.group == GROUP
+        let owner = self.alias.as_deref().and_then(Owner::of);
+        owner.is_some_and(|owner| self.kind == Some(owner.kind())) && self.group == GROUP
     }
 
     /// Whether it is marked as the owner's and has a name that none of ours has.
@@ -147,6 +156,7 @@ impl Link {
             master: None,
             peer: None,
             peer_namespace: None,
+            vxlan_port: None,
             options_hold: true,
         };
         for attribute in message.attributes {
@@ -161,6 +171,7 @@ impl Link {
                 LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
                 LinkAttribute::LinkInfo(infos) => {
                     link.options_hold = infos.iter().all(holds);
+                    link.vxlan_port = infos.iter().find_map(vxlan_port);
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
                         _ => None,
@@ -174,7 +185,7 @@ impl Link {
 }
 
 /// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing, and get what is for
-/// nobody known from nobody.
+/// nobody known from nobody. A VXLAN device of ours takes each packet's VNI from a program.
 fn holds(info: &LinkInfo) -> bool {
     match info {
         LinkInfo::Data(InfoData::Bridge(options)) => options.iter().all(|option| match option {
@@ -182,10 +193,19 @@ fn holds(info: &LinkInfo) -> bool {
             InfoBridge::MulticastSnooping(on) => !on,
             _ => true,
         }),
+        LinkInfo::Data(InfoData::Vxlan(options)) => options.contains(&InfoVxlan::CollectMetadata(true)),
         LinkInfo::PortData(InfoPortData::BridgePort(options)) => options.iter().all(|option| match option {
             InfoBridgePort::Learning(on) | InfoBridgePort::UnicastFlood(on) => !on,
             _ => true,
         }),
         _ => true,
     }
+}
+
+fn vxlan_port(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vxlan(options)) = info else { return None };
+    options.iter().find_map(|option| match option {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    })
 }

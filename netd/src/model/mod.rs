@@ -16,6 +16,7 @@ mod options;
 mod portspec;
 mod rejection;
 mod renumbering;
+mod segment;
 mod snat;
 mod sources;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
+pub use segment::{Driver, RemoteEndpoint, Remotes, Segment};
 pub use sources::{lets_in, set_sources, source_list};
 
 use crate::reconcile::{Family, LinkName};
@@ -72,6 +74,9 @@ pub struct Network {
     pub id: String,
     /// Unique, 1 or more: what the datapath calls it.
     pub zone: u16,
+    /// What it is made of.
+    #[serde(default)]
+    pub driver: Driver,
     /// The addresses its containers have: at least one, at most one of a family, IPv4 first.
     pub subnets: Vec<Subnet>,
     /// What its containers leave as, at most one address of a family; the uplink's where there is none.

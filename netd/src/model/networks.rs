@@ -8,8 +8,8 @@ use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Subnet, conflicts::used, mode::RESERVED, mtu, snat,
-    sources,
+    DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Segment, Subnet, conflicts::used, mode::RESERVED, mtu,
+    segment, snat, sources,
 };
 use crate::{
     ipam::{self, Pools},
@@ -22,8 +22,14 @@ use crate::{
 pub struct NetworkOrder {
     /// Its name.
     pub name: String,
-    /// `bridge`, also where it is not given.
+    /// `bridge`, also where it is not given, `overlay` or `vxlan`.
     pub driver: Option<String>,
+    /// Of driver vxlan: the segment.
+    pub vni: Option<u32>,
+    /// Of driver vxlan: the other hosts of the segment.
+    pub peers: Vec<String>,
+    /// Of driver vxlan: the UDP port, 4789 where it is not given.
+    pub vxlan_port: Option<u16>,
     /// Its subnets, at most one of a family; a free IPv4 one where none is given.
     pub subnets: Vec<String>,
     /// Both families: what is not among the subnets is chosen.
@@ -59,6 +65,8 @@ pub struct Surroundings<'a> {
     pub facts: &'a HostFacts,
     /// Where automatic subnets come from.
     pub pools: &'a Pools,
+    /// The segment that the cluster gives a network of driver overlay; `None` without a cluster.
+    pub segment: Option<&'a Segment>,
 }
 
 /// Makes a network.
@@ -76,9 +84,7 @@ pub fn create_network(
     if model.networks.contains_key(&name) {
         return Err(Rejection::NetworkExists(name));
     }
-    if let Some(driver) = order.driver.as_deref().filter(|driver| *driver != "bridge") {
-        return Err(Rejection::Unsupported(format!("driver {driver}")));
-    }
+    let driver = segment::driver(model, order, on)?;
     let options = Options::read(&order.options)?;
     if order.mtu.is_some() && options.mtu.is_some() {
         return Err(Rejection::MtuTwice);
@@ -91,7 +97,7 @@ pub fn create_network(
         name: name.clone(),
         id: fresh_id(rng, |id| model.networks.values().any(|other| other.id[..8] == id[..8])),
         zone: free_zone(model)?,
-        mtu: mtu::chosen(mtu, &subnets, on.facts)?,
+        mtu: mtu::chosen(mtu, &subnets, driver.overhead(), on.facts)?,
         snat_ips: snat::sources(&snat_ips, &subnets)?,
         subnets,
         internal: order.internal,
@@ -101,7 +107,8 @@ pub fn create_network(
         dns: servers(&order.dns)?,
         from: sources::read(&order.from)?,
         labels: order.labels.clone(),
-        mac: fresh_mac(rng),
+        mac: driver.segment().map_or_else(|| fresh_mac(rng), Segment::gateway_mac),
+        driver,
         created: now,
     };
     model.networks.insert(name.clone(), network);

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::{Name, Protocol};
-use crate::reconcile::{Family, Process, Use};
+use crate::reconcile::{Family, LinkName, Process, Use};
 
 /// Why a request is refused, with the thing in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -64,6 +64,30 @@ pub enum Rejection {
     BadMtu(u32),
     #[error("MTU {0} is less than 1280, which every link with IPv6 must carry")]
     MtuBelowIpv6(u32),
+    #[error("there is no network driver {}: bridge, overlay or vxlan", short(.0))]
+    UnknownDriver(String),
+    #[error("driver overlay needs a cluster: start the daemon with --etcd; driver vxlan joins hosts without one")]
+    NoCluster,
+    #[error("{option} is not for driver {driver}")]
+    NotOfDriver { option: &'static str, driver: &'static str },
+    #[error("driver {driver} needs {option}")]
+    DriverNeeds { driver: &'static str, option: &'static str },
+    #[error("VNI {0} is not between 1 and 16777215")]
+    BadVni(u32),
+    #[error("VNI {vni} is taken by network {network}")]
+    VniTaken { vni: u32, network: Name },
+    #[error("UDP port 0 is none for VXLAN")]
+    BadVxlanPort,
+    #[error(
+        "UDP port {port} is taken by the VXLAN device {device}, which is not netd's; give another with --vxlan-port"
+    )]
+    VxlanPortTaken { port: u16, device: LinkName },
+    #[error("{address} cannot be a peer: {why}")]
+    UnfitPeer { address: IpAddr, why: &'static str },
+    #[error("the peers {first} and {second} are of two families: the hosts of a network have addresses of one")]
+    PeersOfTwoFamilies { first: IpAddr, second: IpAddr },
+    #[error("{peers} peers are more than {most}: driver overlay is for so many hosts")]
+    TooManyPeers { peers: usize, most: u32 },
 
     #[error("endpoint {endpoint} is in network {network} already")]
     AlreadyConnected { endpoint: Name, network: Name },
@@ -140,6 +164,8 @@ impl Rejection {
             | Self::MacTaken { .. }
             | Self::InterfaceTaken(_)
             | Self::AlreadyPublished { .. }
+            | Self::VniTaken { .. }
+            | Self::VxlanPortTaken { .. }
             | Self::PortHeld { .. }
             | Self::PortInUse { .. } => 409,
             _ => 400,

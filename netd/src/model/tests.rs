@@ -73,7 +73,7 @@ pub fn order(name: &str, networks: &[&str]) -> AttachOrder {
     }
 }
 
-fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection> {
+pub fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection> {
     let facts = HostFacts {
         uses: [
             ("10.176.1.0/24".parse().unwrap(), by("tun0")),
@@ -86,7 +86,7 @@ fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection> {
         ..Default::default()
     };
     let pools = pools();
-    let on = Surroundings { facts: &facts, pools: &pools };
+    let on = Surroundings { facts: &facts, pools: &pools, segment: None };
     create_network(model, &order, on, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
 }
 
@@ -96,6 +96,12 @@ fn by(device: &str) -> Use {
 
 fn pools() -> Pools {
     Pools::automatic("fd12:3456:789a::/48".parse().unwrap())
+}
+
+/// A network that joins hosts by hand.
+pub fn vxlan(vni: u32, peers: &[&str]) -> NetworkOrder {
+    let peers = peers.iter().map(|peer| (*peer).to_owned()).collect();
+    NetworkOrder { driver: Some("vxlan".into()), vni: Some(vni), peers, ..network("spanning", "10.9.0.0/24") }
 }
 
 fn network(name: &str, subnet: &str) -> NetworkOrder {
@@ -183,7 +189,7 @@ fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let (mut model, mut rng) = (Model::default(), StdRng::seed_from_u64(1));
     let mut create = |model: &mut Model, name: &str, mtu, facts: &HostFacts| {
         let order = NetworkOrder { name: name.into(), mtu, ..Default::default() };
-        create_network(model, &order, Surroundings { facts, pools: &pools() }, 0, &mut rng).unwrap()
+        create_network(model, &order, Surroundings { facts, pools: &pools(), segment: None }, 0, &mut rng).unwrap()
     };
     let follower = create(&mut model, "follower", None, &facts([9000, 9000]));
     let fixed = create(&mut model, "fixed", Some(1300), &facts([9000, 9000]));
@@ -271,8 +277,24 @@ fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
         ),
         (NetworkOrder { mtu: Some(67), ..network("n", "10.1.0.0/24") }, "MTU 67 is not between 68 and 65535"),
         (
+            NetworkOrder { driver: Some("macvlan".into()), ..network("n", "10.1.0.0/24") },
+            "there is no network driver macvlan: bridge, overlay or vxlan",
+        ),
+        (NetworkOrder { vni: Some(7), ..network("n", "10.1.0.0/24") }, "--vni is not for driver bridge"),
+        (NetworkOrder { vni: None, ..vxlan(7, &["192.0.2.2"]) }, "driver vxlan needs --vni"),
+        (vxlan(7, &[]), "driver vxlan needs --peer"),
+        (vxlan(0, &["192.0.2.2"]), "VNI 0 is not between 1 and 16777215"),
+        (vxlan(1 << 24, &["192.0.2.2"]), "VNI 16777216 is not between 1 and 16777215"),
+        (vxlan(7, &["here"]), "`here` is not the IP address of a peer"),
+        (vxlan(7, &["239.1.1.1"]), "239.1.1.1 cannot be a peer: it is not the address of another host"),
+        (
+            vxlan(7, &["192.0.2.2", "2001:db8::2"]),
+            "the peers 192.0.2.2 and 2001:db8::2 are of two families: the hosts of a network have addresses of one",
+        ),
+        (NetworkOrder { vxlan_port: Some(0), ..vxlan(7, &["192.0.2.2"]) }, "UDP port 0 is none for VXLAN"),
+        (
             NetworkOrder { driver: Some("overlay".into()), ..network("n", "10.1.0.0/24") },
-            "driver overlay is not supported by this version",
+            "driver overlay needs a cluster: start the daemon with --etcd; driver vxlan joins hosts without one",
         ),
     ];
     for (order, line) in cases {
@@ -507,7 +529,7 @@ fn routing(nets: &[&str]) -> HostFacts {
 }
 
 fn moved(model: &mut Model, name: &str, order: RenumberOrder, facts: &HostFacts) -> Result<Vec<String>, Rejection> {
-    let on = Surroundings { facts, pools: &pools() };
+    let on = Surroundings { facts, pools: &pools(), segment: None };
     let gone = renumber(model, &name.parse().unwrap(), &order, on)?;
     Ok(gone.iter().map(ToString::to_string).collect())
 }

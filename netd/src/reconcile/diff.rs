@@ -3,11 +3,14 @@
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
-    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey},
+    tables::{
+        EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings, SourceKey,
+        VtepKey,
+    },
     tuple::Address,
 };
 
-use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, State, Veth};
+use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, SegmentRecord, State, Tunnel, Veth, overlay};
 
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +37,16 @@ pub enum Step {
     DeleteVeth(LinkName),
     /// Deletes a bridge of ours.
     DeleteBridge(LinkName),
+    /// Takes an entry out of the segment table: nothing goes or comes by it any more.
+    RemoveSegment(u32),
+    /// Takes an entry out of the table of remote containers.
+    RemoveRemote(RemoteKey),
+    /// Takes an entry out of the table of VTEPs.
+    RemoveVtep(VtepKey),
+    /// Takes an entry out of the table of peers.
+    RemovePeer(PeerKey),
+    /// Deletes a VXLAN device of ours.
+    DeleteTunnel(LinkName),
 
     /// Writes the settings table.
     PutSettings(Settings),
@@ -52,6 +65,8 @@ pub enum Step {
     Attach(LinkName, Hook),
     /// Opens the resolver's sockets in a container's namespace, and attaches its program there.
     OpenResolver(u64),
+    /// Makes a VXLAN device, up, or mends one that differs.
+    PutTunnel(LinkName, Tunnel),
     /// Writes the record of a device.
     PutDevice(LinkName, DeviceRecord),
     /// Switches forwarding of a family on for a device, noting the value it had.
@@ -61,6 +76,14 @@ pub enum Step {
     /// Makes a veth a port of its bridge with the right port attributes, sets both sides up, and gives the container its
     /// addresses and routes. Also mends a veth that differs.
     ConnectVeth(LinkName, Veth),
+    /// Writes an entry of the table of VTEPs.
+    PutVtep(VtepKey),
+    /// Writes an entry of the table of peers.
+    PutPeer(PeerKey, Address),
+    /// Writes an entry of the table of remote containers.
+    PutRemote(RemoteKey, Remote),
+    /// Writes an entry of the segment table.
+    PutSegment(u32, SegmentRecord),
     /// Writes an address of the host into its table.
     PutAddress(Address),
     /// Writes an entry of the source table.
@@ -81,6 +104,7 @@ impl Step {
         let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
         match self {
             Self::PutDevice(link, _) | Self::Forward(link, _) => link == missing,
+            Self::PutSegment(_, segment) => segment.tunnel == *missing,
             Self::ConnectVeth(link, veth) => link == missing || veth.bridge == *missing,
             _ => false,
         }
@@ -111,7 +135,8 @@ fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
             wanted.owner != veth.owner || elsewhere && !observed.unclear.contains_key(*link)
         })
     });
-    bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).collect()
+    let tunnels = observed.tunnels.keys().filter(|link| !desired.tunnels.contains_key(link));
+    bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).chain(tunnels).collect()
 }
 
 fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
@@ -126,6 +151,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     let resolvers = observed.resolvers.keys().filter(|namespace| !desired.resolvers.contains_key(namespace));
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
+    let tunnels = observed.tunnels.keys().filter(|link| doomed.contains(link));
     let forwarding =
         observed.forwarding.iter().filter(|on| !desired.forwarding.contains(on) && !doomed.contains(&on.0));
 
@@ -133,6 +159,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     forwarding
         .map(|(link, family)| Step::RestoreForwarding(link.clone(), *family))
         .chain(publications)
+        .chain(overlay::departures(desired, observed, doomed))
         .chain(observed.addresses.difference(&desired.addresses).map(|address| Step::RemoveAddress(*address)))
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
@@ -141,6 +168,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .chain(resolvers.map(|namespace| Step::CloseResolver(*namespace)))
         .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
+        .chain(tunnels.map(|link| Step::DeleteTunnel(link.clone())))
         .collect()
 }
 
@@ -165,6 +193,8 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let new = |link: &LinkName| !observed.veths.contains_key(link) || !stays(link);
     let veths = desired.veths.iter().filter(|(link, _)| new(link));
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
+    let tunnels = desired.tunnels.iter().filter(|(link, tunnel)| observed.tunnels.get(link) != Some(tunnel));
+    steps.extend(tunnels.map(|(link, tunnel)| Step::PutTunnel(link.clone(), tunnel.clone())));
     let hooks = desired.hooks.iter().filter(|hook| !observed.hooks.contains(hook) || !stays(&hook.0));
     steps.extend(hooks.map(|(link, hook)| Step::Attach(link.clone(), *hook)));
     let resolvers =
@@ -189,6 +219,7 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge))
         .filter(|(link, _)| !observed.unclear.contains_key(*link));
     steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
+    steps.extend(overlay::arrivals(desired, observed, doomed));
     steps.extend(desired.addresses.difference(&observed.addresses).map(|address| Step::PutAddress(*address)));
     // A list is there before what it is for, and goes after it.
     steps.extend(desired.sources.difference(&observed.sources).map(|range| Step::PutSource(*range)));
@@ -233,6 +264,18 @@ impl fmt::Display for Step {
             Self::PutEndpoint(key, _) => write!(f, "record {} of zone {}", key.address.ip(), key.zone.0),
             Self::PutSource(range) => write!(f, "let in {}", sources(range)),
             Self::RemoveSource(range) => write!(f, "forget the source {}", sources(range)),
+            Self::DeleteTunnel(link) => write!(f, "delete the VXLAN device {link}"),
+            Self::PutTunnel(link, tunnel) => write!(f, "make the VXLAN device {link} of UDP port {}", tunnel.port),
+            Self::RemoveSegment(vni) => write!(f, "forget the segment {vni}"),
+            Self::PutSegment(vni, _) => write!(f, "record the segment {vni}"),
+            Self::RemoveRemote(key) => write!(f, "forget {} of segment {}", key.address.ip(), key.vni),
+            Self::PutRemote(key, remote) => {
+                write!(f, "record {} of segment {} at {}", key.address.ip(), key.vni, remote.vtep.ip())
+            }
+            Self::RemoveVtep(key) => write!(f, "forget the host {} of segment {}", key.address.ip(), key.vni),
+            Self::PutVtep(key) => write!(f, "record the host {} of segment {}", key.address.ip(), key.vni),
+            Self::RemovePeer(key) => write!(f, "forget peer {} of segment {}", key.index, key.vni),
+            Self::PutPeer(key, address) => write!(f, "record the peer {} of segment {}", address.ip(), key.vni),
             Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),
             Self::PutPublication(key, to) => {
                 let container = SocketAddr::new(to.address.ip(), to.port(key.port).number());

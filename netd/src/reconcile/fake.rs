@@ -91,6 +91,19 @@ impl FakeKernel {
             Step::PutDevice(link, record) => drop(state.devices.insert(link, record)),
             Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
             Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
+            Step::RemoveSegment(vni) => drop(state.segments.remove(&vni)),
+            Step::RemoveRemote(key) => drop(state.remotes.remove(&key)),
+            Step::RemoveVtep(key) => drop(state.vteps.remove(&key)),
+            Step::RemovePeer(key) => drop(state.peers.remove(&key)),
+            Step::DeleteTunnel(link) => {
+                state.tunnels.remove(&link);
+                lose(state, &link);
+            }
+            Step::PutTunnel(link, tunnel) => drop(state.tunnels.insert(link, tunnel)),
+            Step::PutSegment(vni, record) => drop(state.segments.insert(vni, record)),
+            Step::PutRemote(key, remote) => drop(state.remotes.insert(key, remote)),
+            Step::PutVtep(key) => drop(state.vteps.insert(key)),
+            Step::PutPeer(key, address) => drop(state.peers.insert(key, address)),
             Step::PutAddress(address) => drop(state.addresses.insert(address)),
             Step::PutSource(range) => drop(state.sources.insert(range)),
             Step::RemoveSource(range) => drop(state.sources.remove(&range)),
@@ -108,6 +121,13 @@ fn lose(state: &mut State, link: &LinkName) {
     }
     for record in state.endpoints.values_mut().filter(|record| record.device == *link) {
         record.device = nothing();
+    }
+    for segment in state.segments.values_mut() {
+        for device in [&mut segment.tunnel, &mut segment.bridge] {
+            if device == link {
+                *device = nothing();
+            }
+        }
     }
 }
 

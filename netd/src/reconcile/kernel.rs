@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub uses: BTreeSet<(IpNet, Use)>,
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.
     pub addresses: BTreeSet<IpAddr>,
+    /// VXLAN devices that are not ours, by their UDP port.
+    pub vxlan_devices: BTreeMap<u16, LinkName>,
     /// Whether a rule of the host's picks routes by a mark or a type of service.
     pub routes_by_marks: bool,
     /// `net.ipv4.ip_local_port_range`.
@@ -35,6 +37,13 @@ pub struct HostFacts {
     pub timeouts: [u32; Timeout::COUNT],
     /// Sandboxes of the model that are still there, by the path asked for.
     pub sandboxes: BTreeMap<PathBuf, Sandbox>,
+}
+
+impl HostFacts {
+    /// The largest packet that every way out takes, in bytes; `None` without one.
+    pub fn narrowest(&self) -> Option<u32> {
+        self.uplinks.values().map(|uplink| uplink.path_mtu).min()
+    }
 }
 
 /// How the host uses addresses.

@@ -8,6 +8,7 @@ mod diff;
 #[cfg(test)]
 pub mod fake;
 mod kernel;
+mod overlay;
 mod repair;
 mod state;
 
@@ -16,5 +17,6 @@ pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
 pub use repair::repair;
 pub use state::{
-    Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, ResolverState, Sandbox, State, Veth,
+    Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, ResolverState, Sandbox, SegmentRecord, State,
+    Tunnel, Veth,
 };

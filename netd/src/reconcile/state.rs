@@ -10,7 +10,10 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey},
+    tables::{
+        EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings, SourceKey,
+        VtepKey,
+    },
     tuple::{Address, Mac, Zone},
 };
 use serde::{Deserialize, Serialize};
@@ -68,7 +71,8 @@ impl From<LinkName> for String {
 }
 
 /// A version of the Internet Protocol.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4.
     V4,
@@ -133,6 +137,16 @@ pub struct State {
     pub sources: BTreeSet<SourceKey>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// One VXLAN device a UDP port, for every network of that port that spans hosts.
+    pub tunnels: BTreeMap<LinkName, Tunnel>,
+    /// The segment table, by VNI.
+    pub segments: BTreeMap<u32, SegmentRecord>,
+    /// The table of remote containers: the forwarding map of overlay networks.
+    pub remotes: BTreeMap<RemoteKey, Remote>,
+    /// The table of VTEPs.
+    pub vteps: BTreeSet<VtepKey>,
+    /// The table of peers.
+    pub peers: BTreeMap<PeerKey, Address>,
     /// The table of the host's own addresses, those of its loopback aside.
     pub addresses: BTreeSet<Address>,
     /// The settings table; `None` before they are written.
@@ -183,6 +197,15 @@ pub struct Veth {
     pub interface: Interface,
 }
 
+/// A VXLAN device that takes each packet's VNI and VTEP from a program (`external`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// UDP port, also in its `ifalias` after `netd tunnel `.
+    pub port: u16,
+    /// Whether it is up and its options are as they were made.
+    pub intact: bool,
+}
+
 /// A container's network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sandbox {
@@ -218,6 +241,8 @@ pub struct DeviceRecord {
     pub bridge: Option<LinkName>,
     /// In bytes.
     pub mtu: u32,
+    /// The segment that a container's network is on other hosts; 0 for none.
+    pub vni: u32,
     /// Own or masquerade address; zero for none.
     pub ipv4: [u8; 4],
     /// The gateway's; zero for none.
@@ -243,4 +268,27 @@ pub struct EndpointRecord {
     pub mac: Mac,
     /// The bridge's.
     pub gateway_mac: Mac,
+}
+
+/// A [`netd_common::tables::Segment`] by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentRecord {
+    /// The VXLAN device.
+    pub tunnel: LinkName,
+    /// The network's bridge.
+    pub bridge: LinkName,
+    /// In bytes.
+    pub underlay_mtu: u32,
+    /// How many peers it floods to.
+    pub peers: u32,
+    /// Of `segment_flags`.
+    pub flags: u32,
+    /// The network.
+    pub zone: Zone,
+    /// The bridge's.
+    pub gateway_mac: Mac,
+    /// Zero for none.
+    pub gateway_ipv4: [u8; 4],
+    /// Zero for none.
+    pub gateway_ipv6: [u8; 16],
 }

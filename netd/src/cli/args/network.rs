@@ -103,8 +103,17 @@ pub struct NetworkCreateArgs {
     /// Its name
     pub name: String,
     /// What it is made of
-    #[arg(short, long, default_value = "bridge", value_parser = ["bridge"])]
+    #[arg(short, long, default_value = "bridge", value_parser = ["bridge", "overlay", "vxlan"])]
     pub driver: String,
+    /// Of driver vxlan: the number of the segment, 1 to 16777215
+    #[arg(long, value_name = "N")]
+    pub vni: Option<u32>,
+    /// Of driver vxlan: the address of another host in the segment, once for each
+    #[arg(long = "peer", value_name = "IP")]
+    pub peers: Vec<String>,
+    /// Of driver vxlan: the UDP port; 4789 unless given
+    #[arg(long, value_name = "P")]
+    pub vxlan_port: Option<u16>,
     /// Its addresses, IPv4 or IPv6, once for each; a free /24 of 10.176.0.0/12 unless given
     #[arg(long = "subnet", value_name = "CIDR")]
     pub subnets: Vec<String>,

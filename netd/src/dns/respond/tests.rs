@@ -296,6 +296,7 @@ fn network(name: &str, zone: u8) -> Network {
         name: name.parse().unwrap(),
         id: format!("{zone:012x}"),
         zone: zone.into(),
+        driver: Default::default(),
         subnets: subnets.into(),
         internal: false,
         mtu: 1500,

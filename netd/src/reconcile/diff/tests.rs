@@ -48,12 +48,60 @@ fn record(bridge: usize, mtu: u32) -> DeviceRecord {
         zone: Zone(1),
         bridge: Some(link(["ndb-a", "ndb-b", "ndb-c"][bridge])),
         mtu,
+        vni: 0,
         ipv4: [0; 4],
         gateway_ipv4: [0; 4],
         ipv6: [0; 16],
         gateway_ipv6: [0; 16],
         mac: Mac::default(),
         gateway_mac: Mac::default(),
+    }
+}
+
+/// What there is of networks that span hosts, by some bits: each thing in one of two kinds, or not at all.
+fn spanning(bits: u32, state: State) -> State {
+    let kind = |salt: u32| Some(bits.rotate_left(salt * 3) % 3).filter(|kind| *kind < 2);
+    let names = ["ndx-4789", "ndx-8472"].map(link);
+    let tunnels = (0..2).filter_map(|i| {
+        let tunnel = Tunnel { port: [4789, 8472][i], intact: kind(i as u32)? == 0 };
+        Some((names[i].clone(), tunnel))
+    });
+    let tunnels: BTreeMap<_, _> = tunnels.collect();
+    let hooks = tunnels.keys().filter(|_| bits & 1 == 1).map(|link| (link.clone(), Hook::FromOverlay));
+    let hooks: Vec<_> = hooks.collect();
+    let there = |link: &LinkName| if tunnels.contains_key(link) { link.clone() } else { self::link("gone-0") };
+    let bridges: Vec<_> = state.bridges.keys().cloned().collect();
+    let segments = (0..2).filter_map(|i| {
+        let (kind, bridge) = (kind(2 + i)?, bridges.get(i as usize)?);
+        Some((i + 1, segment(there(&names[kind as usize]), bridge.clone())))
+    });
+    let segments = segments.collect();
+    let address = |last: u32| Address::v4([192, 0, 2, last as u8]);
+    let remote = |vtep: u32| Remote { vtep: address(vtep), ..Remote::default() };
+    State {
+        segments,
+        remotes: (0..3)
+            .filter_map(|i| Some((RemoteKey { address: address(i), vni: 1 }, remote(kind(4 + i)?))))
+            .collect(),
+        vteps: (0..2).filter(|i| kind(7 + i).is_some()).map(|i| VtepKey { address: address(i), vni: 1 }).collect(),
+        peers: (0..2).filter_map(|i| Some((PeerKey { vni: 1, index: i }, address(kind(8 + i)?)))).collect(),
+        hooks: state.hooks.into_iter().chain(hooks).collect(),
+        tunnels,
+        ..state
+    }
+}
+
+fn segment(tunnel: LinkName, bridge: LinkName) -> SegmentRecord {
+    SegmentRecord {
+        tunnel,
+        bridge,
+        underlay_mtu: 1500,
+        peers: 0,
+        flags: 0,
+        zone: Zone(1),
+        gateway_mac: Mac::default(),
+        gateway_ipv4: [0; 4],
+        gateway_ipv6: [0; 16],
     }
 }
 
@@ -90,7 +138,7 @@ fn state() -> impl Strategy<Value = State> {
                 let key = PublicationKey::new(Address::ANY_V4, 6, Port::new(host));
                 (key, Publication::new(Zone(1), Address::v4([10, 0, 0, 2]), host, port))
             });
-            State {
+            let state = State {
                 unclear: BTreeMap::new(),
                 misnamed: BTreeMap::new(),
                 forwarding: some(1)
@@ -117,7 +165,9 @@ fn state() -> impl Strategy<Value = State> {
                 settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
                 bridges,
                 veths,
-            }
+                ..State::default()
+            };
+            spanning(bits.reverse_bits(), state)
         },
     )
 }
@@ -131,12 +181,16 @@ fn desired() -> impl Strategy<Value = State> {
         let bridges = state.bridges.clone();
         state.veths.retain(|_, veth| bridges.contains_key(&veth.bridge));
         state.devices.retain(|_, record| record.bridge.as_ref().is_some_and(|bridge| bridges.contains_key(bridge)));
-        let there =
-            |link: &LinkName| bridges.contains_key(link) || state.veths.contains_key(link) || link.as_str() == "eth0";
+        let there = |link: &LinkName| {
+            let ours = bridges.contains_key(link) || state.veths.contains_key(link);
+            ours || state.tunnels.contains_key(link) || link.as_str() == "eth0"
+        };
         state.devices.retain(|link, _| there(link));
         state.hooks.retain(|(link, _)| there(link));
         state.forwarding.retain(|(link, _)| there(link));
         state.endpoints.retain(|_, record| there(&record.device));
+        state.segments.retain(|_, segment| there(&segment.tunnel) && there(&segment.bridge));
+        state.tunnels.values_mut().for_each(|tunnel| tunnel.intact = true);
         state
     })
 }

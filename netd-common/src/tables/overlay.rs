@@ -1,0 +1,133 @@
+//! Networks that span hosts: who is known of a VXLAN segment (RFC 7348), and where.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Instant;
+use crate::tuple::{Address, Mac, Zone};
+
+/// The most peers that a segment made by hand floods to.
+pub const PEERS_MAX: u32 = 64;
+
+/// Flags of a [`Segment`].
+pub mod segment_flags {
+    /// Made by hand: link-layer addresses are learned from its peers, and what is for nobody known goes to all of them.
+    pub const LEARNS: u32 = 1;
+}
+
+/// Value of the segment table, by VNI: what this host needs to know of one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Segment {
+    /// Index of the VXLAN device that its packets go by.
+    pub tunnel: u32,
+    /// Index of the network's bridge on this host.
+    pub bridge: u32,
+    /// Largest IP packet between the hosts, in bytes: what it carries is less by the encapsulation.
+    pub underlay_mtu: u32,
+    /// How many peers it floods to.
+    pub peers: u32,
+    /// Of [`segment_flags`].
+    pub flags: u32,
+    /// The network.
+    pub zone: Zone,
+    /// The link-layer address of the network's gateway, the same on every host.
+    pub gateway_mac: Mac,
+    /// The gateway's address, zero where it has none of the family.
+    pub gateway_ipv4: [u8; 4],
+    /// The same for IPv6.
+    pub gateway_ipv6: [u8; 16],
+}
+
+impl Segment {
+    /// Whether it has this flag.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Largest IP packet that it carries to this VTEP, in bytes.
+    #[inline(always)]
+    pub const fn mtu(&self, vtep: Address) -> u32 {
+        self.underlay_mtu.saturating_sub(overhead(vtep.is_v4()))
+    }
+
+    /// Whether this is the gateway's address.
+    #[inline(always)]
+    pub fn is_gateway(&self, address: Address) -> bool {
+        let gateway = if address.is_v4() { Address::v4(self.gateway_ipv4) } else { Address::v6(self.gateway_ipv6) };
+        address == gateway
+    }
+}
+
+/// Bytes that encapsulation adds to an IP packet: the inner Ethernet header, VXLAN's, UDP's and the outer IP header (RFC 7348
+/// section 5).
+#[inline(always)]
+pub const fn overhead(v4: bool) -> u32 {
+    14 + 8 + 8 + if v4 { 20 } else { 40 }
+}
+
+/// Key of the table of remote containers: an address in a segment.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct RemoteKey {
+    /// The container's address.
+    pub address: Address,
+    /// The segment.
+    pub vni: u32,
+}
+
+/// Value of the table of remote containers: who has the address, and where.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Remote {
+    /// The address of its host.
+    pub vtep: Address,
+    /// Which life of that host's daemon said so.
+    pub incarnation: u64,
+    /// The container's link-layer address.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Key of the table of VTEPs: a host that may send into a segment.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct VtepKey {
+    /// The host's address.
+    pub address: Address,
+    /// The segment.
+    pub vni: u32,
+}
+
+/// Key of the table of peers, whose values are their addresses.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct PeerKey {
+    /// The segment.
+    pub vni: u32,
+    /// From 0 on, less than [`Segment::peers`].
+    pub index: u32,
+}
+
+/// Key of the table of stations: a link-layer address that was learned in a segment.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct StationKey {
+    /// The segment.
+    pub vni: u32,
+    /// The station.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Value of the table of stations: the peer that it was last heard of.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Station {
+    /// The peer.
+    pub vtep: Address,
+    /// When it was last noted.
+    pub seen: Instant,
+}

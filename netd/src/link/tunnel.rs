@@ -1,0 +1,81 @@
+//! A VXLAN device for every network of one UDP port that spans hosts: it carries, and programs decide.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
+
+use super::{
+    GROUP, Links,
+    kernel::{refusal, sysctl_is, write_sysctl},
+    ours::{Existing, Link, Owner},
+};
+use crate::reconcile::{LinkName, Tunnel};
+
+/// What keeps the largest packet of IPv4 whole within the largest one of either family.
+const MTU: u32 = 65_535 - 70;
+
+/// What a VXLAN device of ours is found to be.
+pub fn observed(link: &Link, port: u16) -> Tunnel {
+    let options_hold = link.options_hold && link.vxlan_port == Some(port) && link.mtu == MTU;
+    Tunnel { port, intact: link.up && options_hold && sysctl_is(&no_ipv6(&link.name), "1") }
+}
+
+impl Links {
+    /// VXLAN devices that are not ours, by their UDP port.
+    pub async fn foreign_tunnels(&self) -> Result<BTreeMap<u16, LinkName>> {
+        let links = self.seen_links().await?;
+        let foreign = links.values().filter(|link| link.owner().is_none() && !link.is_half_made());
+        Ok(foreign.filter_map(|link| Some((link.vxlan_port?, link.name.clone()))).collect())
+    }
+
+    /// Makes a VXLAN device, up, or mends one that is there. Nothing stays of one that fails.
+    pub async fn put_tunnel(&self, name: &LinkName, tunnel: &Tunnel) -> Result<()> {
+        let owner = Owner::Tunnel(tunnel.port);
+        if let Existing::Ours(link) = self.make_room(name, &owner).await? {
+            if link.options_hold && link.vxlan_port == Some(tunnel.port) {
+                return self.keep(&link).await.with_context(|| format!("cannot set up {name}"));
+            }
+            self.delete_index(link.index).await.with_context(|| format!("cannot delete what {name} became"))?;
+        }
+        let made = self.make_tunnel(name, tunnel.port, &owner).await;
+        if made.is_err() {
+            self.delete(name).await?;
+        }
+        made.with_context(|| format!("cannot make the VXLAN device {name}"))
+    }
+
+    async fn make_tunnel(&self, name: &LinkName, port: u16, owner: &Owner) -> Result<()> {
+        // Without a checksum of their own datagrams over IPv6 are taken too (RFC 6935): some switches send such.
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name.as_str())
+            .collect_metadata(true)
+            .learning(false)
+            .port(port)
+            .udp_zero_csum6_rx(true)
+            .mtu(MTU)
+            .link_group(GROUP)
+            .build();
+        self.handle.link().add(message).execute().await.map_err(refusal)?;
+        let Some(link) = self.named(name).await? else { bail!("it is gone again") };
+        let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
+        self.set(message).await.context("cannot mark it as netd's")?;
+        self.keep(&link).await
+    }
+
+    /// It has no address, and says nothing of its own.
+    async fn keep(&self, link: &Link) -> Result<()> {
+        write_sysctl(&no_ipv6(&link.name), "1")?;
+        if link.mtu != MTU {
+            self.set(LinkUnspec::new_with_index(link.index).mtu(MTU).build()).await.context("cannot set its MTU")?;
+        }
+        let up = self.set_up(link.index).await;
+        up.with_context(|| match link.vxlan_port {
+            Some(port) => format!("UDP port {port} is not to be had"),
+            None => "it does not come up".to_owned(),
+        })
+    }
+}
+
+fn no_ipv6(name: &LinkName) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+}

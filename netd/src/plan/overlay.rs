@@ -1,0 +1,65 @@
+//! What should exist of a network that spans hosts: the VXLAN device of its port, and who is where.
+
+use netd_common::{
+    tables::{Hook, PeerKey, Remote, RemoteKey, VtepKey, segment_flags},
+    tuple::Address,
+};
+
+use super::{EndpointKey, ipv4, ipv6};
+use crate::{
+    model::{Driver, Network, RemoteEndpoint, Remotes, Segment},
+    reconcile::{Family, HostFacts, SegmentRecord, State, Tunnel},
+};
+
+/// What every host has of a network that spans hosts.
+pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts) {
+    let Some(segment) = network.driver.segment() else { return };
+    let tunnel = segment.tunnel();
+    state.tunnels.insert(tunnel.clone(), Tunnel { port: segment.port, intact: true });
+    state.hooks.insert((tunnel, Hook::FromOverlay));
+    state.segments.insert(segment.vni, record(network, segment, facts));
+    for (index, peer) in (0..).zip(&segment.peers) {
+        let address = Address::from(*peer);
+        state.peers.insert(PeerKey { vni: segment.vni, index }, address);
+        state.vteps.insert(VtepKey { address, vni: segment.vni });
+    }
+}
+
+fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRecord {
+    let gateway = |family| network.subnet(family).map(|subnet| subnet.gateway);
+    SegmentRecord {
+        tunnel: segment.tunnel(),
+        bridge: network.bridge(),
+        underlay_mtu: facts.narrowest().unwrap_or_else(|| network.mtu + network.driver.overhead()),
+        peers: segment.peers.len() as u32,
+        flags: if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 },
+        zone: network.zone(),
+        gateway_mac: network.mac,
+        gateway_ipv4: ipv4(gateway(Family::V4)),
+        gateway_ipv6: ipv6(gateway(Family::V6)),
+    }
+}
+
+/// Where the containers of an overlay network are that other hosts have. An address that a container here has is not
+/// another's, whatever is still said elsewhere.
+pub fn add_remotes(state: &mut State, network: &Network, remotes: &Remotes) {
+    let Driver::Overlay(segment) = &network.driver else { return };
+    let vni = segment.vni;
+    let vteps = remotes.vteps.iter().map(|vtep| VtepKey { address: Address::from(*vtep), vni });
+    state.vteps.extend(vteps);
+    for ((_, address), endpoint) in remotes.endpoints.iter().filter(|((of, _), _)| *of == vni) {
+        let address = Address::from(*address);
+        if state.endpoints.contains_key(&EndpointKey { address, zone: network.zone(), pad: 0 }) {
+            continue;
+        }
+        state.remotes.insert(RemoteKey { address, vni }, remote(endpoint));
+    }
+}
+
+fn remote(endpoint: &RemoteEndpoint) -> Remote {
+    let RemoteEndpoint { mac, vtep, incarnation } = *endpoint;
+    Remote { vtep: vtep.into(), incarnation, mac, pad: 0 }
+}
+
+#[cfg(test)]
+mod tests;

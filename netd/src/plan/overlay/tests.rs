@@ -1,0 +1,122 @@
+//! What is planned of networks that span hosts.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use netd_common::tuple::Mac;
+
+use super::*;
+use crate::{
+    model::{Model, tests},
+    plan::{Choices, plan},
+    reconcile::{LinkName, Uplink},
+};
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn facts(path_mtu: u32) -> HostFacts {
+    let uplink = Uplink { mtu: 1500, path_mtu, addresses: Vec::new(), was_no_router: [].into() };
+    HostFacts { uplinks: [(LinkName::new("eth0").unwrap(), uplink)].into(), ..HostFacts::default() }
+}
+
+/// A model with a network of driver vxlan, VNI 7.
+fn by_hand() -> Model {
+    let mut model = Model::default();
+    tests::create(&mut model, tests::vxlan(7, &["192.0.2.3", "192.0.2.2"])).unwrap();
+    model
+}
+
+/// The same network, as the cluster would have it.
+fn of_cluster() -> Model {
+    let mut model = by_hand();
+    for network in model.networks.values_mut() {
+        let Driver::Vxlan(segment) = &network.driver else { panic!("it is by hand") };
+        network.driver = Driver::Overlay(Segment { peers: [].into(), ..segment.clone() });
+    }
+    model
+}
+
+fn choices(remotes: &Remotes) -> Choices {
+    Choices { secret: [1, 2], remotes: remotes.clone(), ..Choices::default() }
+}
+
+fn planned(model: &Model, remotes: &Remotes) -> State {
+    plan(model, &facts(1500), &choices(remotes))
+}
+
+#[test]
+fn a_segment_by_hand_floods_to_its_peers_and_hears_nobody_else() {
+    let state = planned(&by_hand(), &Remotes::default());
+    let tunnel = LinkName::new("ndx-4789").unwrap();
+
+    assert_eq!(state.tunnels, [(tunnel.clone(), Tunnel { port: 4789, intact: true })].into());
+    assert!(state.hooks.contains(&(tunnel, Hook::FromOverlay)));
+    let segment = &state.segments[&7];
+    assert_eq!((segment.peers, segment.flags, segment.underlay_mtu), (2, segment_flags::LEARNS, 1500));
+    assert_eq!((segment.gateway_ipv4, segment.gateway_mac), ([10, 9, 0, 1], Mac([2, 0x6e, 0x64, 0, 0, 7])));
+    let peers = [ip("192.0.2.2"), ip("192.0.2.3")].map(Address::from);
+    assert_eq!(state.peers.values().copied().collect::<Vec<_>>(), peers);
+    assert_eq!(state.vteps, peers.map(|address| VtepKey { address, vni: 7 }).into());
+    assert!(state.remotes.is_empty());
+}
+
+#[test]
+fn an_overlay_has_what_the_cluster_says_of_its_own_segment_and_no_other() {
+    let endpoint = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
+    let endpoints = [((7, ip("10.9.0.5")), endpoint), ((8, ip("10.9.0.6")), endpoint)].into();
+    let remotes = Remotes { vteps: [ip("192.0.2.2"), ip("192.0.2.3")].into(), endpoints };
+
+    let state = planned(&of_cluster(), &remotes);
+
+    let remote = Remote { vtep: ip("192.0.2.2").into(), incarnation: 3, mac: MAC, pad: 0 };
+    assert_eq!(state.remotes, [(RemoteKey { address: ip("10.9.0.5").into(), vni: 7 }, remote)].into());
+    assert_eq!((state.vteps.len(), state.peers.len(), state.segments[&7].flags), (2, 0, 0));
+    assert_eq!(planned(&by_hand(), &remotes).remotes, BTreeMap::new(), "what is by hand the cluster does not know");
+}
+
+#[test]
+fn what_the_cluster_still_says_of_an_address_that_a_container_here_has_is_not_planned() {
+    let mut model = of_cluster();
+    let name = "spanning".parse().unwrap();
+    let mut endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    endpoint.attachments.truncate(1);
+    endpoint.attachments[0].network = name;
+    endpoint.attachments[0].ip = Some("10.9.0.5".parse().unwrap());
+    let sandbox = crate::reconcile::Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode };
+    model.endpoints.insert(endpoint.name.clone(), endpoint);
+    let elsewhere = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
+    let remotes = Remotes { vteps: [].into(), endpoints: [((7, ip("10.9.0.5")), elsewhere)].into() };
+    let facts = HostFacts { sandboxes: [(sandbox.path.clone(), sandbox)].into(), ..facts(1500) };
+
+    let state = plan(&model, &facts, &choices(&remotes));
+
+    assert_eq!((state.remotes.len(), state.endpoints.len()), (0, 1));
+    assert!(state.devices.values().any(|device| device.vni == 7));
+}
+
+#[test]
+fn the_mtu_is_that_of_the_underlay_less_the_encapsulation_and_follows_it() {
+    for (peer, overhead) in [("192.0.2.2", 50), ("2001:db8::2", 70)] {
+        let mut model = Model::default();
+        tests::create(&mut model, tests::vxlan(7, &[peer])).unwrap();
+        for underlay in [1400, 1500, 9000] {
+            crate::model::follow_mtu(&mut model, &facts(underlay));
+            assert_eq!(model.networks.values().next().unwrap().mtu, underlay - overhead, "{peer}");
+            let state = plan(&model, &facts(underlay), &choices(&Remotes::default()));
+            assert_eq!(state.segments[&7].underlay_mtu, underlay);
+        }
+    }
+}
+
+#[test]
+fn a_foreign_device_on_the_port_is_named() {
+    let device = LinkName::new("vxlan0").unwrap();
+    let facts = HostFacts { vxlan_devices: [(4789, device)].into(), ..facts(1500) };
+
+    let told = crate::plan::warnings(&by_hand(), &facts).join("\n");
+
+    assert!(told.contains("network spanning has UDP port 4789, which the VXLAN device vxlan0"), "{told}");
+}
