@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -51,6 +52,35 @@ pub struct DaemonConfig {
     pub cgroup: Option<PathBuf>,
     /// `--uplink`.
     pub uplinks: Vec<LinkName>,
+    /// Entries of the flow table, two a flow, where there is none yet. Without it as the machine's memory says.
+    pub flows_max: Option<FlowsMax>,
+}
+
+/// A number of entries that a flow table can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct FlowsMax(u32);
+
+impl FlowsMax {
+    /// What a flow table may have. Beyond it the table of buckets alone, which is there from the start, would be 256 MiB.
+    const RANGE: RangeInclusive<u32> = 1_024..=16_777_216;
+
+    /// The number.
+    pub const fn entries(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for FlowsMax {
+    type Error = String;
+    fn try_from(entries: u32) -> Result<Self, String> {
+        let (least, most) = Self::RANGE.into_inner();
+        if Self::RANGE.contains(&entries) {
+            Ok(Self(entries))
+        } else {
+            Err(format!("a flow table of {entries} entries; it may have {least} to {most}"))
+        }
+    }
 }
 
 /// Pools of each family, in the order in which they are used; the defaults where one has none.
@@ -248,8 +278,12 @@ mod tests {
 
         let Config { daemon, pools, bridge, publish } = parse(&uncommented).unwrap();
 
-        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks } = daemon;
-        assert!([state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some) && !uplinks.is_empty());
+        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max } = daemon;
+        assert!(
+            flows_max.is_some()
+                && [state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some)
+                && !uplinks.is_empty()
+        );
         let PoolsConfig { ipv4, ipv6 } = pools;
         assert!(!ipv4.is_empty() && !ipv6.is_empty());
         let BridgeConfig { subnet, gateway, ip_range, mtu, ipv6 } = bridge;
@@ -267,6 +301,10 @@ mod tests {
             ("[bridge]\nsubnet = [\"10.0.0.0/24\", 7]\n", "netd.toml, line 2: "),
             ("[bridge]\nmtu = \"1400\"\n", "netd.toml, line 2: invalid type: string"),
             ("[daemon]\nuplinks = [\"a/b\"]\n", "netd.toml, line 2: `a/b` is not the name of a network device"),
+            (
+                "[daemon]\nflows-max = 100\n",
+                "netd.toml, line 2: a flow table of 100 entries; it may have 1024 to 16777216",
+            ),
             ("[pools]\nipv4 = [{ base = \"fd00::/48\", size = 64 }]\n", "netd.toml: pool fd00::/48 is not of IPv4"),
             ("[pools]\nipv4 = [{ base = \"10.0.0.1/8\", size = 24 }]\n", "it should be 10.0.0.0/8"),
             ("[pools]\nipv4 = [{ base = \"10.0.0.0/24\", size = 16 }]\n", "no subnets of size 16: it is 24 to 31"),

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api,
-    config::Config,
+    config::{Config, FlowsMax},
     daemon::{About, Daemon},
     dns::Directory,
     plan::sandboxes_of_veths,
@@ -64,6 +64,7 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
         bpf_dir: place(args.bpf_dir, configured.bpf_dir, BPF_DIR),
         cgroup: args.cgroup.or(configured.cgroup),
         uplinks: if given.is_empty() { configured.uplinks } else { given },
+        flows_max: configured.flows_max.map(FlowsMax::entries),
     };
     block_on(serve(places, config))?;
     Ok(ExitCode::SUCCESS)
@@ -76,6 +77,7 @@ struct Places {
     bpf_dir: PathBuf,
     cgroup: Option<PathBuf>,
     uplinks: Vec<LinkName>,
+    flows_max: Option<u32>,
 }
 
 async fn serve(places: Places, config: Config) -> Result<()> {
@@ -93,6 +95,7 @@ async fn serve(places: Places, config: Config) -> Result<()> {
         state_dir: state_dir.clone(),
         cgroup: host::cgroup(places.cgroup),
         uplinks: places.uplinks,
+        flows_max: places.flows_max,
         sandboxes: sandboxes_of_veths(&model),
         names: Directory::of(&model),
     };

@@ -27,6 +27,8 @@ pub struct HostPlace {
     pub cgroup: Cgroup,
     /// Devices towards the outside; none for all that look like it.
     pub uplinks: Vec<LinkName>,
+    /// Entries of the flow table where there is none yet; `None` lets the machine's memory say.
+    pub flows_max: Option<u32>,
     /// Which sandbox each veth of the model leads to.
     pub sandboxes: BTreeMap<LinkName, Sandbox>,
     /// What the resolvers answer.
@@ -44,8 +46,8 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, sandboxes, names } = place;
-    let dataplane = DataplaneOptions { flows_max: None, cgroup, clsact_only: false };
+    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, flows_max, sandboxes, names } = place;
+    let dataplane = DataplaneOptions { flows_max, cgroup, clsact_only: false };
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
     resolver.know(names);

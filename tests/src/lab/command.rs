@@ -4,7 +4,10 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::unix::{fs::FileExt, process::ExitStatusExt},
+    os::{
+        fd::{AsFd, FromRawFd, OwnedFd},
+        unix::{fs::FileExt, process::ExitStatusExt},
+    },
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -12,6 +15,8 @@ use std::{
 };
 
 use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         memfd::{MFdFlags, memfd_create},
         signal::{Signal, kill},
@@ -162,7 +167,7 @@ impl Running {
                 break status;
             }
             assert!(Instant::now() < deadline, "`{}` still runs after {PATIENCE:?}:\n{}", self.command, self.log());
-            thread::sleep(Duration::from_millis(3));
+            await_end(self.id(), deadline.saturating_duration_since(Instant::now()));
         };
         let command = self.command.clone();
         Outcome { command, status, stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) }
@@ -176,6 +181,22 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Sleeps until a child that has not been reaped ends, or for so long.
+fn await_end(child: u32, most: Duration) {
+    // SAFETY: the call takes two numbers and returns a descriptor or an error.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
+    let Some(fd) = i32::try_from(fd).ok().filter(|fd| *fd >= 0) else {
+        return thread::sleep(Duration::from_millis(3));
+    };
+    // SAFETY: it is new, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // A call that a signal interrupts is a shorter sleep.
+    let _ = poll(
+        &mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)],
+        PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX),
+    );
 }
 
 /// A command from a list of words, in a process group of its own (Ctrl-C ends the Lab, and the Lab ends it), with nothing

@@ -143,11 +143,13 @@ fn groups(bars: &[Bar]) -> Vec<(Path, f64)> {
 const fn color(contender: Contender) -> RGBColor {
     match contender {
         Contender::Veth => RGBColor(165, 165, 165),
+        Contender::Redirect => RGBColor(205, 190, 150),
         Contender::Netd => RGBColor(214, 69, 38),
         Contender::Bridge => RGBColor(153, 187, 221),
         Contender::Iptables => RGBColor(66, 113, 174),
         Contender::Cni => RGBColor(94, 155, 106),
         Contender::Netavark => RGBColor(150, 110, 170),
+        Contender::Vxlan => RGBColor(90, 150, 160),
     }
 }
 

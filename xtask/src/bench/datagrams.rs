@@ -52,6 +52,59 @@ pub fn send(to: SocketAddrV4, time: Duration) -> Result<f64> {
     Ok(sending)
 }
 
+/// Destinations that one socket sends to in turn, so that each is a flow.
+pub struct Spread {
+    names: Vec<libc::sockaddr_in>,
+    next: usize,
+}
+
+impl Spread {
+    /// Over these, in order.
+    pub fn over(destinations: impl IntoIterator<Item = SocketAddrV4>) -> Self {
+        let name = |to: SocketAddrV4| libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: to.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
+            sin_zero: [0; 8],
+        };
+        Self { names: destinations.into_iter().map(name).collect(), next: 0 }
+    }
+
+    /// Sends from `port` for `time`, goes on at the next destination the next time, and waits for what is under way; how many
+    /// seconds it sent.
+    pub fn send(&mut self, port: u16, time: Duration) -> Result<f64> {
+        let begin = Instant::now();
+        self.send_while(port, |_| begin.elapsed() < time)?;
+        let sending = begin.elapsed().as_secs_f64();
+        thread::sleep(DRAIN);
+        Ok(sending)
+    }
+
+    /// Sends to each destination once.
+    pub fn send_round(&mut self, port: u16) -> Result<()> {
+        let all = self.names.len();
+        self.send_while(port, |sent| sent < all)
+    }
+
+    fn send_while(&mut self, port: u16, go_on: impl Fn(usize) -> bool) -> Result<()> {
+        let socket =
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("cannot send by {port}"))?;
+        let mut batch = Batch::new();
+        let mut sent = 0;
+        while go_on(sent) {
+            for header in &mut batch.headers {
+                let name: *mut libc::sockaddr_in = &raw mut self.names[self.next];
+                (header.msg_hdr.msg_name, header.msg_hdr.msg_namelen) =
+                    (name.cast(), size_of::<libc::sockaddr_in>() as u32);
+                self.next = (self.next + 1) % self.names.len();
+            }
+            batch.send(&socket);
+            sent += BATCH;
+        }
+        Ok(())
+    }
+}
+
 /// A socket for [`receive`] in the network of the calling thread.
 pub fn receiver() -> Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("cannot serve UDP")?;
@@ -102,7 +155,8 @@ impl Batch {
     }
 
     fn send(&mut self, socket: &UdpSocket) {
-        // SAFETY: the headers point to slices and bytes that `self` owns on the heap and that do not move while it lives.
+        // SAFETY: the headers point to slices and bytes that `self` owns on the heap and that do not move while it lives, and to
+        // names, if they have some, of a caller that keeps them through the call.
         unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, 0) };
     }
 

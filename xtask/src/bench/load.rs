@@ -87,7 +87,7 @@ impl Ends {
     /// Runs a load for `time` and tells what it measured.
     pub fn run(&self, load: Load, time: Duration) -> Result<Vec<(Measure, f64)>> {
         let (bytes, ticks) = (self.server.bytes.load(Ordering::Relaxed), datagrams::busy_ticks()?);
-        let datagrams = self.server.datagrams.load(Ordering::Relaxed);
+        let datagrams = self.server.datagrams();
         let sent = if self.apart {
             client::run_apart(&self.client, load, self.to, time)?
         } else {
@@ -101,7 +101,7 @@ impl Ends {
             }
             Load::Exchange | Load::Connect => Ok(sent.values),
             Load::Datagrams => {
-                let arrived = self.server.datagrams.load(Ordering::Relaxed) - datagrams;
+                let arrived = self.server.datagrams() - datagrams;
                 ensure!(arrived > 0, "no datagram to {} arrived", self.to);
                 let spent = datagrams::micros(datagrams::busy_ticks()? - ticks);
                 Ok(vec![
@@ -218,6 +218,11 @@ impl Server {
         let (datagrams, stop) = (Arc::clone(&server.datagrams), Arc::clone(&server.stop));
         server.threads.push(thread::spawn(move || datagrams::receive(&socket, &datagrams, &stop)));
         Ok(server)
+    }
+
+    /// Datagrams that have arrived so far.
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams.load(Ordering::Relaxed)
     }
 }
 

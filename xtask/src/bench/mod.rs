@@ -4,15 +4,21 @@
 mod chart;
 pub mod client;
 mod contenders;
+mod control;
 mod cost;
 mod datagrams;
 mod figures;
+mod findings;
+mod floor;
 mod load;
 mod machine;
+mod memory;
+mod overlay;
 mod peers;
 mod processor;
 mod proxy;
 mod report;
+mod scale;
 mod site;
 mod table;
 mod targets;
@@ -27,6 +33,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::{
     figures::{Figures, Measure},
+    findings::{Area, Findings},
     load::Load,
     report::Manner,
     site::{Contender, Path, Site},
@@ -67,20 +74,25 @@ impl Options {
     }
 
     fn rounds(&self) -> usize {
-        self.rounds.map_or(if self.quick { 3 } else { 7 }, usize::from)
+        self.rounds.map_or(if self.quick { 2 } else { 7 }, usize::from)
     }
 
     const fn time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 400 } else { 1000 })
+        Duration::from_millis(if self.quick { 250 } else { 1000 })
     }
 
     const fn warm_up(&self) -> Duration {
-        Duration::from_millis(200)
+        Duration::from_millis(if self.quick { 100 } else { 200 })
+    }
+
+    /// Whether everything is measured that targets are about, and not only what was picked.
+    fn everything(&self) -> bool {
+        self.only.is_empty() && self.contender.is_empty()
     }
 
     /// Results that are kept with the project are those of whole runs.
     fn directory(&self) -> PathBuf {
-        let whole = !self.quick && self.only.is_empty() && self.contender.is_empty();
+        let whole = !self.quick && self.everything();
         if whole { workspace::root().join("bench") } else { workspace::target().join("bench") }
     }
 
@@ -115,7 +127,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut facts = machine::facts(&contenders)?;
 
     let (figures, costs, drops) = stage::play("the bench", || {
-        let sites = contenders.iter().map(|contender| Site::new(*contender)).collect::<Result<Vec<_>>>()?;
+        let sites = contenders.iter().map(|contender| Site::of_contender(*contender, &paths));
+        let sites: Vec<_> = sites.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let figures = measured(options, &sites, &paths)?;
         let netd = sites.iter().find(|site| site.contender == Contender::Netd);
         let costs =
@@ -124,10 +137,14 @@ pub fn run(options: &Options) -> Result<()> {
         let drops = netd.map(|netd| ("dropped by netd's programs", cost::drops(&netd.json("status"))));
         Ok((figures, costs?, drops))
     })?;
+    let mut findings = Findings::default();
+    if options.everything() {
+        stage::play("the bench", || besides(options, &mut findings))?;
+    }
     facts.extend(drops);
     facts.push(("load after", machine::load()?));
 
-    let verdicts = targets::judged(&figures);
+    let verdicts = targets::judged(&figures, &findings);
     println!();
     for (name, value) in &facts {
         println!("{name}: {value}");
@@ -135,22 +152,35 @@ pub fn run(options: &Options) -> Result<()> {
     for path in figures.paths() {
         println!("\n{}\n{}", path.name(), table::results(&figures, path).aligned());
     }
+    for area in Area::ALL.into_iter().filter(|area| findings.of(*area).next().is_some()) {
+        println!("{}\n{}", area.title(), table::findings(&findings, area).aligned());
+    }
     if !costs.is_empty() {
         println!("netd's programs\n{}", table::costs(&costs).aligned());
     }
-    if !verdicts.is_empty() {
-        println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
-    }
+    println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
     let directory = options.directory();
-    write(&directory, &figures, &report::document(&options.manner(), &facts, &figures, &costs, &verdicts))?;
+    let document = report::document(&options.manner(), &facts, &figures, &findings, &costs, &verdicts);
+    write(&directory, &figures, &document, &table::everything(&figures, &findings, &verdicts).csv())?;
     println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(&directory));
+    Ok(())
+}
+
+/// What no path gives: scale and the control plane.
+fn besides(options: &Options, findings: &mut Findings) -> Result<()> {
+    let begin = Instant::now();
+    let rounds = if options.quick { 1 } else { options.rounds() };
+    scale::measured(findings, !options.quick, rounds, options.time())?;
+    println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
+    control::measured(findings, !options.quick)?;
+    println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
     Ok(())
 }
 
 fn packages(contenders: &[Contender]) -> Vec<&'static str> {
     let own = |contender: &Contender| -> &[&'static str] {
         match contender {
-            Contender::Veth | Contender::Netd | Contender::Bridge => &[],
+            Contender::Veth | Contender::Redirect | Contender::Netd | Contender::Bridge | Contender::Vxlan => &[],
             Contender::Iptables => &["iptables"],
             Contender::Cni => &["iptables", "containernetworking-plugins"],
             Contender::Netavark => &["iptables", "netavark"],
@@ -189,7 +219,7 @@ fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures
     Ok(figures)
 }
 
-fn write(directory: &std::path::Path, figures: &Figures, document: &str) -> Result<()> {
+fn write(directory: &std::path::Path, figures: &Figures, document: &str, rows: &str) -> Result<()> {
     let written = |name: &str, text: &str| {
         let file = directory.join(name);
         fs::write(&file, text).with_context(|| format!("cannot write {}", workspace::short(&file)))
@@ -198,7 +228,7 @@ fn write(directory: &std::path::Path, figures: &Figures, document: &str) -> Resu
     for measure in Measure::ALL {
         chart::draw(figures, measure, &directory.join(format!("{}.svg", measure.slug())))?;
     }
-    written("results.csv", &table::rounds(figures).csv())?;
+    written("results.csv", rows)?;
     written("RESULTS.md", document)
 }
 
@@ -235,6 +265,6 @@ mod tests {
         let manner = options.manner();
 
         assert_eq!(manner.command, "cargo xtask bench --quick --rounds 5 --only published --contender cni");
-        assert_eq!((manner.rounds, manner.seconds), (5, 0.4));
+        assert_eq!((manner.rounds, manner.seconds), (5, 0.25));
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
-use netd_tests::lab::{Container, Host};
+use netd_tests::lab::{Container, Host, Outcome};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,40 +18,67 @@ const NETAVARK: &str = "/usr/lib/podman/netavark";
 
 /// `bridge` with `host-local`, then `portmap`: what containerd runs with its usual configuration.
 pub fn cni(host: &Host) -> Result<Furnished> {
-    let bridge = json!({
+    // Its host-local gives addresses in order: web comes first.
+    let web = host.container("web");
+    let added = join(host, &web)?;
+    map_port(host, &web, added)?;
+    let app = host.container("app");
+    join(host, &app)?;
+    Ok(Furnished::by_hand(web, app))
+}
+
+/// ADD of `bridge`: the container is on the network. What the plugin says of it.
+pub fn join(host: &Host, container: &Container) -> Result<Value> {
+    Ok(plugin(host, container, "bridge", "ADD", &bridge())?.json())
+}
+
+/// ADD of `portmap`: the container's port is published.
+pub fn map_port(host: &Host, container: &Container, added: Value) -> Result<()> {
+    plugin(host, container, "portmap", "ADD", &portmap(added))?.ok();
+    Ok(())
+}
+
+/// DEL of both, the last first.
+pub fn leave(host: &Host, container: &Container) -> Result<()> {
+    plugin(host, container, "portmap", "DEL", &portmap(Value::Null))?.ok();
+    plugin(host, container, "bridge", "DEL", &bridge())?.ok();
+    Ok(())
+}
+
+fn bridge() -> Value {
+    json!({
         "cniVersion": "0.4.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
         "ipam": {
             "type": "host-local", "dataDir": "/run/cni", "routes": [{ "dst": "0.0.0.0/0" }],
             "ranges": [[{ "subnet": SUBNET, "gateway": GATEWAY, "rangeStart": WEB }]],
         },
-    });
-    // Its host-local gives addresses in order: web comes first.
-    let web = host.container("web");
-    let added = add(host, &web, "bridge", &bridge)?;
-    let portmap = json!({
-        "cniVersion": "0.4.0", "name": "bench", "type": "portmap", "capabilities": { "portMappings": true },
-        "snat": true, "prevResult": added,
-        "runtimeConfig": { "portMappings": mappings("hostPort", "containerPort") },
-    });
-    add(host, &web, "portmap", &portmap)?;
-    let app = host.container("app");
-    add(host, &app, "bridge", &bridge)?;
-    Ok(Furnished::by_hand(web, app))
+    })
 }
 
-fn add(host: &Host, container: &Container, plugin: &str, configuration: &Value) -> Result<Value> {
-    let file = format!("/run/{}-{plugin}.json", container.name());
+fn portmap(added: Value) -> Value {
+    let mut configuration = json!({
+        "cniVersion": "0.4.0", "name": "bench", "type": "portmap", "capabilities": { "portMappings": true }, "snat": true,
+        "runtimeConfig": { "portMappings": mappings("hostPort", "containerPort") },
+    });
+    if !added.is_null() {
+        configuration["prevResult"] = added;
+    }
+    configuration
+}
+
+fn plugin(host: &Host, container: &Container, name: &str, verb: &str, configuration: &Value) -> Result<Outcome> {
+    let file = format!("/run/{}-{name}.json", container.name());
     fs::write(host.path(&file), configuration.to_string()).context("cannot write a plugin's configuration")?;
     let variables = [
-        ("CNI_COMMAND", "ADD".to_owned()),
+        ("CNI_COMMAND", verb.to_owned()),
         ("CNI_CONTAINERID", container.name().to_owned()),
         ("CNI_NETNS", container.netns()),
         ("CNI_IFNAME", "eth0".to_owned()),
         ("CNI_PATH", PLUGINS.to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value));
-    let command = format!("exec {PLUGINS}/{plugin} < {file}");
-    Ok(host.spawn_with(["sh", "-c", &command], &variables).wait().json())
+    let command = format!("exec {PLUGINS}/{name} < {file}");
+    Ok(host.spawn_with(["sh", "-c", &command], &variables).wait())
 }
 
 /// `netavark setup`, as Podman runs it.

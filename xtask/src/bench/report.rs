@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{
     cost::Cost,
     figures::{Figures, Measure},
+    findings::{Area, Findings},
     table,
     targets::Verdict,
 };
@@ -24,6 +25,7 @@ pub fn document(
     manner: &Manner,
     facts: &[(&'static str, String)],
     figures: &Figures,
+    findings: &Findings,
     costs: &[Cost],
     verdicts: &[Verdict],
 ) -> String {
@@ -43,6 +45,9 @@ pub fn document(
     for path in figures.paths() {
         add(&format!("\n## {}\n\n{}", path.name(), table::results(figures, path).markdown()));
     }
+    for area in Area::ALL.into_iter().filter(|area| findings.of(*area).next().is_some()) {
+        add(&format!("\n## {}\n\n{}\n\n{}", area.title(), explained(area), table::findings(findings, area).markdown()));
+    }
     add("\n## Charts\n\n");
     for measure in Measure::ALL {
         add(&format!("![{}]({}.svg)\n", measure.title(), measure.slug()));
@@ -54,17 +59,39 @@ pub fn document(
         add(&table::costs(costs).markdown());
     }
     add(
-        "\n## Targets\n\nRatios of netd's median to the other's. Targets of paths and measures that are not here have not been measured.\n\n",
+        "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's. CPU is that of all processors of both sides.\n\n",
     );
     add(&table::targets(verdicts).markdown());
     let _ = write!(text, "\n{}\n", summary(verdicts));
     text
 }
 
+/// How the numbers of an area come about.
+const fn explained(area: Area) -> &'static str {
+    match area {
+        Area::Scale => {
+            "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or ports, \
+             in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; `each \
+             in turn` sends every flow one packet after the other, so that nothing of a flow is in a near cache when there are many."
+        }
+        Area::Memory => {
+            "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd and for \
+             nf_conntrack with NAT. What is there from the start is not in it: of netd the maps below, of nf_conntrack its buckets \
+             (8 bytes each). Maps as the kernel accounts for them (`memlock` of their descriptors)."
+        }
+        Area::Control => {
+            "From the start of a process of the command line, or of the CNI plugin, to its end; turn about on two hosts. Each row has \
+             in it what starting a process costs."
+        }
+    }
+}
+
 /// How many targets are held.
 pub fn summary(verdicts: &[Verdict]) -> String {
-    let held = verdicts.iter().filter(|verdict| verdict.held()).count();
-    format!("{held} of {} targets held.", verdicts.len())
+    let judged = verdicts.iter().filter_map(Verdict::held);
+    let (held, missed): (Vec<_>, Vec<_>) = judged.partition(|held| *held);
+    let rest = verdicts.len() - held.len() - missed.len();
+    format!("{} of {} targets held, {} missed, {rest} not measured.", held.len(), verdicts.len(), missed.len())
 }
 
 #[cfg(test)]
@@ -83,12 +110,21 @@ mod tests {
         }
         let manner = Manner { command: "cargo xtask bench".into(), rounds: 1, seconds: 0.5 };
 
-        let text = document(&manner, &[("kernel", "6.18".into())], &figures, &[], &judged(&figures));
+        let findings = Findings::default();
+        let verdicts = judged(&figures, &findings);
+
+        let text = document(&manner, &[("kernel", "6.18".into())], &figures, &findings, &[], &verdicts);
 
         assert!(text.contains("- kernel: 6.18\n"), "{text}");
         assert!(text.contains("## masquerade"), "{text}");
-        let end: Vec<_> = text.lines().rev().take(4).collect();
-        assert_eq!(end[0], "1 of 2 targets held.");
-        assert!(end[2].contains("missed") && end[3].contains("held"), "{end:?}");
+        let row = |against: &str| {
+            text.lines().find(|line| {
+                line.contains("masquerade") && line.contains("UDP") && line.contains(against) && line.contains("ed ")
+            })
+        };
+        assert!(row("| veth").is_some_and(|row| row.contains("held")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("| masquerade") && line.contains("missed")), "{text}");
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.starts_with("1 of ") && last.contains(" 1 missed, "), "{last}");
     }
 }

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
     sync::Arc,
 };
 
@@ -15,15 +16,15 @@ use anyhow::{Context, Result};
 use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads, Running};
 
 use super::{
-    contenders,
+    contenders, floor,
     load::{Ends, PORT, Server},
-    peers,
+    overlay, peers,
 };
 
 /// The host's address towards the client outside.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The client outside.
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The host's port that leads to the container `web`.
 pub const PUBLISHED: u16 = 8000;
 /// The subnet of containers.
@@ -40,6 +41,8 @@ pub const APP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
 pub enum Contender {
     /// Nobody: one veth pair between client and server, which is the limit
     Veth,
+    /// Two programs that redirect and do nothing else
+    Redirect,
     /// This project
     Netd,
     /// A Linux bridge, container to container only
@@ -50,29 +53,40 @@ pub enum Contender {
     Cni,
     /// Podman's netavark
     Netavark,
+    /// A bridge with a VXLAN device on each of two hosts, overlay only
+    Vxlan,
 }
 
 impl Contender {
     /// All, in the order of every table.
-    pub const ALL: [Self; 6] = [Self::Veth, Self::Netd, Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark];
-    /// Those that netd is compared with, the limit aside.
-    pub const PEERS: [Self; 4] = [Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark];
+    pub const ALL: [Self; 8] =
+        [Self::Veth, Self::Redirect, Self::Netd, Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark, Self::Vxlan];
+    /// Those that netd is compared with, the limit and what cannot be beaten aside.
+    pub const PEERS: [Self; 5] = [Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark, Self::Vxlan];
 
     /// Its name in commands, tables and files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Veth => "veth",
+            Self::Redirect => "redirect",
             Self::Netd => "netd",
             Self::Bridge => "bridge",
             Self::Iptables => "iptables",
             Self::Cni => "cni",
             Self::Netavark => "netavark",
+            Self::Vxlan => "vxlan",
         }
     }
 
     /// Whether it can take this path at all.
     pub fn takes(self, path: Path) -> bool {
-        self != Self::Bridge || path == Path::ContainerToContainer
+        match self {
+            Self::Veth => true,
+            Self::Redirect => path == Path::Masquerade || path == Path::Published,
+            Self::Bridge => path == Path::ContainerToContainer,
+            Self::Netd | Self::Iptables | Self::Cni | Self::Netavark => path != Path::Overlay,
+            Self::Vxlan => path == Path::Overlay,
+        }
     }
 }
 
@@ -92,12 +106,21 @@ pub enum Path {
     Loopback,
     /// From a container to a port that another one of its network has published on the host's address
     Hairpin,
+    /// From a container to another one of its network on another host
+    Overlay,
 }
 
 impl Path {
     /// All, in the order of every table.
-    pub const ALL: [Self; 6] =
-        [Self::ContainerToContainer, Self::Masquerade, Self::Published, Self::Host, Self::Loopback, Self::Hairpin];
+    pub const ALL: [Self; 7] = [
+        Self::ContainerToContainer,
+        Self::Masquerade,
+        Self::Published,
+        Self::Host,
+        Self::Loopback,
+        Self::Hairpin,
+        Self::Overlay,
+    ];
 
     /// Its name in commands, tables and files.
     pub const fn name(self) -> &'static str {
@@ -108,6 +131,7 @@ impl Path {
             Self::Host => "host",
             Self::Loopback => "loopback",
             Self::Hairpin => "hairpin",
+            Self::Overlay => "overlay",
         }
     }
 }
@@ -121,14 +145,38 @@ pub struct Site {
     /// The daemon, if it is netd's.
     pub netd: Option<Netd>,
     _proxies: Vec<Running>,
+    _links: Vec<OwnedFd>,
     /// Its host.
     pub host: Host,
     _lab: Lab,
 }
 
 impl Site {
-    /// Lays it out, servers included.
-    pub fn new(contender: Contender) -> Result<Self> {
+    /// Those of a contender for these paths, servers included: one host has them all, but that between two hosts.
+    pub fn of_contender(contender: Contender, paths: &[Path]) -> Result<Vec<Self>> {
+        let taken: Vec<_> = paths.iter().filter(|path| contender.takes(**path)).collect();
+        // The limit is the same everywhere.
+        let far = |path: &Path| *path == Path::Overlay && contender != Contender::Veth;
+        let mut sites = Vec::new();
+        if taken.iter().any(|path| !far(path)) {
+            sites.push(Self::on_one_host(contender)?);
+        }
+        if taken.iter().any(|path| far(path)) {
+            sites.push(
+                overlay::site(contender)
+                    .with_context(|| format!("cannot lay out two hosts of {}", contender.name()))?,
+            );
+        }
+        Ok(sites)
+    }
+
+    /// One without a daemon or proxies.
+    pub fn of(contender: Contender, paths: impl IntoIterator<Item = (Path, Ends)>, host: Host, lab: Lab) -> Self {
+        let paths = paths.into_iter().collect();
+        Self { contender, paths, netd: None, _proxies: Vec::new(), _links: Vec::new(), host, _lab: lab }
+    }
+
+    fn on_one_host(contender: Contender) -> Result<Self> {
         let lay = || -> Result<Self> {
             let lab = Lab::new();
             let host = lab.host(contender.name());
@@ -141,10 +189,14 @@ impl Site {
                 "eth0",
                 &format!("{OUTSIDE}/24"),
             );
-            let furnished = furnished(contender, &host)?;
+            let (furnished, links) = if contender == Contender::Redirect {
+                floor::furnish(&host, &outside)?
+            } else {
+                (furnished(contender, &host)?, Vec::new())
+            };
             let paths = paths(contender, &furnished, &host, &outside)?;
             let Furnished { netd, proxies, .. } = furnished;
-            Ok(Self { contender, paths, netd, _proxies: proxies, host, _lab: lab })
+            Ok(Self { netd, _proxies: proxies, _links: links, ..Self::of(contender, paths, host, lab) })
         };
         lay().with_context(|| format!("cannot lay out the site of {}", contender.name()))
     }
@@ -177,7 +229,7 @@ fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
         Contender::Iptables => contenders::docker_like(host),
         Contender::Cni => peers::cni(host),
         Contender::Netavark => peers::netavark(host),
-        Contender::Veth | Contender::Bridge => Ok(contenders::bridge(host)),
+        Contender::Veth | Contender::Redirect | Contender::Bridge | Contender::Vxlan => Ok(contenders::bridge(host)),
     }
 }
 
@@ -194,6 +246,12 @@ fn paths(contender: Contender, furnished: &Furnished, host: &Host, outside: &Hos
         to: SocketAddrV4::new(address, port),
         server: Arc::clone(server),
     };
+    // Where nothing is translated, the client outside knows the container's address.
+    let published = if contender == Contender::Redirect {
+        ends(outside, &in_web, furnished.web_address, PORT)
+    } else {
+        ends(outside, &in_web, HOST, PUBLISHED)
+    };
     // What a process of the host does is told by its control group.
     let by_host = |address| Ends { apart: true, ..ends(host, &in_web, address, PUBLISHED) };
     let all = [
@@ -202,7 +260,7 @@ fn paths(contender: Contender, furnished: &Furnished, host: &Host, outside: &Hos
         (Path::Hairpin, ends(app, &in_web, HOST, PUBLISHED)),
         (Path::ContainerToContainer, ends(app, &in_web, furnished.web_address, PORT)),
         (Path::Masquerade, ends(app, &at_outside, OUTSIDE, PORT)),
-        (Path::Published, ends(outside, &in_web, HOST, PUBLISHED)),
+        (Path::Published, published),
     ];
     Ok(all.into_iter().filter(|(path, _)| contender.takes(*path)).collect())
 }
@@ -220,12 +278,12 @@ fn limit(lab: Lab, host: Host) -> Result<Site> {
         server: Arc::new(Server::new(&server)?),
     };
     let apart = |path| path == Path::Host || path == Path::Loopback;
-    let paths = Path::ALL.into_iter().map(|path| (path, Ends { apart: apart(path), ..ends.clone() })).collect();
-    Ok(Site { contender: Contender::Veth, paths, netd: None, _proxies: Vec::new(), host, _lab: lab })
+    let paths = Path::ALL.map(|path| (path, Ends { apart: apart(path), ..ends.clone() }));
+    Ok(Site::of(Contender::Veth, paths, host, lab))
 }
 
 /// Ports of closed connections rest for a minute. A client that has few would wait for them, and hide what is measured.
-fn widen_ports(client: &Node) -> Result<()> {
+pub fn widen_ports(client: &Node) -> Result<()> {
     let settings = [("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", "1")];
     client.enter(|| {
         settings.into_iter().try_for_each(|(name, value)| {
@@ -242,8 +300,9 @@ mod tests {
     fn a_plain_bridge_is_measured_between_containers_only() {
         for path in Path::ALL {
             let takes: Vec<_> = Contender::ALL.into_iter().filter(|contender| !contender.takes(path)).collect();
-            let expected: &[_] = if path == Path::ContainerToContainer { &[] } else { &[Contender::Bridge] };
-            assert_eq!(takes, expected, "{path:?}");
+            let bridge_stays_away = takes.contains(&Contender::Bridge);
+            assert_eq!(bridge_stays_away, path != Path::ContainerToContainer, "{path:?}");
+            assert!(!takes.contains(&Contender::Veth), "{path:?}");
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::{
     cost::Cost,
-    figures::{Figures, Measure},
+    figures::{Figures, Measure, Spread},
+    findings::{Area, Findings},
     site::{Contender, Path},
     targets::Verdict,
 };
@@ -94,10 +95,32 @@ pub fn results(figures: &Figures, path: Path) -> Table {
     table
 }
 
+/// Everything, for other programs: every value of every round with its middle, then findings, then each target, `median` of which is
+/// netd's number or its ratio to `contender`'s.
+pub fn everything(figures: &Figures, found: &Findings, verdicts: &[Verdict]) -> Table {
+    let mut table = rounds(figures);
+    for area in Area::ALL {
+        for finding in found.of(area) {
+            let Some(Spread { median, min, max }) = Spread::of(&finding.values) else { continue };
+            let words = [area.title(), &finding.about, finding.unit, finding.who.name()].map(str::to_owned);
+            let numbers = [median, min, max].map(|value| format!("{value:.3}"));
+            let values = finding.values.iter().map(|value| format!("{value:.3}")).collect::<Vec<_>>().join(" ");
+            table.push([&words[..], &numbers, &[String::new(), values, String::new(), String::new()]].concat());
+        }
+    }
+    for verdict in verdicts {
+        let words = [&verdict.of, &verdict.measure, verdict.unit, &verdict.against].map(str::to_owned);
+        let measured = verdict.measured.map_or_else(String::new, |number| format!("{number:.3}"));
+        let none = ["", "", "", ""].map(str::to_owned);
+        table.push([&words[..], &[measured], &none, &[verdict.bound.to_string(), verdict.word().to_owned()]].concat());
+    }
+    table
+}
+
 /// Every value of every round, and its middle.
-pub fn rounds(figures: &Figures) -> Table {
+fn rounds(figures: &Figures) -> Table {
     let head = ["path", "measure", "unit", "contender", "median", "min", "max", "median_ratio_to_veth", "rounds"];
-    let mut table = Table::new(&head, 4);
+    let mut table = Table::new(&[&head[..], &["target", "verdict"]].concat(), 4);
     for path in figures.paths() {
         for measure in Measure::ALL {
             for contender in figures.contenders(path) {
@@ -108,27 +131,54 @@ pub fn rounds(figures: &Figures) -> Table {
                 let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| format!("{value:.3}"));
                 let ratio = to_veth.map_or_else(String::new, |ratio| format!("{:.3}", ratio.median));
                 let rounds = rounds.collect::<Vec<_>>().join(" ");
-                table.push(vec![path, measure, unit, contender.name().to_owned(), median, min, max, ratio, rounds]);
+                let words = vec![path, measure, unit, contender.name().to_owned(), median, min, max, ratio, rounds];
+                table.push([words, vec![String::new(); 2]].concat());
             }
         }
     }
     table
 }
 
-/// A row for each target that was judged.
+/// A row for each target.
 pub fn targets(verdicts: &[Verdict]) -> Table {
-    let mut table = Table::new(&["path", "measure", "against", "verdict", "target", "measured"], 4);
+    let mut table = Table::new(&["of", "target", "limit or peer", "held or missed", "bound", "measured"], 4);
     for verdict in verdicts {
+        let unit = verdict.unit;
+        let measured =
+            verdict.measured.map(|number| if unit.is_empty() { format!("{number:.3}") } else { digits(number) });
+        let with_unit = |number: String| if unit.is_empty() { number } else { format!("{number} {unit}") };
         table.push(vec![
-            verdict.path.name().to_owned(),
-            verdict.measure.title().to_owned(),
-            verdict.against.name().to_owned(),
+            verdict.of.clone(),
+            verdict.measure.clone(),
+            verdict.against.clone(),
             verdict.word().to_owned(),
-            verdict.bound.to_string(),
-            format!("{:.3}", verdict.ratio),
+            with_unit(verdict.bound.to_string()),
+            measured.map(with_unit).unwrap_or_default(),
         ]);
     }
     table
+}
+
+/// Medians of one area's findings with their spreads.
+pub fn findings(findings: &Findings, area: Area) -> Table {
+    let mut table = Table::new(&["of", "contender", "unit", "median", "min", "max", "values"], 3);
+    for finding in findings.of(area) {
+        let Some(spread) = Spread::of(&finding.values) else { continue };
+        let [median, min, max] = [spread.median, spread.min, spread.max].map(digits);
+        let words = [&finding.about, finding.who.name(), finding.unit].map(str::to_owned);
+        table.push(words.into_iter().chain([median, min, max, finding.values.len().to_string()]).collect());
+    }
+    table
+}
+
+/// As many digits as a number deserves.
+fn digits(number: f64) -> String {
+    let digits = match number.abs() {
+        n if n >= 100.0 => 0,
+        n if n >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{number:.digits$}")
 }
 
 /// A row for each program that ran under a load.
@@ -190,7 +240,7 @@ mod tests {
         let csv = rounds(&figures).csv();
         assert_eq!(
             csv.lines().last(),
-            Some("masquerade,tcp-stream,Gbit/s,netd,9.000,8.000,20.000,0.900,8.000 9.000 20.000")
+            Some("masquerade,tcp-stream,Gbit/s,netd,9.000,8.000,20.000,0.900,8.000 9.000 20.000,,")
         );
     }
 }

@@ -1,7 +1,10 @@
 //! What the speed is meant to be, and whether a run of the bench says that it is so. Nothing here performs IO.
 
 use super::{
+    control::about,
     figures::{Figures, Measure},
+    findings::Findings,
+    scale::{self, Point, Traffic},
     site::{Contender, Path},
 };
 
@@ -24,7 +27,32 @@ const AGAINST_THE_PROXY: Bound = Bound::AtLeast(4.0);
 const AGAINST_PEERS: [Measure; 5] =
     [Measure::Packets, Measure::Exchange50, Measure::Connect50, Measure::Exchange99, Measure::Cpu];
 
-/// What a ratio has to be.
+/// Packet rates with many flows and ports: the traffic and its point, the same of another point, and the ratio to it.
+const AT_SCALE: [(Traffic, Point, Traffic, Point, f64); 6] = [
+    (Traffic::OneOut, scale::BUSY, Traffic::OneOut, scale::LEAST, 0.95),
+    (Traffic::AllOut, scale::BUSY, Traffic::OneOut, scale::LEAST, 0.95),
+    (Traffic::OneIn, scale::BUSY, Traffic::OneIn, scale::LEAST, 0.95),
+    (Traffic::AllIn, scale::BUSY, Traffic::OneIn, scale::LEAST, 0.95),
+    (Traffic::OneOut, scale::MILLION, Traffic::OneOut, scale::THOUSAND, 0.90),
+    (Traffic::AllOut, scale::MILLION, Traffic::AllOut, scale::THOUSAND, 0.90),
+];
+
+/// Numbers of netd's that have a bound of their own.
+const BY_THEMSELVES: [(&str, &str, f64); 7] = [
+    (about::CREATE, "ms", 10.0),
+    (about::ATTACH, "ms", 10.0),
+    (about::DETACH, "ms", 40.0),
+    (about::RANGE, "ms", 100.0),
+    (about::SINGLES, "ms", 100.0),
+    (about::RESTART, "ms", 2_000.0),
+    (about::RESIDENT, "MiB", 30.0),
+];
+
+/// Numbers of netd's that are compared with a peer's: the greatest ratio.
+const BESIDE: [(&str, Contender, f64); 2] =
+    [(scale::FLOW, Contender::Iptables, 1.0), (about::ATTACH, Contender::Cni, 0.5)];
+
+/// What a number has to be.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Bound {
     /// This or more.
@@ -60,67 +88,110 @@ impl Bound {
 
 impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::AtLeast(bound) => write!(f, "≥ {bound:.2}"),
-            Self::AtMost(bound) => write!(f, "≤ {bound:.2}"),
-            Self::Above(bound) => write!(f, "> {bound:.2}"),
-            Self::Below(bound) => write!(f, "< {bound:.2}"),
-        }
+        let (sign, bound) = match self {
+            Self::AtLeast(bound) => ("≥", bound),
+            Self::AtMost(bound) => ("≤", bound),
+            Self::Above(bound) => (">", bound),
+            Self::Below(bound) => ("<", bound),
+        };
+        let digits = if *bound < 10.0 { 2 } else { 0 };
+        write!(f, "{sign} {bound:.digits$}")
     }
 }
 
-/// A target that was judged.
+/// A target, and what was measured of it.
 #[derive(PartialEq, Debug)]
 pub struct Verdict {
-    /// Where.
-    pub path: Path,
+    /// The path, or what else the target is of.
+    pub of: String,
     /// In what.
-    pub measure: Measure,
-    /// Against whom.
-    pub against: Contender,
-    /// What the ratio of netd's median to the other's has to be.
+    pub measure: String,
+    /// Against whom or what; itself where there is a bound alone.
+    pub against: String,
+    /// What netd's number, or its ratio to the other's, has to be.
     pub bound: Bound,
-    /// What it is.
-    pub ratio: f64,
+    /// The unit of the number; none of a ratio.
+    pub unit: &'static str,
+    /// What it is; `None` if one side was not measured.
+    pub measured: Option<f64>,
 }
 
 impl Verdict {
-    /// Whether the target is held.
-    pub fn held(&self) -> bool {
-        self.bound.holds(self.ratio)
+    /// Whether the target is held; `None` if it was not measured.
+    pub fn held(&self) -> Option<bool> {
+        self.measured.map(|number| self.bound.holds(number))
     }
 
     /// The word for it.
     pub fn word(&self) -> &'static str {
-        if self.held() { "held" } else { "missed" }
+        match self.held() {
+            Some(true) => "held",
+            Some(false) => "missed",
+            None => "not measured",
+        }
     }
 }
 
-/// Every target that `figures` can judge: those whose two sides were measured.
-pub fn judged(figures: &Figures) -> Vec<Verdict> {
-    let verdict = |path, measure, against, bound| {
-        let ratio = figures.ratio(path, measure, Contender::Netd, against)?;
-        Some(Verdict { path, measure, against, bound, ratio })
+/// Every target, those of paths first.
+pub fn judged(figures: &Figures, findings: &Findings) -> Vec<Verdict> {
+    let of_paths = Path::ALL.into_iter().flat_map(|path| of_path(figures, path));
+    of_paths.chain(at_scale(findings)).chain(of_numbers(findings)).collect()
+}
+
+fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ {
+    let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
+    let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
+    let proxy = (path == Path::Loopback).then_some((Measure::ConnectRate, Contender::Iptables, AGAINST_THE_PROXY));
+    let on_path = Contender::PEERS.into_iter().filter(move |peer| peer.takes(path));
+    let peers = on_path.flat_map(|peer| {
+        // A plain bridge does a part of the work: to be as good is the target.
+        AGAINST_PEERS.map(|measure| (measure, peer, Bound::ahead(measure, peer == Contender::Bridge)))
+    });
+    limit.chain(proxy).chain(peers).map(move |(measure, against, bound)| Verdict {
+        of: path.name().to_owned(),
+        measure: measure.title().to_owned(),
+        against: against.name().to_owned(),
+        bound,
+        unit: "",
+        measured: figures.ratio(path, measure, Contender::Netd, against),
+    })
+}
+
+fn at_scale(findings: &Findings) -> impl Iterator<Item = Verdict> + '_ {
+    AT_SCALE.into_iter().map(|(traffic, point, other, base, bound)| Verdict {
+        of: "scale".to_owned(),
+        measure: traffic.about(point),
+        against: other.about(base),
+        bound: Bound::AtLeast(bound),
+        unit: "",
+        measured: ratio(findings.netds(&traffic.about(point)), findings.netds(&other.about(base))),
+    })
+}
+
+fn of_numbers(findings: &Findings) -> impl Iterator<Item = Verdict> + '_ {
+    let verdict = |measure: &str, against: &str, bound, unit, measured| Verdict {
+        of: "netd".to_owned(),
+        measure: measure.to_owned(),
+        against: against.to_owned(),
+        bound: Bound::AtMost(bound),
+        unit,
+        measured,
     };
-    let on_path = |path: Path| {
-        let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
-        let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
-        let proxy = (path == Path::Loopback).then_some((Measure::ConnectRate, Contender::Iptables, AGAINST_THE_PROXY));
-        let peers = Contender::PEERS.into_iter().flat_map(|peer| {
-            // A plain bridge does a part of the work: to be as good is the target.
-            AGAINST_PEERS.map(|measure| (measure, peer, Bound::ahead(measure, peer == Contender::Bridge)))
-        });
-        limit
-            .chain(proxy)
-            .chain(peers)
-            .filter_map(move |(measure, against, bound)| verdict(path, measure, against, bound))
-    };
-    Path::ALL.into_iter().flat_map(on_path).collect()
+    let alone = BY_THEMSELVES.map(|(about, unit, bound)| verdict(about, "itself", bound, unit, findings.netds(about)));
+    let beside = BESIDE.map(|(about, peer, bound)| {
+        verdict(about, peer.name(), bound, "", ratio(findings.netds(about), findings.median(about, peer)))
+    });
+    alone.into_iter().chain(beside)
+}
+
+fn ratio(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    Some(one? / other?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::findings::Area;
 
     fn figures(values: &[(Contender, Measure, f64)]) -> Figures {
         let mut figures = Figures::default();
@@ -128,6 +199,11 @@ mod tests {
             figures.add(Path::ContainerToContainer, *contender, *measure, *value);
         }
         figures
+    }
+
+    fn measured(verdicts: &[Verdict]) -> Vec<(&str, String, &'static str)> {
+        let measured = verdicts.iter().filter(|verdict| verdict.measured.is_some());
+        measured.map(|v| (v.against.as_str(), v.bound.to_string(), v.word())).collect()
     }
 
     #[test]
@@ -140,17 +216,21 @@ mod tests {
             (Contender::Veth, Measure::Stream, 40.0),
         ]);
 
-        let judged = judged(&figures);
+        let judged = judged(&figures, &Findings::default());
 
-        let told: Vec<_> = judged.iter().map(|v| (v.against, v.bound, v.word())).collect();
-        assert_eq!(
-            told,
-            [
-                (Contender::Veth, Bound::AtLeast(0.90), "held"),
-                (Contender::Bridge, Bound::AtLeast(1.0), "held"),
-                (Contender::Iptables, Bound::Above(1.0), "missed"),
-            ]
-        );
+        let expected = [("veth", "≥ 0.90", "held"), ("bridge", "≥ 1.00", "held"), ("iptables", "> 1.00", "missed")];
+        assert_eq!(measured(&judged), expected.map(|(peer, bound, word)| (peer, bound.to_owned(), word)));
+    }
+
+    #[test]
+    fn every_target_has_a_row_and_what_was_not_measured_says_so() {
+        let judged = judged(&Figures::default(), &Findings::default());
+
+        assert!(judged.len() > 100, "{}", judged.len());
+        assert!(judged.iter().all(|verdict| verdict.word() == "not measured"));
+        for subject in [about::RESTART, scale::FLOW, "overlay", "loopback"] {
+            assert!(judged.iter().any(|v| v.measure == subject || v.of == subject), "{subject}");
+        }
     }
 
     #[test]
@@ -158,10 +238,20 @@ mod tests {
         let figures =
             figures(&[(Contender::Netd, Measure::Exchange50, 7.0), (Contender::Cni, Measure::Exchange50, 8.0)]);
 
-        let judged = judged(&figures);
+        let judged = judged(&figures, &Findings::default());
 
-        assert_eq!(judged.len(), 1);
-        assert_eq!((judged[0].bound, judged[0].ratio, judged[0].held()), (Bound::Below(1.0), 0.875, true));
-        assert_eq!(judged[0].bound.to_string(), "< 1.00");
+        assert_eq!(measured(&judged), [("cni", "< 1.00".to_owned(), "held")]);
+    }
+
+    #[test]
+    fn numbers_are_judged_by_their_own_bound_and_beside_a_peers() {
+        let mut findings = Findings::default();
+        findings.add(Area::Control, about::ATTACH, Contender::Netd, "ms", 12.0);
+        findings.add(Area::Control, about::ATTACH, Contender::Cni, "ms", 30.0);
+
+        let judged = judged(&Figures::default(), &findings);
+
+        let expected = [("itself", "≤ 10", "missed"), ("cni", "≤ 0.50", "held")];
+        assert_eq!(measured(&judged), expected.map(|(peer, bound, word)| (peer, bound.to_owned(), word)));
     }
 }

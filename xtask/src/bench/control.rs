@@ -1,0 +1,194 @@
+//! What commands take, as whoever runs them sees it: from the start of the process to its end. netd's command line beside the CNI
+//! plugins, turn about; then netd with many endpoints.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use netd_tests::lab::{Host, Lab, Netd, NetdOptions, Offloads};
+
+use super::{
+    findings::{Area, Findings},
+    memory, peers,
+    site::{Contender, HOST, OUTSIDE},
+};
+use crate::workspace;
+
+/// Subjects that targets name.
+pub mod about {
+    /// `netd network create`.
+    pub const CREATE: &str = "network create";
+    /// `netd attach`, or ADD of the plugin bridge.
+    pub const ATTACH: &str = "attach";
+    /// `netd publish` of one port, or ADD of the plugin portmap.
+    pub const PUBLISH: &str = "publish a port";
+    /// `netd detach`, or DEL of both plugins.
+    pub const DETACH: &str = "detach";
+    /// `netd attach` on a host with many endpoints.
+    pub const ATTACH_MANY: &str = "attach, with 1,000 endpoints";
+    /// `netd detach` there.
+    pub const DETACH_MANY: &str = "detach, with 1,000 endpoints";
+    /// Ten thousand ports that are a range.
+    pub const RANGE: &str = "publish 10,000 ports, one range";
+    /// Ten thousand that are none.
+    pub const SINGLES: &str = "publish 10,000 ports, each by itself";
+    /// From `kill -9` to the first answer.
+    pub const RESTART: &str = "restart, with 1,000 endpoints";
+    /// Resident memory of the daemon.
+    pub const RESIDENT: &str = "daemon, resident, with 100 endpoints";
+    /// What every command pays: starting a process on the host.
+    pub const NOTHING: &str = "a command that does nothing (true)";
+}
+
+/// Endpoints with which the daemon's memory is measured, and the greater number.
+const SOME: usize = 100;
+const MANY: usize = 1_000;
+/// Endpoints of one network: a bridge has room for 1,023.
+const OF_A_NETWORK: usize = 250;
+/// Commands that are timed on a host with many endpoints.
+const SAMPLE: usize = 20;
+
+/// Measures everything; what needs many endpoints only in a whole run.
+pub fn measured(findings: &mut Findings, whole: bool) -> Result<()> {
+    let (lab, host) = a_host("netd");
+    let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()));
+    beside_cni(findings, &host, &netd, if whole { 21 } else { 5 })?;
+    ten_thousand_ports(findings, &host, &netd, if whole { 5 } else { 1 });
+    drop((netd, host, lab));
+    many_endpoints(findings, whole)
+}
+
+/// A host with an uplink.
+fn a_host(name: &str) -> (Lab, Host) {
+    let lab = Lab::new();
+    let (host, outside) = (lab.host(name), lab.host("outside"));
+    let [near, far] = [HOST, OUTSIDE].map(|address| format!("{address}/24"));
+    lab.wire(Offloads::On).from(&host, "eth0", &near).to(&outside, "eth0", &far);
+    (lab, host)
+}
+
+fn beside_cni(findings: &mut Findings, host: &Host, netd: &Netd, rounds: usize) -> Result<()> {
+    let (_lab, peer) = a_host("cni");
+    netd.say("network create bench").ok();
+    for round in 0..=rounds {
+        let name = format!("c{round}");
+        let mut note = |about: &str, who, took: Duration| {
+            // Round zero warms up.
+            if round > 0 {
+                findings.add(Area::Control, about, who, "ms", milliseconds(took));
+            }
+        };
+        note(about::NOTHING, Contender::Netd, timed(|| host.run(["true"]).ok()));
+        let container = host.container(&name);
+        let netns = container.netns();
+        for (subject, words) in [
+            (about::CREATE, format!("network create n{round}")),
+            (about::ATTACH, format!("attach {name} --netns {netns} --network bench")),
+            (about::PUBLISH, format!("publish {name} 9000:80")),
+            (about::DETACH, format!("detach {name}")),
+        ] {
+            note(subject, Contender::Netd, timed(|| netd.say(&words).ok()));
+        }
+        netd.say(&format!("network rm n{round}")).ok();
+
+        let container = peer.container(&name);
+        let begin = Instant::now();
+        let added = peers::join(&peer, &container)?;
+        note(about::ATTACH, Contender::Cni, begin.elapsed());
+        let begin = Instant::now();
+        peers::map_port(&peer, &container, added)?;
+        note(about::PUBLISH, Contender::Cni, begin.elapsed());
+        let begin = Instant::now();
+        peers::leave(&peer, &container)?;
+        note(about::DETACH, Contender::Cni, begin.elapsed());
+    }
+    Ok(())
+}
+
+fn ten_thousand_ports(findings: &mut Findings, host: &Host, netd: &Netd, rounds: usize) {
+    let web = host.container("web");
+    netd.say(&format!("attach web --netns {} --network bench", web.netns())).ok();
+    let singles: Vec<_> = (0..10_000).map(|n| format!("{}:80/udp", 10_000 + 2 * n)).collect();
+    for (about, specs) in [(about::RANGE, vec!["10000-19999:10000-19999".to_owned()]), (about::SINGLES, singles)] {
+        let words = |verb: &str| [verb.to_owned(), "web".to_owned()].into_iter().chain(specs.iter().cloned());
+        for _ in 0..rounds {
+            let took = timed(|| netd.run(words("publish")).ok());
+            findings.add(Area::Control, about, Contender::Netd, "ms", milliseconds(took));
+            netd.run(words("unpublish")).ok();
+        }
+    }
+}
+
+fn many_endpoints(findings: &mut Findings, whole: bool) -> Result<()> {
+    let (_lab, host) = a_host("many");
+    let mut netd = host.netd_with(NetdOptions::default().binary(workspace::netd()));
+    let count = if whole { MANY } else { SOME };
+    let spare: Vec<_> = (0..SAMPLE).map(|n| format!("s{n}")).collect();
+    let names: Vec<_> = (0..count).map(|n| format!("e{n}")).collect();
+    namespaces(&host, names.iter().chain(&spare))?;
+    for network in 0..=count / OF_A_NETWORK {
+        netd.say(&format!("network create many{network}")).ok();
+    }
+    let attach = |netd: &Netd, name: &str, network: usize| {
+        netd.say(&format!("attach {name} --netns /run/netns/{name} --network many{network}")).ok();
+    };
+    for (n, name) in names.iter().enumerate() {
+        attach(&netd, name, n / OF_A_NETWORK);
+        if n + 1 == SOME {
+            weigh(findings, &host, &netd)?;
+        }
+    }
+    if !whole {
+        return Ok(());
+    }
+    for name in &spare {
+        let took = timed(|| attach(&netd, name, MANY / OF_A_NETWORK));
+        findings.add(Area::Control, about::ATTACH_MANY, Contender::Netd, "ms", milliseconds(took));
+    }
+    for name in &spare {
+        let took = timed(|| netd.say(&format!("detach {name}")).ok());
+        findings.add(Area::Control, about::DETACH_MANY, Contender::Netd, "ms", milliseconds(took));
+    }
+    for _ in 0..3 {
+        netd.kill();
+        let took = timed(|| netd.start());
+        findings.add(Area::Control, about::RESTART, Contender::Netd, "ms", milliseconds(took));
+    }
+    Ok(())
+}
+
+/// Empty network namespaces, made by one process.
+fn namespaces<'a>(host: &Host, names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let lines: String = names.map(|name| format!("netns add {name}\n")).collect();
+    fs::write(host.path("/run/namespaces"), lines).context("cannot list the namespaces to make")?;
+    host.run(["ip", "-batch", "/run/namespaces"]).ok();
+    Ok(())
+}
+
+/// The daemon's memory and its maps'.
+fn weigh(findings: &mut Findings, host: &Host, netd: &Netd) -> Result<()> {
+    const MIB: f64 = (1 << 20) as f64;
+    let resident = memory::resident(host, netd)?;
+    let mut add =
+        |about: &str, bytes: u64| findings.add(Area::Memory, about, Contender::Netd, "MiB", bytes as f64 / MIB);
+    add(about::RESIDENT, resident.all);
+    add("of which its own, not its binary's", resident.own);
+    let maps = memory::maps(host, netd)?;
+    add("all maps", maps.values().map(|map| map.bytes).sum());
+    for (name, map) in maps.iter().filter(|(_, map)| map.bytes >= 1 << 20) {
+        add(&format!("map {name}, room for {}", crate::programs::grouped(map.entries)), map.bytes);
+    }
+    Ok(())
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let begin = Instant::now();
+    work();
+    begin.elapsed()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,269 @@
+//! Packet rates with many flows and many published ports. The flows are made by their first packets: a socket of a container sends
+//! to as many addresses outside, one of a client outside to as many published ports.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{Container, Host, Lab, Netd, Offloads, Running};
+
+use super::{
+    contenders,
+    datagrams::Spread,
+    findings::{Area, Findings},
+    load::{PORT, Server},
+    memory::Objects,
+    site::{Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
+};
+use crate::programs::grouped;
+
+/// The first address of the servers outside, one a flow (RFC 6598 gives four million).
+const SERVERS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+/// Where they are routed.
+const SERVERS_NET: &str = "100.64.0.0/10";
+/// The port that everybody sends from: outside the ephemeral range, so that it stays.
+const FROM: u16 = 2000;
+/// The first of many published ports, of which every second is one, so that each is an entry.
+const FIRST_OF_MANY: u16 = 10_000;
+/// With fewer flows than these the bytes of one are not to be told from what else the machine does.
+const ENOUGH: u32 = 100_000;
+
+/// How many of each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Point {
+    /// Live flows of containers to the outside.
+    pub flows: u32,
+    /// Published ports.
+    pub ports: u16,
+}
+
+/// What targets compare with.
+pub const LEAST: Point = Point { flows: 1, ports: 1 };
+/// A busy host.
+pub const BUSY: Point = Point { flows: 100_000, ports: 10_000 };
+/// What a million is compared with.
+pub const THOUSAND: Point = Point { flows: 1_000, ports: 1 };
+/// More than a host has.
+pub const MILLION: Point = Point { flows: 1_000_000, ports: 1 };
+
+/// Whose, how many of each, in the order of the table.
+const POINTS: [(Contender, Point); 8] = [
+    (Contender::Netd, LEAST),
+    (Contender::Netd, THOUSAND),
+    (Contender::Netd, Point { flows: 100_000, ports: 1 }),
+    (Contender::Netd, Point { flows: 1, ports: 1_000 }),
+    (Contender::Netd, Point { flows: 1, ports: 10_000 }),
+    (Contender::Netd, BUSY),
+    (Contender::Iptables, LEAST),
+    (Contender::Iptables, Point { flows: 100_000, ports: 1 }),
+];
+
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traffic {
+    /// Of one flow out of a container, with the others alive.
+    OneOut,
+    /// Of all of them, a packet each in turn.
+    AllOut,
+    /// To one published port from outside, with the others published.
+    OneIn,
+    /// To all of them, a packet each in turn.
+    AllIn,
+}
+
+impl Traffic {
+    const ALL: [Self; 4] = [Self::OneOut, Self::AllOut, Self::OneIn, Self::AllIn];
+
+    /// Whether it is another than that of one.
+    fn differs(self, point: Point) -> bool {
+        match self {
+            Self::OneOut | Self::OneIn => true,
+            Self::AllOut => point.flows > 1,
+            Self::AllIn => point.ports > 1,
+        }
+    }
+
+    /// What a table calls it at a point.
+    pub fn about(self, point: Point) -> String {
+        let Point { flows, ports } = point;
+        let what = match self {
+            Self::OneOut => "masquerade, by one flow",
+            Self::AllOut => "masquerade, by each flow in turn",
+            Self::OneIn => "published, to one port",
+            Self::AllIn => "published, to each port in turn",
+        };
+        format!("{what}: {} flows, {} ports", grouped(flows.into()), grouped(ports.into()))
+    }
+}
+
+/// Measures every point, all alive in the same run and one after the other within a round.
+pub fn measured(findings: &mut Findings, whole: bool, rounds: usize, time: Duration) -> Result<()> {
+    let points = POINTS.into_iter().chain(whole.then_some((Contender::Netd, MILLION)));
+    let mut grounds = points.map(|(who, point)| Ground::new(who, point, findings)).collect::<Result<Vec<_>>>()?;
+    for traffic in Traffic::ALL {
+        for round in 0..=rounds {
+            for turn in 0..grounds.len() {
+                let at = (turn + round) % grounds.len();
+                let ground = &mut grounds[at];
+                if !traffic.differs(ground.point) {
+                    continue;
+                }
+                let about = traffic.about(ground.point);
+                let rate = ground.rate(traffic, time).with_context(|| format!("{}: {about}", ground.who.name()))?;
+                // Round zero warms up.
+                if round > 0 {
+                    findings.add(Area::Scale, &about, ground.who, "kpps", rate);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A host with so many flows and ports. Fields go in the order they end.
+struct Ground {
+    who: Contender,
+    point: Point,
+    one_out: Spread,
+    all_out: Spread,
+    one_in: Spread,
+    all_in: Spread,
+    at_outside: Server,
+    in_web: Server,
+    app: Container,
+    outside: Host,
+    _netd: Option<Netd>,
+    _proxies: Vec<Running>,
+    _lab: Lab,
+}
+
+impl Ground {
+    fn new(who: Contender, point: Point, findings: &mut Findings) -> Result<Self> {
+        let lab = Lab::new();
+        let (host, outside) = (lab.host(who.name()), lab.host("outside"));
+        let [near, far] = [HOST, OUTSIDE].map(|address| format!("{address}/24"));
+        lab.wire(Offloads::On).from(&host, "eth0", &near).to(&outside, "eth0", &far);
+        host.ip(&format!("route add {SERVERS_NET} via {OUTSIDE}"));
+        outside.ip(&format!("route add local {SERVERS_NET} dev lo"));
+        if who == Contender::Netd {
+            let entries = (4 * point.flows).max(65_536);
+            let config = host.path("/etc/netd/netd.toml");
+            fs::write(config, format!("[daemon]\nflows-max = {entries}\n")).context("cannot configure netd")?;
+        }
+        let Furnished { web, app, proxies, netd, .. } = match who {
+            Contender::Netd => contenders::netd(&host)?,
+            _ => contenders::docker_like(&host)?,
+        };
+        let ports = ports(point.ports);
+        if let Some(netd) = &netd {
+            let specs = ports[1..].iter().map(|port| format!("{port}:{PORT}/udp"));
+            let words: Vec<_> = ["publish".to_owned(), "web".to_owned()].into_iter().chain(specs).collect();
+            if words.len() > 2 {
+                netd.run(words).ok();
+            }
+        }
+        let server = |n: u32| SocketAddrV4::new(Ipv4Addr::from_bits(SERVERS.to_bits() + n), PORT);
+        let published = |port: &u16| SocketAddrV4::new(HOST, *port);
+        let mut ground = Self {
+            who,
+            point,
+            one_out: Spread::over([server(0)]),
+            all_out: Spread::over((0..point.flows).map(server)),
+            one_in: Spread::over([published(&ports[0])]),
+            all_in: Spread::over(ports.iter().map(published)),
+            at_outside: Server::new(&outside)?,
+            in_web: Server::new(&web)?,
+            app,
+            outside,
+            _netd: None,
+            _proxies: proxies,
+            _lab: lab,
+        };
+        let before = Objects::now()?;
+        ground.refresh(Traffic::AllOut)?;
+        let taken = Objects::now()?.bytes_a_flow_since(&before, point.flows);
+        if let Some(netd) = &netd {
+            let flows = netd.json("status")["flows"]["entries"].as_u64().unwrap_or_default() / 2;
+            ensure!(flows >= u64::from(point.flows), "only {flows} of {} flows are alive", point.flows);
+        }
+        if point.flows >= ENOUGH {
+            findings.add(Area::Memory, FLOW, who, "bytes", taken);
+        }
+        ground._netd = netd;
+        Ok(ground)
+    }
+
+    /// A packet for each flow of the traffic, so that all are alive.
+    fn refresh(&mut self, traffic: Traffic) -> Result<()> {
+        match traffic {
+            Traffic::OneOut | Traffic::AllOut => self.app.enter(|| self.all_out.send_round(FROM)),
+            Traffic::OneIn | Traffic::AllIn => self.outside.enter(|| self.all_in.send_round(FROM)),
+        }
+    }
+
+    /// Thousands of packets that arrive in a second.
+    fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<f64> {
+        self.refresh(traffic)?;
+        let server = match traffic {
+            Traffic::OneOut | Traffic::AllOut => &self.at_outside,
+            Traffic::OneIn | Traffic::AllIn => &self.in_web,
+        };
+        settle(server);
+        let before = server.datagrams();
+        let seconds = match traffic {
+            Traffic::OneOut => self.app.enter(|| self.one_out.send(FROM, time)),
+            Traffic::AllOut => self.app.enter(|| self.all_out.send(FROM, time)),
+            Traffic::OneIn => self.outside.enter(|| self.one_in.send(FROM, time)),
+            Traffic::AllIn => self.outside.enter(|| self.all_in.send(FROM, time)),
+        }?;
+        let arrived = server.datagrams() - before;
+        ensure!(arrived > 0, "no datagram arrived");
+        Ok(arrived as f64 / 1e3 / seconds)
+    }
+}
+
+/// What the memory is called that a flow takes.
+pub const FLOW: &str = "a flow";
+
+/// Waits until nothing more of an earlier round arrives.
+fn settle(server: &Server) {
+    let begin = Instant::now();
+    let mut last = server.datagrams();
+    while begin.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(10));
+        if std::mem::replace(&mut last, server.datagrams()) == last {
+            return;
+        }
+    }
+}
+
+/// So many, the first of which every contender has published.
+fn ports(count: u16) -> Vec<u16> {
+    std::iter::once(PUBLISHED).chain((1..count).map(|n| FIRST_OF_MANY + 2 * n)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_published_ports_are_neighbours_and_none_is_of_the_ephemeral_range() {
+        let ports = ports(10_000);
+
+        assert_eq!((ports.len(), ports[0]), (10_000, PUBLISHED));
+        assert!(ports.windows(2).all(|pair| pair[1] - pair[0] >= 2));
+        assert!(ports.iter().all(|port| *port < 32_768));
+    }
+
+    #[test]
+    fn every_row_that_a_target_names_is_measured() {
+        let measured = |point| POINTS.contains(&(Contender::Netd, point)) || point == MILLION;
+
+        assert!([LEAST, BUSY, THOUSAND, MILLION].into_iter().all(measured));
+        assert!(Traffic::AllOut.differs(BUSY) && Traffic::AllIn.differs(BUSY) && !Traffic::AllOut.differs(LEAST));
+        assert_eq!(Traffic::AllOut.about(BUSY), "masquerade, by each flow in turn: 100,000 flows, 10,000 ports");
+    }
+}
