@@ -2,7 +2,7 @@
 
 use crate::{
     packet::{ETH, Label, Packet},
-    parse::{Headers, Part, Transport},
+    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Part, Transport},
     tables::{Device, DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
@@ -119,7 +119,8 @@ fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize,
 pub fn send<P: Packet>(p: &mut P, s: &Scratch) -> Result<Packed, DropReason> {
     p.set_label(Label::Approved);
     if s.flow.via == Via::Peer as u8 {
-        p.write(0, s.flow.next.macs())?;
+        let ethertype = if s.key.src.is_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        p.put_link_header(s.flow.next.macs(), ethertype)?;
         return Ok(Verdict::Peer(s.flow.next.device).packed());
     }
     if s.flow.via == Via::Neighbour as u8 {

@@ -29,8 +29,8 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
     settle(match hook {
         Hook::FromContainer => from_container(p, t, s),
         Hook::ToContainer => to_container(p, t),
-        Hook::FromUplink => from_uplink(p, t, s),
-        Hook::ToUplink => to_uplink(p, t, s),
+        Hook::FromUplink | Hook::FromL3Uplink => from_uplink(p, t, s),
+        Hook::ToUplink | Hook::ToL3Uplink => to_uplink(p, t, s),
         Hook::DnsLo => dns_lo(p, t, s),
         Hook::FromOverlay => overlay::enter(p, t, s),
     })

@@ -37,8 +37,16 @@ pub enum Label {
 
 /// A packet that can be read and rewritten.
 ///
-/// Offsets count from the first byte of the Ethernet header. What is out of bounds is [`DropReason::Malformed`].
+/// Offsets count from the first byte of the Ethernet header; of a packet without one, from where it would be. What is out of
+/// bounds is [`DropReason::Malformed`], and so is a header that is not there.
 pub trait Packet {
+    /// Whether it has an Ethernet header. At a device of layer 3 (tun, WireGuard, PPP) a packet begins with its IP header.
+    fn has_link_header(&self) -> bool;
+
+    /// Gives it an Ethernet header with these link-layer addresses, the destination's first, and, if it has none, this
+    /// ethertype. The last step before it goes to a device with such headers.
+    fn put_link_header(&mut self, macs: [u8; 12], ethertype: [u8; 2]) -> Result<(), DropReason>;
+
     /// Makes the first `bytes` bytes readable where they are, as far as the packet has so many: the kernel keeps the rest of
     /// a packet elsewhere.
     fn reach(&mut self, bytes: usize);
@@ -59,7 +67,7 @@ pub trait Packet {
     /// IPv6 header has none of its own.
     fn replace_sum(&mut self, delta: Delta);
 
-    /// Its whole length in bytes, the Ethernet header included.
+    /// Its whole length in bytes, with the Ethernet header that it has or would have.
     fn length(&self) -> usize;
 
     /// Payload bytes of each segment it will be cut into, 0 where it goes out as it is (GSO).

@@ -68,16 +68,33 @@ pub struct Ethernet {
     pub ethertype: [u8; 2],
 }
 
-/// Reads the Ethernet header.
+/// Reads the Ethernet header, or what it would say.
 #[inline(always)]
 pub fn ethernet<P: Packet>(p: &mut P) -> Result<Ethernet, DropReason> {
     p.reach(ETH + IPV4_HEADER);
+    if !p.has_link_header() {
+        return without_link_header(p);
+    }
     let b = p.read::<ETH>(0)?;
     Ok(Ethernet {
         destination: Mac([b[0], b[1], b[2], b[3], b[4], b[5]]),
         source: Mac([b[6], b[7], b[8], b[9], b[10], b[11]]),
         ethertype: [b[12], b[13]],
     })
+}
+
+/// The Ethernet header that a packet of layer 3 would have: only its version says what it is, and its destination whether it is
+/// for a group.
+#[inline(always)]
+fn without_link_header<P: Packet>(p: &P) -> Result<Ethernet, DropReason> {
+    let b = p.read::<IPV4_HEADER>(ETH)?;
+    let (ethertype, to_group) = match b[0] >> 4 {
+        4 => (ETHERTYPE_IPV4, b[16] >= 224),
+        6 => (ETHERTYPE_IPV6, p.read::<1>(ETH + 24)? == [0xff]),
+        _ => ([0; 2], false),
+    };
+    let destination = if to_group { Mac::BROADCAST } else { Mac([0; 6]) };
+    Ok(Ethernet { destination, source: Mac([0; 6]), ethertype })
 }
 
 /// What an IP packet carries, as far as translation cares.

@@ -208,6 +208,9 @@ impl PartialEq for Mac {
 }
 
 impl Mac {
+    /// Every station.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
     /// Whether it names a group (broadcast included) and not one station (IEEE 802, the I/G bit).
     pub const fn is_group(self) -> bool {
         self.0[0] & 1 != 0

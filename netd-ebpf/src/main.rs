@@ -26,25 +26,37 @@ use crate::{
 /// Ingress of a container's host-side veth.
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
-    run(Hook::FromContainer, ctx)
+    run::<false>(Hook::FromContainer, ctx)
 }
 
 /// Egress of a container's host-side veth.
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
-    run(Hook::ToContainer, ctx)
+    run::<false>(Hook::ToContainer, ctx)
 }
 
 /// Ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    run(Hook::FromUplink, ctx)
+    run::<false>(Hook::FromUplink, ctx)
 }
 
 /// Egress of an uplink.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
-    run(Hook::ToUplink, ctx)
+    run::<false>(Hook::ToUplink, ctx)
+}
+
+/// Ingress of an uplink of layer 3.
+#[classifier]
+pub fn from_l3_uplink(ctx: TcContext) -> i32 {
+    run::<true>(Hook::FromL3Uplink, ctx)
+}
+
+/// Egress of an uplink of layer 3.
+#[classifier]
+pub fn to_l3_uplink(ctx: TcContext) -> i32 {
+    run::<true>(Hook::ToL3Uplink, ctx)
 }
 
 /// Takes flows out that the daemon found to be over. Attached nowhere: the daemon runs it on packets of its own making.
@@ -116,18 +128,20 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
 /// Ingress of the VXLAN device of a port.
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
-    run(Hook::FromOverlay, ctx)
+    run::<false>(Hook::FromOverlay, ctx)
 }
 
 /// Egress of a container's loopback device.
 #[classifier]
 pub fn dns_lo(ctx: TcContext) -> i32 {
-    run(Hook::DnsLo, ctx)
+    run::<false>(Hook::DnsLo, ctx)
 }
 
+/// `LAYER3` says that packets at this hook have no Ethernet header. A constant and not a field: a program of its own costs the
+/// others nothing, neither a look at the device nor an offset that the verifier must follow.
 #[inline(always)]
-fn run(hook: Hook, ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+fn run<const LAYER3: bool>(hook: Hook, ctx: TcContext) -> i32 {
+    let mut skb = Skb::<LAYER3>::new(&ctx);
     let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else {
         // Not reachable: both have an element for every hook. Container traffic would fail closed all the same.
         let container = matches!(hook, Hook::FromContainer | Hook::ToContainer | Hook::FromOverlay);

@@ -8,14 +8,14 @@ use aya_ebpf::{
         bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::generated::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type,
-        bpf_skb_pull_data,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
+        bpf_skb_change_type, bpf_skb_pull_data,
     },
     programs::TcContext,
 };
 use netd_common::{
     checksum::Delta,
-    packet::{Covers, Label, Packet, Zero},
+    packet::{Covers, ETH, Label, Packet, Zero},
     tables::Scratch,
     verdict::{Action, DropReason, Packed},
 };
@@ -33,12 +33,15 @@ const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// A packet at a TC hook.
-pub struct Skb {
+/// A packet at a TC hook, without an Ethernet header where `LAYER3`.
+pub struct Skb<const LAYER3: bool> {
     skb: *mut __sk_buff,
 }
 
-impl Skb {
+impl<const LAYER3: bool> Skb<LAYER3> {
+    /// The offset, as [`Packet`] counts, of the first byte that there is.
+    const FIRST: usize = if LAYER3 { ETH } else { 0 };
+
     /// The packet in hand.
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
@@ -60,10 +63,10 @@ impl Skb {
     /// Address of `N` bytes at `at`, checked against the packet's end.
     #[inline(always)]
     fn pointer<const N: usize>(&self, at: usize) -> Result<usize, DropReason> {
-        if at > FARTHEST {
+        if at > FARTHEST || at < Self::FIRST {
             return Err(DropReason::Malformed);
         }
-        let mut at = at;
+        let mut at = at - Self::FIRST;
         // Changes nothing after the check. LLVM may check one copy of an offset and use another, which a verifier before
         // 6.3 takes for unchecked; this it can neither see through nor do elsewhere.
         // SAFETY: one arithmetic instruction on a register of ours.
@@ -115,10 +118,37 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+impl<const LAYER3: bool> Packet for Skb<LAYER3> {
+    #[inline(always)]
+    fn has_link_header(&self) -> bool {
+        !LAYER3
+    }
+
+    #[inline(always)]
+    fn put_link_header(&mut self, macs: [u8; 12], ethertype: [u8; 2]) -> Result<(), DropReason> {
+        if !LAYER3 {
+            return self.write(0, macs);
+        }
+        // SAFETY: the context in hand.
+        if unsafe { bpf_skb_change_head(self.skb, ETH as u32, 0) } != 0 {
+            return Err(DropReason::Refused);
+        }
+        let (data, end) = self.bounds();
+        if data + ETH > end {
+            return Err(DropReason::Malformed);
+        }
+        // SAFETY: the bytes are inside the packet, whose head the helper has made and left writable.
+        unsafe {
+            ptr::write(data as *mut [u8; 12], macs);
+            ptr::write((data + macs.len()) as *mut [u8; 2], ethertype);
+        }
+        Ok(())
+    }
+
     /// Only headers, and only where they are not linear: to pull more would copy payload for each packet.
     #[inline(always)]
     fn reach(&mut self, bytes: usize) {
+        let bytes = bytes - Self::FIRST;
         let (data, end) = self.bounds();
         if data + bytes > end {
             let wanted = if (self.field_len() as usize) < bytes { self.field_len() } else { bytes as u32 };
@@ -156,7 +186,8 @@ impl Packet for Skb {
         let covers = if covers == Covers::PseudoHeader { BPF_F_PSEUDO_HDR as u64 } else { 0 };
         let zero = if zero == Zero::MeansNone { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
         // SAFETY: the context in hand; from 0 and size 0 tell the helper that `to` is a difference.
-        let result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, delta.wsum().into(), covers | zero) };
+        let result =
+            unsafe { bpf_l4_csum_replace(self.skb, (at - Self::FIRST) as u32, 0, delta.wsum().into(), covers | zero) };
         if result == 0 { Ok(()) } else { Err(DropReason::Refused) }
     }
 
@@ -168,7 +199,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.field_len() as usize
+        self.field_len() as usize + Self::FIRST
     }
 
     #[inline(always)]

@@ -274,7 +274,7 @@ fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: &BT
         gateway_mac: Mac::default(),
     };
     state.devices.insert(link.clone(), record);
-    state.hooks.extend([(link.clone(), Hook::FromUplink), (link.clone(), Hook::ToUplink)]);
+    state.hooks.extend(Hook::of_uplink(uplink.layer3).map(|hook| (link.clone(), hook)));
     // Where forwarding was on before netd it is not netd's to switch off, with networks or without.
     let on =
         Family::BOTH.into_iter().filter(|family| forwards.contains(family) || !uplink.was_no_router.contains(family));

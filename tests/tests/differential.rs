@@ -34,6 +34,7 @@ fn so_are_their_twins_of_ipv6() {
 fn packets_are_equal(v6: bool) {
     in_the_scene(|| {
         let mut world = scene::world_of_both_families();
+        let mut layer3 = scene::world_of_both_families();
         // Of both families.
         let _bound = std::net::UdpSocket::bind("[::]:5000").expect("the namespace is empty");
         let _listening = std::net::TcpListener::bind("[::]:1024").expect("the namespace is empty");
@@ -45,6 +46,7 @@ fn packets_are_equal(v6: bool) {
         let _asked_by_tcp = std::net::TcpListener::bind((resolver, dns::FIRST_SOCKET)).expect("the namespace is empty");
         let at = Address::from(resolver);
         world.sockets_at.extend([(UDP, at, dns::FIRST_SOCKET + 1), (TCP, at, dns::FIRST_SOCKET)]);
+        (layer3.sockets, layer3.sockets_at) = (world.sockets.clone(), world.sockets_at.clone());
         let mut kernel = Kernel::like(&world);
         let mut random = StdRng::seed_from_u64(SEED);
         let mut seen = BTreeMap::<String, usize>::new();
@@ -54,6 +56,9 @@ fn packets_are_equal(v6: bool) {
             world.clock.set(far_from_the_next_tick());
             let mut in_world = frame.clone();
             let verdict = world.run(hook, &mut in_world);
+            layer3.clock.set(world.clock.get());
+            without_ethernet(&layer3, hook, &frame, (verdict, &in_world.bytes))
+                .unwrap_or_else(|e| panic!("packet {i} at {hook:?}: {e}: {frame:02x?}"));
             let (returned, bytes) = kernel.run(hook, &frame);
 
             assert_eq!(returned, expected_return(verdict), "packet {i} at {hook:?}: {verdict:?} {frame:02x?}");
@@ -79,7 +84,13 @@ fn packets_are_equal(v6: bool) {
                 took.as_nanos() / u128::from(*runs)
             );
         }
-        for hook in Hook::ALL {
+        let mut by_layer3 = layer3.counters.borrow().clone();
+        for (here, there) in Hook::of_uplink(false).into_iter().zip(Hook::of_uplink(true)) {
+            let counters = by_layer3.remove(&there).expect("packets without Ethernet");
+            assert!(counters.passed > 1_000, "{there:?} {counters:?}");
+            assert!(here == Hook::ToUplink || counters.to_peer > 100, "{there:?} {counters:?}");
+        }
+        for hook in Hook::ALL.into_iter().filter(|hook| !Hook::of_uplink(true).contains(hook)) {
             assert_eq!(kernel.counters(hook), world.counters.borrow()[&hook], "{hook:?}");
         }
         let flows = world.flows.borrow();
@@ -105,6 +116,37 @@ fn far_from_the_next_tick() -> u64 {
         }
         std::thread::sleep(std::time::Duration::from_nanos(left));
     }
+}
+
+/// Plays the packet to a world whose uplink is of layer 3: without its Ethernet header, where an uplink would have sent or received
+/// it so. Nothing else may differ. A test run always gives a program an Ethernet header, so this is the World's alone to show.
+fn without_ethernet(
+    layer3: &World,
+    hook: Hook,
+    frame: &Frame,
+    (verdict, bytes): (Verdict, &[u8]),
+) -> Result<(), String> {
+    let [ingress, egress] = Hook::of_uplink(true);
+    let at = match hook {
+        Hook::FromUplink => ingress,
+        Hook::ToUplink => egress,
+        _ => hook,
+    };
+    let says = [(&[0x08, 0x00], 4), (&[0x86, 0xdd], 6)]
+        .map(|(ethertype, version)| frame.bytes[12..ETH] == *ethertype && frame.bytes[ETH] >> 4 == version);
+    let plain = frame.bytes[..6] == scene::UPLINK_MACS[0] && says.contains(&true);
+    let mut bare = frame.clone();
+    if at == hook || !plain {
+        return if layer3.run(hook, &mut bare) == verdict { Ok(()) } else { Err("not the same state".to_owned()) };
+    }
+    bare.bytes.drain(..ETH);
+    bare.layer3 = true;
+    let decided = layer3.run(at, &mut bare);
+    let expected = if matches!(verdict, Verdict::Peer(_)) { bytes } else { &bytes[ETH..] };
+    if decided == verdict && bare.bytes == expected {
+        return Ok(());
+    }
+    Err(format!("without Ethernet {decided:?} {:02x?}, with it {verdict:?} {bytes:02x?}", bare.bytes))
 }
 
 fn expected_return(verdict: Verdict) -> i32 {
@@ -138,8 +180,8 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
     let known = world.flows.borrow().keys().nth(random.random_range(0..64)).map(of_ipv4);
     let (device, came_by) = match hook {
         Hook::FromContainer => (pick(random, &[A, A, B, C, D]), 0),
-        Hook::FromUplink => (UPLINK, 0),
-        Hook::ToUplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
+        Hook::FromUplink | Hook::FromL3Uplink => (UPLINK, 0),
+        Hook::ToUplink | Hook::ToL3Uplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
         Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
         Hook::DnsLo => (scene::LOOPBACK, 0),
         Hook::FromOverlay => (scene::TUNNEL, 0),

@@ -25,16 +25,35 @@ pub enum Hook {
     DnsLo = 4,
     /// Ingress of the VXLAN device of a port.
     FromOverlay = 5,
+    /// Ingress of an uplink of layer 3, whose packets have no Ethernet header (tun, WireGuard, PPP).
+    FromL3Uplink = 6,
+    /// Egress of the same.
+    ToL3Uplink = 7,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::DnsLo, Self::FromOverlay];
+    pub const ALL: [Self; 8] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromUplink,
+        Self::ToUplink,
+        Self::DnsLo,
+        Self::FromOverlay,
+        Self::FromL3Uplink,
+        Self::ToL3Uplink,
+    ];
 
     /// Those at devices of the host.
-    pub const OF_DEVICES: [Self; 5] =
-        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::FromOverlay];
+    pub const OF_DEVICES: [Self; 7] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromUplink,
+        Self::ToUplink,
+        Self::FromOverlay,
+        Self::FromL3Uplink,
+        Self::ToL3Uplink,
+    ];
 
     /// The program's name, in the object, in listings and in pins.
     pub const fn name(self) -> &'static str {
@@ -45,7 +64,21 @@ impl Hook {
             Self::ToUplink => "to_uplink",
             Self::DnsLo => "dns_lo",
             Self::FromOverlay => "from_overlay",
+            Self::FromL3Uplink => "from_l3_uplink",
+            Self::ToL3Uplink => "to_l3_uplink",
         }
+    }
+}
+
+impl Hook {
+    /// Where packets of an uplink come in and go out, by whether they have no Ethernet header.
+    pub const fn of_uplink(layer3: bool) -> [Self; 2] {
+        if layer3 { [Self::FromL3Uplink, Self::ToL3Uplink] } else { [Self::FromUplink, Self::ToUplink] }
+    }
+
+    /// Whether packets meet it that leave by an uplink.
+    pub const fn is_last(self) -> bool {
+        matches!(self, Self::ToUplink | Self::ToL3Uplink)
     }
 }
 

@@ -38,7 +38,8 @@ impl Bench {
         let addresses = vec!["192.0.2.1/24".parse().unwrap()];
         let mut kernel = FakeKernel::default();
         let was_no_router = Family::BOTH.into();
-        kernel.facts.uplinks = [(link, Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into();
+        kernel.facts.uplinks =
+            [(link, Uplink { layer3: false, mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into();
         let route = Use::Route { device: "eth0".to_owned() };
         kernel.facts.uses = [("192.0.2.0/24".parse().unwrap(), route)].into();
         for (inode, name) in (1..).zip(["c1", "c2", "c3"]) {

@@ -52,6 +52,12 @@ impl Attachments {
         &self.pins
     }
 
+    /// Whether a program of ours is attached at `hook` of any device.
+    pub fn has(&self, hook: Hook, filters: &BTreeSet<Filter>) -> Result<bool> {
+        let pinned = self.pins.attachments()?.iter().any(|(_, at)| *at == hook);
+        Ok(pinned || filters.iter().any(|filter| is_at(filter, hook)))
+    }
+
     /// Puts `program` in the place of every one attached at `hook`. Pins whose device is gone go.
     pub fn replace(
         &mut self,
@@ -89,7 +95,7 @@ impl Attachments {
         }
 
         if !self.without_tcx {
-            let order = if hook == Hook::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
+            let order = if hook.is_last() { LinkOrder::last() } else { LinkOrder::first() };
             match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
                 Ok(id) => {
                     let attached: FdLink = program.take_link(id)?.try_into()?;
@@ -270,16 +276,13 @@ fn attached_filter(link: &LinkName, hook: Hook) -> std::io::Result<SchedClassifi
 /// Which way the packets of a hook go.
 pub const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::FromContainer | Hook::FromUplink | Hook::FromOverlay => TcAttachType::Ingress,
-        Hook::ToContainer | Hook::ToUplink | Hook::DnsLo => TcAttachType::Egress,
+        Hook::FromContainer | Hook::FromUplink | Hook::FromL3Uplink | Hook::FromOverlay => TcAttachType::Ingress,
+        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo => TcAttachType::Egress,
     }
 }
 
 const fn priority(hook: Hook) -> u16 {
-    match hook {
-        Hook::ToUplink => LAST,
-        Hook::FromContainer | Hook::ToContainer | Hook::FromUplink | Hook::DnsLo | Hook::FromOverlay => FIRST,
-    }
+    if hook.is_last() { LAST } else { FIRST }
 }
 
 /// What kernels without TCX (before 6.6, or built without it) answer: they do not know the attach type, or not the

@@ -154,9 +154,14 @@ impl Dataplane {
         self.collector.turn(&self.tables.flows, program.try_into()?)
     }
 
-    /// Every program, with the devices it is attached to.
+    /// Every program that is loaded, with the devices it is attached to.
     pub fn programs(&self) -> Result<Vec<Program>> {
-        Hook::ALL.into_iter().map(|hook| self.program(hook)).collect()
+        Hook::ALL.into_iter().filter(|hook| self.is_loaded(*hook)).map(|hook| self.program(hook)).collect()
+    }
+
+    fn is_loaded(&self, hook: Hook) -> bool {
+        let program = self.programs.program(hook.name()).map(<&SchedClassifier>::try_from);
+        program.is_some_and(|program| program.is_ok_and(|program| program.fd().is_ok()))
     }
 
     fn program(&self, hook: Hook) -> Result<Program> {
@@ -177,6 +182,9 @@ impl Dataplane {
 
     fn take_over(&mut self, links: &BTreeMap<u32, LinkName>, filters: &BTreeSet<Filter>) -> Result<()> {
         for hook in Hook::OF_DEVICES {
+            if object::is_rare(hook) && !self.attachments.has(hook, filters)? {
+                continue;
+            }
             let program = program_mut(&mut self.programs, hook)?;
             let replaced = self.attachments.replace(program, hook, links, filters);
             replaced.with_context(|| format!("cannot replace the attached program {}", hook.name()))?;
@@ -188,6 +196,5 @@ impl Dataplane {
 }
 
 fn program_mut(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    let program = programs.program_mut(hook.name()).context("the object lacks one of its programs")?;
-    Ok(program.try_into()?)
+    object::loaded(programs, hook.name())
 }

@@ -82,13 +82,26 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
     loader.map_max_entries(names::FLOWS, flows);
     loader.map_max_entries(names::AGES, places_for(flows));
     let mut programs = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
-    for name in Hook::ALL.into_iter().map(Hook::name).chain([COLLECT]) {
-        let program = programs.program_mut(name);
-        let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+    for name in Hook::ALL.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]) {
+        loaded(&mut programs, name)?;
     }
     Ok(programs)
+}
+
+/// Whether a hook's program is loaded when it is first needed: few hosts have such a device, and the verifier takes its time.
+pub const fn is_rare(hook: Hook) -> bool {
+    matches!(hook, Hook::FromL3Uplink | Hook::ToL3Uplink)
+}
+
+/// A program of the object, in the kernel.
+pub fn loaded<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = programs.program_mut(name);
+    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+    }
+    Ok(program)
 }
 
 /// Bytes of the machine's memory for each entry of the flow table. An entry in use takes 192 bytes, so a full table takes little

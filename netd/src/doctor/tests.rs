@@ -30,6 +30,7 @@ impl Patient {
         let link = LinkName::new("eth0").unwrap();
         let uplink = Uplink {
             mtu: 1500,
+            layer3: false,
             path_mtu: 1500,
             addresses: vec!["192.0.2.1/24".parse().unwrap()],
             was_no_router: BTreeSet::new(),

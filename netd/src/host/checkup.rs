@@ -41,8 +41,12 @@ impl Host {
     }
 
     fn seen_by_uplinks(&self) -> Result<u64> {
-        let counters = self.dataplane.tables().counters(Hook::FromUplink)?;
-        Ok(counters.passed + counters.to_peer + counters.to_neighbour + counters.dropped.iter().sum::<u64>())
+        let mut seen = 0;
+        for [ingress, _] in [false, true].map(Hook::of_uplink) {
+            let counters = self.dataplane.tables().counters(ingress)?;
+            seen += counters.passed + counters.to_peer + counters.to_neighbour + counters.dropped.iter().sum::<u64>();
+        }
+        Ok(seen)
     }
 }
 

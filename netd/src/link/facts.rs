@@ -49,7 +49,7 @@ impl Links {
                 Family::BOTH.into_iter().filter(|family| forwarding.was_off(&link.name, *family)).collect();
             let by_it = routes.iter().filter(|route| output(route) == Some(link.index) && leads_outside(route));
             let path_mtu = by_it.filter_map(mtu).fold(link.mtu, u32::min);
-            (link.name.clone(), Uplink { mtu: link.mtu, path_mtu, addresses, was_no_router })
+            (link.name.clone(), Uplink { layer3: link.layer3, mtu: link.mtu, path_mtu, addresses, was_no_router })
         });
         let destinations = routes.iter().filter(|route| leads_outside(route)).filter_map(|route| {
             let destination = destination(route)?;

@@ -3,7 +3,7 @@
 use netd_common::tuple::Mac;
 use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::{GROUP, PREFIX};
@@ -93,6 +93,8 @@ pub struct Link {
     pub mtu: u32,
     pub up: bool,
     pub loopback: bool,
+    /// Whether its packets have no link-layer header.
+    pub layer3: bool,
     pub master: Option<u32>,
     /// Index of a veth's other side, in the namespace where that is.
     pub peer: Option<u32>,
@@ -153,6 +155,7 @@ impl Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            layer3: is_layer3(message.header.link_layer_type),
             master: None,
             peer: None,
             peer_namespace: None,
@@ -182,6 +185,16 @@ impl Link {
         }
         Some(link)
     }
+}
+
+/// Whether devices of this type send and receive packets from the IP header on, to programs too (`dev_is_mac_header_xmit` in
+/// linux/if_arp.h, and PPP, whose two bytes the driver keeps to itself).
+const fn is_layer3(kind: LinkLayerType) -> bool {
+    use LinkLayerType as Type;
+    matches!(
+        kind,
+        Type::None | Type::Rawip | Type::Ppp | Type::Tunnel | Type::Tunnel6 | Type::Sit | Type::Ipgre | Type::Ip6gre
+    )
 }
 
 /// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing, and get what is for

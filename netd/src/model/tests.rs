@@ -181,7 +181,8 @@ fn networks_get_the_lowest_free_subnet_number_and_gateway() {
 #[test]
 fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let link = |name| LinkName::new(name).unwrap();
-    let uplink = |path_mtu| Uplink { mtu: 9000, path_mtu, addresses: Vec::new(), was_no_router: BTreeSet::new() };
+    let uplink =
+        |path_mtu| Uplink { layer3: false, mtu: 9000, path_mtu, addresses: Vec::new(), was_no_router: BTreeSet::new() };
     let facts = |mtus: [u32; 2]| {
         let uplinks = [(link("a"), uplink(mtus[0])), (link("b"), uplink(mtus[1]))].into();
         HostFacts { uplinks, ..Default::default() }

@@ -22,7 +22,7 @@ fn facts(was_no_router: bool) -> HostFacts {
     let was_no_router = Family::BOTH.into_iter().filter(|_| was_no_router).collect();
     let sandbox = Sandbox { path: "/run/netns/c1".into(), inode: 7 };
     HostFacts {
-        uplinks: [(link("eth0"), Uplink { mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
+        uplinks: [(link("eth0"), Uplink { layer3: false, mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
         addresses: ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()].into(),
         ephemeral: Some(EPHEMERAL),
         timeouts: [30; 9],

@@ -71,6 +71,8 @@ impl fmt::Display for Use {
 /// A device towards the outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
+    /// Whether its packets have no link-layer header (tun, WireGuard, PPP).
+    pub layer3: bool,
     /// In bytes.
     pub mtu: u32,
     /// The lowest of that and of what its routes have for themselves.

@@ -20,6 +20,7 @@ mod netd;
 mod node;
 mod snapshot;
 pub mod traffic;
+mod tunnel;
 mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ pub use command::{Outcome, Running};
 pub use netd::{Netd, NetdOptions, binary as netd_binary};
 pub use node::{Container, Host, Node, assert_no_checksum_errors};
 pub use snapshot::{Snapshot, difference, flattened};
+pub use tunnel::Tunnel;
 pub use wire::{Offloads, Wire};
 
 /// Panics with the command to run unless this process is root. Tests never skip.

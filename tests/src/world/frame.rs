@@ -2,7 +2,7 @@
 
 use netd_common::{
     checksum::Delta,
-    packet::{Covers, Label, Packet, Zero},
+    packet::{Covers, ETH, Label, Packet, Zero},
     verdict::DropReason,
 };
 
@@ -21,8 +21,10 @@ pub enum Summed {
 /// A packet and what the kernel knows besides its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// From the Ethernet header on.
+    /// From the Ethernet header on, or from the IP header on where it has none.
     pub bytes: Vec<u8>,
+    /// Whether it has no Ethernet header.
+    pub layer3: bool,
     /// The state of its transport checksum.
     pub summed: Summed,
     /// Payload bytes of each segment, 0 for none.
@@ -44,6 +46,7 @@ impl Frame {
     pub fn at(device: u32, bytes: Vec<u8>) -> Self {
         Self {
             bytes,
+            layer3: false,
             summed: Summed::None,
             segment_size: 0,
             tagged: false,
@@ -55,15 +58,36 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// The offset, as [`Packet`] counts, of the first byte that there is.
+    fn first(&self) -> usize {
+        if self.layer3 { ETH } else { 0 }
+    }
+}
+
 impl Packet for Frame {
+    fn has_link_header(&self) -> bool {
+        !self.layer3
+    }
+
+    fn put_link_header(&mut self, macs: [u8; 12], ethertype: [u8; 2]) -> Result<(), DropReason> {
+        if self.layer3 {
+            self.bytes.splice(0..0, [0; 12].into_iter().chain(ethertype));
+            self.layer3 = false;
+        }
+        self.write(0, macs)
+    }
+
     fn reach(&mut self, _: usize) {}
 
     fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
+        let at = at.checked_sub(self.first()).ok_or(DropReason::Malformed)?;
         let bytes = self.bytes.get(at..at + N).ok_or(DropReason::Malformed)?;
         bytes.try_into().map_err(|_| DropReason::Malformed)
     }
 
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), DropReason> {
+        let at = at.checked_sub(self.first()).ok_or(DropReason::Malformed)?;
         self.bytes.get_mut(at..at + N).ok_or(DropReason::Malformed)?.copy_from_slice(&bytes);
         Ok(())
     }
@@ -102,7 +126,7 @@ impl Packet for Frame {
     }
 
     fn length(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.first()
     }
 
     fn segment_size(&self) -> usize {

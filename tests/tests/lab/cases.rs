@@ -28,6 +28,15 @@ pub fn on_both_kinds(options: &NetdOptions, case: impl Fn(&Town)) {
     }
 }
 
+/// Plays a case in a new town of each kind whose uplinks are of layer 3.
+pub fn on_both_kinds_of_tunnel(case: impl Fn(&Town)) {
+    for kind in Offloads::BOTH {
+        let town = Town::of_tunnels(kind, NetdOptions::default());
+        case(&town);
+        town.lab.assert_no_checksum_errors();
+    }
+}
+
 pub fn containers_of_one_network_reach_each_other(town: &Town) {
     town.network("blue");
     let web = town.container("web", "blue", &[]);
@@ -80,7 +89,7 @@ pub fn a_client_outside_reaches_a_published_port_with_its_own_address(town: &Tow
     servers.answer_at(&town.client, FRONT, Ports { http: 8080, echo: 8007, bulk: 9000 });
 
     servers.have_seen_only(CLIENT);
-    assert!(says::counted(&town.netd, "from_uplink", "to_peer") > 0, "the programs deliver, not a proxy");
+    assert!(says::counted(&town.netd, town.ingress(), "to_peer") > 0, "the programs deliver, not a proxy");
     town.internet
         .asks_tcp(&format!("{HOST}:8007"), PATIENCE)
         .expect("a port is published on every address of the host");

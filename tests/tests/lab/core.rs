@@ -2,7 +2,7 @@
 
 use netd_tests::lab::NetdOptions;
 
-use crate::cases::{self, on_both_kinds};
+use crate::cases::{self, on_both_kinds, on_both_kinds_of_tunnel};
 
 #[test]
 fn containers_of_one_network_reach_each_other() {
@@ -61,4 +61,14 @@ fn containers_reach_a_published_port_by_the_hosts_addresses_and_the_gateways() {
 #[test]
 fn containers_find_each_other_by_name() {
     on_both_kinds(&NetdOptions::default(), cases::containers_find_each_other_by_name);
+}
+
+#[test]
+fn a_container_reaches_the_outside_by_an_uplink_of_layer_3() {
+    on_both_kinds_of_tunnel(cases::a_container_reaches_the_outside_by_the_address_of_its_host);
+}
+
+#[test]
+fn a_client_beyond_an_uplink_of_layer_3_reaches_a_published_port() {
+    on_both_kinds_of_tunnel(cases::a_client_outside_reaches_a_published_port_with_its_own_address);
 }

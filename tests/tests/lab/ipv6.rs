@@ -53,38 +53,42 @@ fn containers_of_both_families_reach_each_other_and_their_gateway() {
 
 #[test]
 fn a_container_with_a_unique_local_address_leaves_by_that_of_its_host() {
-    on_both_kinds(&NetdOptions::default(), |town| {
-        pave(town);
-        town.netd.say("network create blue --ipv6").ok();
-        let app = town.container("app", "blue", &[]);
-        let servers = Servers::in_node(&town.internet);
+    on_both_kinds(&NetdOptions::default(), leaves_by_the_address_of_its_host);
+}
 
-        servers.answer(&app, INTERNET);
+pub fn leaves_by_the_address_of_its_host(town: &Town) {
+    pave(town);
+    town.netd.say("network create blue --ipv6").ok();
+    let app = town.container("app", "blue", &[]);
+    let servers = Servers::in_node(&town.internet);
 
-        servers.have_seen_only(HOST);
-        let neighbours = says::counted(&town.netd, "from_container", "to_neighbour");
-        assert!(neighbours > 0, "the programs forward, not the stack");
-    });
+    servers.answer(&app, INTERNET);
+
+    servers.have_seen_only(HOST);
+    let neighbours = says::counted(&town.netd, "from_container", "to_neighbour");
+    assert!(neighbours > 0, "the programs forward, not the stack");
 }
 
 #[test]
 fn a_client_outside_reaches_a_port_by_either_family() {
-    on_both_kinds(&NetdOptions::default(), |town| {
-        pave(town);
-        town.netd.say("network create blue --ipv6").ok();
-        let web = town.container("web", "blue", &["8080:80", "8007:7", "8007:7/udp", "9000:9000"]);
-        let servers = Servers::in_node(&web);
-        let ports = Ports { http: 8080, echo: 8007, bulk: 9000 };
+    on_both_kinds(&NetdOptions::default(), is_reached_by_either_family);
+}
 
-        servers.answer_at(&town.client, FRONT, ports);
+pub fn is_reached_by_either_family(town: &Town) {
+    pave(town);
+    town.netd.say("network create blue --ipv6").ok();
+    let web = town.container("web", "blue", &["8080:80", "8007:7", "8007:7/udp", "9000:9000"]);
+    let servers = Servers::in_node(&web);
+    let ports = Ports { http: 8080, echo: 8007, bulk: 9000 };
 
-        servers.have_seen_only(CLIENT);
-        servers.answer_at(&town.client, crate::town::FRONT, ports);
-        assert!(town.client.asks_tcp(&format!("[{FRONT}]:8081"), IMPATIENCE).is_err(), "nothing else is published");
-        let published = town.netd.json("ps");
-        let places: Vec<_> = (0..2).map(|i| says::text(&published, &format!("/0/ports/{i}/host_ip"))).collect();
-        assert_eq!(places, ["0.0.0.0", "::"]);
-    });
+    servers.answer_at(&town.client, FRONT, ports);
+
+    servers.have_seen_only(CLIENT);
+    servers.answer_at(&town.client, crate::town::FRONT, ports);
+    assert!(town.client.asks_tcp(&format!("[{FRONT}]:8081"), IMPATIENCE).is_err(), "nothing else is published");
+    let published = town.netd.json("ps");
+    let places: Vec<_> = (0..2).map(|i| says::text(&published, &format!("/0/ports/{i}/host_ip"))).collect();
+    assert_eq!(places, ["0.0.0.0", "::"]);
 }
 
 #[test]

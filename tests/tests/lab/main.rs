@@ -31,4 +31,5 @@ mod sources;
 mod survival;
 mod the_lab;
 mod town;
+mod tunnels;
 mod uninstall;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, traffic::PATIENCE};
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Tunnel, traffic::PATIENCE};
 
 use crate::says;
 
@@ -36,6 +36,7 @@ pub struct Town {
     pub internet: Host,
     pub client: Host,
     pub lab: Lab,
+    tunnels: Vec<Tunnel>,
 }
 
 impl Town {
@@ -49,7 +50,25 @@ impl Town {
         let lab = Lab::new();
         let (host, internet, client) = streets(&lab, kind);
         let netd = host.netd_with(options);
-        Self { netd, host, internet, client, lab }
+        Self { netd, host, internet, client, lab, tunnels: Vec::new() }
+    }
+
+    /// A town whose streets are tunnels: the host's two uplinks are of layer 3.
+    pub fn of_tunnels(kind: Offloads, options: NetdOptions) -> Self {
+        let lab = Lab::new();
+        let (host, internet, client) = (lab.host("host"), lab.host("internet"), lab.host("client"));
+        let tunnels = vec![
+            Tunnel::lay(kind, (&host, "eth0", "192.0.2.1/24"), (&internet, "eth0", "192.0.2.2/24")),
+            Tunnel::lay(kind, (&host, "eth1", "198.51.100.1/24"), (&client, "eth0", "198.51.100.2/24")),
+        ];
+        settle(&host, &internet, &client);
+        let netd = host.netd_with(options);
+        Self { netd, host, internet, client, lab, tunnels }
+    }
+
+    /// The hook where packets of its uplinks come in.
+    pub fn ingress(&self) -> &'static str {
+        if self.tunnels.is_empty() { "from_uplink" } else { "from_l3_uplink" }
     }
 
     /// A town where netd has not been started yet.
@@ -57,7 +76,7 @@ impl Town {
         let lab = Lab::new();
         let (host, internet, client) = streets(&lab, Offloads::On);
         let netd = host.netd_stopped(NetdOptions::default());
-        Self { netd, host, internet, client, lab }
+        Self { netd, host, internet, client, lab, tunnels: Vec::new() }
     }
 
     /// Makes a network with an automatic subnet.
@@ -93,10 +112,14 @@ fn streets(lab: &Lab, kind: Offloads) -> (Host, Host, Host) {
     let (host, internet, client) = (lab.host("host"), lab.host("internet"), lab.host("client"));
     lab.wire(kind).from(&host, "eth0", "192.0.2.1/24").to(&internet, "eth0", "192.0.2.2/24");
     lab.wire(kind).from(&host, "eth1", "198.51.100.1/24").to(&client, "eth0", "198.51.100.2/24");
+    settle(&host, &internet, &client);
+    (host, internet, client)
+}
+
+fn settle(host: &Host, internet: &Host, client: &Host) {
     internet.ip("address add 203.0.113.80/32 dev lo");
     host.default_route(NEIGHBOUR);
     client.default_route(FRONT);
-    (host, internet, client)
 }
 
 /// Waits until something is so.

@@ -18,7 +18,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn facts(path_mtu: u32) -> HostFacts {
-    let uplink = Uplink { mtu: 1500, path_mtu, addresses: Vec::new(), was_no_router: [].into() };
+    let uplink = Uplink { layer3: false, mtu: 1500, path_mtu, addresses: Vec::new(), was_no_router: [].into() };
     HostFacts { uplinks: [(LinkName::new("eth0").unwrap(), uplink)].into(), ..HostFacts::default() }
 }
 
