@@ -38,6 +38,8 @@ pub enum WayOut {
     Uplink(Address),
     /// It is for the host.
     Local,
+    /// Into another of our networks.
+    Network,
     /// The stack must answer: there is no way, or none for a program.
     Stack,
 }
@@ -59,7 +61,7 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: b
     let Some(device) = t.device(s.flow.next.device) else { return Err(DropReason::UncoveredDevice) };
     if !device.is(DeviceKind::Uplink) {
         // Back into its own network by way of the gateway: the stack's to route.
-        return if device.zone == s.key.zone { Ok(WayOut::Stack) } else { Err(DropReason::Isolated) };
+        return Ok(if device.zone == s.key.zone { WayOut::Stack } else { WayOut::Network });
     }
     if s.flow.next.mtu == 0 {
         s.flow.next.mtu = device.mtu;
@@ -71,7 +73,7 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: b
 /// The address as which a packet from `own`, of the network of `from`, leaves by `uplink`.
 #[inline(always)]
 pub fn source<T: Tables>(t: &T, from: &Device, uplink: &Device, own: Address) -> Option<Address> {
-    if from.routes(own) {
+    if from.keeps(own) {
         return Some(own);
     }
     let given = t.device(from.bridge).and_then(|bridge| bridge.address(own));
@@ -90,6 +92,19 @@ pub fn require_destination<T: Tables>(t: &T, s: &mut Scratch, by: &Device) -> Re
         Some(device) if !device.is(DeviceKind::Uplink) => Ok(()),
         _ => Err(DropReason::NotARouter),
     }
+}
+
+/// Refuses a packet from outside whose source is no address out there, but a container's or the host's own: its answers would
+/// not leave. Asked of what opens something.
+#[inline(never)]
+pub fn require_outside_source<T: Tables>(t: &T, s: &mut Scratch, by: u32) -> Result<(), DropReason> {
+    s.peer_key = s.key.reversed(s.key.zone);
+    let leads_outside = match t.route(by, &s.peer_key, &mut s.flow.next) {
+        Route::Forward => t.device(s.flow.next.device).is_none_or(|device| device.is(DeviceKind::Uplink)),
+        Route::Local => false,
+        Route::Stack => true,
+    };
+    if leads_outside { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
 /// Whether the stack must route this packet: it would have to answer it (its time is up) or to cut it.
@@ -146,6 +161,12 @@ pub fn switch<P: Packet, T: Tables>(
     if endpoint.mac != destination || !fits {
         return Ok(Verdict::Pass.packed());
     }
+    deliver(p, endpoint.device)
+}
+
+/// Puts a frame as it is into the container behind a host-side veth.
+#[inline(always)]
+pub fn deliver<P: Packet>(p: &mut P, device: u32) -> Result<Packed, DropReason> {
     p.set_label(Label::Approved);
-    Ok(Verdict::Peer(endpoint.device).packed())
+    Ok(Verdict::Peer(device).packed())
 }

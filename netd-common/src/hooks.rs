@@ -6,14 +6,14 @@
 use crate::{
     conntrack, dns,
     forward::{self, WayOut},
-    fragment, guard, icmp,
+    fragment, guard, icc, icmp,
     nat::{self, Ttl},
-    overlay,
+    neighbour, overlay,
     packet::{Label, Packet},
     parse::{self, Headers, Transport},
     policy, publish,
     tables::{Device, DeviceKind, EndpointKey, Hook, Scratch, Tables, Via, device_flags},
-    tuple::Zone,
+    tuple::{ICMPV6, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
 
@@ -54,21 +54,38 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         return Ok(PASS);
     }
     if policy::is_arp(frame) {
-        policy::require_own_arp(p, device)?;
-        return Ok(PASS);
+        neighbour::require_own_arp(p, device)?;
+        return if device.has(device_flags::NO_ICC) { neighbour::answer_arp(p, t, s) } else { Ok(PASS) };
     }
     let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Ok(PASS) };
     policy::require_own_address(device, &s.key)?;
+    if !h.v4 && h.transport == Transport::Opaque {
+        if s.key.protocol == ICMPV6 {
+            // Of the link alone.
+            return neighbour::discovery(p, t, s, h);
+        }
+        neighbour::require_plain(&s.key, h)?;
+    }
     if frame.destination.is_group() || s.key.dst.is_link_local() || !policy::goes_beyond_link(s.key.src) {
         return Ok(PASS);
     }
-    if frame.destination != device.gateway_mac {
+    if s.key.dst.is_loopback() {
+        return Err(DropReason::LoopbackFromWire);
+    }
+    let on_link = frame.destination != device.gateway_mac;
+    if on_link && !device.has(device_flags::NO_ICC) {
         // A switch's work, without state.
         return forward::switch(p, t, s, device.zone, frame.destination);
     }
+    if on_link {
+        icc::require_container(t, s, device.zone, frame.destination)?;
+    } else if device.has(device_flags::isolated(h.v4)) {
+        return Err(DropReason::Internal);
+    }
     s.key.zone = device.zone;
+    s.on_link = on_link.into();
     if h.transport == Transport::Error {
-        return error_by_container(p, t, s, h);
+        return if on_link { icc::error(p, t, s, h) } else { error_by_container(p, t, s, h) };
     }
     let h = fragment::recall(t, s, h);
     routed(p, t, s, device, h)
@@ -88,6 +105,7 @@ fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
     }
     let way = forward::find_way_out(t, s, device, answers)?;
     if !matches!(way, WayOut::Uplink(_)) {
+        // Into another network too: there `to_container` refuses it.
         return Ok(PASS);
     }
     if !answers {
@@ -100,29 +118,24 @@ fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
     forward::send(p, s)
 }
 
-/// From a container to beyond its network.
+/// From a container to beyond its network, or to another container on its link, where the network keeps them apart.
 #[inline(always)]
 fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Device, h: Headers) -> Decided {
     if !goes_on(t, s, h, |t, s| find_containers_way(t, s, device))? {
-        let internal = device.has(device_flags::INTERNAL);
-        let way = if s.key.dst == device.gateway(s.key.dst) {
-            WayOut::Local
-        } else {
-            forward::find_way_out(t, s, device, false)?
-        };
-        match way {
-            WayOut::Local if may_knock(h) && publish::lead_within(t, s)? => {}
-            WayOut::Local | WayOut::Stack => return Ok(PASS),
-            // Untranslated, and without a flow: the stack may have to answer it.
-            WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(PASS),
-            WayOut::Uplink(source) => nat::masquerade_as(s, source),
-        }
-        if internal {
-            return Err(DropReason::Internal);
+        if s.on_link != 0 {
+            icc::lead(t, s)?;
+            if h.transport == Transport::Opaque {
+                return forward::deliver(p, s.flow.next.device);
+            }
+        } else if !find_first_way(p, t, s, device, h)? {
+            return Ok(PASS);
         }
         open(p, t, s, h)?;
     }
     fragment::remember(t, s, h);
+    if s.on_link != 0 {
+        return forward::deliver(p, s.flow.next.device);
+    }
     // Between a container and the host's address there is no hop, and no link that could be too narrow.
     let within = s.flow.becomes.zone != Zone::HOST;
     // What the stack must route leaves as it is, and is translated on its way out of the uplink.
@@ -131,6 +144,33 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
     }
     nat::rewrite(p, &h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
     forward::send(p, s)
+}
+
+/// Finds out what a packet becomes that opens a flow to beyond its network. False if the stack must know.
+#[inline(always)]
+fn find_first_way<P: Packet, T: Tables>(
+    p: &P,
+    t: &T,
+    s: &mut Scratch,
+    device: &Device,
+    h: Headers,
+) -> Result<bool, DropReason> {
+    let internal = device.has(device_flags::INTERNAL);
+    let way = if s.key.dst == device.gateway(s.key.dst) {
+        WayOut::Local
+    } else {
+        forward::find_way_out(t, s, device, false)?
+    };
+    match way {
+        WayOut::Local if may_knock(h) && publish::lead_within(t, s, device, true)? => {}
+        WayOut::Network if conntrack::opens(h) && publish::lead_within(t, s, device, false)? => {}
+        WayOut::Local | WayOut::Stack => return Ok(false),
+        WayOut::Network => return Err(DropReason::Isolated),
+        // Untranslated, and without a flow: the stack may have to answer it.
+        WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(false),
+        WayOut::Uplink(source) => nat::masquerade_as(s, source),
+    }
+    if internal { Err(DropReason::Internal) } else { Ok(true) }
 }
 
 /// Whether a packet may open a flow to a published port.
@@ -147,11 +187,14 @@ fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Re
         return forward::find_way_in(t, s).map(|()| true);
     }
     let answers = s.flow.direction != 0;
-    let WayOut::Uplink(source) = forward::find_way_out(t, s, device, answers)? else {
-        s.flow.via = Via::Stack as u8;
-        return Ok(true);
-    };
-    Ok(answers || s.flow.becomes.src == source)
+    match forward::find_way_out(t, s, device, answers)? {
+        WayOut::Uplink(source) => Ok(answers || s.flow.becomes.src == source),
+        WayOut::Network => Err(DropReason::Isolated),
+        WayOut::Local | WayOut::Stack => {
+            s.flow.via = Via::Stack as u8;
+            Ok(true)
+        }
+    }
 }
 
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
@@ -221,7 +264,7 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) else { return Ok(PASS) };
     s.key.zone = Zone::HOST;
     let to_group = frame.destination.is_group();
-    if h.v4 && s.key.dst.v4_bytes()[0] == 127 {
+    if s.key.dst.is_loopback() {
         return Err(DropReason::LoopbackFromWire);
     }
     if h.transport == Transport::Error {
@@ -265,7 +308,7 @@ fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
 /// Whether a packet from outside that belongs to no flow opens one to a published port. It is the host's if not.
 #[inline(always)]
 fn opened_from_outside<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: Headers) -> Result<bool, DropReason> {
-    if !may_knock(h) || !parse::may_open(p, h.l4, s.key.protocol) {
+    if !conntrack::opens(h) || !parse::may_open(p, h.l4, s.key.protocol) {
         return Ok(false);
     }
     let Some(publication) = publish::at(t, s, p.device()) else { return Ok(false) };
@@ -275,6 +318,7 @@ fn opened_from_outside<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: H
         return Ok(false);
     }
     let Some(settings) = t.settings() else { return Ok(false) };
+    forward::require_outside_source(t, s, p.device())?;
     publish::become_published(s, &publication);
     forward::find_way_in(t, s)?;
     let now = t.now();

@@ -180,10 +180,19 @@ fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, 
         ControlFlow::Continue(())
     });
     t.count_search(if outcome.is_ok() { s.search.tried } else { 0 });
-    if s.key.protocol == SCTP && outcome == Err(DropReason::PortsExhausted) {
+    if is_fixed(s) && outcome == Err(DropReason::PortsExhausted) {
         return Err(DropReason::TupleTaken);
     }
     outcome
+}
+
+/// Whether no other port than its own would do: that of SCTP, and that of a packet between containers of one network, which
+/// stays as it is.
+#[inline(always)]
+fn is_fixed(s: &Scratch) -> bool {
+    let becomes = &s.flow.becomes;
+    let stays = becomes.zone == s.key.zone && becomes.src == s.key.src;
+    s.key.protocol == SCTP || stays && becomes.zone != Zone::HOST
 }
 
 #[inline(always)]
@@ -265,8 +274,8 @@ fn next<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings) {
     let place = start.wrapping_add(t.cursor(start % CURSORS)).wrapping_add(s.search.skip);
     let offset = place.checked_rem(size).unwrap_or(0);
     let port = if in_first { pool_port(settings, offset) } else { settings.second.first.wrapping_add(offset as u16) };
-    // SCTP has no other to try than its own: what is in the way may go meanwhile.
-    s.flow.becomes.src_port = if s.key.protocol == SCTP { s.key.src_port } else { Port::new(port) };
+    // There is no other to try: what is in the way may go meanwhile.
+    s.flow.becomes.src_port = if is_fixed(s) { s.key.src_port } else { Port::new(port) };
 }
 
 /// A hash of the destination that one who does not know the secret cannot predict.

@@ -2,7 +2,7 @@
 
 use crate::{
     forward,
-    tables::{Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables},
+    tables::{Device, Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables},
     verdict::DropReason,
 };
 
@@ -21,17 +21,16 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
     (t.route(input, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
 }
 
-/// Leads a container's packet to an address of the host, whose tuple is `s.key`, to the container that is published there: fills
-/// in what it becomes and its way. False if nothing is.
+/// Leads a container's packet, whose tuple is `s.key`, to the container that is published there: at an address of the host
+/// (`hosts`), or at its own in another network. Fills in what it becomes and its way. False if nothing is.
 ///
 /// The source becomes the gateway of the target's network, so that answers come back by it whoever asked: a neighbour, a
-/// container of another network, whose addresses may be the same, or the target itself.
+/// container of another network, whose addresses may be the same, or the target itself. Who keeps its address on its way out
+/// keeps it here too, where it comes to the target's own.
 #[inline(never)]
-pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch) -> Result<bool, DropReason> {
-    if s.key.dst.is_loopback() {
-        return Ok(false);
-    }
-    let Some(publication) = exactly(t, s).or_else(|| everywhere(t, s)) else { return Ok(false) };
+pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch, from: &Device, hosts: bool) -> Result<bool, DropReason> {
+    let published = exactly(t, s).or_else(|| if hosts { everywhere(t, s) } else { None });
+    let Some(publication) = published else { return Ok(false) };
     require_source(t, s, publication.sources)?;
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.
@@ -40,6 +39,9 @@ pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch) -> Result<bool, DropReason
     become_published(s, &publication);
     forward::find_way_in(t, s)?;
     let Some(target) = t.device(s.flow.next.device) else { return Err(DropReason::UnknownDevice) };
+    if !hosts && from.keeps(s.key.src) {
+        return Ok(true);
+    }
     s.flow.becomes.src = target.gateway(s.key.src);
     if s.flow.becomes.src == s.key.src.any_of_family() {
         return Err(DropReason::NoEndpoint);

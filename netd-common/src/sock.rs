@@ -73,6 +73,10 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
         return None;
     }
     let (to, to_port) = (publication.address, publication.port(port));
+    if (to, to_port) == (address, port) {
+        // Open at its own address: it goes there anyway.
+        return None;
+    }
     let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };
     t.keep_dialled(&DialledKey::new(socket.cookie, to, to_port), &dialled);
     Some((to, to_port))

@@ -127,7 +127,7 @@ drop_reasons! {
     UncoveredDevice = 10, "uncovered_device";
     /// The protocol, or this kind of message of it, cannot be translated.
     Untranslatable = 11, "untranslatable";
-    /// A loopback address from the wire.
+    /// For a loopback address, from the wire or from a container.
     LoopbackFromWire = 12, "loopback_from_wire";
     /// Transit traffic on a host that is no router but for netd.
     NotARouter = 13, "not_a_router";
@@ -147,6 +147,10 @@ drop_reasons! {
     UnknownSegment = 20, "unknown_segment";
     /// From a host that has no part in the network.
     UnknownVtep = 21, "unknown_vtep";
+    /// A container announced itself as a router, or another way than by its gateway.
+    SpoofedRouter = 22, "spoofed_router";
+    /// Between containers of a network that keeps them apart, and nothing allows it.
+    NotAllowed = 23, "not_allowed";
 }
 
 impl DropReason {

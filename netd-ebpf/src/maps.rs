@@ -21,8 +21,8 @@ use netd_common::{
     conntrack::{self, Noted},
     sock,
     tables::{
-        CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        Fragment, FragmentKey, Hook, Instant, NextHop, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
+        AllowanceKey, CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey,
+        Flow, Fragment, FragmentKey, Hook, Instant, NextHop, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
         ReservedPorts, Route, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
         fib,
     },
@@ -61,6 +61,8 @@ static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(65_
 static PUBLICATIONS: LpmTrie<Place, Publication> = LpmTrie::with_max_entries(65_536, 0);
 #[map]
 static SOURCES: LpmTrie<SourcePlace, u8> = LpmTrie::with_max_entries(65_536, 0);
+#[map]
+static ALLOWANCES: HashMap<AllowanceKey, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
@@ -200,6 +202,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_source(&self, key: &SourceKey) -> bool {
         is_source(key)
+    }
+
+    #[inline(always)]
+    fn allows(&self, key: &AllowanceKey) -> bool {
+        ALLOWANCES.get_ptr(key).is_some()
     }
 
     #[inline(always)]

@@ -149,8 +149,18 @@ impl Kernel for Host {
         let candidates: BTreeSet<_> = candidates.cloned().chain(self.forwarding.noted()).collect();
         let each = candidates.into_iter().flat_map(|link| Family::BOTH.map(|family| (link.clone(), family)));
         let forwarding = each.filter(|(link, family)| Forwarding::is_on(link, *family)).collect();
-        let Records { devices, orphans, endpoints, sources, publications, overlay, addresses, settings, reserved } =
-            self.dataplane.tables().records(&names)?;
+        let Records {
+            devices,
+            orphans,
+            endpoints,
+            allowances,
+            sources,
+            publications,
+            overlay,
+            addresses,
+            settings,
+            reserved,
+        } = self.dataplane.tables().records(&names)?;
         let OverlayRecords { segments, remotes, vteps, peers } = overlay;
         let resolvers = self.resolvers().await?;
         Ok(State {
@@ -165,6 +175,7 @@ impl Kernel for Host {
             orphans,
             endpoints,
             sources,
+            allowances,
             publications,
             tunnels,
             segments,
@@ -182,6 +193,8 @@ impl Kernel for Host {
             Step::Rename(link, current) => self.links.rename(link, current).await,
             Step::Close(link) => self.links.take_down(link).await,
             Step::RemovePublication(key) => self.dataplane.tables_mut().remove_publication(*key),
+            Step::RemoveAllowance(key) => self.dataplane.tables_mut().remove_allowance(*key),
+            Step::PutAllowance(key) => self.dataplane.tables_mut().put_allowance(*key),
             Step::RemoveAddress(address) => self.dataplane.tables_mut().remove_address(*address),
             Step::RemoveEndpoint(key) => self.dataplane.tables_mut().remove_endpoint(*key),
             Step::RemoveDevice(link) => match index(link)? {

@@ -12,11 +12,11 @@ use netd_common::{
     tables::{
         DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey, Span, device_flags,
     },
-    tuple::{Address, Mac, Zone},
+    tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
 };
 
 use crate::{
-    model::{self, Attachment, Endpoint, Model, Network, Remotes, Subnet},
+    model::{self, Attachment, Endpoint, GatewayMode, Model, Network, Remotes, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, ResolverState, Sandbox, State,
         Uplink, Veth,
@@ -54,6 +54,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
         add_network(&mut state, network);
         overlay::add_segment(&mut state, network, facts);
     }
+    state.allowances = model::allowed(model);
     for endpoint in model.endpoints.values() {
         if let Some(sandbox) = there(endpoint, facts) {
             add_endpoint(&mut state, model, endpoint, &sandbox);
@@ -64,7 +65,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
         overlay::add_remotes(&mut state, network, &choices.remotes);
     }
     let subnets = || model.networks.values().flat_map(|network| &network.subnets);
-    let gateways = subnets().map(|subnet| subnet.gateway);
+    let gateways = subnets().filter(|subnet| subnet.has_gateway()).map(|subnet| subnet.gateway);
     state.addresses = facts.addresses.iter().copied().chain(gateways).map(Address::new).collect();
     let forwards = subnets().map(Subnet::family).collect();
     for (link, uplink) in &facts.uplinks {
@@ -115,7 +116,8 @@ pub fn there(endpoint: &Endpoint, facts: &HostFacts) -> Option<Sandbox> {
 
 fn add_network(state: &mut State, network: &Network) {
     let link = network.bridge();
-    let addresses = network.subnets.iter().map(|subnet| with_prefix(subnet.gateway, subnet));
+    let with_gateways = || network.subnets.iter().filter(|subnet| subnet.has_gateway());
+    let addresses = with_gateways().map(|subnet| with_prefix(subnet.gateway, subnet));
     let bridge = Bridge {
         owner: network.name.to_string(),
         mac: network.mac,
@@ -130,7 +132,7 @@ fn add_network(state: &mut State, network: &Network) {
         ..record_in(network)
     };
     state.bridges.insert(link.clone(), bridge);
-    state.forwarding.extend(network.subnets.iter().map(|subnet| (link.clone(), subnet.family())));
+    state.forwarding.extend(with_gateways().map(|subnet| (link.clone(), subnet.family())));
     state.devices.insert(link, record);
 }
 
@@ -193,6 +195,7 @@ fn add_attachment(
         bridge: network.bridge(),
         mtu: network.mtu,
         intact: true,
+        apart: network.no_icc,
         sandbox: sandbox.clone(),
         interface: Interface { name: attachment.ifname.clone(), mac: attachment.mac, addresses, gateways },
     };
@@ -209,20 +212,41 @@ fn add_attachment(
     for address in attachment.addresses() {
         let key = EndpointKey { address: address.into(), zone: network.zone(), pad: 0 };
         state.endpoints.insert(key, record.clone());
+        state.publications.extend(open_by_mode(network, address));
     }
     state.veths.insert(link.clone(), veth);
     state.hooks.extend([(link.clone(), Hook::FromContainer), (link.clone(), Hook::ToContainer)]);
     state.devices.insert(link, device);
 }
 
+/// What everybody who has a route to a container's address reaches there, by the mode of its gateway and whatever is published.
+fn open_by_mode(network: &Network, address: IpAddr) -> Vec<(PublicationKey, Publication)> {
+    let mode = network.subnet(Family::of(address)).filter(|_| !network.internal).map(Subnet::mode);
+    let ports: &[u8] = match mode {
+        Some(GatewayMode::NatUnprotected) => &[TCP, UDP, SCTP],
+        Some(GatewayMode::Routed) => &[],
+        Some(GatewayMode::Nat | GatewayMode::Isolated) | None => return Vec::new(),
+    };
+    let to = Publication::new(network.zone(), address.into(), 0, 0);
+    let pings = PublicationKey::new(address.into(), if address.is_ipv4() { ICMP } else { ICMPV6 }, Port::NONE);
+    let every_port = |protocol: &u8| PublicationKey::blocks(address.into(), *protocol, 0, 1 << 16);
+    ports.iter().flat_map(every_port).chain([pings]).map(|key| (key, to)).collect()
+}
+
 /// What the records of a network's devices have in common.
 fn record_in(network: &Network) -> DeviceRecord {
     let gateway = |family| network.subnet(family).map(|subnet| subnet.gateway);
-    let is_routed = network.subnet(Family::V6).is_some_and(Subnet::is_routed) && network.snat_ip(Family::V6).is_none();
-    let flags = [(network.internal, device_flags::INTERNAL), (is_routed, device_flags::ROUTED_V6)];
+    let isolated = |family| network.subnet(family).is_some_and(|subnet| !subnet.has_gateway());
+    let of_families = [(Family::V4, true), (Family::V6, false)].into_iter().flat_map(|(family, v4)| {
+        [
+            (network.keeps_addresses(family), device_flags::keeps_address(v4)),
+            (isolated(family), device_flags::isolated(v4)),
+        ]
+    });
+    let of_both = [(network.internal, device_flags::INTERNAL), (network.no_icc, device_flags::NO_ICC)];
     DeviceRecord {
         kind: 0,
-        flags: flags.iter().filter(|(holds, _)| *holds).fold(0, |flags, (_, flag)| flags | flag),
+        flags: of_families.chain(of_both).filter(|(holds, _)| *holds).fold(0, |flags, (_, flag)| flags | flag),
         zone: network.zone(),
         bridge: Some(network.bridge()),
         mtu: network.mtu,

@@ -16,7 +16,8 @@ use aya::{
 use netd_common::{
     evict::{CollectOrder, Evict},
     tables::{
-        Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings, SourceKey, names,
+        AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings,
+        SourceKey, names,
     },
     tuple::Tuple,
 };
@@ -84,6 +85,11 @@ impl Kernel {
             LpmTrie::<_, [u8; SourceKey::PLACE], u8>::try_from(ebpf.map_mut(names::SOURCES).unwrap()).unwrap();
         for key in &world.sources {
             sources.insert(&Key::new(key.bits(), key.place()), 1, 0).unwrap();
+        }
+        let mut allowances =
+            HashMap::<_, Wire<AllowanceKey>, u8>::try_from(ebpf.map_mut(names::ALLOWANCES).unwrap()).unwrap();
+        for key in &world.allowances {
+            allowances.insert(Wire(*key), 1, 0).unwrap();
         }
         for name in Hook::ALL.into_iter().map(Hook::name).chain([COLLECT]) {
             program(&mut ebpf, name).load().expect("the verifier accepts the program");

@@ -313,6 +313,11 @@ fn pseudo_header6(packet: &[u8], l4: usize) -> Vec<u8> {
     pseudo
 }
 
+/// The checksum of the ICMPv6 message from `l4` on, whose own field is zero (RFC 4443 section 2.3).
+pub fn icmpv6_checksum(packet: &[u8], l4: usize) -> [u8; 2] {
+    (!sum(&[&pseudo_header6(packet, l4), &packet[l4..]].concat())).to_be_bytes()
+}
+
 /// As [`checksums_hold`] for IPv6.
 pub fn ipv6_checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
     let Some((field, l4)) = checksum_field6(packet) else { return Ok(()) };

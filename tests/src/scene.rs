@@ -1,14 +1,15 @@
-//! One host for packet stories: two networks with containers, an internal one, an uplink, publications. The same in
+//! One host for packet stories: two networks with containers, an internal one, one that keeps its containers apart, a routed
+//! one, an uplink, publications. The same in
 //! the [`World`] and, by [`commands`], in a network namespace.
 
 use std::{cell::Cell, net::Ipv6Addr, ops::RangeInclusive};
 
 use netd_common::{
     tables::{
-        Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings, SourceKey,
-        SourceList, Span, Timeout, device_flags,
+        AllowanceKey, Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings,
+        SourceKey, SourceList, Span, Timeout, device_flags,
     },
-    tuple::{Address, Mac, Port, SCTP, TCP, UDP, Zone},
+    tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
 };
 
 use crate::{
@@ -35,9 +36,41 @@ pub const C: u32 = 31;
 /// Of container D of the internal network, 10.176.3.2.
 pub const D: u32 = 41;
 
+/// Of container E of the network that keeps its containers apart, 10.176.4.2: it may open port 80/tcp of F, and everything of G.
+pub const E: u32 = 61;
+/// Of container F there, 10.176.4.3.
+pub const F: u32 = 62;
+/// Of container G there, 10.176.4.4.
+pub const G: u32 = 63;
+/// Of container H of the routed network, 10.176.5.2, whose port 80/tcp is open there, as it is for pings.
+pub const H: u32 = 71;
+
+/// Every container.
+pub const CONTAINERS: [u32; 8] = [A, B, C, D, E, F, G, H];
+
 /// Bridges: interface index, network, gateway.
-pub const BRIDGES: [(u32, Zone, [u8; 4]); 3] =
-    [(20, Zone(1), [10, 176, 1, 1]), (30, Zone(2), [10, 176, 2, 1]), (40, Zone(3), [10, 176, 3, 1])];
+pub const BRIDGES: [(u32, Zone, [u8; 4]); 5] = [
+    (20, Zone(1), [10, 176, 1, 1]),
+    (30, Zone(2), [10, 176, 2, 1]),
+    (40, Zone(3), [10, 176, 3, 1]),
+    (60, Zone(4), [10, 176, 4, 1]),
+    (70, Zone(5), [10, 176, 5, 1]),
+];
+
+/// The bridge of a container's network.
+pub const fn bridge_of(container: u32) -> u32 {
+    container / 10 * 10
+}
+
+/// The flags of a network's devices.
+const fn flags_of(zone: Zone) -> u32 {
+    match zone.0 {
+        3 => device_flags::INTERNAL,
+        4 => device_flags::NO_ICC,
+        5 => device_flags::KEEPS_ADDRESS_V4 | device_flags::KEEPS_ADDRESS_V6,
+        _ => 0,
+    }
+}
 
 /// The host's address on the uplink.
 pub const HOST: [u8; 4] = [192, 0, 2, 1];
@@ -47,6 +80,12 @@ pub const ROUTER: [u8; 4] = [192, 0, 2, 254];
 /// A container's link-layer address.
 pub const fn container_mac(device: u32) -> [u8; 6] {
     [0x02, 0, 0, 0, 0, device as u8]
+}
+
+/// The gateway of a container's network.
+pub const fn gateway_of(container: u32) -> [u8; 4] {
+    let [a, b, c, _] = address_of(container);
+    [a, b, c, 1]
 }
 
 /// A bridge's link-layer address.
@@ -77,7 +116,7 @@ pub fn settings() -> Settings {
 pub fn world() -> World {
     let mut world = World { settings: Some(settings()), clock: Cell::new(3_600_000_000_000), ..World::default() };
     for (ifindex, zone, gateway_ipv4) in BRIDGES {
-        let flags = if zone == Zone(3) { device_flags::INTERNAL } else { 0 };
+        let flags = flags_of(zone);
         let bridge = Device {
             ifindex,
             kind: DeviceKind::Bridge as u8,
@@ -94,10 +133,8 @@ pub fn world() -> World {
         world.routes.push((Address::v4(subnet), 120, RouteTo::Device(ifindex, 1500, None)));
         world.routes.push((Address::v4(gateway_ipv4), 128, RouteTo::Local));
     }
-    for (device, bridge, ipv4) in
-        [(A, 0, [10, 176, 1, 2]), (B, 0, [10, 176, 1, 3]), (C, 1, [10, 176, 2, 2]), (D, 2, [10, 176, 3, 2])]
-    {
-        add_container(&mut world, device, BRIDGES[bridge], ipv4);
+    for device in CONTAINERS {
+        add_container(&mut world, device);
     }
     world.devices.insert(
         UPLINK,
@@ -120,6 +157,14 @@ pub fn world() -> World {
     }
     publish(&mut world, Address::ANY_V4, SCTP, 5353..=5353, [10, 176, 1, 3], 5353);
     publish(&mut world, Address::v4(HOST), UDP, 5353..=5353, [10, 176, 1, 3], 53);
+    let routed = Address::v4(address_of(H));
+    for (protocol, port) in [(TCP, 80), (ICMP, 0)] {
+        let key = PublicationKey::new(routed, protocol, Port::new(port));
+        world.publications.insert(key, Publication::new(Zone(5), routed, port, port));
+    }
+    let [e, f, g] = [E, F, G].map(|container| Address::v4(address_of(container)));
+    world.allowances.insert(AllowanceKey::of_port(Zone(4), e, f, TCP, Port::new(80)));
+    world.allowances.insert(AllowanceKey::of_everything(Zone(4), e, g));
     world
 }
 
@@ -137,7 +182,14 @@ pub fn world_of_both_families() -> World {
         world.endpoints.insert(EndpointKey { address: twin_of(key.address), ..key }, endpoint);
     }
     let publications: Vec<_> = world.publications.iter().map(|(key, to)| (*key, *to)).collect();
+    let allowances: Vec<_> = world.allowances.iter().copied().collect();
+    for key in allowances {
+        world.allowances.insert(AllowanceKey { src: twin_of(key.src), dst: twin_of(key.dst), ..key });
+    }
     for (mut key, to) in publications {
+        if key.protocol == ICMP {
+            key = PublicationKey::new(key.address, ICMPV6, key.port);
+        }
         key.address = if key.address == Address::ANY_V4 { Address::ANY_V6 } else { twin_of(key.address) };
         world.publications.insert(key, Publication { address: twin_of(to.address), ..to });
     }
@@ -174,8 +226,22 @@ pub fn publish(
     world.publications.extend(blocks.map(|block| (block, to)));
 }
 
-fn add_container(world: &mut World, ifindex: u32, (bridge, zone, gateway_ipv4): (u32, Zone, [u8; 4]), ipv4: [u8; 4]) {
-    let flags = if zone == Zone(3) { device_flags::INTERNAL } else { 0 };
+/// A container's address: they are counted from 2 in their networks.
+pub const fn address_of(container: u32) -> [u8; 4] {
+    let network = match bridge_of(container) {
+        20 => 1,
+        30 => 2,
+        40 => 3,
+        60 => 4,
+        _ => 5,
+    };
+    [10, 176, network, 1 + (container - bridge_of(container)) as u8]
+}
+
+fn add_container(world: &mut World, ifindex: u32) {
+    let of_its_network = BRIDGES.into_iter().find(|(bridge, ..)| *bridge == bridge_of(ifindex));
+    let (bridge, zone, gateway_ipv4) = of_its_network.expect("every container has a network");
+    let (flags, ipv4) = (flags_of(zone), address_of(ifindex));
     let (mac, gateway_mac) = (Mac(container_mac(ifindex)), Mac(bridge_mac(bridge)));
     world.devices.insert(
         ifindex,
@@ -216,7 +282,7 @@ pub fn commands() -> Vec<String> {
         lines.push(format!("address add {a}.{b}.{c}.{d}/24 dev br{bridge}"));
         lines.push(format!("link set br{bridge} up"));
     }
-    for container in [A, B, C, D] {
+    for container in CONTAINERS {
         lines.push(format!("link add veth{container} index {container} type veth peer name inside{container}"));
         lines.push(format!("link set veth{container} up"));
     }

@@ -5,7 +5,7 @@ use netd_common::{packet::ETH, tables::Hook, tuple::Tuple, verdict::Verdict};
 
 use crate::{
     packets::{Build, checksums_hold, left_to_the_device, sum, summed_by_the_device, tcp, udp},
-    scene::{self, A, B, C, UPLINK},
+    scene::{self, UPLINK},
     world::{Frame, Summed, World},
 };
 
@@ -67,12 +67,7 @@ pub fn of(protocol: &str, from: &str, to: &str) -> Build {
 
 /// A container sends a packet to its gateway; with `offload` its checksum is left to the device.
 pub fn leave(world: &World, device: u32, build: Build, offload: bool) -> Arrived {
-    let bridge = match device {
-        A | B => 20,
-        C => 30,
-        _ => 40,
-    };
-    let bytes = build.macs(scene::container_mac(device), scene::bridge_mac(bridge)).bytes();
+    let bytes = build.macs(scene::container_mac(device), scene::bridge_mac(scene::bridge_of(device))).bytes();
     arrive(world, Hook::FromContainer, device, bytes, offload)
 }
 

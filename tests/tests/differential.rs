@@ -12,8 +12,9 @@ use netd_common::{
 };
 use netd_tests::{
     kernel::{Kernel, in_the_scene},
+    neighbours::{self, Discovery},
     packets::{self, Build, checksums_hold, ping, pong, tcp, udp},
-    scene::{self, A, B, C, D, UPLINK},
+    scene::{self, A, B, C, D, E, F, G, H, UPLINK},
     world::{Frame, World},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -179,13 +180,18 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
     );
     let known = world.flows.borrow().keys().nth(random.random_range(0..64)).map(of_ipv4);
     let (device, came_by) = match hook {
-        Hook::FromContainer => (pick(random, &[A, A, B, C, D]), 0),
         Hook::FromUplink | Hook::FromL3Uplink => (UPLINK, 0),
-        Hook::ToUplink | Hook::ToL3Uplink => (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, UPLINK, scene::FOREIGN])),
-        Hook::ToContainer => (pick(random, &[A, C]), pick(random, &[B, 20, 30, UPLINK, scene::FOREIGN])),
+        Hook::FromContainer => (pick(random, &[A, A, B, C, D, E, E, F, G, H]), 0),
+        Hook::ToUplink | Hook::ToL3Uplink => {
+            (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, 60, 70, UPLINK, scene::FOREIGN]))
+        }
+        Hook::ToContainer => (pick(random, &[A, C, E]), pick(random, &[0, B, F, 20, 30, 60, UPLINK, scene::FOREIGN])),
         Hook::DnsLo => (scene::LOOPBACK, 0),
         Hook::FromOverlay => (scene::TUNNEL, 0),
     };
+    if hook == Hook::FromContainer && random.random_ratio(1, 12) {
+        return (hook, Frame { came_by, ..Frame::at(device, about_neighbours(random, device, v6)) });
+    }
     let build = match known {
         Some(tuple)
             if (hook, came_by) == (Hook::ToUplink, 0) && tuple.zone == Zone::HOST && random.random_bool(0.7) =>
@@ -213,6 +219,28 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
     let destination: [u8; 6] = bytes[..6].try_into().expect("six bytes");
     let for_another = device == UPLINK && destination[0] & 1 == 0 && destination != scene::UPLINK_MACS[0];
     (hook, Frame { came_by, for_another, ..Frame::at(device, bytes) })
+}
+
+/// What a container says and asks of who is at which link-layer address, some of it of others.
+fn about_neighbours(random: &mut StdRng, device: u32, v6: bool) -> Vec<u8> {
+    let own = scene::container_mac(device);
+    let other = pick(random, &scene::CONTAINERS);
+    let mac = if random.random_ratio(1, 8) { scene::container_mac(other) } else { own };
+    let from = if random.random_ratio(1, 8) { other } else { device };
+    let (from, target) = (scene::address_of(from), scene::address_of(other));
+    if !v6 {
+        let target = pick(random, &[target, target, [10, 176, 4, 1], [10, 176, 4, 77]]);
+        return neighbours::arp(random.random_range(1..=2), [own, [0xff; 6]], (mac, from), ([0; 6], target));
+    }
+    let mut message = Discovery::solicitation(own, from, target);
+    message.kind = pick(random, &[133, 134, 135, 135, 135, 135, 136, 136, 137, 143]);
+    message.option = pick(random, &[Some((1, mac)), Some((1, mac)), Some((2, mac)), Some((14, mac)), None]);
+    message.hop_limit = pick(random, &[255, 255, 1]);
+    if random.random_ratio(1, 3) {
+        message.macs[1] = scene::container_mac(other);
+        message.ends[1] = message.target;
+    }
+    message.bytes()
 }
 
 /// What a container sends to itself, some of it to the resolver and from it.
@@ -275,25 +303,38 @@ fn with_flags(random: &mut StdRng, build: Build) -> Build {
 
 fn anything(random: &mut StdRng, hook: Hook, device: u32) -> Build {
     let own = Ipv4Addr::from(match device {
-        A => [10, 176, 1, 2],
-        B => [10, 176, 1, 3],
-        C => [10, 176, 2, 2],
-        D => [10, 176, 3, 2],
-        _ => [198, 51, 100, 7],
+        UPLINK => [198, 51, 100, 7],
+        container => scene::address_of(container),
     });
-    let inside = ["10.176.1.2", "10.176.1.3", "10.176.2.2", "10.176.3.2", "10.176.1.1", "10.176.2.1", "10.176.1.77"];
+    let inside: &[&str] = match device {
+        E | F | G => {
+            &["10.176.4.2", "10.176.4.3", "10.176.4.4", "10.176.4.4", "10.176.4.1", "10.176.4.77", "10.176.5.2"]
+        }
+        _ => &[
+            "10.176.1.2",
+            "10.176.1.3",
+            "10.176.2.2",
+            "10.176.3.2",
+            "10.176.5.2",
+            "10.176.1.1",
+            "10.176.2.1",
+            "10.176.1.77",
+        ],
+    };
     let outside = ["198.51.100.7", "203.0.113.9", "192.0.2.77", "198.18.4.4", "192.0.2.1"];
     let from = match hook {
         Hook::FromContainer if random.random_bool(0.95) => own.to_string(),
         Hook::FromUplink if random.random_bool(0.95) => pick(random, &outside).to_owned(),
-        _ => pick(random, &inside).to_owned(),
+        _ => pick(random, inside).to_owned(),
     };
     let to = match hook {
-        Hook::FromUplink => {
-            pick(random, &["192.0.2.1", "192.0.2.1", "192.0.2.1", "10.176.1.2", "127.0.0.1", "203.0.113.5"]).to_owned()
-        }
+        Hook::FromUplink => pick(
+            random,
+            &["192.0.2.1", "192.0.2.1", "192.0.2.1", "10.176.1.2", "10.176.5.2", "127.0.0.1", "203.0.113.5"],
+        )
+        .to_owned(),
         _ if random.random_bool(0.5) => pick(random, &outside).to_owned(),
-        _ => pick(random, &inside).to_owned(),
+        _ => pick(random, inside).to_owned(),
     };
     let sport = pick(random, &[1024u16, 5000, 20_000, 33_000, 33_001, 45_000, 61_001]);
     let dport = pick(random, &[53u16, 80, 443, 5353, 5353, 8080, 8080, 8100, 8163, 20_005]);
@@ -308,13 +349,11 @@ fn anything(random: &mut StdRng, hook: Hook, device: u32) -> Build {
 }
 
 fn decorate(random: &mut StdRng, mut build: Build, hook: Hook, device: u32) -> Build {
-    let bridge = match device {
-        A | B => 20,
-        C => 30,
-        _ => 40,
-    };
-    let destination = if random.random_bool(0.7) {
-        scene::bridge_mac(bridge)
+    let apart = matches!(device, E | F | G);
+    let destination = if random.random_bool(if apart { 0.3 } else { 0.7 }) {
+        scene::bridge_mac(scene::bridge_of(device))
+    } else if apart {
+        scene::container_mac(pick(random, &[E, F, G, G]))
     } else {
         pick(random, &[scene::container_mac(A), scene::container_mac(B), [0xff; 6], [2, 9, 9, 9, 9, 9]])
     };

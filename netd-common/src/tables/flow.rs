@@ -98,6 +98,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Whether packets with this tuple stay as they are: between containers of one network.
+    pub fn stays(&self, key: &Tuple) -> bool {
+        self.becomes == *key && key.zone != Zone::HOST
+    }
+
     /// Whether this, of the same key, is what was `seen` earlier: the same translation, and not noted since.
     #[inline(always)]
     pub fn is_still(&self, seen: &Self) -> bool {

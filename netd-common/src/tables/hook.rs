@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey, SourceKey};
+use super::{AllowanceKey, EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey, SourceKey};
 use crate::{
     checksum::Delta,
     tuple::Tuple,
@@ -170,6 +170,8 @@ pub struct Scratch {
     pub source: SourceKey,
     /// An endpoint being looked up.
     pub endpoint: EndpointKey,
+    /// An allowance being looked up.
+    pub allowance: AllowanceKey,
     /// The packet that an error in hand quotes.
     pub quote: Quote,
     /// The packet that a fragment in hand is of.
@@ -178,4 +180,9 @@ pub struct Scratch {
     pub fragment: Fragment,
     /// The search for a port for its flow.
     pub search: Search,
+    /// 1 for a frame to another container of its network, 0 for one to the gateway. Here, as the search, so that the kernel's
+    /// verifier does not follow both by themselves.
+    pub on_link: u32,
+    /// Zero.
+    pub pad: u32,
 }

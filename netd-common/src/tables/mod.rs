@@ -3,6 +3,7 @@
 //! Every key and value here is shared byte for byte with the daemon: padding is explicit and zero, and `bytemuck::Pod`
 //! refuses what is not.
 
+mod allowance;
 mod flow;
 mod hook;
 mod overlay;
@@ -13,6 +14,7 @@ mod time;
 
 use core::ops::ControlFlow;
 
+pub use allowance::AllowanceKey;
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
@@ -45,6 +47,8 @@ pub mod names {
     pub const PUBLICATIONS: &str = "PUBLICATIONS";
     /// [`SourceKey`](super::SourceKey) → nothing of meaning, longest-prefix-match trie.
     pub const SOURCES: &str = "SOURCES";
+    /// [`AllowanceKey`](super::AllowanceKey) → nothing of meaning, hash.
+    pub const ALLOWANCES: &str = "ALLOWANCES";
     /// [`Address`](super::super::tuple::Address) of the host → nothing of meaning, hash.
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// [`DialledKey`](super::DialledKey) → [`Dialled`](super::Dialled), LRU hash.
@@ -156,6 +160,9 @@ pub trait Tables {
 
     /// Whether a list of sources has this address.
     fn is_source(&self, key: &SourceKey) -> bool;
+
+    /// Whether this is allowed between two containers.
+    fn allows(&self, key: &AllowanceKey) -> bool;
 
     /// The settings; `None` before the daemon has written them.
     fn settings(&self) -> Option<&Settings>;

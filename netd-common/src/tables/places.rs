@@ -26,13 +26,33 @@ pub mod device_flags {
     pub const NOT_A_ROUTER_V4: u32 = 2;
     /// The same for IPv6.
     pub const NOT_A_ROUTER_V6: u32 = 4;
-    /// On a container or a bridge: its network's IPv6 addresses are known beyond the host, so packets keep them.
-    pub const ROUTED_V6: u32 = 8;
+    /// On a container or a bridge: what leaves its network keeps its IPv6 addresses.
+    pub const KEEPS_ADDRESS_V6: u32 = 8;
+    /// The same for IPv4.
+    pub const KEEPS_ADDRESS_V4: u32 = 16;
+    /// On a container or a bridge: its network has no IPv4 gateway, so the host itself is out of reach.
+    pub const ISOLATED_V4: u32 = 32;
+    /// The same for IPv6.
+    pub const ISOLATED_V6: u32 = 64;
+    /// On a container or a bridge: its network's containers reach one another only as somebody allowed.
+    pub const NO_ICC: u32 = 128;
 
     /// The flag of the family.
     #[inline(always)]
     pub const fn not_a_router(v4: bool) -> u32 {
         if v4 { NOT_A_ROUTER_V4 } else { NOT_A_ROUTER_V6 }
+    }
+
+    /// The flag of the family.
+    #[inline(always)]
+    pub const fn keeps_address(v4: bool) -> u32 {
+        if v4 { KEEPS_ADDRESS_V4 } else { KEEPS_ADDRESS_V6 }
+    }
+
+    /// The flag of the family.
+    #[inline(always)]
+    pub const fn isolated(v4: bool) -> u32 {
+        if v4 { ISOLATED_V4 } else { ISOLATED_V6 }
     }
 }
 
@@ -102,8 +122,8 @@ impl Device {
 
     /// Whether packets from `address`, which is of its network, keep it on their way out.
     #[inline(always)]
-    pub fn routes(&self, address: Address) -> bool {
-        self.has(device_flags::ROUTED_V6) && !address.is_v4()
+    pub fn keeps(&self, address: Address) -> bool {
+        self.has(device_flags::keeps_address(address.is_v4()))
     }
 
     /// The gateway's address of the family of `like`, unspecified where there is none.

@@ -66,6 +66,7 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", get(endpoint).delete(detach))
         .route("/v1/endpoints/{name}/networks", post(connect).delete(disconnect))
+        .route("/v1/endpoints/{name}/allowances", post(allow).delete(deny))
         .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
@@ -140,6 +141,14 @@ async fn publish(State(daemon): Daemon, InPath(name): InPath<String>, body: Byte
 
 async fn unpublish(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
     reply_to(&daemon, read(&body).map(|order| Request::Unpublish(name, order))).await
+}
+
+async fn allow(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Allow(name, order))).await
+}
+
+async fn deny(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|order| Request::Deny(name, order))).await
 }
 
 async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {

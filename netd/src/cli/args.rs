@@ -37,6 +37,10 @@ pub enum Command {
     Publish(PortsArgs),
     /// Close ports of the host again
     Unpublish(PortsArgs),
+    /// Let an endpoint open something to another of a network that keeps them apart
+    Allow(AllowanceArgs),
+    /// Take back what an endpoint may open to another: everything unless a port is given
+    Deny(AllowanceArgs),
     /// Run a command in a network namespace of its own
     Run(RunArgs),
     /// Run a command in the network namespace of an endpoint
@@ -214,6 +218,17 @@ pub struct PortsArgs {
     /// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<String>,
+}
+
+/// What an endpoint may open to another.
+#[derive(Args, Debug)]
+pub struct AllowanceArgs {
+    /// The endpoint that opens
+    #[arg(value_name = "SRC")]
+    pub from: String,
+    /// To which endpoint, and what of it; everything unless a port is given
+    #[arg(value_name = "DST[:PORT[/PROTO]]")]
+    pub to: String,
 }
 
 /// Of `run`.

@@ -14,13 +14,13 @@ use nix::{
 };
 
 use super::{
-    args::{AttachArgs, Format, ListArgs, PortsArgs},
+    args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs},
     filters::{Filters, has_label},
     job, names, out, route, sandbox, table, wrong_usage,
 };
 use crate::{
     api::Client,
-    daemon::{AttachmentView, EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
+    daemon::{AllowanceOrder, AttachmentView, EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
     model::{PortSpec, ProcessMark},
 };
 
@@ -75,6 +75,20 @@ pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
 pub async fn unpublish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
     let path = format!("{}/ports", route("endpoints", &args.name)?);
     client.delete::<EndpointView>(&path, &PortsOrder { ports: args.ports }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd allow`.
+pub async fn allow(client: &Client, args: AllowanceArgs) -> Result<ExitCode> {
+    let path = format!("{}/allowances", route("endpoints", &args.from)?);
+    client.post::<EndpointView>(&path, &AllowanceOrder { to: args.to }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netd deny`.
+pub async fn deny(client: &Client, args: AllowanceArgs) -> Result<ExitCode> {
+    let path = format!("{}/allowances", route("endpoints", &args.from)?);
+    client.delete::<EndpointView>(&path, &AllowanceOrder { to: args.to }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -74,6 +74,8 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Detach { name } => block_on(endpoint::detach(&client, &name)),
         Command::Publish(args) => block_on(endpoint::publish(&client, args)),
         Command::Unpublish(args) => block_on(endpoint::unpublish(&client, args)),
+        Command::Allow(args) => block_on(endpoint::allow(&client, args)),
+        Command::Deny(args) => block_on(endpoint::deny(&client, args)),
         Command::Run(args) => run::done(client, args),
         Command::Exec { name, command } => run::exec(&client, &name, &command),
         Command::Ps(args) => block_on(endpoint::ps(&client, args)),

@@ -45,6 +45,8 @@ impl<K: Kernel> Daemon<K> {
             Request::Detach(name) => self.detach(&name.parse()?).await,
             Request::Publish(name, order) => self.publish(&name.parse()?, &order).await,
             Request::Unpublish(name, order) => self.unpublish(&name.parse()?, &order).await,
+            Request::Allow(name, order) => self.allow(&name.parse()?, &order).await,
+            Request::Deny(name, order) => self.deny(&name.parse()?, &order).await,
             Request::Flows(filter) => self.flows(&filter),
             Request::EndFlows(filter) => self.end_flows(&filter),
             Request::Status => self.status(),

@@ -72,6 +72,10 @@ pub enum EndpointAction {
     Connect,
     Disconnect,
     Detach,
+    /// Another may open something to it.
+    Allow,
+    /// Another may open something to it no more.
+    Deny,
 }
 
 /// Of a port.

@@ -127,7 +127,8 @@ impl<K: Kernel> Daemon<K> {
             })
         };
         self.kernel.flows(&mut |tuple, flow| {
-            if flow.direction == 0 && flow.becomes.zone != Zone::HOST && !leads_there(tuple, flow) {
+            let knocked = flow.direction == 0 && flow.becomes.zone != Zone::HOST && !flow.stays(tuple);
+            if knocked && !leads_there(tuple, flow) {
                 ending.push(*tuple);
             }
         })?;

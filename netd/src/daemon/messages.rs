@@ -43,6 +43,10 @@ pub enum Request {
     Publish(String, PortsOrder),
     /// Take publications of an endpoint back.
     Unpublish(String, PortsOrder),
+    /// Let an endpoint open something to another that a network keeps apart from it.
+    Allow(String, AllowanceOrder),
+    /// Take that back.
+    Deny(String, AllowanceOrder),
     /// Flows.
     Flows(FlowFilter),
     /// End flows.
@@ -116,6 +120,14 @@ pub struct DisconnectOrder {
 pub struct PortsOrder {
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+}
+
+/// What an endpoint may open, or may no more.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowanceOrder {
+    /// As [`Target`](crate::model::Target) reads it.
+    pub to: String,
 }
 
 /// What is replied.

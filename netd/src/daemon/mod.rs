@@ -3,6 +3,7 @@
 //! Every change is: clone the model, change the clone, plan, write the store, take the steps; if one fails, everything is
 //! put back. What happens to the host meanwhile is found by looking again, at wake-ups and at intervals.
 
+mod allowances;
 mod answer;
 mod connect;
 mod events;
@@ -31,7 +32,9 @@ use tracing::{debug, error, info, warn};
 
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
-pub use messages::{ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request};
+pub use messages::{
+    AllowanceOrder, ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request,
+};
 pub use process::{is_alive, mark_of};
 pub use views::{
     AttachmentView, EndpointView, FlowTableView, NetworkView, PortView, ProgramView, StatusView, SubnetView,

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
 use crate::{
-    model::{Endpoint, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac},
+    model::{
+        Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac,
+    },
     plan::{primary, there, warnings},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
@@ -35,6 +37,10 @@ pub struct NetworkView {
     #[serde(default)]
     pub snat_ips: Vec<IpAddr>,
     pub internal: bool,
+    /// Whether its containers reach one another without an allowance.
+    pub icc: bool,
+    /// Whether what leaves it does so by the host's address, where its gateway's mode says so.
+    pub masquerade: bool,
     pub mtu: u32,
     /// Whether the MTU is that of the host's routes.
     pub mtu_follows: bool,
@@ -55,6 +61,8 @@ pub struct NetworkView {
 pub struct SubnetView {
     pub subnet: IpNet,
     pub gateway: IpAddr,
+    /// What its gateway does.
+    pub gateway_mode: GatewayMode,
     pub ip_range: Option<IpNet>,
     pub aux_addresses: BTreeMap<String, IpAddr>,
 }
@@ -86,6 +94,9 @@ pub struct EndpointView {
     pub networks: Vec<AttachmentView>,
     /// Its published ports, a range as one.
     pub ports: Vec<PortView>,
+    /// Who may open what to it, where a network keeps its containers apart.
+    #[serde(default)]
+    pub allows: Vec<AllowanceView>,
     /// Servers for what is no name of its networks; the networks' or the host's where there are none.
     pub dns: Vec<IpAddr>,
     /// RFC 3339.
@@ -105,6 +116,15 @@ pub struct AttachmentView {
     /// The way out is by the highest.
     pub gw_priority: i32,
     pub veth: String,
+}
+
+/// What an endpoint may open to another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AllowanceView {
+    pub from: String,
+    /// Everything where there is none.
+    pub port: Option<u16>,
+    pub proto: Option<Protocol>,
 }
 
 /// A published port, or `count` consecutive ones.
@@ -208,6 +228,8 @@ pub fn network_view(model: &Model, network: &Network) -> NetworkView {
         subnets: network.subnets.iter().map(subnet_view).collect(),
         snat_ips: network.snat_ips.clone(),
         internal: network.internal,
+        icc: !network.no_icc,
+        masquerade: !network.no_masquerade,
         mtu: network.mtu,
         mtu_follows: network.mtu_follows,
         options: network.options.clone(),
@@ -225,6 +247,7 @@ fn subnet_view(subnet: &Subnet) -> SubnetView {
     SubnetView {
         subnet: subnet.subnet,
         gateway: subnet.gateway,
+        gateway_mode: subnet.mode(),
         ip_range: subnet.ip_range,
         aux_addresses: subnet.aux_addresses.clone(),
     }
@@ -255,6 +278,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         labels: endpoint.labels.clone(),
         networks: networks.collect(),
         ports: endpoint.publications.iter().map(port_view).collect(),
+        allows: endpoint.allows.iter().map(allowance_view).collect(),
         dns: endpoint.dns.clone(),
         created: rfc3339(endpoint.created),
     }
@@ -268,6 +292,11 @@ fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {
         Some(_) => "exited",
         None => "attached",
     }
+}
+
+fn allowance_view(allowance: &Allowance) -> AllowanceView {
+    let (port, proto) = allowance.port.unzip();
+    AllowanceView { from: allowance.from.to_string(), port, proto }
 }
 
 fn port_view(publication: &PortPublication) -> PortView {

@@ -16,13 +16,14 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 22] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
     names::DEVICES,
     names::DEVICES_FAR,
     names::ENDPOINTS,
+    names::ALLOWANCES,
     names::PUBLICATIONS,
     names::SOURCES,
     names::HOST_ADDRESSES,

@@ -9,8 +9,8 @@ use aya::{
 };
 use netd_common::{
     tables::{
-        Counters, Device, Dialled, DialledKey, Endpoint, EndpointKey, Hook, PortRange, Publication, PublicationKey,
-        ReservedPorts, SEARCHES, Settings, SourceKey, SourceList, names,
+        AllowanceKey, Counters, Device, Dialled, DialledKey, Endpoint, EndpointKey, Hook, PortRange, Publication,
+        PublicationKey, ReservedPorts, SEARCHES, Settings, SourceKey, SourceList, names,
     },
     tuple::Address,
 };
@@ -41,6 +41,7 @@ pub struct Tables {
     devices: Array<MapData, Wire<Device>>,
     devices_far: HashMap<MapData, u32, Wire<Device>>,
     endpoints: Hash<EndpointKey, Endpoint>,
+    allowances: Hash<AllowanceKey, u8>,
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
     sources: LpmTrie<MapData, [u8; SourceKey::PLACE], u8>,
     host_addresses: Hash<Address, u8>,
@@ -62,6 +63,8 @@ pub struct Records {
     pub orphans: BTreeSet<u32>,
     /// Where containers are.
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
+    /// What is allowed between containers that are kept apart.
+    pub allowances: BTreeSet<AllowanceKey>,
     /// Where clients knock.
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// Who may come to publications.
@@ -84,6 +87,7 @@ impl Tables {
             devices: taken(object, names::DEVICES)?,
             devices_far: taken(object, names::DEVICES_FAR)?,
             endpoints: taken(object, names::ENDPOINTS)?,
+            allowances: taken(object, names::ALLOWANCES)?,
             publications: taken(object, names::PUBLICATIONS)?,
             sources: taken(object, names::SOURCES)?,
             host_addresses: taken(object, names::HOST_ADDRESSES)?,
@@ -142,6 +146,16 @@ impl Tables {
     /// Takes out an endpoint, if it is there.
     pub fn remove_endpoint(&mut self, key: EndpointKey) -> Result<()> {
         removed(self.endpoints.remove(&Wire(key)))
+    }
+
+    /// Writes an allowance.
+    pub fn put_allowance(&mut self, key: AllowanceKey) -> Result<()> {
+        self.allowances.insert(Wire(key), Wire(1), 0).context("cannot write an allowance")
+    }
+
+    /// Takes out an allowance, if it is there.
+    pub fn remove_allowance(&mut self, key: AllowanceKey) -> Result<()> {
+        removed(self.allowances.remove(&Wire(key)))
     }
 
     /// Writes a publication.
@@ -262,6 +276,8 @@ impl Tables {
         records.sources =
             sources.into_iter().map(|(key, _)| SourceKey::from_map(key.prefix_len(), key.data())).collect();
         records.overlay = self.overlay.records(name)?;
+        let allowances = entries(&self.allowances).context("cannot read the allowances")?;
+        records.allowances = allowances.into_iter().map(|(Wire(key), _)| key).collect();
         let addresses = entries(&self.host_addresses).context("cannot read the host's addresses")?;
         records.addresses = addresses.into_iter().map(|(Wire(address), _)| address).collect();
         let settings = self.settings.get(&0, 0).context("cannot read the settings")?.0;

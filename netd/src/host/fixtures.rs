@@ -68,7 +68,10 @@ pub fn network(sandbox: Sandbox) -> (Bridge, Veth) {
         addresses: ["10.176.0.2/24".parse().unwrap()].into(),
         gateways: ["10.176.0.1".parse().unwrap()].into(),
     };
-    (bridge, Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1500, intact: true, sandbox, interface })
+    (
+        bridge,
+        Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1500, intact: true, apart: false, sandbox, interface },
+    )
 }
 
 pub fn uplink() -> DeviceRecord {

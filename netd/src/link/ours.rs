@@ -102,6 +102,8 @@ pub struct Link {
     pub peer_namespace: Option<i32>,
     /// UDP port of a VXLAN device.
     pub vxlan_port: Option<u16>,
+    /// Whether it is a port between which and other such ports its bridge lets nothing through.
+    pub apart: bool,
     /// Whether its options as a bridge, as a port of one, or as a VXLAN device are those of ours. Of any other device, they are.
     pub options_hold: bool,
 }
@@ -160,6 +162,7 @@ impl Link {
             peer: None,
             peer_namespace: None,
             vxlan_port: None,
+            apart: false,
             options_hold: true,
         };
         for attribute in message.attributes {
@@ -175,6 +178,7 @@ impl Link {
                 LinkAttribute::LinkInfo(infos) => {
                     link.options_hold = infos.iter().all(holds);
                     link.vxlan_port = infos.iter().find_map(vxlan_port);
+                    link.apart = infos.iter().any(keeps_apart);
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
                         _ => None,
@@ -195,6 +199,11 @@ const fn is_layer3(kind: LinkLayerType) -> bool {
         kind,
         Type::None | Type::Rawip | Type::Ppp | Type::Tunnel | Type::Tunnel6 | Type::Sit | Type::Ipgre | Type::Ip6gre
     )
+}
+
+fn keeps_apart(info: &LinkInfo) -> bool {
+    let LinkInfo::PortData(InfoPortData::BridgePort(options)) = info else { return false };
+    options.iter().any(|option| matches!(option, InfoBridgePort::Isolated(true)))
 }
 
 /// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing, and get what is for

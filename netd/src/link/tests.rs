@@ -452,7 +452,7 @@ fn web(sandbox: Sandbox) -> Veth {
         addresses: nets(&["10.176.0.2/24"]),
         gateways: ["10.176.0.1".parse().unwrap()].into(),
     };
-    Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1400, intact: true, sandbox, interface }
+    Veth { owner: "web".into(), bridge: link("nd1"), mtu: 1400, intact: true, apart: false, sandbox, interface }
 }
 
 fn db(sandbox: Sandbox) -> Veth {

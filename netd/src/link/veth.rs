@@ -42,7 +42,7 @@ pub fn observed(
     let bridge = bridge.cloned().unwrap_or_else(no_name);
     let known = stations.contains(&(link.index, interface.mac));
     let intact = link.options_hold && known && sysctl_is(&no_ipv6(&link.name), "1");
-    Veth { owner, bridge, mtu, intact, sandbox, interface }
+    Veth { owner, bridge, mtu, intact, apart: link.apart, sandbox, interface }
 }
 
 impl Links {
@@ -113,7 +113,7 @@ impl Links {
             self.set(message).await.context("cannot make it a port")?;
         }
         write_sysctl(&no_ipv6(name), "1")?;
-        let port = LinkBridgePort::new(link.index).learning(false).flood(false).build();
+        let port = LinkBridgePort::new(link.index).learning(false).flood(false).isolated(veth.apart).build();
         self.handle.link().set_port(port).execute().await.map_err(refusal).context("cannot set the port's options")?;
         // NOARP is what `static` is called here; PERMANENT would make it an address of the host itself.
         self.handle

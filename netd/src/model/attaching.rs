@@ -11,7 +11,7 @@ use rand::RngCore;
 
 use super::{
     Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Rejection,
-    Subnet,
+    Subnet, allowances,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
@@ -73,6 +73,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         labels: order.labels,
         attachments,
         publications: Vec::new(),
+        allows: BTreeSet::new(),
         dns: order.dns,
         created: now,
     };
@@ -82,6 +83,7 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
 
 /// Takes an endpoint away, and returns what it was.
 pub fn detach(model: &mut Model, name: &Name) -> Result<Endpoint, Rejection> {
+    allowances::forget(model, name);
     model.endpoints.remove(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
 }
 

@@ -3,9 +3,11 @@
 //! Invariant: nothing here performs IO or knows the time; chance and moments are arguments. Things refer to one another
 //! by name or id, never by pointer.
 
+mod allowances;
 mod attaching;
 mod conflicts;
 mod connecting;
+mod gateway;
 mod mac;
 mod mode;
 mod mtu;
@@ -33,11 +35,13 @@ use ipnet::IpNet;
 use netd_common::tuple::{Mac, Zone};
 use serde::{Deserialize, Serialize};
 
+pub use allowances::{Allowance, Target, allow, allowed, deny};
 pub use attaching::{
     AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, netns_of, places, publish, unpublish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};
+pub use gateway::GatewayMode;
 pub use mac::format_mac;
 pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
@@ -84,6 +88,12 @@ pub struct Network {
     pub snat_ips: Vec<IpAddr>,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Whether its containers reach one another only as somebody [allowed](Allowance).
+    #[serde(default)]
+    pub no_icc: bool,
+    /// Whether what leaves it keeps its address, whatever its gateway's mode.
+    #[serde(default)]
+    pub no_masquerade: bool,
     /// In bytes.
     pub mtu: u32,
     /// Whether that is what the host's routes have, and follows them.
@@ -126,6 +136,12 @@ impl Network {
         Zone(self.zone)
     }
 
+    /// Whether what leaves it keeps its address of this family.
+    pub fn keeps_addresses(&self, family: Family) -> bool {
+        let routed = self.subnet(family).is_some_and(Subnet::is_routed);
+        (routed || self.no_masquerade) && self.snat_ip(family).is_none()
+    }
+
     /// Its subnet of this family.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.family() == family)
@@ -145,6 +161,9 @@ pub struct Subnet {
     pub aux_addresses: BTreeMap<String, IpAddr>,
     /// The last address that was given out by itself: the next search starts after it.
     pub last_given: Option<IpAddr>,
+    /// What the user asked of its gateway.
+    #[serde(default)]
+    pub gateway_mode: Option<GatewayMode>,
 }
 
 impl Subnet {
@@ -153,10 +172,21 @@ impl Subnet {
         Family::of(self.gateway)
     }
 
-    /// Whether its addresses are known beyond the host, so that packets keep them: global IPv6 ones. What is private to the
-    /// host (IPv4) or to the site (unique local addresses, RFC 4193) leaves behind the host's own address.
+    /// What its gateway does: what was asked of it, else what its addresses are for. Global IPv6 ones are known beyond the host;
+    /// what is private to the host (IPv4) or to the site (unique local addresses, RFC 4193) leaves behind the host's own.
+    pub fn mode(&self) -> GatewayMode {
+        let is_global = matches!(self.gateway, IpAddr::V6(gateway) if !gateway.is_unique_local());
+        self.gateway_mode.unwrap_or(if is_global { GatewayMode::Routed } else { GatewayMode::Nat })
+    }
+
+    /// Whether clients come to its containers' own addresses.
     pub fn is_routed(&self) -> bool {
-        matches!(self.gateway, IpAddr::V6(gateway) if !gateway.is_unique_local())
+        self.mode() == GatewayMode::Routed
+    }
+
+    /// Whether it has a gateway, which is the host.
+    pub fn has_gateway(&self) -> bool {
+        self.mode() != GatewayMode::Isolated
     }
 }
 
@@ -190,6 +220,9 @@ pub struct Endpoint {
     pub dns: Vec<IpAddr>,
     /// In the order in which they were asked for.
     pub publications: Vec<PortPublication>,
+    /// Who may open what to it, where a network keeps its containers apart.
+    #[serde(default)]
+    pub allows: BTreeSet<Allowance>,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub created: u64,
 }

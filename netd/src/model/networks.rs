@@ -8,8 +8,11 @@ use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEFAULT_NETWORK, Model, Name, Network, Options, Rejection, Segment, Subnet, conflicts::used, mode::RESERVED, mtu,
-    segment, snat, sources,
+    DEFAULT_NETWORK, GatewayMode, Model, Name, Network, Options, Rejection, Segment, Subnet,
+    conflicts::used,
+    gateway::{self, ModeWish},
+    mode::RESERVED,
+    mtu, segment, snat, sources,
 };
 use crate::{
     ipam::{self, Pools},
@@ -44,6 +47,12 @@ pub struct NetworkOrder {
     pub snat_ips: Vec<String>,
     /// No way out.
     pub internal: bool,
+    /// What its gateways do: `MODE` of each family, `ipv4=MODE` and `ipv6=MODE` of one.
+    pub gateway_modes: Vec<String>,
+    /// Its containers reach one another only as somebody allows.
+    pub no_icc: bool,
+    /// What leaves keeps its address.
+    pub no_masquerade: bool,
     /// In bytes.
     pub mtu: Option<u32>,
     /// Servers for what is no name of its own.
@@ -90,8 +99,13 @@ pub fn create_network(
         return Err(Rejection::MtuTwice);
     }
     let ipv6 = order.ipv6 || options.ipv6;
-    let subnets = subnets(model, &name, &NetworkOrder { ipv6, ..order.clone() }, on)?;
+    let mut subnets = subnets(model, &name, &NetworkOrder { ipv6, ..order.clone() }, on)?;
+    gateway::set_modes(&mut subnets, &modes(order, &options)?, order.internal)?;
     let snat_ips: Vec<String> = order.snat_ips.iter().chain(&options.host_ips).cloned().collect();
+    let no_masquerade = order.no_masquerade || options.no_masquerade;
+    if let Some(address) = snat_ips.first().filter(|_| no_masquerade) {
+        return Err(Rejection::LeavesAs(address.clone()));
+    }
     let mtu = order.mtu.or(options.mtu);
     let network = Network {
         name: name.clone(),
@@ -101,6 +115,8 @@ pub fn create_network(
         snat_ips: snat::sources(&snat_ips, &subnets)?,
         subnets,
         internal: order.internal,
+        no_icc: order.no_icc || options.no_icc,
+        no_masquerade,
         mtu_follows: mtu.is_none(),
         ifname_prefix: options.ifname_prefix,
         options: order.options.clone(),
@@ -113,6 +129,16 @@ pub fn create_network(
     };
     model.networks.insert(name.clone(), network);
     Ok(name)
+}
+
+/// What was asked of gateways, by word and by option.
+fn modes(order: &NetworkOrder, options: &Options) -> Result<Vec<ModeWish>, Rejection> {
+    if options.inhibit_ipv4 && !order.internal {
+        return Err(Rejection::IsolatedWayOut);
+    }
+    let inhibited = options.inhibit_ipv4.then_some(ModeWish { family: Some(Family::V4), mode: GatewayMode::Isolated });
+    let given = order.gateway_modes.iter().map(|text| text.parse());
+    given.chain(options.gateway_modes.iter().copied().chain(inhibited).map(Ok)).collect()
 }
 
 /// Addresses of DNS servers.
@@ -194,6 +220,7 @@ fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_
         ip_range: None,
         aux_addresses: BTreeMap::new(),
         last_given: None,
+        gateway_mode: None,
     }));
     fill_in(&mut subnets, name, order)?;
     Ok(subnets)

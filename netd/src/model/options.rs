@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Rejection;
-use crate::reconcile::LinkName;
+use super::{Rejection, gateway::ModeWish};
+use crate::reconcile::{Family, LinkName};
 
 /// What the options of a network say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,6 +17,14 @@ pub struct Options {
     pub host_ips: Vec<String>,
     /// What the names of interfaces in containers begin with, if not with `eth`.
     pub ifname_prefix: Option<String>,
+    /// What gateways do, each of a family.
+    pub gateway_modes: Vec<ModeWish>,
+    /// No address of the host in the IPv4 subnet.
+    pub inhibit_ipv4: bool,
+    /// Containers reach one another only as somebody allows.
+    pub no_icc: bool,
+    /// What leaves keeps its address.
+    pub no_masquerade: bool,
 }
 
 impl Options {
@@ -50,9 +58,25 @@ impl Options {
                 self.host_ips.push(value.to_owned());
                 true
             }
-            "enable_ipv4" | "bridge.enable_icc" | "bridge.enable_ip_masquerade" => boolean(value)?,
-            "bridge.inhibit_ipv4" | "bridge.default_bridge" => !boolean(value)?,
-            "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => value == "nat",
+            "bridge.enable_icc" => {
+                self.no_icc = !boolean(value)?;
+                true
+            }
+            "bridge.enable_ip_masquerade" => {
+                self.no_masquerade = !boolean(value)?;
+                true
+            }
+            "bridge.inhibit_ipv4" => {
+                self.inhibit_ipv4 = boolean(value)?;
+                true
+            }
+            "bridge.gateway_mode_ipv4" | "bridge.gateway_mode_ipv6" => {
+                let family = if key.ends_with('4') { Family::V4 } else { Family::V6 };
+                self.gateway_modes.push(ModeWish { family: Some(family), mode: value.parse()? });
+                true
+            }
+            "enable_ipv4" => boolean(value)?,
+            "bridge.default_bridge" => !boolean(value)?,
             "bridge.host_binding_ipv4" => value == "0.0.0.0",
             "bridge.name" | "bridge.trusted_host_interfaces" | "advertise_addr_nmsgs" | "advertise_addr_ms" => false,
             _ => return Err(unknown()),
@@ -87,24 +111,34 @@ mod tests {
         let options = read(&[
             ("com.docker.network.driver.mtu", "1400"),
             ("com.docker.network.container_iface_prefix", "net"),
-            ("com.docker.network.bridge.enable_icc", "True"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-            ("com.docker.network.bridge.gateway_mode_ipv4", "nat"),
+            ("com.docker.network.bridge.enable_icc", "False"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "false"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected"),
+            ("com.docker.network.bridge.inhibit_ipv4", "true"),
             ("com.docker.network.enable_ipv6", "1"),
             ("com.docker.network.host_ipv4", "192.0.2.1"),
         ]);
 
         let host_ips = vec!["192.0.2.1".to_owned()];
         let ifname_prefix = Some("net".to_owned());
-        assert_eq!(options, Ok(Options { mtu: Some(1400), ipv6: true, host_ips, ifname_prefix }));
+        let expected = Options {
+            mtu: Some(1400),
+            ipv6: true,
+            host_ips,
+            ifname_prefix,
+            gateway_modes: vec!["ipv4=nat-unprotected".parse().unwrap()],
+            inhibit_ipv4: true,
+            no_icc: true,
+            no_masquerade: true,
+        };
+        assert_eq!(options, Ok(expected));
     }
 
     #[test]
     fn options_that_netd_does_not_do_or_nobody_knows_are_refused_by_name() {
         let cases = [
-            ("com.docker.network.bridge.enable_icc", "false", "enable_icc=false is not supported"),
             ("com.docker.network.bridge.name", "br0", "bridge.name=br0 is not supported"),
-            ("com.docker.network.bridge.gateway_mode_ipv4", "routed", "gateway_mode_ipv4=routed is not supported"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "bridged", "`bridged` is not a gateway mode"),
             ("com.docker.network.driver.mtu", "large", "`large` is not an MTU"),
             ("com.docker.network.container_iface_prefix", "a/b", "`a/b` is not what the name"),
             ("com.docker.network.bridge.enable_icc", "maybe", "`maybe` is not true or false"),

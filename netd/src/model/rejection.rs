@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::{Name, Protocol};
+use super::{GatewayMode, Name, Protocol};
 use crate::reconcile::{Family, LinkName, Process, Use};
 
 /// Why a request is refused, with the thing in the way.
@@ -60,6 +60,12 @@ pub enum Rejection {
     MtuTwice,
     #[error("{first} and {second} are two addresses of one family to leave as")]
     TwoSources { first: IpAddr, second: IpAddr },
+    #[error("two gateway modes of {family} are given: {first} and {second}")]
+    TwoModes { family: Family, first: GatewayMode, second: GatewayMode },
+    #[error("a network without a gateway has no way out: give --internal too")]
+    IsolatedWayOut,
+    #[error("what leaves as {0} is masqueraded: that and --no-masquerade exclude each other")]
+    LeavesAs(String),
     #[error("MTU {0} is not between 68 and 65535")]
     BadMtu(u32),
     #[error("MTU {0} is less than 1280, which every link with IPv6 must carry")]
@@ -137,6 +143,13 @@ pub enum Rejection {
     #[error("{endpoint} has no {family} address with a way out, so nothing could be reached at {spec}")]
     NoAddress { endpoint: Name, family: Family, spec: String },
 
+    #[error("{0} reaches itself: there is nothing to allow")]
+    AllowedToItself(Name),
+    #[error("{from} and {to} have no network in common that was made with --no-icc: there is nothing to allow")]
+    NotKeptApart { from: Name, to: Name },
+    #[error("{from} was not allowed to reach {target}{}", if *everything { ", but everything of it: deny that first" } else { "" })]
+    NotAllowed { from: Name, target: String, everything: bool },
+
     #[error("`{0}` is not something to filter by: {1}")]
     UnknownFilter(String, Cow<'static, str>),
     #[error("no filter says which flows to end: give at least one of {0}")]
@@ -152,6 +165,7 @@ impl Rejection {
             Self::UnknownNetwork(_)
             | Self::UnknownEndpoint(_)
             | Self::NotPublished { .. }
+            | Self::NotAllowed { .. }
             | Self::NotConnected { .. } => 404,
             Self::NetworkExists(_)
             | Self::EndpointExists(_)

@@ -94,7 +94,8 @@ fn chosen(
 fn moved(old: &Subnet, net: IpNet) -> Subnet {
     if net.prefix_len() > old.subnet.prefix_len() {
         let gateway = ipam::first_address(&net);
-        return Subnet { subnet: net, gateway, ip_range: None, aux_addresses: Default::default(), last_given: None };
+        let (ip_range, aux_addresses, last_given) = (None, Default::default(), None);
+        return Subnet { subnet: net, gateway, ip_range, aux_addresses, last_given, ..old.clone() };
     }
     let at = |address: IpAddr| ipam::transplanted(&old.subnet, address, &net);
     Subnet {
@@ -103,6 +104,7 @@ fn moved(old: &Subnet, net: IpNet) -> Subnet {
         ip_range: old.ip_range.map(|range| IpNet::new_assert(at(range.network()), range.prefix_len())),
         aux_addresses: old.aux_addresses.iter().map(|(key, address)| (key.clone(), at(*address))).collect(),
         last_given: old.last_given.map(at),
+        gateway_mode: old.gateway_mode,
     }
 }
 

@@ -117,7 +117,7 @@ fn containers_with_global_addresses_keep_them() {
     let state = plan(&model, &facts(true), &choices());
     let endpoint = model.endpoints.values().next().unwrap();
 
-    assert_eq!(state.devices[&endpoint.attachments[0].veth()].flags, device_flags::ROUTED_V6);
+    assert_eq!(state.devices[&endpoint.attachments[0].veth()].flags, device_flags::KEEPS_ADDRESS_V6);
     let container: IpAddr = "2001:db8:1::2".parse().unwrap();
     let knock = PublicationKey::new(container.into(), 6, Port::new(80));
     assert_eq!(state.publications[&knock].address, container.into());

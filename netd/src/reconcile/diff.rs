@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
     tables::{
-        EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings, SourceKey,
-        VtepKey,
+        AllowanceKey, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
+        SourceKey, VtepKey,
     },
     tuple::Address,
 };
@@ -21,6 +21,8 @@ pub enum Step {
     RestoreForwarding(LinkName, Family),
     /// Takes an entry out of the publication table.
     RemovePublication(PublicationKey),
+    /// Takes an entry out of the table of allowances.
+    RemoveAllowance(AllowanceKey),
     /// Takes an address of the host out of its table.
     RemoveAddress(Address),
     /// Takes an entry out of the endpoint table.
@@ -84,6 +86,8 @@ pub enum Step {
     PutRemote(RemoteKey, Remote),
     /// Writes an entry of the segment table.
     PutSegment(u32, SegmentRecord),
+    /// Writes an entry of the table of allowances.
+    PutAllowance(AllowanceKey),
     /// Writes an address of the host into its table.
     PutAddress(Address),
     /// Writes an entry of the source table.
@@ -160,6 +164,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .map(|(link, family)| Step::RestoreForwarding(link.clone(), *family))
         .chain(publications)
         .chain(overlay::departures(desired, observed, doomed))
+        .chain(observed.allowances.difference(&desired.allowances).map(|key| Step::RemoveAllowance(*key)))
         .chain(observed.addresses.difference(&desired.addresses).map(|address| Step::RemoveAddress(*address)))
         .chain(endpoints.map(|(key, _)| Step::RemoveEndpoint(*key)))
         .chain(devices.map(|link| Step::RemoveDevice(link.clone())))
@@ -223,6 +228,7 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     steps.extend(desired.addresses.difference(&observed.addresses).map(|address| Step::PutAddress(*address)));
     // A list is there before what it is for, and goes after it.
     steps.extend(desired.sources.difference(&observed.sources).map(|range| Step::PutSource(*range)));
+    steps.extend(desired.allowances.difference(&observed.allowances).map(|key| Step::PutAllowance(*key)));
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
     steps.extend(observed.sources.difference(&desired.sources).map(|range| Step::RemoveSource(*range)));
@@ -240,6 +246,8 @@ impl fmt::Display for Step {
         let sources = |range: &SourceKey| format!("{}/{}", range.address().ip(), range.prefix());
         match self {
             Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
+            Self::RemoveAllowance(key) => write!(f, "take back what {} may do at {}", key.src.ip(), key.dst.ip()),
+            Self::PutAllowance(key) => write!(f, "allow {} something at {}", key.src.ip(), key.dst.ip()),
             Self::RemoveAddress(address) => write!(f, "forget the host's address {}", address.ip()),
             Self::RemoveEndpoint(key) => write!(f, "forget {} of zone {}", key.address.ip(), key.zone.0),
             Self::RemoveDevice(link) => write!(f, "forget the device {link}"),

@@ -53,6 +53,8 @@ impl FakeKernel {
                 }
             }
             Step::RemovePublication(key) => drop(state.publications.remove(&key)),
+            Step::RemoveAllowance(key) => drop(state.allowances.remove(&key)),
+            Step::PutAllowance(key) => drop(state.allowances.insert(key)),
             Step::RemoveAddress(address) => drop(state.addresses.remove(&address)),
             Step::RemoveEndpoint(key) => drop(state.endpoints.remove(&key)),
             Step::RemoveDevice(link) => drop(state.devices.remove(&link)),

@@ -54,6 +54,9 @@ fn of_veth(wanted: &Veth, found: &Veth) -> Vec<String> {
     if wanted.mtu != found.mtu {
         what.push(format!("had another MTU than {}", wanted.mtu));
     }
+    if wanted.apart != found.apart {
+        what.push(if wanted.apart { "was not kept apart" } else { "was kept apart" }.to_owned());
+    }
     lacks(&mut what, &inside.addresses, &seen.addresses);
     if inside.gateways != seen.gateways {
         what.push("had other default routes".to_owned());

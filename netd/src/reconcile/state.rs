@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings, SourceKey,
-        VtepKey,
+        AllowanceKey, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
+        SourceKey, VtepKey,
     },
     tuple::{Address, Mac, Zone},
 };
@@ -135,6 +135,8 @@ pub struct State {
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
     /// The source table.
     pub sources: BTreeSet<SourceKey>,
+    /// The table of what is allowed between containers that are kept apart.
+    pub allowances: BTreeSet<AllowanceKey>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// One VXLAN device a UDP port, for every network of that port that spans hosts.
@@ -191,6 +193,8 @@ pub struct Veth {
     /// Whether the options that every port of ours has are as they were made, and the bridge knows the container's
     /// link-layer address by it.
     pub intact: bool,
+    /// Whether the bridge lets nothing through between it and other such ports.
+    pub apart: bool,
     /// Where the other side is.
     pub sandbox: Sandbox,
     /// The other side.

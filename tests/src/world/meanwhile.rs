@@ -13,8 +13,8 @@ use netd_common::{
     conntrack::{self, Noted},
     hooks,
     tables::{
-        ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Publication,
-        PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
+        Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::Tuple,
     verdict::Verdict,
@@ -83,6 +83,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn is_source(&self, key: &SourceKey) -> bool {
         self.world.is_source(key)
+    }
+
+    fn allows(&self, key: &AllowanceKey) -> bool {
+        self.world.allows(key)
     }
 
     fn settings(&self) -> Option<&Settings> {

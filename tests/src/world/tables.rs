@@ -10,8 +10,8 @@ use netd_common::{
     conntrack::{self, Noted},
     hooks,
     tables::{
-        ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
+        NextHop, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::{Address, Tuple},
     verdict::Verdict,
@@ -45,6 +45,8 @@ pub struct World {
     pub publications: BTreeMap<PublicationKey, Publication>,
     /// The source table.
     pub sources: BTreeSet<SourceKey>,
+    /// What is allowed between containers of a network that keeps them apart.
+    pub allowances: BTreeSet<AllowanceKey>,
     /// The settings.
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
@@ -116,6 +118,10 @@ impl Tables for World {
 
     fn is_source(&self, key: &SourceKey) -> bool {
         self.sources.iter().any(|range| range.covers(key.list(), key.address()))
+    }
+
+    fn allows(&self, key: &AllowanceKey) -> bool {
+        self.allowances.contains(key)
     }
 
     fn settings(&self) -> Option<&Settings> {

@@ -135,6 +135,16 @@ pub struct NetworkCreateArgs {
     /// No way out, and none in
     #[arg(long)]
     pub internal: bool,
+    /// What its gateway does: nat, nat-unprotected, routed or isolated; of one family with ipv4= or ipv6= before it. nat unless
+    /// given, but routed for global IPv6 addresses
+    #[arg(long = "gateway-mode", value_name = "[FAMILY=]MODE")]
+    pub gateway_modes: Vec<String>,
+    /// Its containers reach one another only as `allow` says
+    #[arg(long)]
+    pub no_icc: bool,
+    /// What leaves it keeps its address
+    #[arg(long)]
+    pub no_masquerade: bool,
     /// In bytes; what the host's routes have, and following them, unless given
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,

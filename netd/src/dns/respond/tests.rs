@@ -290,6 +290,7 @@ fn network(name: &str, zone: u8) -> Network {
             ip_range: None,
             aux_addresses: Default::default(),
             last_given: None,
+            gateway_mode: None,
         }
     });
     Network {
@@ -299,6 +300,8 @@ fn network(name: &str, zone: u8) -> Network {
         driver: Default::default(),
         subnets: subnets.into(),
         internal: false,
+        no_icc: false,
+        no_masquerade: false,
         mtu: 1500,
         mtu_follows: false,
         ifname_prefix: None,
@@ -336,6 +339,7 @@ fn endpoint(name: &str, id: &str, netns_inode: u64, places: &[(&str, [u8; 4])]) 
         dns: Vec::new(),
         labels: Default::default(),
         publications: Vec::new(),
+        allows: Default::default(),
         created: 0,
     }
 }

@@ -31,6 +31,7 @@ fn veth() -> impl Strategy<Value = Veth> {
         bridge: link(["ndb-a", "ndb-b", "ndb-c"][bridge]),
         mtu: 1500,
         intact: true,
+        apart: inode == 1,
         sandbox: Sandbox { path: "/run/netns/x".into(), inode },
         interface: Interface {
             name: link(["eth0", "eth1"][usize::from(name)]),
@@ -159,6 +160,13 @@ fn state() -> impl Strategy<Value = State> {
                 orphans: orphans.into_iter().collect(),
                 endpoints: endpoints.collect(),
                 sources,
+                allowances: (0..4_u8)
+                    .filter(|i| bits.rotate_left(13) >> i & 1 == 1)
+                    .map(|i| {
+                        let [src, dst] = [2, 3 + i].map(|host| Address::v4([10, 0, 0, host]));
+                        AllowanceKey::of_everything(Zone(1), src, dst)
+                    })
+                    .collect(),
                 publications: publications.collect(),
                 reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
                 addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
@@ -240,6 +248,7 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
         bridge: link("ndb-a"),
         mtu: 1500,
         intact: true,
+        apart: false,
         sandbox: Sandbox { path: "/run/netns/c1".into(), inode: 1 },
         interface: Interface {
             name: link("eth0"),
