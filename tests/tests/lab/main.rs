@@ -22,6 +22,7 @@ mod neighbours;
 mod pinned;
 mod ports;
 mod publishing;
+mod reach;
 mod refusals;
 mod routes;
 mod running;

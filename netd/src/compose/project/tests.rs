@@ -152,7 +152,7 @@ fn a_project_without_a_name_has_its_directorys() {
 fn made(project: &Project) -> (Vec<NetworkView>, Vec<EndpointView>) {
     let networks = project.networks.iter().map(|network| {
         serde_json::from_value(json!({
-            "name": network.name, "id": "0", "driver": "bridge", "subnets": [], "internal": false, "mtu": 1500,
+            "name": network.name, "id": "0", "driver": "bridge", "subnets": [], "internal": false, "icc": true, "masquerade": true, "mtu": 1500,
             "mtu_follows": true, "options": {}, "dns": [], "labels": network.order.labels, "created": "", "endpoints": [],
             "bridge": "", "zone": 1
         }))
