@@ -37,11 +37,11 @@ pub const C: u32 = 31;
 pub const D: u32 = 41;
 
 /// Of container E of the network that keeps its containers apart, 10.176.4.2: it may open port 80/tcp of F, and everything of G.
-pub const E: u32 = 61;
+pub const E: u32 = 81;
 /// Of container F there, 10.176.4.3.
-pub const F: u32 = 62;
+pub const F: u32 = 82;
 /// Of container G there, 10.176.4.4.
-pub const G: u32 = 63;
+pub const G: u32 = 83;
 /// Of container H of the routed network, 10.176.5.2, whose port 80/tcp is open there, as it is for pings.
 pub const H: u32 = 71;
 
@@ -53,7 +53,7 @@ pub const BRIDGES: [(u32, Zone, [u8; 4]); 5] = [
     (20, Zone(1), [10, 176, 1, 1]),
     (30, Zone(2), [10, 176, 2, 1]),
     (40, Zone(3), [10, 176, 3, 1]),
-    (60, Zone(4), [10, 176, 4, 1]),
+    (80, Zone(4), [10, 176, 4, 1]),
     (70, Zone(5), [10, 176, 5, 1]),
 ];
 
@@ -232,7 +232,7 @@ pub const fn address_of(container: u32) -> [u8; 4] {
         20 => 1,
         30 => 2,
         40 => 3,
-        60 => 4,
+        80 => 4,
         _ => 5,
     };
     [10, 176, network, 1 + (container - bridge_of(container)) as u8]

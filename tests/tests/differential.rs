@@ -183,9 +183,9 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
         Hook::FromUplink | Hook::FromL3Uplink => (UPLINK, 0),
         Hook::FromContainer => (pick(random, &[A, A, B, C, D, E, E, F, G, H]), 0),
         Hook::ToUplink | Hook::ToL3Uplink => {
-            (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, 60, 70, UPLINK, scene::FOREIGN]))
+            (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, 70, 80, UPLINK, scene::FOREIGN]))
         }
-        Hook::ToContainer => (pick(random, &[A, C, E]), pick(random, &[0, B, F, 20, 30, 60, UPLINK, scene::FOREIGN])),
+        Hook::ToContainer => (pick(random, &[A, C, E]), pick(random, &[0, B, F, 20, 30, 80, UPLINK, scene::FOREIGN])),
         Hook::DnsLo => (scene::LOOPBACK, 0),
         Hook::FromOverlay => (scene::TUNNEL, 0),
     };
