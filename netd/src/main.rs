@@ -1,16 +1,19 @@
 //! netd: container networking with TC/XDP eBPF programs.
 mod api;
 mod cli;
+mod cluster;
 mod compose;
 mod config;
 mod daemon;
 mod dataplane;
 mod dns;
 mod doctor;
+mod etcd;
 mod holder;
 mod host;
 mod ipam;
 mod link;
+mod membership;
 mod model;
 mod netns;
 mod plan;

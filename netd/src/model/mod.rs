@@ -8,7 +8,7 @@ mod attaching;
 mod conflicts;
 mod connecting;
 mod gateway;
-mod mac;
+pub mod mac;
 mod mode;
 mod mtu;
 mod name;

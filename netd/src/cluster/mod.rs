@@ -1,0 +1,29 @@
+//! What several hosts agree on, as keys and values of a store that all of them reach (etcd), and what one host makes of them.
+//!
+//! Every record has one writer. A network is made and removed by transactions that look at all networks; an address belongs to
+//! whoever made its claim first; a node and its endpoints are written by that node alone, under its lease and with its
+//! incarnation: the revision of its last start, which every write of the node is conditional on. So nothing that an earlier life
+//! of a node says can win over a later one, and no two nodes hold one address.
+//!
+//! A node never patches what it knows into what it does: a [`View`] is a full read, with the events of a watch on top, and
+//! everything else ([`remotes`], [`missing`]) is computed from it anew.
+//!
+//! Invariant: nothing here performs IO or knows the time.
+
+mod claims;
+mod keys;
+mod own;
+mod records;
+mod remotes;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod view;
+
+pub use claims::{Compare, Op, Txn, claim, create, remove};
+pub use keys::{Key, PREFIX, Range};
+pub use own::{Missing, Own, missing};
+pub use records::{Announcement, Answer, Claim, Node, Place, Record, SharedNetwork, SharedSubnet, Way};
+pub use remotes::{Remote, Remotes, announced, remotes};
+pub use verify::{differences, forwarding};
+pub use view::{Entry, Event, View};

@@ -1,0 +1,190 @@
+//! The values of records: JSON objects. A field that is not known is passed over, so that an older netd reads what a newer one
+//! of the same schema writes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use netd_common::tuple::Mac;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::Key;
+use crate::model::{Name, mac};
+
+/// What a key holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Of [`Key::Incarnation`], [`Key::Drained`] and [`Key::Question`]: it is there, and that is all.
+    Mark,
+    /// Of [`Key::Network`].
+    Network(Box<SharedNetwork>),
+    /// Of [`Key::Claim`].
+    Claim(Claim),
+    /// Of [`Key::Node`].
+    Node(Node),
+    /// Of [`Key::Endpoint`].
+    Endpoint(Box<Announcement>),
+    /// Of [`Key::Answer`].
+    Answer(Answer),
+}
+
+/// A node that is there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// The revision of [`Key::Incarnation`] at its last start.
+    pub incarnation: i64,
+    /// Which host it is: two hosts with one name are told apart by it.
+    pub host: String,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+    /// UDP port of its tunnels.
+    pub vxlan_port: u16,
+    /// Of its netd.
+    pub version: String,
+}
+
+/// A network of all nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SharedNetwork {
+    /// Twelve hexadecimal digits.
+    pub id: String,
+    /// Its number in tunnels (RFC 7348 section 5), which no other network has.
+    pub vni: u32,
+    /// The gateway's link-layer address, on every node.
+    #[serde(with = "mac")]
+    pub mac: Mac,
+    /// At most one of a family, IPv4 first.
+    pub subnets: Vec<SharedSubnet>,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// In bytes; what each node's underlay leaves where none is given.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Servers for what is no name of its own.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+    /// The user's own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What the names of interfaces in its containers begin with, if not with `eth`.
+    #[serde(default)]
+    pub ifname_prefix: Option<String>,
+    /// The options that it was made with.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub created: u64,
+}
+
+/// A subnet of a network of all nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SharedSubnet {
+    /// All of its addresses.
+    pub subnet: IpNet,
+    /// The gateway's, on every node.
+    pub gateway: IpAddr,
+    /// Where automatic addresses are taken from, if not from the whole subnet.
+    #[serde(default)]
+    pub ip_range: Option<IpNet>,
+    /// Addresses that are never given out, by name.
+    #[serde(default)]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
+}
+
+/// Whose an address is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// The endpoint's node.
+    pub node: Name,
+    /// The endpoint's name there.
+    pub endpoint: Name,
+}
+
+/// An endpoint as its node tells of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Its node's when this was written.
+    pub incarnation: i64,
+    /// Its name.
+    pub name: Name,
+    /// Its places in networks of all nodes.
+    pub places: Vec<Place>,
+    /// Its published ports, as `port` prints them.
+    #[serde(default)]
+    pub ports: Vec<String>,
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub created: u64,
+}
+
+/// An endpoint's place in a network of all nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// The network's name.
+    pub network: Name,
+    /// The network's id: one of the same name that came later is another.
+    pub network_id: String,
+    /// IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Its link-layer address there.
+    #[serde(with = "mac")]
+    pub mac: Mac,
+    /// More names for it there.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+}
+
+/// What a node forwards into tunnels.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The revision of the view that it had made true.
+    pub revision: i64,
+    /// Every entry of its map.
+    pub ways: Vec<Way>,
+}
+
+/// An entry of a forwarding map.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Way {
+    /// The network's number in tunnels.
+    pub vni: u32,
+    /// The endpoint's address there.
+    pub address: IpAddr,
+    /// The endpoint's link-layer address.
+    #[serde(with = "mac")]
+    pub mac: Mac,
+    /// Where the tunnel to it ends.
+    pub vtep: IpAddr,
+}
+
+impl Record {
+    /// The record that `value` is under `key`.
+    pub fn read(key: &Key, value: &[u8]) -> Result<Self, String> {
+        match key {
+            Key::Incarnation(_) | Key::Drained(_) | Key::Question(_) => Ok(Self::Mark),
+            Key::Network(_) => parsed(value).map(|network| Self::Network(Box::new(network))),
+            Key::Claim(..) => parsed(value).map(Self::Claim),
+            Key::Node(_) => parsed(value).map(Self::Node),
+            Key::Endpoint(..) => parsed(value).map(|endpoint| Self::Endpoint(Box::new(endpoint))),
+            Key::Answer(..) => parsed(value).map(Self::Answer),
+        }
+    }
+
+    /// As the store keeps it.
+    pub fn value(&self) -> Vec<u8> {
+        match self {
+            Self::Mark => Vec::new(),
+            Self::Network(network) => json(network),
+            Self::Claim(claim) => json(claim),
+            Self::Node(node) => json(node),
+            Self::Endpoint(endpoint) => json(endpoint),
+            Self::Answer(answer) => json(answer),
+        }
+    }
+}
+
+fn parsed<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|_| unreachable!("records have string keys and no errors of their own"))
+}

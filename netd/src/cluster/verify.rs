@@ -1,0 +1,66 @@
+//! Whether every node forwards what the store says: the differences, in words.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{Answer, Missing, Remotes, View, Way, remotes};
+use crate::model::{Name, format_mac};
+
+/// Desired or found entries, as an [`Answer`] has them.
+pub fn forwarding(remotes: &Remotes) -> Vec<Way> {
+    let way = |((vni, address), remote): (&(u32, IpAddr), &super::Remote)| Way {
+        vni: *vni,
+        address: *address,
+        mac: remote.mac,
+        vtep: remote.vtep,
+    };
+    remotes.iter().map(way).collect()
+}
+
+/// What is not as the store says, one line each: of the nodes that are there, what each forwards (`answers`), and of `me` what
+/// the store lacks.
+pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name, Answer>) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    if !lacks.txns.is_empty() {
+        lines
+            .push(format!("node {me}: {} records of its own are not in the store as they should be", lacks.txns.len()));
+    }
+    lines.extend(lacks.conflicts.iter().map(|conflict| format!("node {me}: {conflict}")));
+    lines.extend(view.unreadable.iter().map(|(key, why)| format!("store: {key} is not understood: {why}")));
+    for (node, _) in view.nodes() {
+        match answers.get(node) {
+            Some(answer) => lines.extend(of_node(view, node, &answer.ways)),
+            None => lines.push(format!("node {node} does not answer")),
+        }
+    }
+    lines
+}
+
+/// What a node forwards otherwise than the store says.
+fn of_node(view: &View, node: &Name, found: &[Way]) -> Vec<String> {
+    let desired: BTreeMap<_, _> =
+        forwarding(&remotes(view, node)).into_iter().map(|way| ((way.vni, way.address), way)).collect();
+    let found: BTreeMap<_, _> = found.iter().map(|way| ((way.vni, way.address), way.clone())).collect();
+    let places: BTreeSet<_> = desired.keys().chain(found.keys()).collect();
+    let line = |place: &&(u32, IpAddr)| {
+        let what = match (desired.get(*place), found.get(*place)) {
+            (Some(desired), None) => format!("lacks the way to {}", said(view, desired)),
+            (None, Some(found)) => format!("has a way to {}, which nobody has", said(view, found)),
+            (Some(desired), Some(found)) if desired != found => {
+                format!("has the way to {}; the store says {}", said(view, found), said(view, desired))
+            }
+            _ => return None,
+        };
+        Some(format!("node {node}: {what}"))
+    };
+    places.iter().filter_map(line).collect()
+}
+
+fn said(view: &View, way: &Way) -> String {
+    let Way { vni, address, mac, vtep } = way;
+    let network = view.networks().find(|(_, network)| network.vni == *vni);
+    let network = network.map_or_else(|| format!("VNI {vni}"), |(name, _)| format!("network {name}"));
+    format!("{address} of {network} ({}) by {vtep}", format_mac(*mac))
+}

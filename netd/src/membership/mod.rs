@@ -1,0 +1,265 @@
+//! This host's place among the nodes: what the daemon's task keeps of it, and the task that talks with etcd, on a thread of its
+//! own, so that neither waits for the other's work.
+//!
+//! The daemon says what it has ([`Membership::tell`]) and wishes; the task says what all have ([`News`]). Of both only the last
+//! word counts, so nothing is ever missed that matters.
+
+mod answer;
+mod task;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
+
+use self::task::{Doors, Task};
+use crate::{
+    cluster::{Announcement, Answer, SharedNetwork, View},
+    etcd::{Etcd, EtcdConfig},
+    model::Name,
+};
+
+/// Wishes that wait while one is met.
+const WAITING: usize = 64;
+
+/// How long the daemon waits for a wish: everybody else waits with it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who this host is among the nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub node: Name,
+    /// Which host it is, whatever its name: drawn once, and kept.
+    pub host: String,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+    /// UDP port of its tunnels.
+    pub vxlan_port: u16,
+    /// It is out when nothing is heard of it for so many seconds.
+    pub lease: u32,
+    /// Where etcd is.
+    pub etcd: EtcdConfig,
+}
+
+/// How the host stands with the others.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// What all have, as of the last read or event. `None` before the first.
+    pub view: Option<Arc<View>>,
+    /// Why etcd cannot be used just now, and since when; `None` while it can.
+    pub away: Option<(Instant, String)>,
+    /// When etcd last said something.
+    pub heard: Option<Instant>,
+    /// Records that a full read found and no event had told of, since the start.
+    pub missed: u64,
+    /// This node's, since its last start or return.
+    pub incarnation: i64,
+    /// Addresses of ours that others have, one line each.
+    pub conflicts: Vec<String>,
+}
+
+/// Why a wish is not met.
+#[derive(Debug, Error)]
+pub enum Denial {
+    #[error("etcd is away, and networks of several hosts change by it alone: {0}")]
+    Away(String),
+    /// What it was decided by is not so any more: look again.
+    #[error("it was changed at the same time from another host: try again")]
+    Changed,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An address of a network, by its name and id.
+pub type Wanted = (Name, String, IpAddr);
+
+/// Where the reply to a wish goes.
+type Reply<T = ()> = oneshot::Sender<Result<T, Denial>>;
+
+enum Wish {
+    Create {
+        name: Name,
+        network: Box<SharedNetwork>,
+        known: Arc<View>,
+        reply: Reply,
+    },
+    Remove {
+        name: Name,
+        reply: Reply,
+    },
+    Claim {
+        endpoint: Name,
+        addresses: Vec<Wanted>,
+        reply: Reply,
+    },
+    Abandon {
+        addresses: Vec<Wanted>,
+    },
+    /// What the daemon has said last is written.
+    Settle {
+        reply: Reply,
+    },
+    Drain {
+        node: Name,
+        drained: bool,
+        reply: Reply,
+    },
+    Forget {
+        node: Name,
+        reply: Reply,
+    },
+    Answer {
+        question: String,
+        answer: Answer,
+    },
+    Verify {
+        reply: Reply<Vec<String>>,
+    },
+}
+
+/// What the daemon's task keeps.
+pub struct Membership {
+    settings: Settings,
+    wishes: mpsc::Sender<Wish>,
+    own: watch::Sender<BTreeMap<String, Announcement>>,
+    news: watch::Receiver<News>,
+    answered: BTreeSet<String>,
+}
+
+impl Membership {
+    /// Starts the task, with what the host has. It ends with this.
+    pub fn start(settings: Settings, own: BTreeMap<String, Announcement>) -> Result<Self> {
+        let etcd = Etcd::new(settings.etcd.clone())?;
+        let (wishes, inbox) = mpsc::channel(WAITING);
+        let (own, said) = watch::channel(own);
+        let first = News { view: None, away: None, heard: None, missed: 0, incarnation: 0, conflicts: Vec::new() };
+        let (telling, news) = watch::channel(first);
+        let task = Task::new(etcd, settings.clone(), telling);
+        let mut doors = Doors { wishes: inbox, own: said };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+        thread::Builder::new()
+            .name("membership".to_owned())
+            .spawn(move || runtime.block_on(task.run(&mut doors)))
+            .context("cannot start a thread")?;
+        Ok(Self { settings, wishes, own, news, answered: BTreeSet::new() })
+    }
+
+    /// Who this host is.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The last word.
+    pub fn news(&self) -> News {
+        self.news.borrow().clone()
+    }
+
+    /// Ready when there is a word that [`Membership::seen`] has not returned.
+    pub async fn changed(&mut self) {
+        if self.news.changed().await.is_err() {
+            // The task is no more; there will be no news.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The last word, taken as known.
+    pub fn seen(&mut self) -> News {
+        self.news.borrow_and_update().clone()
+    }
+
+    /// Says what the host has. The task writes it when it can.
+    pub fn tell(&self, own: BTreeMap<String, Announcement>) {
+        self.own.send_if_modified(|said| {
+            let differs = *said != own;
+            *said = own;
+            differs
+        });
+    }
+
+    /// Makes a network, if the networks are still those of the view that it was chosen by.
+    pub async fn create(&self, name: &Name, network: SharedNetwork, known: Arc<View>) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Create { name: name.clone(), network: Box::new(network), known, reply }).await
+    }
+
+    /// Removes a network that nobody is in.
+    pub async fn remove(&self, name: &Name) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Remove { name: name.clone(), reply }).await
+    }
+
+    /// Takes addresses for an endpoint to come: [`Membership::tell`] of it, or [`Membership::abandon`] them.
+    pub async fn claim(&self, endpoint: &Name, addresses: Vec<Wanted>) -> Result<(), Denial> {
+        let claimed =
+            self.wish(|reply| Wish::Claim { endpoint: endpoint.clone(), addresses: addresses.clone(), reply });
+        let claimed = claimed.await;
+        if let Err(Denial::Away(_)) = claimed {
+            // It may have been granted since.
+            self.abandon(addresses).await;
+        }
+        claimed
+    }
+
+    /// Gives back addresses that no endpoint has come for.
+    pub async fn abandon(&self, addresses: Vec<Wanted>) {
+        // A task that is no more has no claims.
+        let _ = self.wishes.send(Wish::Abandon { addresses }).await;
+    }
+
+    /// Waits until what was told last is written, or cannot be.
+    pub async fn settle(&self) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Settle { reply }).await
+    }
+
+    /// Lets a node take no more endpoints, or again some.
+    pub async fn drain(&self, node: &Name, drained: bool) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Drain { node: node.clone(), drained, reply }).await
+    }
+
+    /// Forgets a node that is not there, with its addresses.
+    pub async fn forget(&self, node: &Name) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Forget { node: node.clone(), reply }).await
+    }
+
+    /// Answers the questions of a view that are not answered yet.
+    pub async fn answer(&mut self, view: &View, answer: impl FnOnce() -> Answer) {
+        let open: Vec<String> = view.questions().filter(|id| !self.answered.contains(*id)).map(str::to_owned).collect();
+        self.answered.retain(|id| view.questions().any(|open| open == id));
+        if open.is_empty() {
+            return;
+        }
+        let answer = answer();
+        for question in open {
+            self.answered.insert(question.clone());
+            // A task that is no more is asked nothing.
+            let _ = self.wishes.send(Wish::Answer { question, answer: answer.clone() }).await;
+        }
+    }
+
+    /// Asks every node what it forwards. The differences come when all have answered or have had time to.
+    pub async fn verify(&self) -> oneshot::Receiver<Result<Vec<String>, Denial>> {
+        let (reply, differences) = oneshot::channel();
+        let _ = self.wishes.send(Wish::Verify { reply }).await;
+        differences
+    }
+
+    async fn wish(&self, wish: impl FnOnce(Reply) -> Wish) -> Result<(), Denial> {
+        let silent = || Denial::Away(format!("it has not answered for {} s", PATIENCE.as_secs()));
+        let (reply, answer) = oneshot::channel();
+        let ended = |_| Denial::Away("netd's own task for it has ended".to_owned());
+        let asking = async {
+            self.wishes.send(wish(reply)).await.map_err(|_| ended(()))?;
+            answer.await.map_err(|_| ended(()))?
+        };
+        timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(silent()))
+    }
+}
