@@ -16,8 +16,9 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::{
+    etcd::Member,
     ipam::{Pools, SubnetPool},
-    model::{DEFAULT_NETWORK, NetworkOrder},
+    model::{DEFAULT_NETWORK, Name, NetworkOrder},
     reconcile::{Family, LinkName},
 };
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub bridge: BridgeConfig,
     /// What holds for published ports that say nothing of it.
     pub publish: PublishConfig,
+    /// The hosts that this one is among.
+    pub cluster: ClusterConfig,
 }
 
 /// As the options of `netd daemon`.
@@ -132,6 +135,32 @@ pub struct PublishConfig {
     /// `from=`, for every port whose network has none either.
     #[serde(deserialize_with = "one_or_more")]
     pub from: Vec<IpNet>,
+}
+
+/// As the options of `netd daemon` for several hosts. The command line comes first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ClusterConfig {
+    /// `--node`.
+    pub node: Option<Name>,
+    /// `--vtep`.
+    pub vtep: Option<IpAddr>,
+    /// `--vxlan-port`.
+    pub vxlan_port: Option<u16>,
+    /// `--etcd`.
+    pub etcd: Vec<Member>,
+    /// `--etcd-ca`.
+    pub etcd_ca: Option<PathBuf>,
+    /// `--etcd-cert`.
+    pub etcd_cert: Option<PathBuf>,
+    /// `--etcd-key`.
+    pub etcd_key: Option<PathBuf>,
+    /// `--etcd-user`.
+    pub etcd_user: Option<String>,
+    /// `--etcd-password-file`.
+    pub etcd_password_file: Option<PathBuf>,
+    /// Seconds without a word after which a node is out.
+    pub lease: Option<u32>,
 }
 
 /// Why a file is not used.
@@ -276,7 +305,7 @@ mod tests {
             })
             .collect();
 
-        let Config { daemon, pools, bridge, publish } = parse(&uncommented).unwrap();
+        let Config { daemon, pools, bridge, publish, cluster } = parse(&uncommented).unwrap();
 
         let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max } = daemon;
         assert!(
@@ -290,6 +319,10 @@ mod tests {
         assert!(!subnet.is_empty() && !gateway.is_empty() && !ip_range.is_empty() && mtu.is_some() && ipv6);
         let PublishConfig { address, from } = publish;
         assert!(!address.is_empty() && !from.is_empty());
+        let ClusterConfig { node, vtep, vxlan_port, etcd, lease, .. } = cluster.clone();
+        assert!(node.is_some() && vtep.is_some() && vxlan_port.is_some() && !etcd.is_empty() && lease.is_some());
+        let ClusterConfig { etcd_ca, etcd_cert, etcd_key, etcd_user, etcd_password_file, .. } = cluster;
+        assert!([etcd_ca, etcd_cert, etcd_key, etcd_password_file].iter().all(Option::is_some) && etcd_user.is_some());
     }
 
     #[test]

@@ -100,6 +100,9 @@ impl Store {
     }
 
     fn write_rows(&mut self, old: &Model, new: &Model) -> Result<()> {
+        if old == new {
+            return Ok(());
+        }
         // Taken out, and put back only if all is well.
         let database = match self.database.take() {
             Some(database) => {

@@ -7,11 +7,12 @@ use anyhow::Result;
 use crate::{build_ebpf, command, debian, lint, mutate, vm, workspace};
 
 /// What the tests themselves run.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "bind9-dnsutils",
     "busybox-static",
     "ca-certificates",
     "curl",
+    "etcd-server",
     "ethtool",
     "iproute2",
     "iptables",

@@ -68,6 +68,10 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
         .route("/v1/endpoints/{name}/networks", post(connect).delete(disconnect))
         .route("/v1/endpoints/{name}/allowances", post(allow).delete(deny))
         .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{name}", get(node).post(drain_node).delete(remove_node))
+        .route("/v1/nodes-verified", get(verify))
+        .route("/v1/neighbours", get(neighbours))
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
         .route("/v1/doctor", get(doctor))
@@ -149,6 +153,30 @@ async fn allow(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes)
 
 async fn deny(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
     reply_to(&daemon, read(&body).map(|order| Request::Deny(name, order))).await
+}
+
+async fn nodes(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Nodes).await
+}
+
+async fn node(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::Node(name)).await
+}
+
+async fn drain_node(State(daemon): Daemon, InPath(name): InPath<String>, body: Bytes) -> Response {
+    reply_to(&daemon, read(&body).map(|change| Request::DrainNode(name, change))).await
+}
+
+async fn remove_node(State(daemon): Daemon, InPath(name): InPath<String>) -> Response {
+    reply(&daemon, Request::RemoveNode(name)).await
+}
+
+async fn neighbours(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Neighbours).await
+}
+
+async fn verify(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Verify).await
 }
 
 async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {

@@ -1,5 +1,6 @@
 //! The words of the command line. What they mean is read by the daemon, so that every door says the same of them.
 
+mod cluster;
 mod network;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use cluster::{ClusterArgs, NodeCommand, OverlayCommand, PsArgs};
 pub use network::{ConnectArgs, NetworkCommand, NetworkCreateArgs};
 
 /// Gives containers their network with eBPF programs.
@@ -52,7 +54,7 @@ pub enum Command {
         command: Vec<String>,
     },
     /// List endpoints
-    Ps(ListArgs),
+    Ps(PsArgs),
     /// Show the published ports of an endpoint
     Port {
         /// The endpoint
@@ -76,6 +78,12 @@ pub enum Command {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Show, drain and remove nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Compare what every node forwards with what it should
+    #[command(subcommand)]
+    Overlay(OverlayCommand),
     /// List flows
     Flows(FlowsArgs),
     /// Show what was dropped, by hook and reason
@@ -162,6 +170,9 @@ pub struct DaemonArgs {
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,
+    /// Several hosts.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// Of `uninstall`.
@@ -295,7 +306,7 @@ pub struct EventsArgs {
     /// Until then, and no longer
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Only of this type, action, network or endpoint; several of one key are alternatives
+    /// Only of this type, action, network, endpoint or node; several of one key are alternatives
     #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
     pub filters: Vec<(String, String)>,
     /// How to print: a line each, as words or as an object

@@ -24,6 +24,7 @@ use super::{
     BPF_DIR, RUN_DIR, SOCKET, STATE_DIR,
     args::DaemonArgs,
     block_on,
+    cluster::{self, Joining},
     host::{self, HostPlace},
     out,
 };
@@ -58,6 +59,7 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
     let place = |given: Option<PathBuf>, configured: Option<PathBuf>, default: &str| {
         given.or(configured).unwrap_or_else(|| PathBuf::from(default))
     };
+    let joining = cluster::joining(args.cluster, config.cluster.clone())?;
     let places = Places {
         state_dir: place(args.state_dir, configured.state_dir, STATE_DIR),
         run_dir: place(args.run_dir, configured.run_dir, RUN_DIR),
@@ -66,7 +68,7 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
         uplinks: if given.is_empty() { configured.uplinks } else { given },
         flows_max: configured.flows_max.map(FlowsMax::entries),
     };
-    block_on(serve(places, config))?;
+    block_on(serve(places, joining, config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,7 +82,7 @@ struct Places {
     flows_max: Option<u32>,
 }
 
-async fn serve(places: Places, config: Config) -> Result<()> {
+async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Result<()> {
     let stop = told_to_end()?;
     raise_file_limit();
     let socket = made_directory(&places.run_dir)?.join(SOCKET);
@@ -90,6 +92,7 @@ async fn serve(places: Places, config: Config) -> Result<()> {
 
     let mut rng = StdRng::from_os_rng();
     let (store, model) = Store::open(&state_dir, &mut rng)?;
+    let membership = joining.map(|joining| joining.start(store.global_id(), &model)).transpose()?;
     let place = HostPlace {
         bpf_dir: places.bpf_dir.clone(),
         state_dir: state_dir.clone(),
@@ -102,7 +105,8 @@ async fn serve(places: Places, config: Config) -> Result<()> {
     let (kernel, changes) = host::open(place).await?;
     let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir };
     let reservations = Reservations::of_sockets();
-    let mut daemon = Daemon::start(kernel, (store, model), &config, reservations, Box::new(rng), about).await?;
+    let opened = (store, model);
+    let mut daemon = Daemon::start(kernel, opened, &config, reservations, membership, Box::new(rng), about).await?;
 
     let (requests, inbox) = mpsc::channel(WAITING);
     let (ends, ended) = oneshot::channel::<()>();

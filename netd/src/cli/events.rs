@@ -64,6 +64,7 @@ fn words(what: &Happening) -> (&'static str, String, String) {
         Happening::Port { action, endpoint, ports } => {
             ("port", word(action), format!("{endpoint} ({})", ports.join(" ")))
         }
+        Happening::Node { action, node } => ("node", word(action), node.clone()),
         Happening::Repair { action, message } => ("repair", word(action), message.clone()),
         Happening::Warning { action, message } => ("warning", word(action), message.clone()),
         Happening::Lost { count } => ("lost", "-".to_owned(), format!("{count} events, this listener was too slow")),

@@ -1,6 +1,7 @@
 //! The command line: reads words, asks the daemon, prints. Decides nothing that another door would have to know.
 
 mod args;
+mod cluster;
 mod compose;
 mod daemon;
 mod doctor;
@@ -14,6 +15,7 @@ mod job;
 mod manual;
 mod names;
 mod network;
+mod node;
 mod out;
 mod run;
 mod sandbox;
@@ -78,7 +80,10 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Deny(args) => block_on(endpoint::deny(&client, args)),
         Command::Run(args) => run::done(client, args),
         Command::Exec { name, command } => run::exec(&client, &name, &command),
-        Command::Ps(args) => block_on(endpoint::ps(&client, args)),
+        Command::Ps(args) if args.all_nodes => block_on(node::ps(&client, args.list)),
+        Command::Ps(args) => block_on(endpoint::ps(&client, args.list)),
+        Command::Node(command) => block_on(node::done(&client, command)),
+        Command::Overlay(command) => block_on(node::overlay(&client, command)),
         Command::Port { name, port } => block_on(endpoint::port(&client, &name, port.as_deref())),
         Command::Inspect { names } => block_on(endpoint::inspect(&client, &names)),
         Command::Rm { force, names } => block_on(endpoint::rm(&client, force, &names)),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{args::Format, out, table};
 use crate::{
     api::Client,
-    daemon::{FlowTableView, ProgramView, StatusView},
+    daemon::{ClusterView, FlowTableView, ProgramView, StatusView},
     reconcile::Guard,
 };
 
@@ -29,6 +29,9 @@ fn print(status: &StatusView) {
     out::line(format_args!("netd {} (pid {}), up {}", status.version, status.pid, duration(status.uptime)));
     out::line(format_args!("kernel {}, programs attached by {}", status.kernel, status.attach));
     out::line(format_args!("{} networks, {} endpoints", status.networks, status.endpoints));
+    if let Some(cluster) = &status.cluster {
+        out::line(cluster_line(cluster));
+    }
     out::line(format_args!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max));
     out::line(searches(&status.flows));
     match &status.sockets {
@@ -53,6 +56,20 @@ fn print(status: &StatusView) {
     table::print(&titles, &rows);
     for warning in &status.warnings {
         out::line(format_args!("warning: {warning}"));
+    }
+}
+
+/// How the host stands with the others.
+fn cluster_line(cluster: &ClusterView) -> String {
+    let ClusterView { node, vtep, nodes, remotes, revision, missed, .. } = cluster;
+    let who = format!(
+        "node {node} with VTEP {vtep}, one of {nodes}, knows {remotes} containers of others as of revision {revision}"
+    );
+    let missed = if *missed == 0 { String::new() } else { format!(", {missed} records found by reading anew") };
+    match (&cluster.away, cluster.heard) {
+        (Some((_, since)), _) => format!("{who}; etcd away for {}{missed}", duration(*since)),
+        (None, Some(heard)) => format!("{who}, heard of {} ago{missed}", duration(heard)),
+        (None, None) => format!("node {node} with VTEP {vtep}, not among the nodes yet"),
     }
 }
 

@@ -60,6 +60,7 @@ impl Range {
     }
 
     /// Whether a key is one of these.
+    #[cfg(test)]
     pub fn contains(&self, key: &Key) -> bool {
         key.to_string().starts_with(&self.0)
     }

@@ -12,6 +12,7 @@
 
 mod claims;
 mod keys;
+mod local;
 mod own;
 mod records;
 mod remotes;
@@ -21,9 +22,12 @@ mod verify;
 mod view;
 
 pub use claims::{Compare, Op, Txn, claim, create, remove};
-pub use keys::{Key, PREFIX, Range};
+pub use keys::{Key, Range};
+pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
 pub use own::{Missing, Own, missing};
 pub use records::{Announcement, Answer, Claim, Node, Place, Record, SharedNetwork, SharedSubnet, Way};
 pub use remotes::{Remote, Remotes, announced, remotes};
-pub use verify::{differences, forwarding};
+pub use verify::differences;
+#[cfg(test)]
+pub use verify::forwarding;
 pub use view::{Entry, Event, View};

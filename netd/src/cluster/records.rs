@@ -8,7 +8,7 @@ use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Key;
-use crate::model::{Name, mac};
+use crate::model::{GatewayMode, Name, mac};
 
 /// What a key holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,13 +49,13 @@ pub struct SharedNetwork {
     pub id: String,
     /// Its number in tunnels (RFC 7348 section 5), which no other network has.
     pub vni: u32,
-    /// The gateway's link-layer address, on every node.
-    #[serde(with = "mac")]
-    pub mac: Mac,
     /// At most one of a family, IPv4 first.
     pub subnets: Vec<SharedSubnet>,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Whether its containers leave as themselves.
+    #[serde(default)]
+    pub no_masquerade: bool,
     /// In bytes; what each node's underlay leaves where none is given.
     #[serde(default)]
     pub mtu: Option<u32>,
@@ -85,6 +85,9 @@ pub struct SharedSubnet {
     /// Where automatic addresses are taken from, if not from the whole subnet.
     #[serde(default)]
     pub ip_range: Option<IpNet>,
+    /// What the gateway is to its containers and to the outside.
+    #[serde(default)]
+    pub gateway_mode: Option<GatewayMode>,
     /// Addresses that are never given out, by name.
     #[serde(default)]
     pub aux_addresses: BTreeMap<String, IpAddr>,
@@ -108,6 +111,9 @@ pub struct Announcement {
     pub name: Name,
     /// Its places in networks of all nodes.
     pub places: Vec<Place>,
+    /// Its addresses in every network, its node's own too, by the network's name: to be shown.
+    #[serde(default)]
+    pub networks: BTreeMap<Name, Vec<IpAddr>>,
     /// Its published ports, as `port` prints them.
     #[serde(default)]
     pub ports: Vec<String>,

@@ -1,8 +1,8 @@
 //! Each request: read, decided on a copy of the model, committed, told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tracing::{info, warn};
 
 use super::{
@@ -51,6 +51,12 @@ impl<K: Kernel> Daemon<K> {
             Request::EndFlows(filter) => self.end_flows(&filter),
             Request::Status => self.status(),
             Request::Doctor => Ok(Reply::Findings(self.examine().await?)),
+            Request::Nodes => self.nodes().map(Reply::Nodes),
+            Request::Node(name) => self.node(&name.parse()?).map(Reply::Node),
+            Request::DrainNode(name, change) => self.drain(&name.parse()?, change.drained).await,
+            Request::RemoveNode(name) => self.forget(&name.parse()?).await,
+            Request::Neighbours => self.neighbours().map(Reply::Neighbours),
+            Request::Verify => Err(anyhow!("the differences of nodes are told when all have answered").into()),
         }
     }
 
@@ -64,6 +70,9 @@ impl<K: Kernel> Daemon<K> {
 
     async fn create_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
         self.look_at_the_host().await?;
+        if order.driver.as_deref() == Some("overlay") {
+            return self.create_shared_network(order).await;
+        }
         let mut next = self.model.clone();
         let name = model::create_network(&mut next, order, on(&self.facts, &self.pools), now(), &mut *self.rng)?;
         self.commit(next, Fresh::new()).await?;
@@ -75,6 +84,7 @@ impl<K: Kernel> Daemon<K> {
     async fn remove_network(&mut self, name: &Name) -> Result<Reply, Failure> {
         let mut next = self.model.clone();
         model::remove_network(&mut next, name)?;
+        self.remove_shared_network(name).await?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "removed");
         self.tell_of_network(NetworkAction::Remove, name);
@@ -102,17 +112,28 @@ impl<K: Kernel> Daemon<K> {
             process,
             command: order.command,
             labels: order.labels,
-            joining: Joining { specs, interfaces },
+            joining: Joining { specs, interfaces, elsewhere: BTreeMap::new() },
             dns,
         };
-        model::attach(&mut next, order, now(), &mut *self.rng)?;
-        let (publications, fresh) = self.taken_ports(&next, &name, &ports).await?;
-        model::publish(&mut next, &name, &publications)?;
-        self.commit(next, fresh).await?;
+        let (next, claimed) = self
+            .with_claims(&name, &next, |next, elsewhere, rng| {
+                let joining = Joining { elsewhere, ..order.joining.clone() };
+                model::attach(next, AttachOrder { joining, ..order.clone() }, now(), rng)
+            })
+            .await?;
+        let attached = self.published(next, &name, &ports).await;
+        self.kept(attached, claimed).await?;
         info!(endpoint = %name, "attached");
         self.tell_of_endpoint(EndpointAction::Attach, &name, None);
         self.tell_of_ports(PortAction::Publish, &name, &ports);
         self.endpoint(&name)
+    }
+
+    /// Commits a model with these ports of an endpoint published.
+    async fn published(&mut self, mut next: Model, name: &Name, ports: &[String]) -> Result<(), Failure> {
+        let (publications, fresh) = self.taken_ports(&next, name, ports).await?;
+        model::publish(&mut next, name, &publications)?;
+        Ok(self.commit(next, fresh).await?)
     }
 
     /// The networks that an order names, the default one made if it is among them and not there.
@@ -144,6 +165,7 @@ impl<K: Kernel> Daemon<K> {
         let gone = model::detach(&mut next, name)?;
         let zones = self.model.networks.clone();
         self.commit(next, Fresh::new()).await?;
+        self.settle().await;
         for attachment in &gone.attachments {
             let Some(network) = zones.get(&attachment.network) else { continue };
             for address in attachment.addresses() {
@@ -159,10 +181,7 @@ impl<K: Kernel> Daemon<K> {
 
     async fn publish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
         self.model.endpoint(name)?;
-        let mut next = self.model.clone();
-        let (publications, fresh) = self.taken_ports(&next, name, &order.ports).await?;
-        model::publish(&mut next, name, &publications)?;
-        self.commit(next, fresh).await?;
+        self.published(self.model.clone(), name, &order.ports).await?;
         info!(endpoint = %name, ports = order.ports.join(" "), "published");
         self.tell_of_ports(PortAction::Publish, name, &order.ports);
         self.endpoint(name)

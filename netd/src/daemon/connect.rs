@@ -7,7 +7,7 @@ use super::{
     views::network_view,
 };
 use crate::{
-    model::{self, Name, Rejection, RenumberOrder},
+    model::{self, Joining, Name, Rejection, RenumberOrder},
     reconcile::Kernel,
     reserve::Fresh,
 };
@@ -27,10 +27,14 @@ impl<K: Kernel> Daemon<K> {
         }
         let interfaces = self.kernel.interfaces(&sandbox).await?;
         let joined: Vec<Name> = specs.iter().map(|spec| spec.network.clone()).collect();
-        for spec in specs {
-            model::connect(&mut next, name, spec, interfaces.clone(), &mut *self.rng)?;
-        }
-        self.commit(next, Fresh::new()).await?;
+        let (next, claimed) = self
+            .with_claims(name, &next, |next, elsewhere, rng| {
+                let joining = Joining { specs: specs.clone(), interfaces: interfaces.clone(), elsewhere };
+                model::connect(next, name, joining, rng)
+            })
+            .await?;
+        let connected = self.commit(next, Fresh::new()).await.map_err(Failure::from);
+        self.kept(connected, claimed).await?;
         for network in &joined {
             info!(endpoint = %name, %network, "connected");
             self.tell_of_endpoint(EndpointAction::Connect, name, Some(network));
@@ -44,6 +48,7 @@ impl<K: Kernel> Daemon<K> {
         let gone = model::disconnect(&mut next, name, &network)?;
         let zone = self.model.network(&network)?.zone();
         self.commit(next, Fresh::new()).await?;
+        self.settle().await;
         for address in gone.addresses() {
             if let Err(error) = self.kernel.forget_flows_of(zone, address.into()) {
                 warn!("flows of {address} stay until they expire: {error:#}");
@@ -58,6 +63,7 @@ impl<K: Kernel> Daemon<K> {
         self.look_at_the_host().await?;
         let mut next = self.model.clone();
         if let Some(mtu) = change.mtu {
+            self.of_this_host_alone(name)?;
             model::set_mtu(&mut next, name, mtu, &self.facts)?;
         }
         if let Some(from) = &change.from {
@@ -70,6 +76,7 @@ impl<K: Kernel> Daemon<K> {
     }
 
     pub(super) async fn renumber(&mut self, name: &Name, order: &RenumberOrder) -> Result<Reply, Failure> {
+        self.of_this_host_alone(name)?;
         self.look_at_the_host().await?;
         let mut next = self.model.clone();
         let gone = model::renumber(&mut next, name, order, on(&self.facts, &self.pools))?;
@@ -104,7 +111,13 @@ impl<K: Kernel> Daemon<K> {
     }
 
     pub(super) async fn prune_networks(&mut self, labels: &[String]) -> Result<Reply, Failure> {
-        let names = model::unused_networks(&self.model, labels);
+        let mut names = Vec::new();
+        for name in model::unused_networks(&self.model, labels) {
+            // One that others are in, or that cannot be removed just now, stays.
+            if self.remove_shared_network(&name).await.is_ok() {
+                names.push(name);
+            }
+        }
         let mut next = self.model.clone();
         let mut gone = Vec::new();
         for name in &names {

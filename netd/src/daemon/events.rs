@@ -39,6 +39,8 @@ pub enum Happening {
     Endpoint { action: EndpointAction, endpoint: String, network: Option<String> },
     /// To ports that an endpoint publishes, as they were asked for.
     Port { action: PortAction, endpoint: String, ports: Vec<String> },
+    /// To a node of the cluster.
+    Node { action: NodeAction, node: String },
     /// Something of netd's on the host was not as it should be, and was mended.
     Repair { action: RepairAction, message: String },
     /// Something works, and not as well as the user may think.
@@ -84,6 +86,14 @@ pub enum EndpointAction {
 pub enum PortAction {
     Publish,
     Unpublish,
+}
+
+/// Of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeAction {
+    Join,
+    Leave,
 }
 
 /// Of a repair.
@@ -174,7 +184,7 @@ pub struct EventWish {
 
 impl EventWish {
     /// What events can be filtered by.
-    pub const FILTERS: &str = "type, action, network, endpoint";
+    pub const FILTERS: &str = "type, action, network, endpoint, node";
 
     /// Reads pairs of a query: `since`, `until`, and filters, of which those with one key are alternatives.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejection> {
@@ -188,7 +198,7 @@ impl EventWish {
             match key.as_str() {
                 "since" => wish.since = Some(moment(value)?),
                 "until" => wish.until = Some(moment(value)?),
-                "type" | "action" | "network" | "endpoint" => wish.filters.entry(key).or_default().push(value),
+                "type" | "action" | "network" | "endpoint" | "node" => wish.filters.entry(key).or_default().push(value),
                 _ => return Err(Rejection::UnknownFilter(key, Self::FILTERS.into())),
             }
         }

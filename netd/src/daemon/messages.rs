@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{EndpointView, FlowFilter, FlowView, NetworkView, StatusView};
+use super::{EndpointView, FlowFilter, FlowView, NeighbourView, NetworkView, NodeView, StatusView};
 use crate::{
     doctor::Finding,
     model::{NetworkOrder, ProcessMark, RenumberOrder},
@@ -55,6 +55,26 @@ pub enum Request {
     Status,
     /// What is not as it should be, on the host too.
     Doctor,
+    /// The nodes of the cluster.
+    Nodes,
+    /// The node of this name.
+    Node(String),
+    /// Let a node take no more endpoints, or again some.
+    DrainNode(String, NodeChange),
+    /// Forget a node that is not there.
+    RemoveNode(String),
+    /// Every endpoint of every node.
+    Neighbours,
+    /// Whether every node forwards what it should.
+    Verify,
+}
+
+/// What of a node can change.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeChange {
+    /// Whether it takes no more endpoints of networks of several hosts.
+    pub drained: bool,
 }
 
 /// A wish for an endpoint, as it comes in.
@@ -148,6 +168,14 @@ pub enum Reply {
     Status(Box<StatusView>),
     /// What the doctor found.
     Findings(Vec<Finding>),
+    /// One node.
+    Node(NodeView),
+    /// Nodes.
+    Nodes(Vec<NodeView>),
+    /// Endpoints of all nodes.
+    Neighbours(Vec<NeighbourView>),
+    /// What is not as it should be, one line each.
+    Differences(Vec<String>),
     /// It is done.
     Done {},
 }

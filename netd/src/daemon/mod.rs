@@ -5,6 +5,7 @@
 
 mod allowances;
 mod answer;
+mod cluster;
 mod connect;
 mod events;
 mod examine;
@@ -30,10 +31,11 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+pub use cluster::{ClusterView, NeighbourView, NodeView};
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
 pub use messages::{
-    AllowanceOrder, ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, PortsOrder, Reply, Request,
+    AllowanceOrder, ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, NodeChange, PortsOrder, Reply, Request,
 };
 pub use process::{is_alive, mark_of};
 pub use views::{
@@ -41,13 +43,14 @@ pub use views::{
 };
 
 use self::{
+    cluster::Cluster,
     events::{RepairAction, WarningAction},
     fill::Fill,
 };
 use crate::{
     config::Config,
-    dns::Directory,
     ipam::{self, Pools},
+    membership::Membership,
     model::{Model, NetworkOrder, Rejection},
     plan::{Choices, plan, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
@@ -113,6 +116,8 @@ pub struct Daemon<K> {
     store: Store,
     model: Model,
     facts: HostFacts,
+    /// The hosts that this one is among, if it is.
+    cluster: Option<Cluster>,
     /// What the host is, as far as known.
     applied: State,
     /// What was warned of, one line each.
@@ -142,6 +147,7 @@ impl<K: Kernel> Daemon<K> {
         (store, model): (Store, Model),
         config: &Config,
         reservations: Reservations,
+        membership: Option<Membership>,
         rng: Box<dyn RngCore>,
         about: About,
     ) -> Result<Self> {
@@ -153,6 +159,7 @@ impl<K: Kernel> Daemon<K> {
             store,
             model,
             facts: HostFacts::default(),
+            cluster: membership.map(Cluster::new),
             applied: State::default(),
             warned: Vec::new(),
             trouble: Vec::new(),
@@ -174,7 +181,8 @@ impl<K: Kernel> Daemon<K> {
         for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
             warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }
-        daemon.kernel.know_names(Directory::of(&daemon.model));
+        daemon.kernel.know_names(daemon.directory());
+        daemon.remember_remotes().await?;
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         daemon.follow_the_mtu().await;
         Ok(daemon)
@@ -208,6 +216,10 @@ impl<K: Kernel> Daemon<K> {
                 () = &mut stop => return self.events.end(),
                 message = requests.recv() => {
                     let Some(Message { request, reply }) = message else { return };
+                    if request == Request::Verify {
+                        self.verify(reply).await;
+                        continue;
+                    }
                     // Whoever asked may be gone.
                     let _ = reply.send(self.answer(request).await);
                 }
@@ -222,6 +234,7 @@ impl<K: Kernel> Daemon<K> {
                     rested = look.min(Instant::now() + began.elapsed() * REST);
                 }
                 _ = collect.tick() => self.collect(),
+                () = cluster::news(&mut self.cluster) => self.follow_cluster().await,
             }
         }
     }
@@ -303,7 +316,8 @@ impl<K: Kernel> Daemon<K> {
             failed.push(step);
         }
         self.model = next;
-        self.kernel.know_names(Directory::of(&self.model));
+        self.kernel.know_names(self.directory());
+        self.tell_cluster();
         self.reservations.keep(fresh);
         // What cannot be held was told when it was first tried.
         let _ = self.reservations.follow(&self.model);
@@ -382,7 +396,7 @@ impl<K: Kernel> Daemon<K> {
     }
 
     fn note_warnings(&mut self) {
-        let warnings = warnings(&self.model, &self.facts);
+        let warnings = self.all_warnings();
         let (raised, cleared) = (without(&warnings, &self.warned), without(&self.warned, &warnings));
         self.warned = warnings;
         for message in raised {
@@ -392,6 +406,13 @@ impl<K: Kernel> Daemon<K> {
         for message in cleared {
             self.events.tell(Happening::Warning { action: WarningAction::Clear, message });
         }
+    }
+
+    /// What works, and not as well as the user may think, one line each.
+    fn all_warnings(&self) -> Vec<String> {
+        let mut all = warnings(&self.model, &self.facts);
+        all.extend(self.cluster.iter().flat_map(|cluster| cluster.warnings(&self.facts)));
+        all
     }
 
     fn note_trouble(&mut self, trouble: Vec<String>) {

@@ -56,7 +56,7 @@ impl Bench {
         let binder = binder(bound.clone());
         let about = About::default();
         let daemon =
-            Daemon::start(kernel, opened, &Config::default(), Reservations::with(binder), Box::new(rng), about)
+            Daemon::start(kernel, opened, &Config::default(), Reservations::with(binder), None, Box::new(rng), about)
                 .await
                 .unwrap();
         Self { daemon, directory, bound }

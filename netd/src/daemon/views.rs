@@ -14,12 +14,12 @@ use netd_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Daemon, Failure, Reply, is_alive, moment::rfc3339};
+use super::{ClusterView, Daemon, Failure, Reply, cluster::Cluster, is_alive, moment::rfc3339};
 use crate::{
     model::{
         Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac,
     },
-    plan::{primary, there, warnings},
+    plan::{primary, there},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
 
@@ -168,6 +168,9 @@ pub struct StatusView {
     pub flows: FlowTableView,
     /// Devices towards the outside.
     pub uplinks: Vec<UplinkView>,
+    /// The hosts that this one is among, if it is.
+    #[serde(default)]
+    pub cluster: Option<ClusterView>,
     /// How many networks there are.
     pub networks: usize,
     /// How many endpoints there are.
@@ -325,7 +328,7 @@ impl<K: Kernel> Daemon<K> {
             addresses: Family::BOTH.into_iter().filter_map(|family| primary(uplink, family)).collect(),
             mtu: uplink.mtu,
         });
-        let mut all_warnings = warnings(&self.model, &self.facts);
+        let mut all_warnings = self.all_warnings();
         all_warnings.extend(self.trouble.iter().cloned());
         Ok(Reply::Status(Box::new(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -347,6 +350,7 @@ impl<K: Kernel> Daemon<K> {
             },
             sockets: self.kernel.guard(),
             uplinks: uplinks.collect(),
+            cluster: self.cluster.as_ref().map(Cluster::told),
             networks: self.model.networks.len(),
             endpoints: self.model.endpoints.len(),
             warnings: all_warnings,

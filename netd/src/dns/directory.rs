@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{Attachment, Endpoint, Model, Network};
+use crate::model::{Attachment, Endpoint, Model, Name, Network};
 
 /// Everything the resolver knows of names. Names are in lower case and without a dot at the end.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -55,6 +55,22 @@ impl Directory {
             directory.add(model, endpoint);
         }
         directory
+    }
+
+    /// With the names that lead to an endpoint of another host in this network, its own first.
+    pub fn with(mut self, network: &Name, names: &[String], addresses: &[IpAddr]) -> Self {
+        let network = folded(network.as_str());
+        let Some(known) = self.networks.get_mut(&network) else { return self };
+        for address in addresses {
+            let names: Vec<String> = names.iter().map(|name| folded(name)).collect();
+            if let Some(first) = names.first() {
+                known.names.entry(*address).or_insert_with(|| format!("{first}.{network}"));
+            }
+            for name in names {
+                known.addresses.entry(name).or_default().insert(*address);
+            }
+        }
+        self
     }
 
     fn add(&mut self, model: &Model, endpoint: &Endpoint) {

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use self::http::{Answer, Connection};
 pub use self::{
-    member::{Member, MemberError},
+    member::Member,
     tls::{Tls, TlsError},
     watch::{News, Watch},
 };

@@ -6,11 +6,13 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::{
-    Denial, Reply, Wanted, Wish,
+    Denial, Reply, Wish,
     task::{Fault, Task},
 };
 use crate::{
-    cluster::{Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Txn, View, claim, create, differences, remove},
+    cluster::{
+        Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Txn, View, Wanted, claim, create, differences, remove,
+    },
     etcd::Outcome,
     model::Name,
 };

@@ -24,7 +24,7 @@ use tokio::{
 
 use self::task::{Doors, Task};
 use crate::{
-    cluster::{Announcement, Answer, SharedNetwork, View},
+    cluster::{Announcement, Answer, SharedNetwork, View, Wanted},
     etcd::{Etcd, EtcdConfig},
     model::Name,
 };
@@ -80,9 +80,6 @@ pub enum Denial {
     #[error("{0}")]
     Refused(String),
 }
-
-/// An address of a network, by its name and id.
-pub type Wanted = (Name, String, IpAddr);
 
 /// Where the reply to a wish goes.
 type Reply<T = ()> = oneshot::Sender<Result<T, Denial>>;
@@ -230,14 +227,15 @@ impl Membership {
         self.wish(|reply| Wish::Forget { node: node.clone(), reply }).await
     }
 
+    /// Whether a view has questions that are not answered yet.
+    pub fn is_asked(&self, view: &View) -> bool {
+        view.questions().any(|id| !self.answered.contains(id))
+    }
+
     /// Answers the questions of a view that are not answered yet.
-    pub async fn answer(&mut self, view: &View, answer: impl FnOnce() -> Answer) {
+    pub async fn answer(&mut self, view: &View, answer: Answer) {
         let open: Vec<String> = view.questions().filter(|id| !self.answered.contains(*id)).map(str::to_owned).collect();
         self.answered.retain(|id| view.questions().any(|open| open == id));
-        if open.is_empty() {
-            return;
-        }
-        let answer = answer();
         for question in open {
             self.answered.insert(question.clone());
             // A task that is no more is asked nothing.

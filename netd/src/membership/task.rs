@@ -10,9 +10,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{News, Settings, Wanted, Wish, answer::Verification};
+use super::{News, Settings, Wish, answer::Verification};
 use crate::{
-    cluster::{Announcement, Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, missing},
+    cluster::{Announcement, Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, missing},
     etcd::{self, Etcd, EtcdError, Outcome},
 };
 

@@ -53,6 +53,8 @@ pub struct Joining {
     pub specs: Vec<NetSpec>,
     /// Names that are taken.
     pub interfaces: BTreeSet<LinkName>,
+    /// Addresses that containers of other hosts have in the networks of those, and whose they are.
+    pub elsewhere: BTreeMap<Name, BTreeMap<IpAddr, String>>,
 }
 
 /// Makes an endpoint with all of its attachments, nothing published yet.
@@ -211,13 +213,14 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
             return Err(Rejection::InterfaceTaken(wish.to_string()));
         }
     }
+    let elsewhere = joining.elsewhere;
     let mut attachments: Vec<Attachment> = Vec::new();
     for spec in joining.specs {
         if attachments.iter().any(|attachment| attachment.network == spec.network) {
             return Err(Rejection::TwiceInNetwork(spec.network));
         }
         let ifname = spec.ifname.clone().unwrap_or_else(|| next_interface(model, &spec.network, &mut interfaces));
-        let (mac, addresses) = addresses(model, &spec, rng)?;
+        let (mac, addresses) = addresses(model, &spec, elsewhere.get(&spec.network), rng)?;
         let mut attachment = Attachment {
             id: String::new(),
             network: spec.network.clone(),
@@ -259,7 +262,12 @@ fn next_interface(model: &Model, network: &Name, taken: &mut BTreeSet<LinkName>)
 }
 
 /// A link-layer address and an address of each of the network's families.
-fn addresses(model: &Model, spec: &NetSpec, rng: &mut dyn RngCore) -> Result<(Mac, Vec<IpAddr>), Rejection> {
+fn addresses(
+    model: &Model,
+    spec: &NetSpec,
+    elsewhere: Option<&BTreeMap<IpAddr, String>>,
+    rng: &mut dyn RngCore,
+) -> Result<(Mac, Vec<IpAddr>), Rejection> {
     let network = model.network(&spec.network)?;
     for family in Family::BOTH {
         if let (Some(given), None) = (spec.address(family), network.subnet(family)) {
@@ -287,10 +295,11 @@ fn addresses(model: &Model, spec: &NetSpec, rng: &mut dyn RngCore) -> Result<(Ma
             .find(|mac| !macs.contains_key(mac))
             .unwrap_or_else(|| unreachable!("chance does not run out")),
     };
-    let users: BTreeMap<IpAddr, &Name> = model
+    let here = model
         .attachments_of(&network.name)
-        .flat_map(|(endpoint, at)| at.addresses().map(|address| (address, &endpoint.name)))
-        .collect();
+        .flat_map(|(endpoint, at)| at.addresses().map(|address| (address, endpoint.name.to_string())));
+    let elsewhere = elsewhere.into_iter().flatten().map(|(address, whose)| (*address, whose.clone()));
+    let users: BTreeMap<IpAddr, String> = elsewhere.chain(here).collect();
     let addresses = network.subnets.iter().map(|subnet| match spec.address(subnet.family()) {
         Some(ip) => asked_for(network, subnet, ip, &users),
         None => free_address(network, subnet, &users),
@@ -302,7 +311,7 @@ fn asked_for(
     network: &Network,
     subnet: &Subnet,
     ip: IpAddr,
-    users: &BTreeMap<IpAddr, &Name>,
+    users: &BTreeMap<IpAddr, String>,
 ) -> Result<IpAddr, Rejection> {
     let reserved = |what: String| Rejection::ReservedAddress { address: ip, what, network: network.name.clone() };
     if !subnet.subnet.contains(&ip) {
@@ -318,7 +327,7 @@ fn asked_for(
         return Err(reserved(format!("the auxiliary address {key}")));
     }
     match users.get(&ip) {
-        Some(by) => Err(Rejection::AddressTaken { address: ip, network: network.name.clone(), by: (*by).clone() }),
+        Some(by) => Err(Rejection::AddressTaken { address: ip, network: network.name.clone(), by: by.clone() }),
         None => Ok(ip),
     }
 }
@@ -326,13 +335,13 @@ fn asked_for(
 pub(super) fn free_address(
     network: &Network,
     subnet: &Subnet,
-    users: &BTreeMap<IpAddr, &Name>,
+    users: &BTreeMap<IpAddr, String>,
 ) -> Result<IpAddr, Rejection> {
     let taken: BTreeSet<IpAddr> =
         users.keys().chain(subnet.aux_addresses.values()).chain([&subnet.gateway]).copied().collect();
     let range = subnet.ip_range.unwrap_or(subnet.subnet);
     Pool { subnet: subnet.subnet, range, taken: &taken, last: subnet.last_given }.next().ok_or_else(|| {
-        let inside = users.iter().filter(|(ip, _)| range.contains(*ip)).map(|(_, name)| name.to_string());
+        let inside = users.iter().filter(|(ip, _)| range.contains(*ip)).map(|(_, name)| name.clone());
         let others = [(subnet.gateway, "the gateway".to_owned())]
             .into_iter()
             .chain(subnet.aux_addresses.iter().map(|(key, ip)| (*ip, format!("the auxiliary address {key}"))));

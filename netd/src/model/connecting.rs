@@ -1,27 +1,18 @@
 //! Endpoints that join and leave networks while they live, and networks that nobody is in.
 
-use std::collections::BTreeSet;
-
 use rand::RngCore;
 
 use super::{Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection, attaching::joined, follow_way_out};
-use crate::reconcile::LinkName;
-
-/// Has an endpoint join one more network. `interfaces` are the names that its namespace has.
-pub fn connect(
-    model: &mut Model,
-    name: &Name,
-    spec: NetSpec,
-    mut interfaces: BTreeSet<LinkName>,
-    rng: &mut dyn RngCore,
-) -> Result<(), Rejection> {
+/// Has an endpoint join more networks.
+pub fn connect(model: &mut Model, name: &Name, mut joining: Joining, rng: &mut dyn RngCore) -> Result<(), Rejection> {
     let endpoint = model.endpoint(name)?;
-    if endpoint.attachments.iter().any(|attachment| attachment.network == spec.network) {
-        return Err(Rejection::AlreadyConnected { endpoint: name.clone(), network: spec.network });
+    let is_in = |spec: &&NetSpec| endpoint.attachments.iter().any(|attachment| attachment.network == spec.network);
+    if let Some(spec) = joining.specs.iter().find(is_in) {
+        return Err(Rejection::AlreadyConnected { endpoint: name.clone(), network: spec.network.clone() });
     }
     // One that is being mended is not there, and its name is not free.
-    interfaces.extend(endpoint.attachments.iter().map(|attachment| attachment.ifname.clone()));
-    let attachments = joined(model, Joining { specs: vec![spec], interfaces }, rng)?;
+    joining.interfaces.extend(endpoint.attachments.iter().map(|attachment| attachment.ifname.clone()));
+    let attachments = joined(model, joining, rng)?;
     if let Some(endpoint) = model.endpoints.get_mut(name) {
         endpoint.attachments.extend(attachments);
     }

@@ -47,12 +47,14 @@ pub use mode::Mode;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::Name;
 pub use netspec::NetSpec;
-pub use networks::{NetworkOrder, Surroundings, create_network, ensure_default_network, remove_network, servers};
+pub use networks::{
+    NetworkOrder, Surroundings, adopt_network, create_network, ensure_default_network, remove_network, servers,
+};
 pub use options::Options;
 pub use portspec::{PortSpec, Protocol};
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
-pub use segment::{Driver, RemoteEndpoint, Remotes, Segment};
+pub use segment::{Driver, RemoteEndpoint, Remotes, Segment, VXLAN_PORT};
 pub use sources::{lets_in, set_sources, source_list};
 
 use crate::reconcile::{Family, LinkName};

@@ -141,6 +141,31 @@ fn modes(order: &NetworkOrder, options: &Options) -> Result<Vec<ModeWish>, Rejec
     given.chain(options.gateway_modes.iter().copied().chain(inhibited).map(Ok)).collect()
 }
 
+/// Puts a network that another host has made on this one, with a zone and an MTU of its own: `mtu`, or what its routes have.
+pub fn adopt_network(
+    model: &mut Model,
+    mut network: Network,
+    mtu: Option<u32>,
+    facts: &HostFacts,
+) -> Result<(), Rejection> {
+    if model.networks.contains_key(&network.name) {
+        return Err(Rejection::NetworkExists(network.name));
+    }
+    for Subnet { subnet, .. } in &network.subnets {
+        apart(model, *subnet)?;
+    }
+    let vni = |network: &Network| network.driver.segment().map(|segment| segment.vni);
+    if let (Some(vni), Some(other)) = (vni(&network), model.networks.values().find(|other| vni(other) == vni(&network)))
+    {
+        return Err(Rejection::VniTaken { vni, network: other.name.clone() });
+    }
+    network.zone = free_zone(model)?;
+    (network.mtu, network.mtu_follows) =
+        (mtu::chosen(mtu, &network.subnets, network.driver.overhead(), facts)?, mtu.is_none());
+    model.networks.insert(network.name.clone(), network);
+    Ok(())
+}
+
 /// Addresses of DNS servers.
 pub fn servers(texts: &[String]) -> Result<Vec<IpAddr>, Rejection> {
     let server = |text: &String| {
@@ -231,14 +256,20 @@ pub(super) fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: 
     if let Some(why) = unfit(&subnet) {
         return Err(Rejection::UnfitSubnet { subnet, why });
     }
-    let theirs =
-        |network: &Network| network.subnets.iter().map(|other| other.subnet).find(|n| ipam::overlap(n, &subnet));
-    if let Some((network, theirs)) = model.networks.values().find_map(|network| Some((network, theirs(network)?))) {
-        return Err(Rejection::OverlapsNetwork { subnet, network: network.name.clone(), theirs });
-    }
+    apart(model, subnet)?;
     match used(facts).find(|(net, _)| ipam::overlap(net, &subnet)) {
         Some((with, used)) if !force => Err(Rejection::OverlapsHost { subnet, with, used: used.clone() }),
         _ => Ok(subnet),
+    }
+}
+
+/// A subnet that overlaps none of the model's.
+fn apart(model: &Model, subnet: IpNet) -> Result<(), Rejection> {
+    let theirs =
+        |network: &Network| network.subnets.iter().map(|other| other.subnet).find(|n| ipam::overlap(n, &subnet));
+    match model.networks.values().find_map(|network| Some((network, theirs(network)?))) {
+        Some((network, theirs)) => Err(Rejection::OverlapsNetwork { subnet, network: network.name.clone(), theirs }),
+        None => Ok(()),
     }
 }
 

@@ -106,7 +106,7 @@ pub enum Rejection {
     #[error("address {address} is {what} of network {network}")]
     ReservedAddress { address: IpAddr, what: String, network: Name },
     #[error("address {address} of network {network} is taken by {by}")]
-    AddressTaken { address: IpAddr, network: Name, by: Name },
+    AddressTaken { address: IpAddr, network: Name, by: String },
     #[error("link-layer address {mac} of network {network} is taken by {by}")]
     MacTaken { mac: String, network: Name, by: String },
     #[error("no free address is left in {pool} of network {network}: in use by {}", list(users))]
@@ -149,6 +149,16 @@ pub enum Rejection {
     NotKeptApart { from: Name, to: Name },
     #[error("{from} was not allowed to reach {target}{}", if *everything { ", but everything of it: deny that first" } else { "" })]
     NotAllowed { from: Name, target: String, everything: bool },
+    #[error("network {0} is of several hosts: remove it and make it anew")]
+    OfSeveralHosts(Name),
+    #[error("node {0} takes no more endpoints of networks of several hosts: it is drained")]
+    Drained(Name),
+    #[error("there is no node {0}")]
+    UnknownNode(Name),
+    #[error("this host is in no cluster: start the daemon with --etcd")]
+    InNoCluster,
+    #[error("{0}")]
+    Cluster(String),
 
     #[error("`{0}` is not something to filter by: {1}")]
     UnknownFilter(String, Cow<'static, str>),
@@ -164,6 +174,7 @@ impl Rejection {
         match self {
             Self::UnknownNetwork(_)
             | Self::UnknownEndpoint(_)
+            | Self::UnknownNode(_)
             | Self::NotPublished { .. }
             | Self::NotAllowed { .. }
             | Self::NotConnected { .. } => 404,
@@ -180,6 +191,8 @@ impl Rejection {
             | Self::AlreadyPublished { .. }
             | Self::VniTaken { .. }
             | Self::VxlanPortTaken { .. }
+            | Self::Drained(_)
+            | Self::Cluster(_)
             | Self::PortHeld { .. }
             | Self::PortInUse { .. } => 409,
             _ => 400,

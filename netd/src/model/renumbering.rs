@@ -126,7 +126,8 @@ fn readdress(
     let after = if subnet.subnet.prefix_len() <= old.prefix_len() {
         ipam::transplanted(&old, before, &subnet.subnet)
     } else {
-        let users = model.attachments_of(name).flat_map(|(other, at)| at.addresses().map(|ip| (ip, &other.name)));
+        let users =
+            model.attachments_of(name).flat_map(|(other, at)| at.addresses().map(|ip| (ip, other.name.to_string())));
         free_address(network, subnet, &users.filter(|(ip, _)| subnet.subnet.contains(ip)).collect())?
     };
     let endpoints = model.endpoints.get_mut(endpoint).into_iter();

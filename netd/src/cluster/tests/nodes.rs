@@ -172,7 +172,14 @@ impl Cluster {
             mac: Mac([2, 0, 0, 0, 0, host]),
             aliases: Vec::new(),
         };
-        let told = Announcement { incarnation: 0, name: endpoint, places: vec![place], ports: Vec::new(), created: 0 };
+        let told = Announcement {
+            incarnation: 0,
+            name: endpoint,
+            places: vec![place],
+            networks: BTreeMap::new(),
+            ports: Vec::new(),
+            created: 0,
+        };
         self.nodes[node].endpoints.insert(id, told);
     }
 }
@@ -185,14 +192,15 @@ pub fn network(id: &str, vni: u32) -> SharedNetwork {
     SharedNetwork {
         id: id.to_owned(),
         vni,
-        mac: Mac([2, 0, 0, 0, 0, 1]),
         subnets: vec![SharedSubnet {
             subnet: "10.0.0.0/24".parse().unwrap(),
             gateway: [10, 0, 0, 1].into(),
             ip_range: None,
+            gateway_mode: Default::default(),
             aux_addresses: BTreeMap::new(),
         }],
         internal: false,
+        no_masquerade: false,
         mtu: None,
         dns: Vec::new(),
         labels: BTreeMap::new(),
