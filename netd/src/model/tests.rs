@@ -69,6 +69,7 @@ pub fn order(name: &str, networks: &[&str]) -> AttachOrder {
         joining: Joining {
             specs: networks.iter().map(|text| text.parse().unwrap()).collect(),
             interfaces: BTreeSet::from([LinkName::new("lo").unwrap()]),
+            elsewhere: BTreeMap::new(),
         },
     }
 }

@@ -1,0 +1,260 @@
+//! The hosts that the suites play on: nodes and members of etcd on one street.
+//!
+//! ```text
+//! node a 192.0.2.1   node b 192.0.2.2   …   etcd 192.0.2.101   192.0.2.102   …      all on one bridge
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use netd_common::{
+    tables::{Remote, RemoteKey},
+    tuple::Address,
+};
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// How long things may take that take seconds, on a machine that has other work.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Seconds without a word after which a node is out.
+pub const LEASE: u64 = 5;
+
+/// A host with a daemon.
+pub struct Node {
+    pub netd: Netd,
+    pub host: Host,
+    /// Its port on the street.
+    port: String,
+}
+
+/// A member of etcd.
+pub struct Member {
+    pub host: Host,
+    words: Vec<String>,
+    process: Option<Running>,
+}
+
+/// Ordered so that the daemons go before what they run on.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub etcd: Vec<Member>,
+    street: Host,
+    pub lab: Lab,
+}
+
+impl Cluster {
+    /// So many nodes and members, all of them there.
+    pub fn new(nodes: usize, members: usize) -> Self {
+        Self::with(nodes, members, |_| None)
+    }
+
+    /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number.
+    pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>) -> Self {
+        let lab = Lab::new();
+        let street = lab.host("street");
+        street.ip("link add street type bridge");
+        street.ip("link set street up");
+        let members = Member::all(&lab, &street, members);
+        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members, other(n))).collect();
+        let mut cluster = Self { nodes, etcd: members, street, lab };
+        cluster.etcd.iter_mut().for_each(Member::start);
+        cluster.nodes.iter_mut().for_each(|node| node.netd.start());
+        let count = cluster.nodes.len() as u64;
+        cluster.wait_until("every node sees every other", |cluster| {
+            cluster.nodes.iter().all(|node| node.status("/cluster/nodes") == Some(count))
+        });
+        cluster
+    }
+
+    /// Waits until something is so.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        wait_until(what, || is_so(self));
+    }
+
+    /// Gives one more host an address on the street.
+    pub fn add_to_street(&self, host: &Host, number: usize) {
+        on_street(&self.lab, &self.street, host, number);
+    }
+
+    /// Nothing goes to or comes from a node any more.
+    pub fn cut(&self, node: usize) {
+        self.street.ip(&format!("link set {} down", self.nodes[node].port));
+    }
+
+    /// It does again.
+    pub fn join(&self, node: usize) {
+        self.street.ip(&format!("link set {} up", self.nodes[node].port));
+    }
+
+    /// Every node's map is what the others have, exactly: as each says itself, and as the map is.
+    #[track_caller]
+    pub fn assert_all_as_desired(&self, containers: &[Placed]) {
+        for (n, node) in self.nodes.iter().enumerate() {
+            let others = containers.iter().filter(|placed| placed.node != n);
+            let desired: BTreeMap<IpAddr, IpAddr> = others.map(|placed| (placed.address, vtep(placed.node))).collect();
+            wait_until(&format!("{} forwards to exactly where the others are", node.host.name()), || {
+                node.map() == desired
+            });
+        }
+        let verified = self.nodes[0].netd.say("overlay verify");
+        assert_eq!(verified.ok(), "every node forwards what etcd says\n");
+    }
+}
+
+/// A container and where it is.
+pub struct Placed {
+    pub node: usize,
+    pub container: Container,
+    pub address: IpAddr,
+}
+
+impl Node {
+    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member], other: Option<String>) -> Self {
+        let name = char::from(b'a' + u8::try_from(number).expect("there are few nodes")).to_string();
+        let host = lab.host(&name);
+        let port = on_street(lab, street, &host, number + 1);
+        let path = host.path("/etc/netd/netd.toml");
+        std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
+        let urls = match other {
+            Some(url) => vec![url],
+            None => members.iter().map(Member::url).collect(),
+        };
+        let netd = host.netd_stopped(options(&name, vtep(number), &urls));
+        Self { netd, host, port }
+    }
+
+    /// A number of `netd status`; `None` where it has none, or where no daemon answers.
+    pub fn status(&self, pointer: &str) -> Option<u64> {
+        let outcome = self.netd.run(["status", "--format", "json"]);
+        let status: Value = serde_json::from_str(&outcome.stdout).ok()?;
+        status.pointer(pointer).and_then(Value::as_u64)
+    }
+
+    /// A container attached to `network`.
+    #[track_caller]
+    pub fn container(&self, name: &str, network: &str) -> Container {
+        let container = self.host.container(name);
+        self.netd.say(&format!("attach {name} --netns /run/netns/{name} --network {network}")).ok();
+        container
+    }
+
+    /// The address of an endpoint.
+    #[track_caller]
+    pub fn address(&self, endpoint: &str) -> IpAddr {
+        let shown = self.netd.say(&format!("inspect {endpoint}")).json();
+        let address = shown.pointer("/0/networks/0/ip").and_then(Value::as_str).map(str::parse);
+        address.and_then(Result::ok).unwrap_or_else(|| panic!("no address in {shown}"))
+    }
+
+    /// Where this host forwards to: the map as the kernel has it, not as the daemon says.
+    pub fn map(&self) -> BTreeMap<IpAddr, IpAddr> {
+        let pin = self.host.path("/sys/fs/bpf/netd/v4/maps/REMOTES");
+        let map = Map::HashMap(MapData::from_pin(pin).expect("the map is pinned"));
+        let map = HashMap::<_, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]>::try_from(map).expect("a hash");
+        let entries = map.iter().map(|entry| entry.expect("the map can be read"));
+        let ip = |address: Address| address.ip();
+        entries
+            .map(|(key, remote)| {
+                let (key, remote): (RemoteKey, Remote) = (bytemuck::cast(key), bytemuck::cast(remote));
+                (ip(key.address), ip(remote.vtep))
+            })
+            .collect()
+    }
+}
+
+/// How the daemon of a node is started.
+pub fn options(name: &str, vtep: IpAddr, etcd: &[String]) -> NetdOptions {
+    let (vtep, mut words) = (vtep.to_string(), vec!["--node", name, "--vtep"]);
+    words.push(&vtep);
+    words.extend(etcd.iter().flat_map(|url| ["--etcd", url]));
+    NetdOptions::default().arguments(words)
+}
+
+/// The address of a node's own.
+pub fn vtep(number: usize) -> IpAddr {
+    [192, 0, 2, u8::try_from(number + 1).expect("there are few nodes")].into()
+}
+
+impl Member {
+    fn all(lab: &Lab, street: &Host, count: usize) -> Vec<Self> {
+        let address = |n: usize| format!("192.0.2.{}", 101 + n);
+        let all = (0..count).map(|n| format!("m{n}=http://{}:2380", address(n))).collect::<Vec<_>>().join(",");
+        let member = |n: usize| {
+            let host = lab.host(&format!("etcd{n}"));
+            on_street(lab, street, &host, 101 + n);
+            let (client, peer) = (format!("http://{}:2379", address(n)), format!("http://{}:2380", address(n)));
+            // Soon to notice that a leader is gone.
+            let words = format!(
+                "etcd --name m{n} --data-dir /run/etcd --log-level error --heartbeat-interval 100 --election-timeout 1000 \
+                 --listen-client-urls {client} --advertise-client-urls {client} --listen-peer-urls {peer} \
+                 --initial-advertise-peer-urls {peer} --initial-cluster {all}"
+            );
+            Self { host, words: words.split_whitespace().map(str::to_owned).collect(), process: None }
+        };
+        (0..count).map(member).collect()
+    }
+
+    /// Starts it, with what it had.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs", self.host.name());
+        self.process = Some(self.host.spawn(&self.words));
+    }
+
+    /// Kills it in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.process.take().expect("it runs").wait();
+    }
+
+    /// Has it do nothing, and say nothing; or go on.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        self.words[8].clone()
+    }
+
+    /// Whether it leads the others.
+    pub fn leads(&self) -> bool {
+        let body = self.host.run([
+            "curl",
+            "--silent",
+            "--max-time",
+            "5",
+            "-d",
+            "{}",
+            &format!("{}/v3/maintenance/status", self.url()),
+        ]);
+        let status: Value = serde_json::from_str(&body.stdout).unwrap_or_default();
+        status["leader"].is_string() && status["leader"] == status["header"]["member_id"]
+    }
+}
+
+/// Gives a host an address on the street; the name of its port there.
+fn on_street(lab: &Lab, street: &Host, host: &Host, number: usize) -> String {
+    let port = format!("p{number}");
+    lab.wire(Offloads::On).from(host, "eth0", &format!("192.0.2.{number}/24")).to(street, &port, "198.51.100.1/32");
+    street.ip(&format!("address flush dev {port}"));
+    street.ip(&format!("link set {port} master street"));
+    port
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
