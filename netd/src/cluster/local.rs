@@ -218,7 +218,7 @@ pub fn known(view: &View, me: &Name) -> (Remotes, Vec<Elsewhere>) {
     };
     let endpoints = remotes(view, me).into_iter().map(endpoint).collect();
     let mut names = Vec::new();
-    for (_, id, endpoint, places) in announced(view, me) {
+    for (id, endpoint, places) in announced(view, me) {
         for (place, addresses) in places {
             let aliases = place.aliases.iter().map(ToString::to_string);
             let all = [endpoint.name.to_string(), id.to_owned()].into_iter().chain(aliases).collect();

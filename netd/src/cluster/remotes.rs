@@ -47,18 +47,17 @@ pub fn remotes(view: &View, me: &Name) -> Remotes {
     remotes
 }
 
-/// Every endpoint that is not `me`'s as its names lead to it: its node and id, what it says, its places with the addresses that
-/// are its own.
-pub fn announced<'a>(
-    view: &'a View,
-    me: &'a Name,
-) -> impl Iterator<Item = (&'a Name, &'a str, &'a Announcement, Vec<(&'a Place, Vec<IpAddr>)>)> {
+/// A place of an endpoint in a network that is there, with those of its addresses that are its own.
+type Held<'a> = Vec<(&'a Place, Vec<IpAddr>)>;
+
+/// Every endpoint that is not `me`'s as its names lead to it: its id, what it says, its places.
+pub fn announced<'a>(view: &'a View, me: &'a Name) -> impl Iterator<Item = (&'a str, &'a Announcement, Held<'a>)> {
     let others = view.endpoints().filter(move |(node, ..)| *node != me);
-    others.map(move |(node, id, endpoint)| (node, id, endpoint, held(view, node, endpoint)))
+    others.map(move |(node, id, endpoint)| (id, endpoint, held(view, node, endpoint)))
 }
 
 /// The places of an endpoint in networks that are there, with those of its addresses that the node has claimed for it.
-fn held<'a>(view: &View, node: &Name, endpoint: &'a Announcement) -> Vec<(&'a Place, Vec<IpAddr>)> {
+fn held<'a>(view: &View, node: &Name, endpoint: &'a Announcement) -> Held<'a> {
     let there = |place: &&Place| view.network(&place.network).is_some_and(|network| network.id == place.network_id);
     let held = |place: &Place, address: &IpAddr| match view.record(&Key::Claim(place.network_id.clone(), *address)) {
         Some(Record::Claim(claim)) => claim.node == *node && claim.endpoint == endpoint.name,

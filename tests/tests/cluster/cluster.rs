@@ -17,7 +17,6 @@ use netd_common::{
     tuple::Address,
 };
 use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// How long things may take that take seconds, on a machine that has other work.
@@ -30,13 +29,13 @@ pub const LEASE: u64 = 5;
 pub struct Node {
     pub netd: Netd,
     pub host: Host,
-    /// Its port on the street.
-    port: String,
 }
 
 /// A member of etcd.
 pub struct Member {
     pub host: Host,
+    /// Where it answers.
+    pub url: String,
     words: Vec<String>,
     process: Option<Running>,
 }
@@ -52,20 +51,17 @@ pub struct Cluster {
 impl Cluster {
     /// So many nodes and members, all of them there.
     pub fn new(nodes: usize, members: usize) -> Self {
-        Self::with(nodes, members, |_| None)
-    }
-
-    /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number.
-    pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>) -> Self {
         let lab = Lab::new();
         let street = lab.host("street");
         street.ip("link add street type bridge");
         street.ip("link set street up");
         let members = Member::all(&lab, &street, members);
-        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members, other(n))).collect();
+        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members)).collect();
         let mut cluster = Self { nodes, etcd: members, street, lab };
         cluster.etcd.iter_mut().for_each(Member::start);
-        cluster.nodes.iter_mut().for_each(|node| node.netd.start());
+        thread::scope(|scope| {
+            cluster.nodes.iter_mut().for_each(|node| drop(scope.spawn(|| node.netd.start())));
+        });
         let count = cluster.nodes.len() as u64;
         cluster.wait_until("every node sees every other", |cluster| {
             cluster.nodes.iter().all(|node| node.status("/cluster/nodes") == Some(count))
@@ -82,16 +78,6 @@ impl Cluster {
     /// Gives one more host an address on the street.
     pub fn add_to_street(&self, host: &Host, number: usize) {
         on_street(&self.lab, &self.street, host, number);
-    }
-
-    /// Nothing goes to or comes from a node any more.
-    pub fn cut(&self, node: usize) {
-        self.street.ip(&format!("link set {} down", self.nodes[node].port));
-    }
-
-    /// It does again.
-    pub fn join(&self, node: usize) {
-        self.street.ip(&format!("link set {} up", self.nodes[node].port));
     }
 
     /// Every node's map is what the others have, exactly: as each says itself, and as the map is.
@@ -117,18 +103,15 @@ pub struct Placed {
 }
 
 impl Node {
-    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member], other: Option<String>) -> Self {
+    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member]) -> Self {
         let name = char::from(b'a' + u8::try_from(number).expect("there are few nodes")).to_string();
         let host = lab.host(&name);
-        let port = on_street(lab, street, &host, number + 1);
+        on_street(lab, street, &host, number + 1);
         let path = host.path("/etc/netd/netd.toml");
         std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
-        let urls = match other {
-            Some(url) => vec![url],
-            None => members.iter().map(Member::url).collect(),
-        };
+        let urls: Vec<_> = members.iter().map(|member| member.url.clone()).collect();
         let netd = host.netd_stopped(options(&name, vtep(number), &urls));
-        Self { netd, host, port }
+        Self { netd, host }
     }
 
     /// A number of `netd status`; `None` where it has none, or where no daemon answers.
@@ -156,9 +139,7 @@ impl Node {
 
     /// Where this host forwards to: the map as the kernel has it, not as the daemon says.
     pub fn map(&self) -> BTreeMap<IpAddr, IpAddr> {
-        let pin = self.host.path("/sys/fs/bpf/netd/v4/maps/REMOTES");
-        let map = Map::HashMap(MapData::from_pin(pin).expect("the map is pinned"));
-        let map = HashMap::<_, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]>::try_from(map).expect("a hash");
+        let map = self.pinned_map();
         let entries = map.iter().map(|entry| entry.expect("the map can be read"));
         let ip = |address: Address| address.ip();
         entries
@@ -167,6 +148,14 @@ impl Node {
                 (ip(key.address), ip(remote.vtep))
             })
             .collect()
+    }
+}
+
+impl Node {
+    fn pinned_map(&self) -> HashMap<MapData, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]> {
+        let pin = self.host.path("/sys/fs/bpf/netd/v4/maps/REMOTES");
+        let map = MapData::from_pin(pin).expect("the map is pinned");
+        HashMap::try_from(Map::HashMap(map)).expect("it is a hash of this layout")
     }
 }
 
@@ -197,7 +186,7 @@ impl Member {
                  --listen-client-urls {client} --advertise-client-urls {client} --listen-peer-urls {peer} \
                  --initial-advertise-peer-urls {peer} --initial-cluster {all}"
             );
-            Self { host, words: words.split_whitespace().map(str::to_owned).collect(), process: None }
+            Self { host, url: client, words: words.split_whitespace().map(str::to_owned).collect(), process: None }
         };
         (0..count).map(member).collect()
     }
@@ -206,37 +195,6 @@ impl Member {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.host.name());
         self.process = Some(self.host.spawn(&self.words));
-    }
-
-    /// Kills it in the middle of whatever it does.
-    pub fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.process.take().expect("it runs").wait();
-    }
-
-    /// Has it do nothing, and say nothing; or go on.
-    pub fn signal(&self, signal: Signal) {
-        self.process.as_ref().expect("it runs").signal(signal);
-    }
-
-    /// Where it answers.
-    pub fn url(&self) -> String {
-        self.words[8].clone()
-    }
-
-    /// Whether it leads the others.
-    pub fn leads(&self) -> bool {
-        let body = self.host.run([
-            "curl",
-            "--silent",
-            "--max-time",
-            "5",
-            "-d",
-            "{}",
-            &format!("{}/v3/maintenance/status", self.url()),
-        ]);
-        let status: Value = serde_json::from_str(&body.stdout).unwrap_or_default();
-        status["leader"].is_string() && status["leader"] == status["header"]["member_id"]
     }
 }
 

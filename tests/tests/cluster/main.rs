@@ -1,7 +1,4 @@
 //! Several hosts with a daemon each and a real etcd between them, in the Lab. Root only; `cargo xtask test` runs them.
 
 mod cluster;
-mod lossy;
-mod moving;
-mod parting;
 mod sharing;

@@ -34,7 +34,6 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
             Placed { node, address: cluster.nodes[node].address(name), container }
         })
         .collect();
-    let servers: Vec<_> = containers.iter().map(|placed| placed.container.serve_http(80)).collect();
     cluster.assert_all_as_desired(&containers);
 
     for from in &containers {
@@ -46,13 +45,6 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
         let all = from.container.run("dig +short +tries=1 +time=5 @127.0.0.11 all.web".split(' ')).ok();
         assert_eq!(all.lines().count(), 3, "an alias leads to all: {all}");
     }
-    for from in &containers {
-        for to in &containers {
-            let answer = from.container.curl(&format!("http://{}/", to.address));
-            assert!(answer.succeeded(), "{} to {}: {answer}", from.container.name(), to.container.name());
-        }
-    }
-    drop(servers);
     assert_eq!(names(b, "ps"), ["two"]);
     assert_eq!(names(b, "ps --all-nodes"), ["one", "two", "db"]);
     assert_eq!(names(a, "ps --all-nodes -f node=c"), ["db"]);
@@ -165,7 +157,7 @@ fn two_hosts_cannot_be_one_node() {
     let cluster = Cluster::new(2, 1);
     let third = cluster.lab.host("third");
     cluster.add_to_street(&third, 3);
-    let netd = third.netd_with(crate::cluster::options("a", vtep(2), &[cluster.etcd[0].url()]));
+    let netd = third.netd_with(crate::cluster::options("a", vtep(2), &[cluster.etcd[0].url.clone()]));
 
     wait_until("it is told why", || {
         netd.say("status").stdout.contains("the name a is taken by the host with VTEP 192.0.2.1")

@@ -7,7 +7,7 @@ use super::Finding;
 /// Crates of the workspace and those that touch the world, which the packet logic is free of.
 const NOT_IN_COMMON: [&str; 7] = ["aya", "netd", "netd_ebpf", "netd_tests", "rtnetlink", "tokio", "xtask"];
 /// Modules of the daemon that decide and touch nothing.
-const PURE: [&str; 7] = ["dns", "doctor", "ipam", "model", "plan", "reconcile", "store"];
+const PURE: [&str; 8] = ["cluster", "dns", "doctor", "ipam", "model", "plan", "reconcile", "store"];
 /// What those are free of.
 const NOT_IN_PURE: [&str; 9] = [
     "aya",
@@ -19,6 +19,20 @@ const NOT_IN_PURE: [&str; 9] = [
     "crate::link",
     "rtnetlink",
     "tokio",
+];
+/// Modules that talk with other hosts, and with nothing of this one.
+const OUTWARD: [&str; 2] = ["etcd", "membership"];
+/// What those are free of.
+const NOT_IN_OUTWARD: [&str; 9] = [
+    "aya",
+    "crate::api",
+    "crate::cli",
+    "crate::daemon",
+    "crate::dataplane",
+    "crate::host",
+    "crate::link",
+    "crate::store",
+    "rtnetlink",
 ];
 /// Modules that reach the kernel through `host` alone.
 const FRONTS: [&str; 3] = ["api", "cli", "daemon"];
@@ -58,6 +72,7 @@ fn rules(path: &str) -> (Vec<String>, &'static [&'static str]) {
     let module: Vec<_> = std::iter::once("crate").chain(parts).map(str::to_owned).collect();
     let forbidden: &[&str] = match module.get(1).map(String::as_str) {
         Some(top) if PURE.contains(&top) => &NOT_IN_PURE,
+        Some(top) if OUTWARD.contains(&top) => &NOT_IN_OUTWARD,
         Some(top) if FRONTS.contains(&top) => &NOT_IN_FRONTS,
         _ => &[],
     };

@@ -1,18 +1,21 @@
 //! The daemon among others: it makes its host what all have, says what it has, and takes what all have to agree on.
 
+mod told;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::Result;
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
+
+pub use told::{ClusterView, NeighbourView, NodeView};
 
 use super::{
     Daemon, Failure, Reply,
     answer::on,
     events::{Happening, NetworkAction, NodeAction},
-    moment::{now, rfc3339},
+    moment::now,
     without,
 };
 use crate::{
@@ -40,108 +43,10 @@ pub struct Cluster {
     lines: Vec<String>,
 }
 
-/// How the host stands with the others.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ClusterView {
-    /// Its name there.
-    pub node: String,
-    /// Where its tunnels end.
-    pub vtep: IpAddr,
-    /// UDP port of its tunnels.
-    pub vxlan_port: u16,
-    /// Members of etcd.
-    pub etcd: Vec<String>,
-    /// Whether etcd can be used just now.
-    pub joined: bool,
-    /// If not, why, and for how many seconds.
-    pub away: Option<(String, u64)>,
-    /// Seconds since etcd last said something.
-    pub heard: Option<u64>,
-    /// The revision of etcd that the host is made by.
-    pub revision: i64,
-    /// The node's, since its last start or return.
-    pub incarnation: i64,
-    /// Records that a full read found and no event had told of, since the start.
-    pub missed: u64,
-    /// How many nodes are there.
-    pub nodes: usize,
-    /// How many containers of others this host knows the way to.
-    pub remotes: usize,
-}
-
-/// A node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NodeView {
-    /// Its name.
-    pub name: String,
-    /// `ready`, `drained` or `down`.
-    pub state: String,
-    /// Whether it is this host.
-    pub this: bool,
-    /// Where its tunnels end; `None` of one that is down.
-    pub vtep: Option<IpAddr>,
-    /// UDP port of its tunnels.
-    pub vxlan_port: Option<u16>,
-    /// The node's, since its last start or return.
-    pub incarnation: Option<i64>,
-    /// Of its netd.
-    pub version: Option<String>,
-    /// Names of its endpoints.
-    pub endpoints: Vec<String>,
-    /// Addresses of networks of several hosts that are its endpoints'.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// An endpoint of a node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NeighbourView {
-    /// The node.
-    pub node: String,
-    /// Its name there.
-    pub name: String,
-    /// Its id.
-    pub id: String,
-    /// Its addresses.
-    pub networks: Vec<AddressesView>,
-    /// Its published ports.
-    pub ports: Vec<String>,
-    /// RFC 3339.
-    pub created: String,
-}
-
-/// Addresses in a network.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct AddressesView {
-    /// The network.
-    pub network: String,
-    /// IPv4 first.
-    pub addresses: Vec<IpAddr>,
-}
-
 impl Cluster {
     /// Nothing known yet.
     pub fn new(membership: Membership) -> Self {
         Self { membership, view: None, names: Vec::new(), lines: Vec::new() }
-    }
-
-    /// How the host stands with the others.
-    pub fn told(&self) -> ClusterView {
-        let (news, settings) = (self.membership.news(), self.membership.settings());
-        let view = self.view.as_deref();
-        ClusterView {
-            node: settings.node.to_string(),
-            vtep: settings.vtep,
-            vxlan_port: settings.vxlan_port,
-            etcd: settings.etcd.members.iter().map(ToString::to_string).collect(),
-            joined: news.view.is_some() && news.away.is_none(),
-            away: news.away.map(|(since, why)| (why, since.elapsed().as_secs())),
-            heard: news.heard.map(|heard| heard.elapsed().as_secs()),
-            revision: view.map_or(0, |view| view.revision),
-            incarnation: news.incarnation,
-            missed: news.missed,
-            nodes: view.map_or(0, |view| view.nodes().count()),
-            remotes: view.map_or(0, |view| known(view, &settings.node).0.endpoints.len()),
-        }
     }
 
     /// What is not as the user may think, one line each.
@@ -404,20 +309,6 @@ impl<K: Kernel> Daemon<K> {
         attempt
     }
 
-    /// Every node that was ever there and not removed.
-    pub(super) fn nodes(&self) -> Result<Vec<NodeView>, Failure> {
-        let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
-        let Some(view) = cluster.view.as_deref() else { return Ok(Vec::new()) };
-        let me = &cluster.membership.settings().node;
-        Ok(view.known_nodes().map(|name| node_view(view, me, name)).collect())
-    }
-
-    /// The node of this name.
-    pub(super) fn node(&self, name: &Name) -> Result<NodeView, Failure> {
-        let found = self.nodes()?.into_iter().find(|node| node.name == name.as_str());
-        found.ok_or_else(|| Rejection::UnknownNode(name.clone()).into())
-    }
-
     /// Lets a node take no more endpoints of networks of several hosts, or again some.
     pub(super) async fn drain(&mut self, name: &Name, drained: bool) -> Result<Reply, Failure> {
         let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
@@ -435,20 +326,6 @@ impl<K: Kernel> Daemon<K> {
         cluster.membership.forget(name).await?;
         info!(node = %name, "removed");
         Ok(Reply::Done {})
-    }
-
-    /// Every endpoint of every node, this host's as it has them.
-    pub(super) fn neighbours(&self) -> Result<Vec<NeighbourView>, Failure> {
-        let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
-        let me = &cluster.membership.settings().node;
-        let ours = announcements(&self.model);
-        let ours = ours.iter().map(|(id, endpoint)| (me, id.as_str(), endpoint));
-        let view = cluster.view.as_deref();
-        let others = view.into_iter().flat_map(View::endpoints).filter(|(node, ..)| *node != me);
-        let mut all: Vec<_> =
-            ours.chain(others).map(|(node, id, endpoint)| neighbour_view(node, id, endpoint)).collect();
-        all.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
-        Ok(all)
     }
 
     /// Has the differences of all nodes told to who asked, when they are known.
@@ -471,40 +348,6 @@ impl<K: Kernel> Daemon<K> {
             // Whoever asked may be gone.
             let _ = reply.send(answer);
         });
-    }
-}
-
-fn node_view(view: &View, me: &Name, name: &Name) -> NodeView {
-    let node = view.node(name);
-    let state = match node {
-        None => "down",
-        Some(_) if view.is_drained(name) => "drained",
-        Some(_) => "ready",
-    };
-    NodeView {
-        name: name.to_string(),
-        state: state.to_owned(),
-        this: name == me,
-        vtep: node.map(|node| node.vtep),
-        vxlan_port: node.map(|node| node.vxlan_port),
-        incarnation: node.map(|node| node.incarnation),
-        version: node.map(|node| node.version.clone()),
-        endpoints: view.endpoints().filter(|(node, ..)| *node == name).map(|(_, _, e)| e.name.to_string()).collect(),
-        addresses: view.claims().filter(|(_, claim)| claim.node == *name).map(|((_, address), _)| address).collect(),
-    }
-}
-
-fn neighbour_view(node: &Name, id: &str, endpoint: &crate::cluster::Announcement) -> NeighbourView {
-    let networks = endpoint.networks.iter();
-    let networks = networks
-        .map(|(network, addresses)| AddressesView { network: network.to_string(), addresses: addresses.clone() });
-    NeighbourView {
-        node: node.to_string(),
-        name: endpoint.name.to_string(),
-        id: id.to_owned(),
-        networks: networks.collect(),
-        ports: endpoint.ports.clone(),
-        created: rfc3339(endpoint.created),
     }
 }
 
