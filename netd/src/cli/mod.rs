@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_wrong_usage() {
         let cases = [
-            "network create n -d overlay",
-            "network create n --vni 7",
+            "network create n -d macvlan",
+            "network create n --vni seven",
             "network connect n",
             "attach c",
             "attach c --pid 1 --netns /x",
