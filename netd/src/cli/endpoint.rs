@@ -42,6 +42,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         ..Default::default()
     };
     let endpoint: EndpointView = client.post("/v1/endpoints", &order).await?;
+    warn(&endpoint);
     endpoint.networks.iter().for_each(print_attachment);
     print_ports(&endpoint.ports);
     Ok(ExitCode::SUCCESS)
@@ -63,6 +64,7 @@ pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
 pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
     let path = format!("{}/ports", route("endpoints", &args.name)?);
     let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone() }).await?;
+    warn(&endpoint);
     let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
     let asked = |port: &PortView| {
         specs.iter().any(|spec| (spec.protocol, spec.port, spec.count) == (port.proto, port.port, port.count))
@@ -178,6 +180,11 @@ fn run_of(first: u16, count: u16) -> String {
 /// An address and what stands for its ports, an IPv6 address in brackets.
 fn at(ip: IpAddr, ports: &str) -> String {
     if ip.is_ipv6() { format!("[{ip}]:{ports}") } else { format!("{ip}:{ports}") }
+}
+
+/// Says what of a request was not done as its author may think.
+pub fn warn(endpoint: &EndpointView) {
+    endpoint.warnings.iter().for_each(|line| out::complain(format_args!("netd: warning: {line}")));
 }
 
 /// Interface, address and network.

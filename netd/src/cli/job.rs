@@ -191,7 +191,10 @@ impl Starter {
         };
         let failed = match client.post::<EndpointView>("/v1/endpoints", &order).await {
             Ok(endpoint) => match place.netns().map_or(Ok(()), |_| names::write(client, &endpoint)) {
-                Ok(()) => return Ok((self, endpoint)),
+                Ok(()) => {
+                    endpoint::warn(&endpoint);
+                    return Ok((self, endpoint));
+                }
                 Err(error) => {
                     endpoint::remove(client, &endpoint).await?;
                     error

@@ -68,6 +68,15 @@ impl<K: Kernel> Daemon<K> {
         Ok(Reply::Endpoint(endpoint_view(self.model.endpoint(name)?, &self.facts)))
     }
 
+    /// The endpoint, and what of the ports that were just published is ignored.
+    fn endpoint_with_ports(&self, name: &Name, ports: &[String]) -> Result<Reply, Failure> {
+        let mut view = endpoint_view(self.model.endpoint(name)?, &self.facts);
+        for text in ports {
+            view.warnings.extend(model::ignored(&self.model, name, &text.parse()?));
+        }
+        Ok(Reply::Endpoint(view))
+    }
+
     async fn create_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
         self.look_at_the_host().await?;
         if order.driver.as_deref() == Some("overlay") {
@@ -126,7 +135,7 @@ impl<K: Kernel> Daemon<K> {
         info!(endpoint = %name, "attached");
         self.tell_of_endpoint(EndpointAction::Attach, &name, None);
         self.tell_of_ports(PortAction::Publish, &name, &ports);
-        self.endpoint(&name)
+        self.endpoint_with_ports(&name, &ports)
     }
 
     /// Commits a model with these ports of an endpoint published.
@@ -184,7 +193,7 @@ impl<K: Kernel> Daemon<K> {
         self.published(self.model.clone(), name, &order.ports).await?;
         info!(endpoint = %name, ports = order.ports.join(" "), "published");
         self.tell_of_ports(PortAction::Publish, name, &order.ports);
-        self.endpoint(name)
+        self.endpoint_with_ports(name, &order.ports)
     }
 
     async fn unpublish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {

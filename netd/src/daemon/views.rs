@@ -99,6 +99,9 @@ pub struct EndpointView {
     pub allows: Vec<AllowanceView>,
     /// Servers for what is no name of its networks; the networks' or the host's where there are none.
     pub dns: Vec<IpAddr>,
+    /// What of the request that this answers is not as its author may think, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// RFC 3339.
     pub created: String,
 }
@@ -283,6 +286,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         ports: endpoint.publications.iter().map(port_view).collect(),
         allows: endpoint.allows.iter().map(allowance_view).collect(),
         dns: endpoint.dns.clone(),
+        warnings: Vec::new(),
         created: rfc3339(endpoint.created),
     }
 }

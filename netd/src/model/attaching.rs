@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
@@ -125,6 +125,21 @@ pub fn places(model: &Model, name: &Name, spec: &PortSpec, usual: &[IpAddr]) -> 
         }
         None => Err(Rejection::NoWayOut(name.clone())),
     }
+}
+
+/// What of a specification is ignored: a port of the host, where clients come to the container's own address.
+pub fn ignored(model: &Model, name: &Name, spec: &PortSpec) -> Vec<String> {
+    let (Ok(endpoint), Some(port), None) = (model.endpoint(name), spec.host_port, spec.host_ip) else {
+        return Vec::new();
+    };
+    let routed = |family: Family| {
+        let (network, attachment) = model.way_out(endpoint, family)?;
+        network.subnet(family).filter(|subnet| subnet.is_routed())?;
+        let at = SocketAddr::new(attachment.address(family)?, spec.port);
+        let name = &network.name;
+        Some(format!("network {name} is routed in {family}: port {port} of the host is ignored, clients come to {at}"))
+    };
+    Family::BOTH.into_iter().filter_map(routed).collect()
 }
 
 /// Opens ports to an endpoint, or those that it has already to others than before.

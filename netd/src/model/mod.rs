@@ -37,7 +37,8 @@ use serde::{Deserialize, Serialize};
 
 pub use allowances::{Allowance, Target, allow, allowed, deny};
 pub use attaching::{
-    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, netns_of, places, publish, unpublish,
+    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, ignored, netns_of, places, publish,
+    unpublish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};

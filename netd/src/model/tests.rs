@@ -625,3 +625,77 @@ fn a_port_that_is_open_at_the_containers_own_address_moves_with_it() {
     let publications = &model.endpoints.values().next().unwrap().publications;
     assert_eq!(publications[1].host_ip.to_string(), "2001:db8:2::2");
 }
+
+#[test]
+fn a_gateway_has_the_mode_that_was_asked_for_else_what_its_addresses_are_for() {
+    let made = |words: &[&str], internal: bool| {
+        let mut model = Model::default();
+        let subnets = vec!["10.1.0.0/24".to_owned(), "2001:db8:1::/64".to_owned()];
+        let gateway_modes = words.iter().map(|word| (*word).to_owned()).collect();
+        let order = NetworkOrder { name: "n".into(), subnets, gateway_modes, internal, ..Default::default() };
+        create(&mut model, order).map_err(|error| error.to_string())?;
+        let modes = model.networks.values().next().unwrap().subnets.iter().map(|subnet| subnet.mode().to_string());
+        Ok::<_, String>(modes.collect::<Vec<_>>().join(" "))
+    };
+    let cases: [(&[&str], bool, Result<&str, &str>); 8] = [
+        (&[], false, Ok("nat routed")),
+        (&["nat"], false, Ok("nat nat")),
+        (&["routed"], false, Ok("routed routed")),
+        (&["ipv4=nat-unprotected"], false, Ok("nat-unprotected routed")),
+        (&["nat", "ipv6=routed"], false, Ok("nat routed")),
+        (&["isolated"], true, Ok("isolated isolated")),
+        (&["isolated"], false, Err("a network without a gateway has no way out: give --internal too")),
+        (&["nat", "routed"], false, Err("two gateway modes of IPv4 are given: nat and routed")),
+    ];
+    for (words, internal, expected) in cases {
+        assert_eq!(made(words, internal), expected.map(str::to_owned).map_err(str::to_owned), "{words:?}");
+    }
+    let malformed = made(&["bridged"], false).unwrap_err();
+    assert!(malformed.starts_with("`bridged` is not a gateway mode"), "{malformed}");
+}
+
+#[test]
+fn what_is_allowed_is_between_containers_that_are_kept_apart_and_is_taken_back() {
+    let mut model = Model::default();
+    create(&mut model, NetworkOrder { name: "apart".into(), no_icc: true, ..Default::default() }).unwrap();
+    create(&mut model, NetworkOrder { name: "free".into(), ..Default::default() }).unwrap();
+    for (name, networks) in [("web", &["apart"][..]), ("db", &["apart", "free"]), ("app", &["free"])] {
+        attach(&mut model, order(name, networks), 0, &mut StdRng::seed_from_u64(name.len() as u64)).unwrap();
+    }
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let to = |text: &str| text.parse::<Target>().unwrap();
+    let refused = |outcome: Result<(), Rejection>| outcome.unwrap_err().to_string();
+
+    allow(&mut model, &name("web"), &to("db:5432")).unwrap();
+    allow(&mut model, &name("web"), &to("db:53/udp")).unwrap();
+    assert_eq!(allowed(&model).len(), 2);
+    assert_eq!(refused(allow(&mut model, &name("web"), &to("web"))), "web reaches itself: there is nothing to allow");
+    assert!(refused(allow(&mut model, &name("app"), &to("db"))).contains("have no network in common that was made"));
+    assert_eq!(refused(allow(&mut model, &name("web"), &to("nobody"))), "there is no endpoint nobody");
+    assert_eq!(refused(deny(&mut model, &name("web"), &to("db:80"))), "web was not allowed to reach db:80/tcp");
+
+    deny(&mut model, &name("web"), &to("db:5432/tcp")).unwrap();
+    assert_eq!(allowed(&model).len(), 1);
+    allow(&mut model, &name("web"), &to("db")).unwrap();
+    let of_everything = refused(deny(&mut model, &name("web"), &to("db:80")));
+    assert!(of_everything.ends_with(", but everything of it: deny that first"), "{of_everything}");
+    deny(&mut model, &name("web"), &to("db")).unwrap();
+    assert_eq!(allowed(&model).len(), 0, "without a port it takes everything back");
+
+    allow(&mut model, &name("web"), &to("db")).unwrap();
+    detach(&mut model, &name("web")).unwrap();
+    assert!(model.endpoints[&name("db")].allows.is_empty(), "who comes by that name later is another");
+    for text in ["db:", "db:0", "db:80/icmp", "db:70000", "-db"] {
+        assert!(text.parse::<Target>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_port_of_the_host_is_ignored_with_a_word_where_the_network_is_routed() {
+    let model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
+    let ignored = |spec: &str| ignored(&model, &"c1".parse().unwrap(), &spec.parse().unwrap());
+
+    let line = "network dual is routed in IPv6: port 8080 of the host is ignored, clients come to [2001:db8:1::2]:80";
+    assert_eq!(ignored("8080:80"), [line]);
+    assert!(ignored("80").is_empty() && ignored("192.0.2.1:8080:80").is_empty());
+}

@@ -229,3 +229,24 @@ fn a_port_is_for_those_whom_it_names_else_its_network_else_the_configuration() {
     model.endpoints.get_mut(&name).unwrap().publications[0].from = own;
     assert_eq!(let_in(&model, &configured), ["10.1.0.0/16"]);
 }
+
+#[test]
+fn a_gateways_mode_is_what_is_open_at_a_container_and_whose_address_the_bridge_has() {
+    let with = |mode: Option<GatewayMode>, internal: bool| {
+        let mut model = two_networks_and_an_endpoint();
+        let network = model.networks.values_mut().find(|network| network.internal == internal).unwrap();
+        network.subnets[0].gateway_mode = mode;
+        let bridge = network.bridge();
+        let state = plan(&model, &facts(true), &choices());
+        let entries = state.publications.len();
+        (entries, state.bridges[&bridge].addresses.len(), state.devices[&bridge].flags)
+    };
+    let (published, ..) = with(None, false);
+
+    assert_eq!(with(Some(GatewayMode::Nat), false), (published, 1, 0));
+    // TCP, UDP and SCTP by one entry each, and pings.
+    assert_eq!(with(Some(GatewayMode::NatUnprotected), false), (published + 4, 1, 0));
+    assert_eq!(with(Some(GatewayMode::Routed), false), (published + 1, 1, device_flags::KEEPS_ADDRESS_V4));
+    let flags = device_flags::INTERNAL | device_flags::ISOLATED_V4;
+    assert_eq!(with(Some(GatewayMode::Isolated), true), (published, 0, flags));
+}

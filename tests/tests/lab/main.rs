@@ -13,6 +13,7 @@ mod events;
 mod forwarding;
 mod healing;
 mod ipv6;
+mod isolation;
 mod lifecycle;
 mod loaded;
 mod many;
