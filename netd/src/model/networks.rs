@@ -106,6 +106,11 @@ pub fn create_network(
     if let Some(address) = snat_ips.first().filter(|_| no_masquerade) {
         return Err(Rejection::LeavesAs(address.clone()));
     }
+    let no_icc = order.no_icc || options.no_icc;
+    if no_icc && driver.segment().is_some() {
+        // What comes from other hosts would be let in.
+        return Err(Rejection::Unsupported("--no-icc on a network that spans hosts".to_owned()));
+    }
     let mtu = order.mtu.or(options.mtu);
     let network = Network {
         name: name.clone(),
@@ -115,7 +120,7 @@ pub fn create_network(
         snat_ips: snat::sources(&snat_ips, &subnets)?,
         subnets,
         internal: order.internal,
-        no_icc: order.no_icc || options.no_icc,
+        no_icc,
         no_masquerade,
         mtu_follows: mtu.is_none(),
         ifname_prefix: options.ifname_prefix,

@@ -168,6 +168,50 @@ fn a_port_on_one_address_leaves_the_same_port_of_another_to_the_host() {
     assert_eq!(said, format!("{FRONT}:8100 hello\n"));
 }
 
+#[test]
+fn a_client_with_no_family_in_common_is_refused_at_once() {
+    let town = Town::new(Offloads::On);
+    town.host.ip("address add 2001:db8:2::1/64 dev eth1 nodad");
+    town.client.ip("address add 2001:db8:2::2/64 dev eth0 nodad");
+    town.netd.say("network create four --subnet 10.4.0.0/24").ok();
+    town.netd.say("network create six --subnet fd00:6::/64").ok();
+    let containers = [town.container("old", "four", &["8004:7"]), town.container("young", "six", &["8006:7"])];
+    let _servers = containers.each_ref().map(|container| container.echo_tcp(7));
+
+    for (open, closed) in [
+        (format!("{FRONT}:8004"), "[2001:db8:2::1]:8004".to_owned()),
+        ("[2001:db8:2::1]:8006".to_owned(), format!("{FRONT}:8006")),
+    ] {
+        town.client.asks_tcp(&open, PATIENCE).expect("the family that the container has");
+        let refused = town.client.asks_tcp(&closed, PATIENCE).expect_err("the one that it lacks");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{closed}");
+    }
+}
+
+#[test]
+fn datagrams_of_a_client_that_talked_to_the_host_before_come_to_the_container_once_it_is_published() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let inside = web.echo_udp(7);
+    let own = town.host.echo_udp(9007);
+    let talk = town.client.enter(|| std::net::UdpSocket::bind((CLIENT, 4007))).expect("the port is free");
+    talk.connect((FRONT, 9007)).expect("there is a route");
+    talk.set_read_timeout(Some(PATIENCE)).expect("a socket can be given a timeout");
+    let answered = || talk.send(b"hello").and_then(|_| talk.recv(&mut [0; 16])).is_ok_and(|length| length == 5);
+    assert!(answered() && own.peers().len() == 1, "the host's own server answers");
+
+    drop(own);
+    wait_until("its port is free", || town.netd.say("publish web 9007:7/udp").succeeded());
+
+    assert!(answered(), "the same client, from the same port");
+    inside.assert_seen_only(CLIENT);
+    town.netd.say("detach web").ok();
+    talk.set_read_timeout(Some(IMPATIENCE)).expect("a socket can be given a timeout");
+    assert!(!answered(), "and nobody answers for a container that is gone");
+    assert!(!says::shows_flow(&town.netd, CLIENT, &format!("{FRONT}:9007")));
+}
+
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
