@@ -19,7 +19,7 @@ use crate::{
 /// Does what is asked.
 pub async fn done(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
     match command {
-        NetworkCommand::Create(args) => create(client, args).await,
+        NetworkCommand::Create(args) => create(client, *args).await,
         NetworkCommand::Ls(args) => list(client, args).await,
         NetworkCommand::Inspect { names } => inspect(client, &names).await,
         NetworkCommand::Renumber { name, subnets, recreate, force } => {

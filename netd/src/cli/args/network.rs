@@ -8,7 +8,7 @@ use super::{ListArgs, label, pair};
 #[derive(Subcommand, Debug)]
 pub enum NetworkCommand {
     /// Make a network
-    Create(NetworkCreateArgs),
+    Create(Box<NetworkCreateArgs>),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ListArgs),
