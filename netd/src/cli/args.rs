@@ -85,6 +85,9 @@ pub enum Command {
     #[command(subcommand)]
     Overlay(OverlayCommand),
     /// List flows
+    ///
+    /// Packets and bytes are not counted for each flow: that would be a write for every packet to memory that processors share. An
+    /// interface's own counters (`ip -s link`) tell what a container sent and got, `netd status` and `netd drops` what became of it.
     Flows(FlowsArgs),
     /// Show what was dropped, by hook and reason
     Drops(ListArgs),

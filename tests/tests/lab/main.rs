@@ -20,6 +20,7 @@ mod many;
 mod mtu;
 mod names;
 mod neighbours;
+mod paths;
 mod pinned;
 mod ports;
 mod publishing;

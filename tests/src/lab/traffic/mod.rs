@@ -4,6 +4,7 @@ mod bulk;
 mod http;
 mod icmp;
 mod server;
+mod trace;
 mod udp;
 
 use std::time::Duration;
