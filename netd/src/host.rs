@@ -19,7 +19,7 @@ use crate::{
     dataplane::{Dataplane, OverlayRecords, Records},
     dns::Directory,
     holder,
-    link::{self, Forwarding, Links, Ours, Sysctls, sockets},
+    link::{self, Filter, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox,
@@ -60,6 +60,13 @@ impl Host {
         let names = links.names().await?;
         let filters = links.filters().await?;
         let dataplane = Dataplane::open(options.bpf_dir, &options.dataplane, &names, &filters)?;
+        for hook in Hook::OF_DEVICES {
+            if let Some((filter, program)) = dataplane.shared(hook)?
+                && filters.iter().any(|found| filter == Filter { index: 0, ..found.clone() })
+            {
+                links.put_into_block(&filter, program).await?;
+            }
+        }
         // Only a process that may do all this may listen.
         let links = Links::open_watched()?;
         let forwarding = Forwarding::open(&options.state_dir)?;
@@ -68,8 +75,10 @@ impl Host {
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
     /// the model's, before the first [`observe`](Kernel::observe); steps keep it up from then on.
-    pub fn remember_sandboxes(&mut self, sandboxes: BTreeMap<LinkName, Sandbox>) {
+    pub fn remember_sandboxes(&mut self, sandboxes: BTreeMap<LinkName, Sandbox>) -> Result<()> {
+        let known = sandboxes.values().cloned().collect();
         self.sandboxes.extend(sandboxes);
+        self.dataplane.take_over_inside(&known)
     }
 
     /// Wakes whoever waits when something of the host's or of a container's network has changed.
@@ -80,6 +89,17 @@ impl Host {
     /// What was known of the sandbox at a path.
     fn known_at(&self, path: &Path) -> Option<Sandbox> {
         self.sandboxes.values().find(|sandbox| sandbox.path == path).cloned()
+    }
+
+    async fn attach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
+        let index = needed_index(link)?;
+        if let Some((filter, program)) = self.dataplane.shared(hook)?
+            && self.links.share_blocks(index).await?
+        {
+            self.links.put_into_block(&filter, program).await?;
+            return self.dataplane.note_shared(index, hook);
+        }
+        self.dataplane.attach(link, index, hook)
     }
 
     async fn detach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
@@ -95,9 +115,8 @@ impl Host {
         self.sandboxes.values().find(|sandbox| sandbox.inode == namespace)
     }
 
-    async fn resolvers(&mut self) -> Result<BTreeMap<u64, ResolverState>> {
-        let known = self.sandboxes.values().map(|sandbox| (sandbox.inode, sandbox.clone())).collect();
-        let attached = self.dataplane.attached_inside(&known).await?;
+    fn resolvers(&mut self, loopbacks: &BTreeMap<u64, BTreeSet<Filter>>) -> Result<BTreeMap<u64, ResolverState>> {
+        let attached = self.dataplane.attached_inside(loopbacks)?;
         let listening = self.resolver.listening();
         let state = |namespace: &u64| match attached.contains(namespace) && listening.contains(namespace) {
             true => ResolverState::Whole,
@@ -141,7 +160,7 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, veths, tunnels, misnamed, unclear } = self.links.observe(&self.sandboxes).await?;
+        let Ours { bridges, veths, tunnels, misnamed, unclear, loopbacks } = self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
@@ -162,7 +181,7 @@ impl Kernel for Host {
             reserved,
         } = self.dataplane.tables().records(&names)?;
         let OverlayRecords { segments, remotes, vteps, peers } = overlay;
-        let resolvers = self.resolvers().await?;
+        let resolvers = self.resolvers(&loopbacks)?;
         Ok(State {
             bridges,
             veths,
@@ -232,7 +251,7 @@ impl Kernel for Host {
             }
             Step::OpenResolver(namespace) => self.open_resolver(*namespace),
             Step::CloseResolver(namespace) => self.close_resolver(*namespace).await,
-            Step::Attach(link, hook) => self.dataplane.attach(link, needed_index(link)?, *hook),
+            Step::Attach(link, hook) => self.attach(link, *hook).await,
             Step::PutDevice(link, record) => {
                 let bridge = record.bridge.as_ref().map_or(Ok(0), needed_index)?;
                 self.dataplane.tables_mut().put_device(needed_index(link)?, bridge, record)

@@ -40,7 +40,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) 
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     let names = links.names().await?;
     let mut filters = BTreeSet::new();
-    for filter in &*links.filters().await? {
+    for filter in links.filters().await?.iter().filter(|filter| !filter.shared) {
         if let Some(name) = names.get(&filter.index)
             && removed_filter(name, filter)?
         {

@@ -57,7 +57,7 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
         }
     }
     let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }, resolver).await?;
-    host.remember_sandboxes(sandboxes);
+    host.remember_sandboxes(sandboxes)?;
     let changes = host.changes()?;
     Ok((host, changes))
 }

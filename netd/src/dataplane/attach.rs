@@ -1,6 +1,7 @@
-//! Where the programs are attached: by TCX where the kernel takes it, on a clsact qdisc where it does not.
+//! Where the programs are attached: to uplinks by TCX where the kernel takes it, on a clsact qdisc where it does not; to the
+//! containers' devices by blocks of filters that these share, which `link` fills, and as to uplinks where one cannot.
 //!
-//! Which of the two is found by trying, or set to clsact by `NETD_FORCE_CLSACT=1` (for tests). What is attached stays
+//! Which of the two an uplink gets is found by trying, or set to clsact by `NETD_FORCE_CLSACT=1` (for tests). What is attached stays
 //! attached in the manner it was, and gets a new program by an update in place: there is no moment without one.
 
 use std::{
@@ -31,6 +32,8 @@ const LAST: u16 = 0xfff0;
 pub struct Attachments {
     pins: Pins,
     on_clsact: BTreeSet<(u32, Hook)>,
+    /// Those of them that are in a block.
+    shared: BTreeSet<(u32, Hook)>,
     /// Set by the environment, or found when the kernel refused TCX.
     without_tcx: bool,
 }
@@ -39,12 +42,7 @@ impl Attachments {
     /// None yet but those that are pinned.
     pub fn open(pins: Pins, clsact_only: bool) -> Self {
         let without_tcx = clsact_only || std::env::var_os("NETD_FORCE_CLSACT").is_some_and(|value| value == "1");
-        Self { pins, on_clsact: BTreeSet::new(), without_tcx }
-    }
-
-    /// Whether TCX is known not to be had.
-    pub const fn without_tcx(&self) -> bool {
-        self.without_tcx
+        Self { pins, on_clsact: BTreeSet::new(), shared: BTreeSet::new(), without_tcx }
     }
 
     /// The pins.
@@ -58,7 +56,7 @@ impl Attachments {
         Ok(pinned || filters.iter().any(|filter| is_at(filter, hook)))
     }
 
-    /// Puts `program` in the place of every one attached at `hook`. Pins whose device is gone go.
+    /// Puts `program` in the place of every one attached at `hook`, but for those in blocks. Pins whose device is gone go.
     pub fn replace(
         &mut self,
         program: &mut SchedClassifier,
@@ -73,7 +71,8 @@ impl Attachments {
             }
         }
         self.note(filters);
-        for (index, _) in self.on_clsact.clone().into_iter().filter(|(_, at)| *at == hook) {
+        let alone: Vec<_> = self.on_clsact.difference(&self.shared).copied().collect();
+        for (index, _) in alone.into_iter().filter(|(_, at)| *at == hook) {
             if let Some(name) = links.get(&index) {
                 replace_filter(program, name, hook)?;
             }
@@ -112,11 +111,22 @@ impl Attachments {
         self.attach_to_clsact(program, link, index, hook)
     }
 
-    /// Detaches our program from a device; whether its clsact qdisc is our making.
+    /// Notes that a device has the program of `hook` by the block that it shares.
+    pub fn note_shared(&mut self, index: u32, hook: Hook) -> Result<()> {
+        Pins::unpin(&self.pins.link(hook, index))?;
+        self.on_clsact.insert((index, hook));
+        self.shared.insert((index, hook));
+        Ok(())
+    }
+
+    /// Detaches our program from a device; whether its clsact qdisc is our making. One that shares blocks is.
     pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
         Pins::unpin(&self.pins.link(hook, index))?;
         if !self.on_clsact.remove(&(index, hook)) {
             return Ok(false);
+        }
+        if self.shared.remove(&(index, hook)) {
+            return Ok(true);
         }
         remove_filter(link, hook)?;
         Ok(self.pins.made_qdisc(index))
@@ -159,7 +169,9 @@ impl Attachments {
     pub fn devices(&self, hook: Hook) -> Result<Vec<String>> {
         let attached: BTreeSet<(u32, Hook)> = self.pins.attachments()?.union(&self.on_clsact).copied().collect();
         let here = attached.into_iter().filter(|(_, at)| *at == hook);
-        Ok(here.filter_map(|(index, _)| if_indextoname(index).ok()?.into_string().ok()).collect())
+        // For an index that no device has, the name is empty.
+        let named = |(index, _)| if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty());
+        Ok(here.filter_map(named).collect())
     }
 
     fn attach_to_clsact(
@@ -180,7 +192,9 @@ impl Attachments {
     }
 
     fn note(&mut self, filters: &BTreeSet<Filter>) {
-        self.on_clsact = filters.iter().filter_map(|filter| Some((filter.index, is_ours(filter)?))).collect();
+        let ours = |filter: &Filter| Some((filter.index, is_ours(filter)?));
+        self.on_clsact = filters.iter().filter_map(ours).collect();
+        self.shared = filters.iter().filter(|filter| filter.shared).filter_map(ours).collect();
     }
 
     /// A pinned link stays when its device goes, and is then attached to nothing.
@@ -217,6 +231,19 @@ pub fn add_to_clsact(program: &mut SchedClassifier, link: &LinkName, hook: Hook)
         std::mem::forget(program.take_link(id)?);
     }
     Ok(made)
+}
+
+/// The filter of a hook whose program the devices share; `None` for a hook where each has its own.
+pub fn shared(hook: Hook) -> Option<Filter> {
+    let egress = matches!(direction(hook), TcAttachType::Egress);
+    matches!(hook, Hook::FromContainer | Hook::ToContainer).then(|| Filter {
+        index: 0,
+        egress,
+        priority: priority(hook),
+        handle: HANDLE.into(),
+        name: hook.name().to_owned(),
+        shared: true,
+    })
 }
 
 /// The hook of a filter that is ours.
@@ -257,7 +284,7 @@ pub fn remove_filter(link: &LinkName, hook: Hook) -> Result<()> {
 }
 
 /// Puts `program` in the place of our filter; false if there is none.
-fn replace_filter(program: &mut SchedClassifier, link: &LinkName, hook: Hook) -> Result<bool> {
+pub fn replace_filter(program: &mut SchedClassifier, link: &LinkName, hook: Hook) -> Result<bool> {
     match program.attach_to_link(attached_filter(link, hook)?) {
         Ok(id) => {
             // Dropping it would detach.
@@ -287,7 +314,7 @@ const fn priority(hook: Hook) -> u16 {
 
 /// What kernels without TCX (before 6.6, or built without it) answer: they do not know the attach type, or not the
 /// attributes that come with it.
-pub fn lacks_tcx(error: &ProgramError) -> bool {
+fn lacks_tcx(error: &ProgramError) -> bool {
     matches!(number(error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::E2BIG))
 }
 

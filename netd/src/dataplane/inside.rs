@@ -1,22 +1,26 @@
 //! The program at the loopback device of each container's own namespace, which leads questions to the resolver's sockets there.
 //!
-//! TCX links are pinned as those of the host's devices are, by the inode of the namespace. A clsact filter holds itself in
-//! its namespace; one that a former daemon attached counts only when this one has put its own program in its place.
+//! A clsact filter, which holds itself in its namespace and costs no grace period of RCU; one that a former daemon attached counts
+//! only when this one has put its own program in its place. TCX links, as former versions made them, are pinned by the inode of
+//! the namespace, and stay what they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+};
 
-use anyhow::{Context, Result};
-use aya::programs::{LinkOrder, SchedClassifier, links::FdLink, tc::TcAttachOptions};
+use anyhow::{Context, Result, anyhow};
+use aya::programs::SchedClassifier;
 use netd_common::tables::Hook;
 
 use super::{
     Pins,
-    attach::{self, direction, lacks_tcx, update},
+    attach::{self, update},
     syscall::tcx_link,
 };
 use crate::{
     link::{Filter, Links},
-    netns::Namespace,
+    netns::{Entered, Namespace},
     reconcile::{LinkName, Sandbox},
 };
 
@@ -29,13 +33,26 @@ pub struct Inside {
     pins: Pins,
     /// By the namespace's inode; attached by this process.
     on_clsact: BTreeSet<u64>,
-    without_tcx: bool,
 }
 
 impl Inside {
     /// Those that are pinned.
-    pub fn open(pins: Pins, without_tcx: bool) -> Self {
-        Self { pins, on_clsact: BTreeSet::new(), without_tcx }
+    pub const fn open(pins: Pins) -> Self {
+        Self { pins, on_clsact: BTreeSet::new() }
+    }
+
+    /// Puts `program` in the place of ours on the clsact qdiscs in these namespaces. One that cannot be entered is left to the
+    /// next look.
+    pub fn take_over(&mut self, program: &mut SchedClassifier, sandboxes: &BTreeSet<Sandbox>) -> Result<()> {
+        let replaced = |sandbox: &Sandbox| -> Result<bool> {
+            let _inside = Entered::new(&Namespace::of(sandbox)?)?;
+            attach::replace_filter(program, &loopback(), Hook::DnsLo)
+        };
+        let visits = thread::scope(|scope| scope.spawn(|| sandboxes.iter().map(replaced).collect::<Vec<_>>()).join());
+        let visits = visits.map_err(|_| anyhow!("what was done inside a namespace panicked"))?;
+        let taken = sandboxes.iter().zip(visits).filter(|(_, replaced)| matches!(replaced, Ok(true)));
+        self.on_clsact.extend(taken.map(|(sandbox, _)| sandbox.inode));
+        Ok(())
     }
 
     /// Puts `program` in the place of every one that is pinned; what is attached to nothing any more goes.
@@ -59,19 +76,6 @@ impl Inside {
             Pins::unpin(&path)?;
         }
         let namespace = Namespace::of(sandbox)?;
-        if !self.without_tcx {
-            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let attached = namespace.inside(|| program.attach_with_options(LOOPBACK, direction(Hook::DnsLo), order))?;
-            match attached {
-                Ok(id) => {
-                    let attached: FdLink = program.take_link(id)?.try_into()?;
-                    attached.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-                    return Ok(());
-                }
-                Err(error) if lacks_tcx(&error) => self.without_tcx = true,
-                Err(error) => return Err(error.into()),
-            }
-        }
         namespace.inside(|| attach::add_to_clsact(program, &loopback(), Hook::DnsLo))??;
         self.on_clsact.insert(sandbox.inode);
         Ok(())
@@ -86,9 +90,11 @@ impl Inside {
         remove_from_clsact(sandbox).await.map(|_| ())
     }
 
-    /// In which of these namespaces our program is attached. Pins of namespaces that are gone hold nothing but memory, and go.
-    pub async fn observed(&mut self, sandboxes: &BTreeMap<u64, Sandbox>) -> Result<BTreeSet<u64>> {
-        let mut found = BTreeSet::new();
+    /// In which namespaces our program is attached; `loopbacks` is what is on the clsact qdiscs of those that could be looked at. Pins of namespaces that
+    /// are gone hold nothing but memory, and go.
+    pub fn observed(&self, loopbacks: &BTreeMap<u64, BTreeSet<Filter>>) -> Result<BTreeSet<u64>> {
+        let here = |namespace: &&u64| loopbacks.get(namespace).is_none_or(|filters| filters.iter().any(is_ours));
+        let mut found: BTreeSet<u64> = self.on_clsact.iter().filter(here).copied().collect();
         for namespace in self.pins.resolvers()? {
             let path = self.pins.resolver(namespace);
             let attached = tcx_link(&path).with_context(|| format!("cannot read about {}", path.display()))?;
@@ -98,18 +104,16 @@ impl Inside {
                 Pins::unpin(&path)?;
             }
         }
-        for namespace in self.on_clsact.clone() {
-            let Some(sandbox) = sandboxes.get(&namespace) else { continue };
-            if is_on_clsact(sandbox).await? {
-                found.insert(namespace);
-            }
-        }
         Ok(found)
     }
 
     /// How the program is attached, or would be.
-    pub const fn manner(&self) -> &'static str {
-        if self.without_tcx { "clsact" } else { "tcx" }
+    pub fn manner(&self) -> Result<&'static str> {
+        Ok(match (self.pins.resolvers()?.is_empty(), self.on_clsact.is_empty()) {
+            (true, _) => "clsact",
+            (false, true) => "tcx",
+            (false, false) => "tcx, clsact",
+        })
     }
 
     /// The loopback devices that it is attached to: `lo@` and the inode of the namespace.
@@ -133,14 +137,6 @@ pub async fn remove_from_clsact(sandbox: &Sandbox) -> Result<bool> {
     namespace.inside(|| attach::remove_filter(&loopback(), Hook::DnsLo))??;
     links.remove_empty_clsact(LOOPBACK_INDEX).await?;
     Ok(true)
-}
-
-async fn is_on_clsact(sandbox: &Sandbox) -> Result<bool> {
-    let namespace = match Namespace::of(sandbox) {
-        Err(error) if error.is_final() => return Ok(false),
-        namespace => namespace?,
-    };
-    Ok(Links::open_inside(&namespace)?.filters().await?.iter().any(is_ours))
 }
 
 fn is_ours(filter: &Filter) -> bool {

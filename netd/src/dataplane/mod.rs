@@ -21,6 +21,7 @@ mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
 };
 
@@ -82,7 +83,7 @@ impl Dataplane {
         let tables = Tables::take(&mut programs, flows.max_entries())?;
         let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
-        let inside = Inside::open(pins, attachments.without_tcx());
+        let inside = Inside::open(pins);
         let mut dataplane = Self { programs, tables, attachments, inside, collector: Collector::default(), guard };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
@@ -95,10 +96,30 @@ impl Dataplane {
         attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
     }
 
+    /// The filter that has the program of `hook` for all devices that share it, and the program; `None` for a hook where each
+    /// device has its own.
+    pub fn shared(&self, hook: Hook) -> Result<Option<(Filter, BorrowedFd<'_>)>> {
+        let Some(filter) = attach::shared(hook) else { return Ok(None) };
+        let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
+        let program: &SchedClassifier = program.try_into()?;
+        Ok(Some((filter, program.fd()?.as_fd())))
+    }
+
+    /// Notes that a device has a shared program.
+    pub fn note_shared(&mut self, index: u32, hook: Hook) -> Result<()> {
+        self.attachments.note_shared(index, hook)
+    }
+
     /// Detaches our program, if it is there; whether the device's clsact qdisc was made by us and may be empty by now.
     pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
         let detached = self.attachments.detach(link, index, hook);
         detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))
+    }
+
+    /// Puts the resolver's program in the place of a former daemon's in these namespaces.
+    pub fn take_over_inside(&mut self, sandboxes: &BTreeSet<Sandbox>) -> Result<()> {
+        let program = program_mut(&mut self.programs, Hook::DnsLo)?;
+        self.inside.take_over(program, sandboxes)
     }
 
     /// Attaches the resolver's program in a container's namespace, or replaces ours there.
@@ -114,9 +135,10 @@ impl Dataplane {
         detached.with_context(|| format!("cannot detach {} in {}", Hook::DnsLo.name(), sandbox.path.display()))
     }
 
-    /// In which namespaces, by their inodes, the resolver's program is attached. `sandboxes` are those that are known.
-    pub async fn attached_inside(&mut self, sandboxes: &BTreeMap<u64, Sandbox>) -> Result<BTreeSet<u64>> {
-        self.inside.observed(sandboxes).await
+    /// In which namespaces, by their inodes, the resolver's program is attached; `loopbacks` is what is on the clsact qdiscs
+    /// there.
+    pub fn attached_inside(&self, loopbacks: &BTreeMap<u64, BTreeSet<Filter>>) -> Result<BTreeSet<u64>> {
+        self.inside.observed(loopbacks)
     }
 
     /// Notes that the clsact qdisc of a device is gone.
@@ -168,7 +190,7 @@ impl Dataplane {
         let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
         let details = program.info().with_context(|| format!("cannot read about the program {}", hook.name()))?;
         let (attach, devices) = match hook {
-            Hook::DnsLo => (self.inside.manner(), self.inside.devices()?),
+            Hook::DnsLo => (self.inside.manner()?, self.inside.devices()?),
             _ => (self.attachments.manner(hook)?, self.attachments.devices(hook)?),
         };
         Ok(Program {

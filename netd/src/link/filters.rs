@@ -1,15 +1,22 @@
 //! TC filters of type bpf, as far as programs that are not attached by TCX need it: which there are, and taking an empty
 //! clsact qdisc away.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+};
 
 use super::{
     Links,
-    kernel::{is, refusal},
+    kernel::{answered, is, refusal},
+    shared::{block_of, of_block},
 };
 
 /// A filter on a clsact qdisc.
@@ -25,6 +32,8 @@ pub struct Filter {
     pub handle: u32,
     /// The program's name; empty for a filter of another sort.
     pub name: String,
+    /// Whether it is in a block that the device shares with others.
+    pub shared: bool,
 }
 
 impl Links {
@@ -44,20 +53,31 @@ impl Links {
             .await
             .map_err(refusal)
             .context("cannot list the qdiscs")?;
-        let mut filters = BTreeSet::new();
+        let (mut filters, mut blocks) = (BTreeSet::new(), BTreeMap::new());
         for qdisc in qdiscs.iter().filter(|qdisc| kind(qdisc) == "clsact") {
-            filters.extend(self.filters_of(qdisc.header.index).await?);
+            let index = u32::try_from(qdisc.header.index).unwrap_or_default();
+            for egress in [false, true] {
+                let Some(block) = block_of(qdisc, egress) else {
+                    filters.extend(self.filters_on(index, egress).await?);
+                    continue;
+                };
+                if !blocks.contains_key(&block) {
+                    blocks.insert(block, self.filters_at(of_block(block), egress).await?);
+                }
+                filters.extend(blocks[&block].iter().cloned().map(|filter| Filter { index, shared: true, ..filter }));
+            }
         }
         Ok(filters)
     }
 
-    /// Takes the clsact qdisc of a device away if no filter is on it; whether it did.
+    /// Takes the clsact qdisc of a device away if no filter of its own is on it; whether it did.
     pub async fn remove_empty_clsact(&self, index: u32) -> Result<bool> {
-        let index = i32::try_from(index).context("no interface has this index")?;
-        if !self.filters_of(index).await?.is_empty() {
-            return Ok(false);
+        for egress in [false, true] {
+            if !self.filters_on(index, egress).await?.is_empty() {
+                return Ok(false);
+            }
         }
-        let mut request = self.handle.qdisc().del(index);
+        let mut request = self.handle.qdisc().del(i32::try_from(index).context("no interface has this index")?);
         request.message_mut().header.parent = TcHandle::CLSACT;
         match request.execute().await {
             Ok(()) => Ok(true),
@@ -68,25 +88,38 @@ impl Links {
         }
     }
 
-    async fn filters_of(&self, index: i32) -> Result<BTreeSet<Filter>> {
-        let mut filters = BTreeSet::new();
-        for egress in [false, true] {
-            let request = self.handle.traffic_filter(index).get();
-            let request = if egress { request.egress() } else { request.ingress() };
-            let listed: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
-            match listed {
-                Ok(messages) => filters.extend(messages.iter().filter_map(|message| filter(message, egress))),
-                // The device went since it was listed.
-                Err(error) if is(&error, nix::libc::ENODEV) || is(&error, nix::libc::EINVAL) => {}
-                Err(error) => return Err(refusal(error)).context("cannot list the filters"),
-            }
+    /// Those of a device's own.
+    async fn filters_on(&self, index: u32, egress: bool) -> Result<BTreeSet<Filter>> {
+        let mut at = egress_of(index)?;
+        if !egress {
+            at.header.parent.minor = TcHandle::MIN_INGRESS;
         }
-        Ok(filters)
+        // In the answer to a question about a device that shares a block, the block stands in the place of the device.
+        Ok(self.filters_at(at, egress).await?.into_iter().filter(|filter| filter.index == index).collect())
+    }
+
+    async fn filters_at(&self, at: TcMessage, egress: bool) -> Result<BTreeSet<Filter>> {
+        match self.dump(RouteNetlinkMessage::GetTrafficFilter(at)).await {
+            Ok(messages) => Ok(messages.iter().filter_map(|message| filter(message, egress)).collect()),
+            // The device went since it was listed.
+            Err(error) if [nix::libc::ENODEV, nix::libc::EINVAL].iter().any(|number| answered(&error, *number)) => {
+                Ok(BTreeSet::new())
+            }
+            Err(error) => Err(error).context("cannot list the filters"),
+        }
     }
 }
 
+/// A request for what is on the clsact qdisc of a device, at its egress.
+pub fn egress_of(index: u32) -> Result<TcMessage> {
+    let mut at = TcMessage::with_index(i32::try_from(index).context("no interface has this index")?);
+    at.header.parent = TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS };
+    Ok(at)
+}
+
 /// `None` for the entry that announces a priority: it has no handle.
-fn filter(message: &TcMessage, egress: bool) -> Option<Filter> {
+pub fn filter(message: &RouteNetlinkMessage, egress: bool) -> Option<Filter> {
+    let RouteNetlinkMessage::NewTrafficFilter(message) = message else { return None };
     let TcHandle { major, minor } = message.header.handle;
     let handle = u32::from(major) << 16 | u32::from(minor);
     let options = message.attributes.iter().flat_map(|attribute| match attribute {
@@ -103,6 +136,7 @@ fn filter(message: &TcMessage, egress: bool) -> Option<Filter> {
         priority: (message.header.info >> 16) as u16,
         handle,
         name: name.unwrap_or_default(),
+        shared: false,
     })
 }
 

@@ -18,6 +18,8 @@ use rtnetlink::{
 };
 
 use super::{
+    Filter,
+    filters::{egress_of, filter},
     kernel::{Assigned, DUMPS, every_route},
     ours::Link,
     watch::Changed,
@@ -33,6 +35,9 @@ const TURN: Duration = Duration::from_secs(30);
 /// How many are looked into at a time without need: what is asked of the daemon meanwhile waits.
 const AT_A_TIME: usize = 40;
 
+/// The index of the loopback device of every namespace.
+const LOOPBACK: u32 = 1;
+
 /// What is in a sandbox.
 #[derive(Clone, Debug, Default)]
 pub struct Inside {
@@ -42,6 +47,8 @@ pub struct Inside {
     pub addresses: Vec<Assigned>,
     /// Routes of both families.
     pub routes: Vec<RouteMessage>,
+    /// What is on the clsact qdisc of the loopback device, at its egress.
+    pub filters: BTreeSet<Filter>,
 }
 
 /// What was found out about a sandbox.
@@ -198,6 +205,8 @@ impl Inside {
                 }
             }
         }
+        let filters = RouteNetlinkMessage::GetTrafficFilter(egress_of(LOOPBACK)?);
+        inside.filters = dump(socket, &filters)?.iter().filter_map(|message| filter(message, true)).collect();
         Ok(inside)
     }
 }

@@ -207,13 +207,6 @@ impl Links {
         self.set(LinkUnspec::new_with_index(index).up().build()).await.context("cannot set it up")
     }
 
-    pub(super) async fn delete_index(&self, index: u32) -> Result<()> {
-        match self.handle.link().del(index).execute().await {
-            Err(error) if !is(&error, nix::libc::ENODEV) => Err(refusal(error)),
-            _ => Ok(()),
-        }
-    }
-
     /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is
     /// lacking would be taken for gone.
     pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
@@ -238,7 +231,7 @@ impl Links {
         bail!("it changed in the middle, {DUMPS} times over")
     }
 
-    async fn acknowledged(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<()> {
+    pub(super) async fn acknowledged(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<()> {
         use futures_util::StreamExt;
         let mut answers = self.handle.clone().request(request).map_err(refusal)?;
         while let Some(answer) = answers.next().await {
@@ -326,6 +319,11 @@ pub fn refusal(error: Error) -> anyhow::Error {
 /// Whether the kernel answered with this error number.
 pub fn is(error: &Error, number: i32) -> bool {
     matches!(error, Error::NetlinkError(message) if message.raw_code().abs() == number)
+}
+
+/// The same, where the answer is wrapped already.
+pub fn answered(error: &anyhow::Error, number: i32) -> bool {
+    error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(number)
 }
 
 /// Whether a sysctl of the calling thread's namespace has this value; one that this kernel does not have has any.

@@ -4,6 +4,7 @@
 //! invisible here, so nothing here can change or delete it.
 
 mod bridge;
+mod departure;
 mod facts;
 mod filters;
 mod forwarding;
@@ -12,6 +13,7 @@ mod kernel;
 mod ours;
 mod rules;
 mod seen;
+mod shared;
 pub mod sockets;
 mod tunnel;
 mod uses;
@@ -54,6 +56,8 @@ pub struct Ours {
     pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why.
     pub unclear: BTreeMap<LinkName, String>,
+    /// What is at the egress of the loopback devices of sandboxes that could be looked at, by the inodes of their namespaces.
+    pub loopbacks: BTreeMap<u64, BTreeSet<Filter>>,
 }
 
 /// What the names of our links start with.
@@ -144,6 +148,10 @@ impl Links {
         });
         let insides = self.look_inside(&wanted.collect());
         let mut ours = Ours::default();
+        ours.loopbacks.extend(insides.iter().filter_map(|(namespace, found)| match found {
+            Found::Inside(inside) => Some((*namespace, inside.filters.clone())),
+            Found::Gone | Found::Unclear(_) => None,
+        }));
         for link in links.values() {
             ours.misnamed.extend(link.renamed.clone().map(|name| (link.name.clone(), name)));
             match link.owner() {

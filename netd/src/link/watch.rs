@@ -181,6 +181,9 @@ fn concerns_inside(Sort { kind, .. }: Sort) -> bool {
             | libc::RTM_DELADDR
             | libc::RTM_NEWROUTE
             | libc::RTM_DELROUTE
+            | libc::RTM_DELQDISC
+            | libc::RTM_NEWTFILTER
+            | libc::RTM_DELTFILTER
     )
 }
 

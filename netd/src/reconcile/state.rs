@@ -211,7 +211,7 @@ pub struct Tunnel {
 }
 
 /// A container's network namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Sandbox {
     /// A path that names it.
     pub path: PathBuf,

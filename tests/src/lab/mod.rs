@@ -14,6 +14,7 @@
 //! let web = host.container("web");
 //! ```
 
+mod api;
 mod command;
 mod namespaces;
 mod netd;

@@ -158,6 +158,11 @@ impl Netd {
         self.wait()
     }
 
+    /// The host that it is the daemon of.
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Process id of the daemon in its host.
     ///
     /// # Panics

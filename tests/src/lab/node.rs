@@ -165,6 +165,17 @@ impl Host {
         container
     }
 
+    /// Many bare namespaces at once, at `/run/netns/PREFIX0` and so on; `lo` is down in each.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    #[track_caller]
+    pub fn bare_namespaces(&self, prefix: &str, count: usize) {
+        let batch: String = (0..count).map(|number| format!("netns add {prefix}{number}\n")).collect();
+        std::fs::write(self.path("/run/batch"), batch).expect("the host has room for a file");
+        self.ip("-batch /run/batch");
+    }
+
     /// The container whose network namespace somebody else has put at `/run/netns/NAME` of this host.
     ///
     /// # Panics

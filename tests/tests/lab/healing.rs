@@ -179,16 +179,13 @@ fn a_veth_that_is_deleted_is_made_anew() {
 fn a_program_that_somebody_detaches_is_attached_again() {
     let play = Play::new(NetdOptions::default());
     let pins = format!("/sys/fs/bpf/netd/{LAYOUT}/links");
-    let index = play.town.host.ifindex(&play.veth).expect("it is there");
-    for hook in ["from_container", "to_container"] {
-        let pin = play.town.host.path(format!("{pins}/{hook}@{index}"));
-        let words = format!("the program {hook} was not on VETH");
-        play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
-        play.mends(&format!("rm {pins}/{hook}@{index}"), &words);
-    }
     let uplink = play.town.host.ifindex("eth0").expect("it is there");
-    let pin = play.town.host.path(format!("{pins}/from_uplink@{uplink}"));
-    play.mends_after("detach from_uplink", "the program from_uplink was not on eth0", || pinned::detach(&pin));
+    for hook in ["from_uplink", "to_uplink"] {
+        let pin = play.town.host.path(format!("{pins}/{hook}@{uplink}"));
+        let words = format!("the program {hook} was not on eth0");
+        play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
+        play.mends(&format!("rm {pins}/{hook}@{uplink}"), &words);
+    }
 }
 
 #[test]
@@ -197,7 +194,18 @@ fn a_clsact_qdisc_that_somebody_deletes_is_made_again() {
 
     play.mends("tc qdisc del dev VETH clsact", "the program from_container was not on VETH");
     play.mends("tc qdisc del dev eth0 clsact", "the program to_uplink was not on eth0");
-    play.mends("tc filter del dev VETH egress", "the program to_container was not on VETH");
+}
+
+#[test]
+fn the_programs_that_containers_share_are_mended_for_all_and_taken_from_none_alone() {
+    let play = Play::new(NetdOptions::default());
+    let alone = play.town.host.run(["tc", "filter", "del", "dev", &play.veth, "egress"]);
+    assert!(!alone.succeeded(), "the kernel takes a shared filter from no device alone: {alone}");
+
+    play.mends(&format!("tc filter del block {}", 0x6e64_0002), "the program to_container was not on VETH");
+    play.mends(&format!("tc filter del block {}", 0x6e64_0001), "the program from_container was not on VETH");
+    let inside = || play.web.run(["tc", "qdisc", "del", "dev", "lo", "clsact"]).ok();
+    play.mends_after("delete the clsact qdisc of lo", "open the resolver", || drop(inside()));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod cases;
 mod clsact;
 mod compose;
 mod connecting;
+mod control;
 mod core;
 mod doctor;
 mod edges;
