@@ -160,7 +160,8 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, veths, tunnels, misnamed, unclear, loopbacks } = self.links.observe(&self.sandboxes).await?;
+        let Ours { bridges, veths, tunnels, misnamed, unclear, loopbacks } =
+            self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;
@@ -382,6 +383,8 @@ fn needed_index(link: &LinkName) -> Result<u32> {
 }
 
 mod checkup;
+#[cfg(test)]
+mod converging;
 #[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]

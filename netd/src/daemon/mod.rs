@@ -254,9 +254,11 @@ impl<K: Kernel> Daemon<K> {
         let steps = diff(&desired, &observed);
         let mut trouble: Vec<String> =
             observed.unclear.iter().map(|(link, why)| format!("cannot see where {link} leads: {why}")).collect();
+        let followed = if steps.is_empty() { Vec::new() } else { self.followed(&desired, &observed) };
         let mut failed = Vec::new();
         for step in &steps {
             match self.make_true(step, &failed).await {
+                Ok(()) if followed.contains(step) => info!("{step}"),
                 Ok(()) => {
                     info!("made true: {step}");
                     self.events
@@ -276,6 +278,13 @@ impl<K: Kernel> Daemon<K> {
             self.end_what_is_closed();
         }
         Ok(())
+    }
+
+    /// The steps that nobody's doing has made due: they make what is desired now and was not before, as at the first start since
+    /// the host has booted, or follow what the host has changed of itself.
+    fn followed(&self, desired: &State, observed: &State) -> Vec<Step> {
+        let taken_over = self.applied.settings.is_none() && observed.settings.is_some();
+        if taken_over { Vec::new() } else { diff(desired, &self.applied) }
     }
 
     /// Ends the flows that came in where nobody, or not they, may come in any more, and the host's sockets that were led there: a

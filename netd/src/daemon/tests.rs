@@ -1,5 +1,8 @@
 //! The daemon over a kernel in memory: requests in, model, store and host compared before and after.
 
+mod addresses;
+mod repairs;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -316,8 +319,8 @@ async fn what_could_not_be_mended_does_not_fail_another_request() {
     let Reply::Status(status) = bench.daemon.answer(Request::Status).await.unwrap() else { panic!("a status") };
     assert!(!status.attached && status.warnings.iter().any(|line| line.contains("the kernel refused")));
 
-    // The veth of c2 first, then the program that is still due.
-    bench.daemon.kernel.fail_after = Some(1);
+    // The veth of c2 and its record first, then the program that is still due.
+    bench.daemon.kernel.fail_after = Some(2);
     bench.attach("c2", &[], &[]).await.unwrap();
     assert_eq!(bench.daemon.kernel.fail_after, None);
 

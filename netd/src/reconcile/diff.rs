@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
     tables::{
-        AllowanceKey, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
+        AllowanceKey, DeviceKind, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
         SourceKey, VtepKey,
     },
     tuple::Address,
@@ -200,17 +200,22 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
     let tunnels = desired.tunnels.iter().filter(|(link, tunnel)| observed.tunnels.get(link) != Some(tunnel));
     steps.extend(tunnels.map(|(link, tunnel)| Step::PutTunnel(link.clone(), tunnel.clone())));
-    let hooks = desired.hooks.iter().filter(|hook| !observed.hooks.contains(hook) || !stays(&hook.0));
-    steps.extend(hooks.map(|(link, hook)| Step::Attach(link.clone(), *hook)));
-    let resolvers =
-        desired.resolvers.iter().filter(|(namespace, whole)| observed.resolvers.get(namespace) != Some(whole));
-    steps.extend(resolvers.map(|(namespace, _)| Step::OpenResolver(*namespace)));
     // A bridge that is made anew has another index, and no ports.
     let remade = |bridge: &LinkName| doomed.contains(bridge);
     let devices = desired.devices.iter().filter(|(link, record)| {
         observed.devices.get(link) != Some(record) || !stays(link) || record.bridge.as_ref().is_some_and(remade)
     });
-    steps.extend(devices.map(|(link, record)| Step::PutDevice(link.clone(), record.clone())));
+    // A container's program drops what comes from a device without a record; an uplink has none without its programs.
+    let (containers, rest): (Vec<_>, Vec<_>) =
+        devices.partition(|(_, record)| record.kind == DeviceKind::Container as u8);
+    let put = |(link, record): (&LinkName, &DeviceRecord)| Step::PutDevice(link.clone(), record.clone());
+    steps.extend(containers.into_iter().map(put));
+    let hooks = desired.hooks.iter().filter(|hook| !observed.hooks.contains(hook) || !stays(&hook.0));
+    steps.extend(hooks.map(|(link, hook)| Step::Attach(link.clone(), *hook)));
+    let resolvers =
+        desired.resolvers.iter().filter(|(namespace, whole)| observed.resolvers.get(namespace) != Some(whole));
+    steps.extend(resolvers.map(|(namespace, _)| Step::OpenResolver(*namespace)));
+    steps.extend(rest.into_iter().map(put));
     let forwarding = desired.forwarding.iter().filter(|on| !observed.forwarding.contains(on) || !stays(&on.0));
     steps.extend(forwarding.map(|(link, family)| Step::Forward(link.clone(), *family)));
     let endpoints = desired

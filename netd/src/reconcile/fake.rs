@@ -26,6 +26,8 @@ pub struct FakeKernel {
     pub facts: HostFacts,
     /// How many steps still succeed before one fails; `None` for all.
     pub fail_after: Option<usize>,
+    /// How many steps still are taken before one never ends; `None` for all.
+    pub stop_after: Option<usize>,
     /// Namespaces that exist.
     pub namespaces: BTreeMap<PathBuf, Sandbox>,
     /// Names of the interfaces that every namespace has.
@@ -144,6 +146,11 @@ impl Kernel for FakeKernel {
     }
 
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+        match &mut self.stop_after {
+            Some(0) => std::future::pending().await,
+            Some(left) => *left -= 1,
+            None => {}
+        }
         match &mut self.fail_after {
             Some(0) => {
                 self.fail_after = None;

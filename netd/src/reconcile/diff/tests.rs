@@ -266,8 +266,8 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
         steps,
         [
             "make the veth ndv-a of endpoint c1",
-            "attach from_container to ndv-a",
             "record the device ndv-a",
+            "attach from_container to ndv-a",
             "connect ndv-a of endpoint c1 to ndb-a"
         ]
     );

@@ -1,0 +1,170 @@
+//! The store: what is written is read again, and what cannot be read is left as it is.
+
+use rand::{SeedableRng, rngs::StdRng};
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::tests::two_networks_and_an_endpoint;
+
+fn open(directory: &TempDir) -> Result<(Store, Model), StoreError> {
+    Store::open(directory.path(), &mut StdRng::seed_from_u64(7))
+}
+
+#[test]
+fn what_was_written_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let (model, secret) = (two_networks_and_an_endpoint(), store.secret());
+    assert_eq!(empty, Model::default());
+
+    store.write(&empty, &model).unwrap();
+    drop(store);
+
+    let (store, read) = Store::open(directory.path(), &mut StdRng::seed_from_u64(8)).unwrap();
+    assert_eq!(read, model);
+    assert_eq!(store.secret(), secret);
+}
+
+#[test]
+fn rows_that_are_gone_from_the_model_are_gone_from_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let model = two_networks_and_an_endpoint();
+    store.write(&empty, &model).unwrap();
+
+    store.write(&model, &empty).unwrap();
+    drop(store);
+
+    assert_eq!(open(&directory).unwrap().1, empty);
+}
+
+#[test]
+fn a_second_daemon_on_one_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(&directory).unwrap();
+
+    let refusal = open(&directory).err().unwrap().to_string();
+
+    assert!(refusal.contains("is open in another netd"), "{refusal}");
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
+    let garbage = [Vec::new(), b"not a store".to_vec(), vec![0xa5; 1 << 16]];
+    for content in garbage {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        fs::write(&path, &content).unwrap();
+
+        let refusal = open(&directory).err().unwrap().to_string();
+
+        assert!(refusal.contains("is damaged") && refusal.contains("move it away"), "{refusal}");
+        assert!(!refusal.contains('\n'));
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_store_that_was_cut_off_or_overwritten_in_part_is_refused_or_read_and_never_a_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let model = two_networks_and_an_endpoint();
+    store.write(&empty, &model).unwrap();
+    drop(store);
+    let path = directory.path().join(FILE);
+    let whole = fs::read(&path).unwrap();
+
+    let cut = [1, 100, 4096, whole.len() / 2, whole.len() - 1].map(|length| whole[..length].to_vec());
+    let overwritten = (0..whole.len()).step_by(512).map(|at| {
+        let mut content = whole.clone();
+        let end = (at + 64).min(content.len());
+        content[at..end].fill(0xff);
+        content
+    });
+    for content in cut.into_iter().chain(overwritten) {
+        fs::write(&path, &content).unwrap();
+        match open(&directory) {
+            Ok((_, read)) => assert_eq!(read, model),
+            Err(refusal) => assert!(refusal.to_string().contains("is damaged"), "{refusal}"),
+        }
+    }
+}
+
+#[test]
+fn a_newer_store_is_refused_and_its_rows_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&directory).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+    transaction.open_table(NETWORKS).unwrap().insert("web", b"of the future".as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(store);
+
+    let refusal = open(&directory).err().unwrap().to_string();
+
+    assert!(refusal.contains("has format 3, newer than this netd's 2"), "{refusal}");
+    let database = Database::open(directory.path().join(FILE)).unwrap();
+    let table = database.begin_read().unwrap().open_table(NETWORKS).unwrap();
+    assert_eq!(table.get("web").unwrap().unwrap().value(), b"of the future");
+}
+
+#[test]
+fn a_row_that_is_not_understood_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&directory).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    transaction.open_table(ENDPOINTS).unwrap().insert("c1", b"{".as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(store);
+
+    let refusal = open(&directory).err().unwrap().to_string();
+
+    assert!(refusal.contains("the row of c1"), "{refusal}");
+}
+
+#[test]
+fn a_store_of_the_first_format_is_read_and_written_as_this_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let model = two_networks_and_an_endpoint();
+    store.write(&empty, &model).unwrap();
+    as_first_format(store.database.as_ref().unwrap());
+    drop(store);
+
+    let (store, read) = open(&directory).unwrap();
+
+    assert_eq!(read, model);
+    let site = store.global_id();
+    drop(store);
+    let (store, again) = open(&directory).unwrap();
+    assert_eq!((again, store.global_id()), (model, site));
+    let table = store.database.as_ref().unwrap().begin_read().unwrap().open_table(META).unwrap();
+    assert_eq!(table.get("format").unwrap().unwrap().value(), FORMAT);
+}
+
+/// Writes the rows as the first format had them.
+fn as_first_format(database: &Database) {
+    let rewritten = |definition, rewrite: fn(&mut serde_json::Value)| {
+        let transaction = database.begin_write().unwrap();
+        let mut rows: BTreeMap<Name, serde_json::Value> = read_table(database, definition, |row| row).unwrap();
+        rows.values_mut().for_each(rewrite);
+        write_table(&transaction, definition, &BTreeMap::new(), &rows).unwrap();
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert("format", 1).unwrap();
+        meta.remove("global_id").unwrap();
+        drop(meta);
+        transaction.commit().unwrap();
+    };
+    rewritten(NETWORKS, |network| {
+        let network = network.as_object_mut().unwrap();
+        let subnets = network.remove("subnets").unwrap();
+        network.extend(subnets[0].as_object().unwrap().clone());
+    });
+    rewritten(ENDPOINTS, |endpoint| {
+        endpoint["publications"][0]["host_ip"] = serde_json::Value::Null;
+        endpoint["publications"][0].as_object_mut().unwrap().remove("direct");
+        for attachment in endpoint["attachments"].as_array_mut().unwrap() {
+            attachment.as_object_mut().unwrap().remove("ip6");
+        }
+    });
+}
