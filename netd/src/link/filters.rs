@@ -2,7 +2,7 @@
 //! clsact qdisc away.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -61,10 +61,11 @@ impl Links {
                     filters.extend(self.filters_on(index, egress).await?);
                     continue;
                 };
-                if !blocks.contains_key(&block) {
-                    blocks.insert(block, self.filters_at(of_block(block), egress).await?);
-                }
-                filters.extend(blocks[&block].iter().cloned().map(|filter| Filter { index, shared: true, ..filter }));
+                let found = match blocks.entry(block) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => unknown.insert(self.filters_at(of_block(block), egress).await?),
+                };
+                filters.extend(found.iter().cloned().map(|filter| Filter { index, shared: true, ..filter }));
             }
         }
         Ok(filters)

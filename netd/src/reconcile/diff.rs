@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
     tables::{
-        AllowanceKey, DeviceKind, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
-        SourceKey, VtepKey,
+        AllowanceKey, DeviceKind, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote,
+        RemoteKey, Settings, SourceKey, VtepKey,
     },
     tuple::Address,
 };

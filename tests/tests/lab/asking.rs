@@ -159,3 +159,51 @@ fn is_answered(node: &Node) -> bool {
         sent.is_ok() && socket.recv(&mut [0; 512]).is_ok()
     })
 }
+
+#[test]
+fn stalled_connections_and_malformed_messages_do_not_slow_others_down() {
+    const ROUNDS: usize = 6;
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let (web, app) = (town.container("web", "blue", &[]), town.container("app", "blue", &[]));
+
+    let (mut in_peace, mut beside) = (Vec::new(), Vec::new());
+    // By turns, so that what the machine does meanwhile meets both.
+    for round in 0..ROUNDS * 2 {
+        let rude = round % 2 == 1;
+        let stalled: Vec<TcpStream> = web.enter(|| {
+            let stall = |_| {
+                let mut connection = TcpStream::connect("127.0.0.11:53").expect("a connection");
+                connection.write_all(&[0, 200, 1, 2, 3]).expect("it is taken");
+                connection
+            };
+            (0..if rude { 20 } else { 0 }).map(stall).collect()
+        });
+        let stop = AtomicBool::new(false);
+        let (asked, took) = thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(&app, Duration::from_millis(2), &stop));
+            let socket = web.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+            for n in 0..500_u16 {
+                let noise: Vec<u8> = (0..n % 90).map(|i| (i * 37 + n) as u8).collect();
+                if rude && n % 2 == 0 {
+                    let _ = socket.send_to(&noise, "127.0.0.11:53");
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::Relaxed);
+            asking.join().expect("it ends")
+        });
+        drop(stalled);
+        assert_eq!(took.len(), asked, "no answer is lost");
+        if rude { beside.extend(took) } else { in_peace.extend(took) }
+    }
+
+    let ratio = median(beside.clone()).as_secs_f64() / median(in_peace.clone()).as_secs_f64();
+    println!(
+        "median of {}: {:?} in peace, {:?} beside rude clients: {ratio:.3}",
+        in_peace.len(),
+        median(in_peace),
+        median(beside)
+    );
+    assert!(ratio < 2.0, "others wait {ratio:.2} times as long");
+}

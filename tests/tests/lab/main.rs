@@ -8,6 +8,7 @@ mod compose;
 mod connecting;
 mod control;
 mod core;
+mod crowd;
 mod doctor;
 mod edges;
 mod events;

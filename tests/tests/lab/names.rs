@@ -147,3 +147,42 @@ fn musl_program() -> PathBuf {
     assert!(status.expect("musl-gcc is there: `cargo xtask test` installs it").success());
     program
 }
+
+#[test]
+fn dig_finds_addresses_of_both_families_and_the_names_back() {
+    let town = Town::new(Offloads::On);
+    town.netd.say("network create blue --ipv6").ok();
+    let (_web, app) = (town.container("web", "blue", &[]), town.container("app", "blue", &[]));
+    let web = says::inspected(&town.netd, "inspect web");
+    let [ip, ip6] = ["/networks/0/ip", "/networks/0/ip6"].map(|pointer| says::text(&web, pointer));
+
+    assert_eq!(dig(&app, "A web"), [ip.as_str()]);
+    assert_eq!(dig(&app, "AAAA web"), [ip6.as_str()]);
+    assert_eq!(status(&app, "MX web"), ("NOERROR".to_owned(), 0));
+    for address in [ip, ip6] {
+        assert_eq!(dig(&app, &format!("-x {address}")), ["web.blue."], "{address}");
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_fit_a_datagram_says_so_and_is_had_by_tcp() {
+    const MANY: usize = 40;
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    town.host.bare_namespaces("r", MANY);
+    let mut addresses: Vec<_> = (0..MANY)
+        .map(|n| {
+            let (name, netns) = (format!("r{n}"), format!("/run/netns/r{n}"));
+            town.netd.run(["attach", &name, "--netns", &netns, "--network", "blue:alias=api"]).ok();
+            town.address(&name)
+        })
+        .collect();
+    addresses.sort();
+
+    let cut_off = app.run("dig +tries=1 +noedns +ignore @127.0.0.11 api".split(' ')).ok();
+    let flags = cut_off.lines().find(|line| line.starts_with(";; flags:")).unwrap_or_default();
+    assert!(flags.contains(" tc"), "{cut_off}");
+    assert_eq!(dig(&app, "+noedns api"), addresses, "dig asks again by TCP");
+    assert_eq!(dig(&app, "+bufsize=4096 api"), addresses, "and need not where it takes more");
+}
