@@ -58,6 +58,7 @@ fn model(wish: &Wish, facts: &HostFacts, sandboxes: &[Sandbox]) -> Model {
             joining: Joining {
                 specs: joined.into_iter().map(|n| format!("n{n}").parse().unwrap()).collect(),
                 interfaces: [crate::testing::link("lo")].into(),
+                ..Joining::default()
             },
             dns: Vec::new(),
         };
