@@ -1,12 +1,14 @@
 //! Fragments: only the first of a packet says to which flow it belongs, so it is asked on behalf of the others.
 //!
 //! Nothing is held back or put together: a fragment that comes before its first is of no known flow. Senders send them in
-//! order, and what a network on the way reorders is rare.
+//! order, and what a network on the way reorders is rare. From outside such a fragment may be the host's own and is left to it;
+//! when its first comes and is a container's, it is known to be lost, and counted.
 
 use crate::{
     parse::{Headers, Part, Transport},
-    tables::{Fragment, FragmentKey, Scratch, Span, Tables},
-    tuple::{ICMP, ICMPV6, SCTP, TCP, UDP, echo},
+    tables::{Fragment, FragmentKey, Orphans, Scratch, Span, Tables},
+    tuple::{ICMP, ICMPV6, SCTP, TCP, UDP, Zone, echo},
+    verdict::DropReason,
 };
 
 /// How long a first fragment speaks for the others. Long against the time that the fragments of one packet are apart, short
@@ -27,6 +29,7 @@ pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
     s.key.src_port = s.fragment.src_port;
     s.key.dst_port = s.fragment.dst_port;
     s.key.echo = s.fragment.echo;
+    s.key.protocol = s.fragment.protocol;
     let transport = match s.key.protocol {
         TCP => Transport::Tcp,
         UDP | SCTP => Transport::Udp,
@@ -54,12 +57,46 @@ fn keep<T: Tables>(t: &T, s: &mut Scratch, identification: u32) {
         src_port: s.key.src_port,
         dst_port: s.key.dst_port,
         echo: s.key.echo,
-        pad: [0; 3],
+        protocol: s.key.protocol,
+        pad: [0; 2],
     };
     t.keep_fragment(&s.fragment_key, &s.fragment);
+    if s.key.zone == Zone::HOST {
+        count_orphans(t, &s.fragment_key);
+    }
+}
+
+/// Notes a later fragment from outside whose first has not come by. Does nothing for other packets.
+#[inline(always)]
+pub fn miss<T: Tables>(t: &T, s: &mut Scratch, h: Headers) {
+    if h.part == Part::Later && h.transport == Transport::Fragment {
+        keep_orphan(t, s, h.identification);
+    }
+}
+
+#[inline(never)]
+fn keep_orphan<T: Tables>(t: &T, s: &mut Scratch, identification: u32) {
+    s.fragment_key = key(s, identification);
+    let mut orphans = Orphans::default();
+    if !t.orphans(&s.fragment_key, &mut orphans) || t.now() > orphans.deadline {
+        orphans.count = 0;
+    }
+    t.keep_orphans(&s.fragment_key, Orphans { deadline: t.now().after(LIFE), count: orphans.count.saturating_add(1) });
+}
+
+/// Counts the fragments that came before their first, which is a container's: no one is waiting for them where they went.
+#[inline(always)]
+fn count_orphans<T: Tables>(t: &T, key: &FragmentKey) {
+    let mut orphans = Orphans::default();
+    if t.orphans(key, &mut orphans) && t.now() <= orphans.deadline {
+        t.count_lost(DropReason::FragmentOvertook, orphans.count);
+        // Of a first that comes twice they are not counted twice.
+        t.keep_orphans(key, Orphans::default());
+    }
 }
 
 #[inline(always)]
 fn key(s: &Scratch, identification: u32) -> FragmentKey {
-    FragmentKey { src: s.key.src, dst: s.key.dst, identification, zone: s.key.zone, protocol: s.key.protocol, pad: 0 }
+    let protocol = if s.key.src.is_v4() { s.key.protocol } else { 0 };
+    FragmentKey { src: s.key.src, dst: s.key.dst, identification, zone: s.key.zone, protocol, pad: 0 }
 }

@@ -274,7 +274,11 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     let is_ours = h.transport.has_flow()
         && (goes_on(t, s, h, |t, s| forward::find_way_in(t, s).map(|()| true))?
             || !to_group && opened_from_outside(p, t, s, h)?);
-    if is_ours { enter(p, t, s, h) } else { left_to_host(t, s, p.device(), to_group) }
+    if is_ours {
+        return enter(p, t, s, h);
+    }
+    fragment::miss(t, s, h);
+    left_to_host(t, s, p.device(), to_group)
 }
 
 /// What came by this uplink and is not ours. To a group it goes no further than the host.

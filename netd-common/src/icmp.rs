@@ -9,7 +9,7 @@ use crate::{
     conntrack,
     nat::{self, Ttl, ipv4, ipv6},
     packet::{Covers, Packet, Zero},
-    parse::{self, FRAGMENT_HEADER, Headers, IPV4_HEADER, IPV6_FRAGMENT, IPV6_HEADER, Transport},
+    parse::{self, Extensions, FRAGMENT_HEADER, Headers, IPV4_HEADER, IPV6_HEADER, Transport},
     tables::{DeviceKind, Quote, Route, Scratch, Tables},
     tuple::{Address, ICMP, Port, SCTP, Tuple, UDP, echo},
     verdict::DropReason,
@@ -53,7 +53,7 @@ pub fn find_hosts<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: He
 
 /// Reads the quoted packet's tuple. False if it is none that a flow could have.
 #[inline(always)]
-fn read<P: Packet>(p: &P, h: Headers, quoted: &mut Tuple, quote: &mut Quote) -> Result<bool, DropReason> {
+fn read<P: Packet>(p: &mut P, h: Headers, quoted: &mut Tuple, quote: &mut Quote) -> Result<bool, DropReason> {
     let ip = h.l4 + ICMP_HEADER;
     let l4 = if h.v4 {
         let b = p.read::<IPV4_HEADER>(ip)?;
@@ -68,16 +68,14 @@ fn read<P: Packet>(p: &P, h: Headers, quoted: &mut Tuple, quote: &mut Quote) -> 
         quoted.protocol = p.read::<1>(ip + 6)?[0];
         quoted.src = Address::v6(p.read::<16>(ip + ipv6::SOURCE)?);
         quoted.dst = Address::v6(p.read::<16>(ip + ipv6::DESTINATION)?);
-        if quoted.protocol == IPV6_FRAGMENT {
-            let f = p.read::<FRAGMENT_HEADER>(ip + IPV6_HEADER)?;
+        let Extensions { l4, fragment } = parse::skip_extensions(p, ip + IPV6_HEADER, quoted);
+        if fragment != 0 {
+            let f = p.read::<FRAGMENT_HEADER>(fragment)?;
             if f[2] != 0 || f[3] & 0xf8 != 0 {
                 return Ok(false);
             }
-            quoted.protocol = f[0];
-            ip + IPV6_HEADER + FRAGMENT_HEADER
-        } else {
-            ip + IPV6_HEADER
         }
+        l4
     };
     quoted.echo = echo::NONE;
     quoted.src_port = Port::NONE;

@@ -151,6 +151,9 @@ drop_reasons! {
     SpoofedRouter = 22, "spoofed_router";
     /// Between containers of a network that keeps them apart, and nothing allows it.
     NotAllowed = 23, "not_allowed";
+    /// A fragment from outside that came before its first: it was left to the host, whose own it might have been, and was a
+    /// container's. Counted when the first comes, besides as passed.
+    FragmentOvertook = 24, "fragment_overtook";
 }
 
 impl DropReason {

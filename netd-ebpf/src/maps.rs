@@ -22,11 +22,12 @@ use netd_common::{
     sock,
     tables::{
         AllowanceKey, CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey,
-        Flow, Fragment, FragmentKey, Hook, Instant, NextHop, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
-        ReservedPorts, Route, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
-        fib,
+        Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote,
+        RemoteKey, ReservedPorts, Route, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables,
+        VtepKey, fib,
     },
     tuple::{Address, TCP, Tuple, UDP},
+    verdict::DropReason,
 };
 
 /// What a publication's bits count into.
@@ -78,6 +79,9 @@ static AGES: Queue<Tuple> = Queue::with_max_entries(262_144, 0);
 // Least recently used first: a lost entry costs one packet, a full table would cost every one.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(8_192, 0);
+// Apart from those of packets that are known: what anybody may send from outside takes no place of theirs.
+#[map]
+static ORPHANS: LruHashMap<FragmentKey, Orphans> = LruHashMap::with_max_entries(1_024, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
@@ -316,6 +320,27 @@ impl Tables for Maps {
     fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         // Without it the later fragments are of no flow, which is what becomes of them then.
         let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn orphans(&self, key: &FragmentKey, orphans: &mut Orphans) -> bool {
+        let Some(found) = ORPHANS.get_ptr(key) else { return false };
+        // SAFETY: the element stays mapped through the program run.
+        *orphans = unsafe { *found };
+        true
+    }
+
+    #[inline(always)]
+    fn keep_orphans(&self, key: &FragmentKey, orphans: Orphans) {
+        // Without it a loss is not counted.
+        let _ = ORPHANS.insert(key, orphans, 0);
+    }
+
+    #[inline(always)]
+    fn count_lost(&self, reason: DropReason, count: u32) {
+        if let Some(counter) = counters(Hook::FromUplink).and_then(|c| c.dropped.get_mut(reason as usize)) {
+            *counter = counter.wrapping_add(count.into());
+        }
     }
 
     #[inline(always)]

@@ -254,6 +254,31 @@ pub fn ipv6_twin(packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Puts extension headers, each a type and its bytes with a length of any multiple of eight, between an IPv6 header and what
+/// follows it. Their first byte, the type of the next, is filled in.
+pub fn with_extensions(packet: &[u8], extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = packet[..ETH + 40].to_vec();
+    let mut place = ETH + 6;
+    for (kind, header) in extensions {
+        let at = bytes.len();
+        let next = std::mem::replace(&mut bytes[place], *kind);
+        bytes.extend(header);
+        bytes[at] = next;
+        place = at;
+    }
+    bytes.extend(&packet[ETH + 40..]);
+    let length = (bytes.len() - ETH - 40) as u16;
+    bytes[ETH + 4..ETH + 6].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+/// An extension header of `length` bytes, a multiple of eight, filled with one option of padding (RFC 8200 section 4.2).
+pub fn padding(length: usize) -> Vec<u8> {
+    let mut header = vec![0; length];
+    (header[1], header[2], header[3]) = ((length / 8 - 1) as u8, 1, (length - 4) as u8);
+    header
+}
+
 /// Writes the header of IPv6 for one of IPv4, with that of a fragment where it is one.
 fn header_twin(ip: &[u8], segment: usize, bytes: &mut Vec<u8>) {
     let is_fragment = ip[6] & 0x3f != 0 || ip[7] != 0;

@@ -205,6 +205,9 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
     let mut bytes = decorate(random, build, hook, device).bytes();
     if v6 {
         bytes = packets::ipv6_twin(&bytes);
+        if random.random_ratio(1, 8) {
+            bytes = packets::with_extensions(&bytes, &extensions(random));
+        }
     }
     if random.random_ratio(1, 20) {
         let header = if v6 { 40 } else { 20 };
@@ -241,6 +244,19 @@ fn about_neighbours(random: &mut StdRng, device: u32, v6: bool) -> Vec<u8> {
         message.ends[1] = message.target;
     }
     message.bytes()
+}
+
+/// One to five extension headers, most of which can be skipped.
+fn extensions(random: &mut StdRng) -> Vec<(u8, Vec<u8>)> {
+    let one = |random: &mut StdRng| {
+        let mut header = packets::padding(8 * random.random_range(1..=6));
+        let kind = pick(random, &[0, 43, 60, 60, 60, 51]);
+        if kind == 43 {
+            header[3] = pick(random, &[0, 0, 1]);
+        }
+        (kind, header)
+    };
+    (0..pick(random, &[1, 1, 1, 2, 3, 4, 5])).map(|_| one(random)).collect()
 }
 
 /// What a container sends to itself, some of it to the resolver and from it.

@@ -126,7 +126,7 @@ pub struct FragmentKey {
     pub identification: u32,
     /// The zone in which they are seen.
     pub zone: Zone,
-    /// IP protocol number.
+    /// IP protocol number; 0 for IPv6, where what follows the fragment header need not be the transport.
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
@@ -144,6 +144,18 @@ pub struct Fragment {
     pub dst_port: Port,
     /// As in [`Tuple`].
     pub echo: u8,
+    /// As in [`Tuple`].
+    pub protocol: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
+}
+
+/// Value of the table of orphans: later fragments from outside whose first has not come by.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Orphans {
+    /// When they are forgotten: an identification comes again.
+    pub deadline: Instant,
+    /// How many came.
+    pub count: u32,
 }

@@ -15,7 +15,7 @@ mod time;
 use core::ops::ControlFlow;
 
 pub use allowance::AllowanceKey;
-pub use flow::{Flow, Fragment, FragmentKey, NextHop, Via};
+pub use flow::{Flow, Fragment, FragmentKey, NextHop, Orphans, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
     PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, VtepKey, overhead, segment_flags,
@@ -28,7 +28,7 @@ pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeou
 pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
 
-use crate::{conntrack::Noted, tuple::Tuple};
+use crate::{conntrack::Noted, tuple::Tuple, verdict::DropReason};
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
 pub const LAYOUT: &str = "v4";
@@ -78,6 +78,8 @@ pub mod names {
     pub const AGES: &str = "AGES";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`FragmentKey`](super::FragmentKey) → [`Orphans`](super::Orphans), LRU hash, not pinned.
+    pub const ORPHANS: &str = "ORPHANS";
     /// [`Hook`](super::Hook) → the hook's [`Counters`](super::Counters), per CPU, array.
     pub const COUNTERS: &str = "COUNTERS";
     /// Hook → [`Scratch`](super::Scratch), per CPU, array.
@@ -210,6 +212,15 @@ pub trait Tables {
 
     /// Keeps what a first fragment says, in place of what an earlier one with the same key said.
     fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+
+    /// Copies what is known of a packet's fragments that came before its first; false if none did.
+    fn orphans(&self, key: &FragmentKey, orphans: &mut Orphans) -> bool;
+
+    /// Keeps that, in place of what was known.
+    fn keep_orphans(&self, key: &FragmentKey, orphans: Orphans);
+
+    /// Counts packets as dropped that an earlier verdict let go to where they end.
+    fn count_lost(&self, reason: DropReason, count: u32);
 
     /// Calls `round` until it breaks, at most `times` times. Loops that look things up go by this: the kernel's verifier then
     /// follows one round instead of every path through all of them.

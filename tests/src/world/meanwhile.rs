@@ -14,10 +14,10 @@ use netd_common::{
     hooks,
     tables::{
         AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::Tuple,
-    verdict::Verdict,
+    verdict::{DropReason, Verdict},
 };
 
 use super::{Frame, World};
@@ -157,6 +157,18 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.world.keep_fragment(key, fragment);
+    }
+
+    fn orphans(&self, key: &FragmentKey, orphans: &mut Orphans) -> bool {
+        self.world.orphans(key, orphans)
+    }
+
+    fn keep_orphans(&self, key: &FragmentKey, orphans: Orphans) {
+        self.world.keep_orphans(key, orphans);
+    }
+
+    fn count_lost(&self, reason: DropReason, count: u32) {
+        self.world.count_lost(reason, count);
     }
 
     fn repeat<R: FnMut() -> ControlFlow<()>>(&self, times: u32, round: R) {

@@ -11,10 +11,10 @@ use netd_common::{
     hooks,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
-        NextHop, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        NextHop, Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
     },
     tuple::{Address, Tuple},
-    verdict::Verdict,
+    verdict::{DropReason, Verdict},
 };
 
 use super::Frame;
@@ -63,6 +63,8 @@ pub struct World {
     pub ages: RefCell<VecDeque<Tuple>>,
     /// The fragment table.
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
+    /// Fragments before their first.
+    pub orphans: RefCell<BTreeMap<FragmentKey, Orphans>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
     /// How many claims the kernel still refuses for the moment.
@@ -209,6 +211,19 @@ impl Tables for World {
 
     fn keep_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn orphans(&self, key: &FragmentKey, orphans: &mut Orphans) -> bool {
+        self.orphans.borrow().get(key).map(|found| *orphans = *found).is_some()
+    }
+
+    fn keep_orphans(&self, key: &FragmentKey, orphans: Orphans) {
+        self.orphans.borrow_mut().insert(*key, orphans);
+    }
+
+    fn count_lost(&self, reason: DropReason, count: u32) {
+        let mut counters = self.counters.borrow_mut();
+        counters.entry(Hook::FromUplink).or_default().dropped[reason as usize] += u64::from(count);
     }
 
     fn repeat<F: FnMut() -> ControlFlow<()>>(&self, times: u32, mut round: F) {

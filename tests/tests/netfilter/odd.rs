@@ -83,7 +83,7 @@ const LEAKS: &str = "netfilter lets out what it cannot track, with an address th
 const LOOSE: &str = "netfilter takes a connection up in its middle; for netd only a SYN opens one, and the host refuses the rest at once";
 const BY_ADDRESS: &str = "netfilter masquerades what has no ports by address alone, so that two containers cannot be told apart; netd drops it";
 const RARE_MESSAGES: &str = "netfilter keeps ICMP's other questions apart by their identifier; netd carries echoes and errors, and nobody else asks";
-const HELD_BACK: &str = "netfilter holds fragments back until the packet is whole; netd keeps nothing back, and a fragment before its first is of no known flow";
+const HELD_BACK: &str = "netfilter holds fragments back until the packet is whole; netd keeps nothing back, and a fragment before its first is of no known flow (`fragment_overtook` counts it when the first comes)";
 const NO_HOP: &str =
     "the kernel's stack writes itself into these options; netd's programs pass it by, and touch no options";
 const UNVERIFIED: &str =

@@ -47,6 +47,26 @@ fn a_fragment_without_its_first_goes_nowhere_from_a_container_and_is_the_hosts_f
 }
 
 #[test]
+fn fragments_that_came_before_their_first_are_counted_as_lost_once_it_is_a_containers() {
+    let world = scene::world();
+    let of = |port, id| {
+        fragments(&udp("203.0.113.9:4000", &format!("192.0.2.1:{port}")).payload(&[7; 4000]).bytes(), 1480, id)
+    };
+    let (published, hosts) = (of(5353, 4711), of(9999, 4712));
+    let run = |bytes: &Vec<u8>| arrive(&world, Hook::FromUplink, UPLINK, bytes.clone(), false).verdict;
+    let lost = || world.counters.borrow()[&Hook::FromUplink].dropped[DropReason::FragmentOvertook as usize];
+
+    assert_eq!([&hosts[1], &hosts[0], &published[2], &published[1]].map(run), [Verdict::Pass; 4]);
+    assert_eq!(lost(), 0, "they may be the host's own");
+    assert_eq!([&published[0], &published[0], &published[2]].map(run), [Verdict::Peer(B); 3]);
+
+    assert_eq!(lost(), 2);
+    assert_eq!(run(&of(5353, 4713)[1]), Verdict::Pass);
+    world.sleep_seconds(10);
+    assert_eq!((run(&of(5353, 4713)[0]), lost()), (Verdict::Peer(B), 2), "an identification comes again");
+}
+
+#[test]
 fn an_identification_that_comes_again_is_not_taken_for_the_old_packets() {
     let world = scene::world();
     let of = |port| udp("203.0.113.9:4000", &format!("192.0.2.1:{port}")).payload(&[7; 2000]).bytes();

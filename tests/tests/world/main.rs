@@ -2,6 +2,7 @@
 
 mod edges;
 mod errors;
+mod extensions;
 mod fill;
 mod fragments;
 mod guard;
