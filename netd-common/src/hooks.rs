@@ -60,11 +60,11 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Ok(PASS) };
     policy::require_own_address(device, &s.key)?;
     if !h.v4 && h.transport == Transport::Opaque {
+        neighbour::require_plain(&s.key, h)?;
         if s.key.protocol == ICMPV6 {
             // Of the link alone.
             return neighbour::discovery(p, t, s, h);
         }
-        neighbour::require_plain(&s.key, h)?;
     }
     if frame.destination.is_group() || s.key.dst.is_link_local() || !policy::goes_beyond_link(s.key.src) {
         return Ok(PASS);

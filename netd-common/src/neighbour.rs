@@ -77,7 +77,8 @@ pub fn may_be_own_link_local(mac: Mac, address: Address) -> bool {
 /// Refuses an extension header before what may be Neighbor Discovery: nothing else needs both it and that hop limit.
 #[inline(always)]
 pub fn require_plain(key: &Tuple, h: Headers) -> Result<(), DropReason> {
-    let hides = key.protocol == HIDES[0] || key.protocol == HIDES[1] || key.protocol == HIDES[2];
+    let unread = key.protocol == HIDES[0] || key.protocol == HIDES[1] || key.protocol == HIDES[2];
+    let hides = unread || h.l4 != MESSAGE;
     if hides && h.ttl == nd::HOP_LIMIT { Err(DropReason::SpoofedAddress) } else { Ok(()) }
 }
 
