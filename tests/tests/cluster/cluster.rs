@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    sync::{Arc, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
 };
@@ -16,8 +17,11 @@ use netd_common::{
     tables::{Remote, RemoteKey},
     tuple::Address,
 };
-use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running};
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running, traffic::Server};
+use nix::sys::signal::Signal;
 use serde_json::Value;
+
+use crate::lossy::lossy_way;
 
 /// How long things may take that take seconds, on a machine that has other work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +33,8 @@ pub const LEASE: u64 = 5;
 pub struct Node {
     pub netd: Netd,
     pub host: Host,
+    /// Its port on the street.
+    port: String,
 }
 
 /// A member of etcd.
@@ -44,6 +50,9 @@ pub struct Member {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub etcd: Vec<Member>,
+    /// Whether the way with losses loses, where there is one.
+    pub losing: Option<Arc<AtomicBool>>,
+    _lossy: Option<Server>,
     street: Host,
     pub lab: Lab,
 }
@@ -51,13 +60,25 @@ pub struct Cluster {
 impl Cluster {
     /// So many nodes and members, all of them there.
     pub fn new(nodes: usize, members: usize) -> Self {
+        Self::with(nodes, members, |_| None, None)
+    }
+
+    /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number. At `lossy` of the street is one
+    /// that can lose what a watch tells.
+    pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>, lossy: Option<usize>) -> Self {
         let lab = Lab::new();
         let street = lab.host("street");
         street.ip("link add street type bridge");
         street.ip("link set street up");
         let members = Member::all(&lab, &street, members);
-        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members)).collect();
-        let mut cluster = Self { nodes, etcd: members, street, lab };
+        let lossy = lossy.map(|number| {
+            let host = lab.host("lossy");
+            on_street(&lab, &street, &host, number);
+            lossy_way(&host, members[0].url.trim_start_matches("http://"))
+        });
+        let (lossy, losing) = lossy.unzip();
+        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members, other(n))).collect();
+        let mut cluster = Self { nodes, etcd: members, losing, _lossy: lossy, street, lab };
         cluster.etcd.iter_mut().for_each(Member::start);
         thread::scope(|scope| {
             cluster.nodes.iter_mut().for_each(|node| drop(scope.spawn(|| node.netd.start())));
@@ -78,6 +99,16 @@ impl Cluster {
     /// Gives one more host an address on the street.
     pub fn add_to_street(&self, host: &Host, number: usize) {
         on_street(&self.lab, &self.street, host, number);
+    }
+
+    /// Nothing goes to or comes from a node any more.
+    pub fn cut(&self, node: usize) {
+        self.street.ip(&format!("link set {} down", self.nodes[node].port));
+    }
+
+    /// It does again.
+    pub fn join(&self, node: usize) {
+        self.street.ip(&format!("link set {} up", self.nodes[node].port));
     }
 
     /// Every node's map is what the others have, exactly: as each says itself, and as the map is.
@@ -103,15 +134,18 @@ pub struct Placed {
 }
 
 impl Node {
-    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member]) -> Self {
+    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member], other: Option<String>) -> Self {
         let name = char::from(b'a' + u8::try_from(number).expect("there are few nodes")).to_string();
         let host = lab.host(&name);
-        on_street(lab, street, &host, number + 1);
+        let port = on_street(lab, street, &host, number + 1);
         let path = host.path("/etc/netd/netd.toml");
         std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
-        let urls: Vec<_> = members.iter().map(|member| member.url.clone()).collect();
+        let urls = match other {
+            Some(url) => vec![url],
+            None => members.iter().map(|member| member.url.clone()).collect(),
+        };
         let netd = host.netd_stopped(options(&name, vtep(number), &urls));
-        Self { netd, host }
+        Self { netd, host, port }
     }
 
     /// A number of `netd status`; `None` where it has none, or where no daemon answers.
@@ -152,6 +186,13 @@ impl Node {
 }
 
 impl Node {
+    /// Takes everything out of the map that says where this host forwards to.
+    pub fn clear_map(&self) {
+        let mut map = self.pinned_map();
+        let keys: Vec<_> = map.keys().map(|key| key.expect("the map can be read")).collect();
+        keys.iter().for_each(|key| map.remove(key).expect("the entry is there"));
+    }
+
     fn pinned_map(&self) -> HashMap<MapData, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]> {
         let pin = self.host.path("/sys/fs/bpf/netd/v4/maps/REMOTES");
         let map = MapData::from_pin(pin).expect("the map is pinned");
@@ -195,6 +236,11 @@ impl Member {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.host.name());
         self.process = Some(self.host.spawn(&self.words));
+    }
+
+    /// Has it do nothing, and say nothing; or go on.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("it runs").signal(signal);
     }
 }
 

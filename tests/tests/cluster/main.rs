@@ -1,4 +1,6 @@
 //! Several hosts with a daemon each and a real etcd between them, in the Lab. Root only; `cargo xtask test` runs them.
 
 mod cluster;
+mod lossy;
+mod parting;
 mod sharing;

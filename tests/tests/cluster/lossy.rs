@@ -1,0 +1,128 @@
+//! A node whose watch loses events, and the second field report: one host alone that cannot reach one service.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, Shutdown, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use netd_tests::lab::{Container, Host, traffic::Server};
+
+use crate::cluster::{Cluster, Node, vtep, wait_until};
+
+/// Where the way with losses begins.
+const LOSSY: &str = "http://192.0.2.200:2379";
+
+#[test]
+fn a_host_that_was_not_told_of_a_move_is_led_to_the_service_within_seconds_all_the_same() {
+    let cluster = Cluster::with(3, 1, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
+    let losing = cluster.losing.clone().expect("there is a way with losses");
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    b.netd.say("network create -d overlay web").ok();
+    wait_until("the network is everywhere", || a.netd.say("network inspect web").succeeded());
+    wait_until("the network is everywhere", || c.netd.say("network inspect web").succeeded());
+    let client = a.container("client", "web");
+    let _db = b.container("db", "web");
+    let address = b.address("db");
+    wait_until("the name leads to the service", || leads(a, &client, "db", 1));
+
+    // The service moves, and somebody else has its address, on the host where it was: every SYN there is answered by RST.
+    losing.store(true, Ordering::SeqCst);
+    b.netd.say("detach db").ok();
+    b.host.container("other");
+    b.netd.say(&format!("attach other --netns /run/netns/other --network web:ip={address}")).ok();
+    let _after = c.container("db", "web");
+
+    wait_until("the name leads to the service again", || leads(a, &client, "db", 2));
+    assert_eq!(a.map(), [(address, vtep(1)), (c.address("db"), vtep(2))].into());
+    losing.store(false, Ordering::SeqCst);
+    assert_eq!(a.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+}
+
+/// Whether a name leads to an address of this node, by name and by map.
+fn leads(node: &Node, from: &Container, name: &str, to: usize) -> bool {
+    let found = from.run(format!("dig +short +tries=1 +time=5 @127.0.0.11 {name}").split(' ')).stdout;
+    let address = found.lines().next().and_then(|line| line.parse().ok());
+    address.is_some_and(|address: IpAddr| node.map().get(&address) == Some(&vtep(to)))
+}
+
+/// Passes on what comes to port 2379 of a host to `etcd`; of watches nothing while the flag is set.
+pub fn lossy_way(host: &Host, etcd: &str) -> (Server, Arc<AtomicBool>) {
+    let losing = Arc::new(AtomicBool::new(false));
+    let (flag, inside, etcd) = (Arc::clone(&losing), host.clone(), etcd.to_owned());
+    let server = host.serve_tcp(2379, move |client| {
+        let member = inside.enter(|| TcpStream::connect(&etcd));
+        // A member that is not there ends the connection, as if the client had asked it.
+        let Ok(member) = member else { return };
+        let (up, from) = (member.try_clone(), client.try_clone());
+        let (Ok(mut up), Ok(from)) = (up, from) else { return };
+        // Whoever watches says nothing for as long as it watches.
+        from.set_read_timeout(None).expect("a socket has a timeout, or none");
+        let is_watch = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_watch);
+        thread::spawn(move || {
+            let mut from = BufReader::new(from);
+            while let Ok(data) = from.fill_buf() {
+                if data.is_empty() {
+                    break;
+                }
+                if data.starts_with(b"POST /v3/watch") {
+                    seen.store(true, Ordering::SeqCst);
+                }
+                let length = data.len();
+                if up.write_all(data).is_err() {
+                    break;
+                }
+                from.consume(length);
+            }
+            // The other way may have ended first.
+            let _ = up.shutdown(Shutdown::Both);
+        });
+        // Either end may go at any time.
+        let _ = answers(&member, &client, &is_watch, &flag);
+        let _ = client.shutdown(Shutdown::Both);
+    });
+    (server, losing)
+}
+
+/// Hands answers over as they come, those to a watch chunk by chunk.
+fn answers(member: &TcpStream, client: &TcpStream, is_watch: &AtomicBool, losing: &AtomicBool) -> io::Result<()> {
+    let (mut member, mut client) = (BufReader::new(member), client);
+    loop {
+        let data = member.fill_buf()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        if is_watch.load(Ordering::SeqCst) {
+            break;
+        }
+        let length = data.len();
+        client.write_all(data)?;
+        member.consume(length);
+    }
+    let mut line = Vec::new();
+    while line != b"\r\n" {
+        line.clear();
+        member.read_until(b'\n', &mut line)?;
+        client.write_all(&line)?;
+    }
+    loop {
+        let mut chunk = Vec::new();
+        member.read_until(b'\n', &mut chunk)?;
+        let size = std::str::from_utf8(&chunk).ok().and_then(|text| usize::from_str_radix(text.trim(), 16).ok());
+        let size = size.ok_or(io::ErrorKind::InvalidData)?;
+        let start = chunk.len();
+        chunk.resize(start + size + 2, 0);
+        member.read_exact(&mut chunk[start..])?;
+        if !losing.load(Ordering::SeqCst) {
+            client.write_all(&chunk)?;
+        }
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}

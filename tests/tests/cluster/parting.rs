@@ -1,0 +1,128 @@
+//! Hosts without etcd, hosts without others, and hosts that come back.
+
+use std::{net::IpAddr, thread, time::Duration};
+
+use nix::sys::signal::Signal;
+
+use crate::cluster::{Cluster, LEASE, options, vtep, wait_until};
+
+/// Two nodes with a container each.
+struct Pair {
+    cluster: Cluster,
+}
+
+impl Pair {
+    fn new(members: usize) -> Self {
+        let cluster = Cluster::new(2, members);
+        cluster.nodes[0].netd.say("network create -d overlay web").ok();
+        wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
+        let _one = cluster.nodes[0].container("one", "web");
+        let _two = cluster.nodes[1].container("two", "web");
+        let pair = Self { cluster };
+        wait_until("they know of each other", || pair.knows());
+        pair
+    }
+
+    /// Whether the name of two leads to its host.
+    fn knows(&self) -> bool {
+        let one = self.cluster.nodes[0].host.existing_container("one");
+        let found = one.run("dig +short +tries=1 +time=5 @127.0.0.11 two".split(' ')).stdout;
+        let address = found.lines().next().and_then(|line| line.parse().ok());
+        address.is_some_and(|address: IpAddr| self.cluster.nodes[0].map().contains_key(&address))
+    }
+}
+
+#[test]
+fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_reason() {
+    let mut pair = Pair::new(3);
+    for member in &pair.cluster.etcd {
+        member.signal(Signal::SIGSTOP);
+    }
+    wait_until("that is told", || pair.cluster.nodes[0].netd.say("status").stdout.contains("etcd away"));
+
+    assert!(pair.knows(), "names go on");
+    let [a, b] = &mut pair.cluster.nodes[..] else { panic!("two nodes") };
+    a.netd.say("network create -d overlay more").refused(["etcd is away"]);
+    a.netd.say("network rm web").exits(1);
+    a.host.container("three");
+    a.netd.say("attach three --netns /run/netns/three --network web").refused(["etcd is away"]);
+    a.netd.say("overlay verify").refused(["etcd is away"]);
+    a.netd.say("network create plain").ok();
+    a.netd.say("attach three --netns /run/netns/three --network plain").ok();
+    // What goes here goes, and the others hear of it later.
+    b.container("brief", "bridge");
+    b.netd.say("detach brief").ok();
+    let ways = a.map();
+    a.netd.kill();
+    a.netd.start();
+    assert_eq!(a.map(), ways, "a daemon that starts without etcd knows the ways that its host has");
+    assert_eq!(a.netd.say("network inspect web").code(), 0);
+
+    for member in &pair.cluster.etcd {
+        member.signal(Signal::SIGCONT);
+    }
+    let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
+    wait_until("both are back", || [a, b].iter().all(|node| !node.netd.say("status").stdout.contains("etcd away")));
+    wait_until("changes are made", || a.netd.say("network create -d overlay more").succeeded());
+    wait_until("and everywhere", || b.netd.say("network inspect more").succeeded());
+    wait_until("every map is right", || a.netd.say("overlay verify").succeeded());
+    assert!(pair.knows());
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds() {
+    let pair = Pair::new(1);
+    let far = pair.cluster.nodes[1].address("two");
+
+    // For less than its lease nobody notices.
+    pair.cluster.cut(1);
+    thread::sleep(Duration::from_secs(1));
+    pair.cluster.join(1);
+    assert_eq!(pair.cluster.nodes[0].map(), [(far, vtep(1))].into());
+
+    // For more it is out, and what it changes meanwhile is known when it is back.
+    pair.cluster.cut(1);
+    thread::sleep(Duration::from_secs(LEASE));
+    pair.cluster.wait_until("it is out", |cluster| cluster.nodes[0].map().is_empty());
+    let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
+    assert_eq!(a.netd.say("node ls -f state=down -q").stdout, "b\n");
+    assert_eq!(a.netd.say("events --until 0s -f type=node -f action=leave -f node=b").ok().lines().count(), 2);
+    a.host.container("heir");
+    a.netd.say(&format!("attach heir --netns /run/netns/heir --network web:ip={far}")).refused(["two on node b"]);
+    assert!(!pair.knows(), "its names are nobody's");
+    assert!(b.map().len() == 1, "the host that is cut off keeps what it knows");
+
+    pair.cluster.join(1);
+    pair.cluster.wait_until("it is back", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
+    assert!(pair.knows());
+    assert!(pair.cluster.nodes[1].netd.say("overlay verify").succeeded());
+}
+
+#[test]
+fn a_host_that_returns_under_another_address_is_reached_there() {
+    let mut pair = Pair::new(1);
+    let far = pair.cluster.nodes[1].address("two");
+    let urls = [pair.cluster.etcd[0].url.clone()];
+    let b = &mut pair.cluster.nodes[1];
+
+    b.netd.kill();
+    b.host.ip("address flush dev eth0");
+    b.host.ip("address add 192.0.2.77/24 dev eth0");
+    b.netd = b.host.netd_with(options("b", [192, 0, 2, 77].into(), &urls));
+
+    pair.cluster
+        .wait_until("it is reached there", |cluster| cluster.nodes[0].map() == [(far, [192, 0, 2, 77].into())].into());
+    wait_until("it is connected to", || pair.knows());
+    assert!(pair.cluster.nodes[0].netd.say("overlay verify").succeeded());
+}
+
+#[test]
+fn an_entry_that_somebody_takes_away_is_put_back() {
+    let pair = Pair::new(1);
+    let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
+    let ways = a.map();
+
+    a.clear_map();
+    wait_until("it is put back", || a.map() == ways);
+    assert!(b.netd.say("overlay verify").succeeded());
+}
