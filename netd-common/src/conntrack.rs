@@ -9,7 +9,7 @@
 
 use crate::{
     checksum::Delta,
-    evict,
+    evict, firewall,
     parse::{Headers, Part, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
     tuple::{SCTP, TCP, Tuple, UDP},
@@ -149,12 +149,18 @@ pub fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
     peer.becomes == key.reversed(key.zone)
 }
 
-/// Whether a packet with these headers must be noted on the flow in `s.flow`: once a tick, and when it changes the
-/// flow's state. Then its way is looked up anew, too, and [`refresh`] writes both.
+/// Whether a packet with these headers must be noted on the flow in `s.flow`: once a tick in each direction, and when it changes
+/// the flow's state. Then its way is looked up anew, too, and [`refresh`] writes both.
 #[inline(always)]
 pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
     let leg = if s.flow.direction == 0 { s.flow.legs[0] } else { s.flow.legs[1] };
-    now != s.flow.last_seen || leg_after(leg, h) != leg
+    is_first_of_tick(s, now) || leg_after(leg, h) != leg
+}
+
+/// Whether no packet of its direction has been noted this tick on the flow in `s.flow`.
+#[inline(always)]
+pub fn is_first_of_tick(s: &Scratch, now: Instant) -> bool {
+    now != s.flow.last_seen || now.low_byte() != s.flow.noted
 }
 
 /// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
@@ -165,6 +171,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
     let direction = s.flow.direction;
     let (own, other) = if direction == 0 { (0, 1) } else { (1, 0) };
     s.flow.legs[own] = leg_after(s.flow.legs[own], h);
+    firewall::renew(t, s, settings, now);
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     let exists = t.flow(&s.peer_key, &mut s.peer);
     if exists && !is_half_of(&s.peer, &s.key) {
@@ -175,6 +182,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         // The other leg is the other half's to know.
         s.flow.legs[other] |= s.peer.legs[other];
     }
+    s.flow.noted = now.low_byte();
     live_on(&mut s.flow, s.key.protocol, settings, now);
     let mut noted = t.note(&s.key, &s.flow, direction);
     if noted == Noted::Behind && t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key) {
@@ -231,6 +239,9 @@ pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) -> Noted {
     if stored.direction == direction {
         stored.next = noted.next;
         stored.via = noted.via;
+        stored.generation = noted.generation;
+        stored.passage = noted.passage;
+        stored.noted = noted.noted;
     }
     if up_to_date { Noted::Written } else { Noted::Behind }
 }
@@ -269,6 +280,9 @@ fn mirror(s: &mut Scratch) {
     s.peer.legs = s.flow.legs;
     s.peer.direction = 1 - (s.flow.direction & 1);
     s.peer.via = crate::tables::Via::Stack as u8;
+    s.peer.generation = s.flow.generation;
+    s.peer.passage = firewall::unproved(s.flow.generation);
+    s.peer.noted = s.flow.noted;
     s.peer.check = digest(&s.peer_key);
 }
 
@@ -306,6 +320,9 @@ pub fn prepare(s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) 
     s.flow.legs = [leg_after(0, h), 0];
     s.flow.direction = 0;
     s.flow.created = now;
+    s.flow.generation = if firewall::crosses(s) { settings.firewall.generation } else { 0 };
+    s.flow.passage = firewall::unproved(s.flow.generation);
+    s.flow.noted = now.low_byte();
     s.flow.address_delta = address_delta(&s.key, &s.flow.becomes);
     s.flow.check = digest(&s.key);
     live_on(&mut s.flow, s.key.protocol, settings, now);

@@ -130,18 +130,22 @@ fn evict<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> Evict
     if t.release_seen(&s.evicted_key, &s.evicted) { Evicted::Freed } else { Evicted::Kept }
 }
 
-/// What the daemon hands the kernel's collector: which flows may go, and their tuples. The collector's packet, from its first
+/// What the daemon hands the kernel's collector: what to do, and the tuples of the flows. The collector's packet, from its first
 /// byte on; the tuples follow.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct CollectOrder {
-    /// An [`Evict`] as its number.
+    /// An [`Evict`] as its number, or [`FOLLOW`].
     pub which: u32,
     /// How many tuples follow.
     pub count: u32,
     /// Zero: no test run takes a packet shorter than an Ethernet header.
     pub pad: [u32; 2],
 }
+
+/// In an order in place of an [`Evict`]: the connections with these tuples may leave nf_conntrack's sight
+/// ([`firewall::follow`](crate::firewall::follow)).
+pub const FOLLOW: u32 = 3;
 
 /// The most tuples of an order: what fits into a packet's linear part.
 pub const COLLECT_MAX: u32 = 64;

@@ -11,8 +11,8 @@ use crate::{
     icmp,
     nat::{self, Ttl},
     packet::Packet,
-    parse::{self, Transport},
-    tables::{NextHop, Scratch, Tables, Via},
+    parse::{self, Transport, tcp_flags},
+    tables::{DeviceKind, NextHop, Route, Scratch, Tables, Via},
     tuple::{SCTP, Zone},
     verdict::DropReason,
 };
@@ -29,6 +29,10 @@ pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     }
     let has_ports = h.transport == Transport::Tcp || h.transport == Transport::Udp;
     if !has_ports || s.key.protocol == SCTP {
+        return Ok(PASS);
+    }
+    if h.tcp_flags & tcp_flags::RST != 0 && refuses_for_container(t, s, p.device()) {
+        nat::rewrite(p, &h, s, Ttl::Keep)?;
         return Ok(PASS);
     }
     s.key.zone = Zone::HOST;
@@ -49,6 +53,24 @@ pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     nat::establish_with_port(t, s, settings, now, false)?;
     nat::rewrite(p, &h, s, Ttl::Keep)?;
     Ok(PASS)
+}
+
+/// Finds the flow of a reset that the host sends in a container's name, with the tuple `s.key`: so its firewall rejects what was
+/// translated when it came. False if it is the host's own.
+///
+/// Not inlined: resets are few.
+#[inline(never)]
+fn refuses_for_container<T: Tables>(t: &T, s: &mut Scratch, by: u32) -> bool {
+    s.evicted_key = s.key.reversed(s.key.zone);
+    if t.route(by, &s.evicted_key, &mut s.flow.next) != Route::Forward {
+        return false;
+    }
+    match t.device(s.flow.next.device) {
+        Some(device) if device.is(DeviceKind::Bridge) => s.key.zone = device.zone,
+        _ => return false,
+    }
+    s.peer_key = s.key;
+    conntrack::find_quoted(t, s, t.now())
 }
 
 /// Whether the answers to the packet with the tuple `s.key` are those to what a container sent.

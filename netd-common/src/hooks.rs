@@ -4,7 +4,7 @@
 //! pass, an error on a container's device drops it.
 
 use crate::{
-    conntrack, dns,
+    conntrack, dns, firewall,
     forward::{self, WayOut},
     fragment, guard, icc, icmp,
     nat::{self, Ttl},
@@ -26,14 +26,23 @@ pub const PASS: Packed = Verdict::Pass.packed();
 /// Runs the logic of a hook on a packet.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) -> Packed {
-    settle(match hook {
+    let verdict = settle(match hook {
         Hook::FromContainer => from_container(p, t, s),
-        Hook::ToContainer => to_container(p, t),
+        Hook::ToContainer => to_container(p, t, s),
         Hook::FromUplink | Hook::FromL3Uplink => from_uplink(p, t, s),
         Hook::ToUplink | Hook::ToL3Uplink => to_uplink(p, t, s),
         Hook::DnsLo => dns_lo(p, t, s),
         Hook::FromOverlay => overlay::enter(p, t, s),
-    })
+    });
+    let is_ours = match hook {
+        Hook::FromContainer => true,
+        Hook::FromUplink | Hook::FromL3Uplink => p.label() == Label::Approved,
+        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo | Hook::FromOverlay => false,
+    };
+    if is_ours && verdict.is_for_stack() {
+        firewall::mark(p, t);
+    }
+    verdict
 }
 
 /// An error is a drop.
@@ -97,6 +106,8 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
 #[inline(never)]
 fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
+    // What is about no flow has nothing to show.
+    s.flow.generation = 0;
     let answers = icmp::find(p, t, s, h);
     if answers && s.flow.becomes.zone != Zone::HOST {
         forward::find_way_in(t, s)?;
@@ -104,7 +115,7 @@ fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
         return forward::send(p, s);
     }
     let way = forward::find_way_out(t, s, device, answers)?;
-    if !matches!(way, WayOut::Uplink(_)) {
+    if s.flow.generation != 0 || !matches!(way, WayOut::Uplink(_)) {
         // Into another network too: there `to_container` refuses it.
         return Ok(PASS);
     }
@@ -141,6 +152,9 @@ fn routed<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, device: &Devi
     // What the stack must route leaves as it is, and is translated on its way out of the uplink.
     if !within && (s.flow.via == Via::Stack as u8 || forward::needs_stack(p, h, s.flow.next.mtu)?) {
         return Ok(PASS);
+    }
+    if !within && firewall::must_show(s, h) {
+        return Ok(firewall::SHOW);
     }
     nat::rewrite(p, &h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
     forward::send(p, s)
@@ -207,6 +221,7 @@ pub fn goes_on<T: Tables>(
     find_way: impl FnOnce(&T, &mut Scratch) -> Result<bool, DropReason>,
 ) -> Result<bool, DropReason> {
     let now = t.now();
+    s.show = 0;
     if !conntrack::find(t, s, h, now) {
         return Ok(false);
     }
@@ -215,7 +230,7 @@ pub fn goes_on<T: Tables>(
     }
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     // The way is asked for once a tick, and where it is not known yet; a change of state alone does not change it.
-    let ask = now != s.flow.last_seen || s.flow.via == Via::Stack as u8;
+    let ask = conntrack::is_first_of_tick(s, now) || s.flow.via == Via::Stack as u8;
     if ask && !find_way(t, s)? {
         conntrack::end(t, s, now);
         return Ok(false);
@@ -244,13 +259,26 @@ fn open<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: Headers) -> Resu
 
 /// Egress of the host's side of a container's veth: what the slow path delivers.
 #[inline(always)]
-pub fn to_container<P: Packet, T: Tables>(p: &mut P, t: &T) -> Decided {
+pub fn to_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     if p.label() == Label::Approved {
+        note_delivery(p, t, s);
         return Ok(PASS);
     }
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     policy::require_reachable(t, device, p.came_by())?;
     Ok(PASS)
+}
+
+/// Notes that the host's firewall has let a packet through to its container.
+#[inline(always)]
+fn note_delivery<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) {
+    if t.settings().is_none_or(|settings| settings.firewall.generation == 0) {
+        return;
+    }
+    let (Some(device), Ok(frame)) = (t.device(p.device()), parse::ethernet(p)) else { return };
+    if let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) {
+        firewall::delivered(t, s, h, device);
+    }
 }
 
 /// Ingress of an uplink: the host's own traffic, and what is for a container.
@@ -300,7 +328,8 @@ fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h
         return left_to_host(t, s, p.device(), to_group);
     }
     forward::find_way_in(t, s)?;
-    if forward::needs_stack(p, h, s.flow.next.mtu)? {
+    // The firewall sees every error about what it was shown.
+    if forward::needs_stack(p, h, s.flow.next.mtu)? || s.flow.generation != 0 {
         icmp::rewrite(p, h, s, Ttl::Keep)?;
         p.set_label(Label::Approved);
         return Ok(PASS);
@@ -335,10 +364,11 @@ fn opened_from_outside<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, h: H
 #[inline(always)]
 fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
     fragment::remember(t, s, h);
-    if forward::needs_stack(p, h, s.flow.next.mtu)? {
+    let shows = firewall::must_show(s, h);
+    if shows || forward::needs_stack(p, h, s.flow.next.mtu)? {
         nat::rewrite(p, &h, s, Ttl::Keep)?;
         p.set_label(Label::Approved);
-        return Ok(PASS);
+        return Ok(if shows { firewall::SHOW } else { PASS });
     }
     nat::rewrite(p, &h, s, Ttl::Decrement)?;
     forward::send(p, s)
@@ -360,6 +390,7 @@ pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Dec
 /// A container's packet that the stack has routed: it must not leave with the container's address.
 #[inline(always)]
 fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, from: &Device) -> Decided {
+    firewall::unmark(p, t);
     let frame = parse::ethernet(p)?;
     // What was wrapped after its translation has the label.
     let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Err(DropReason::UncoveredDevice) };
@@ -394,6 +425,7 @@ fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scrat
     }
     fragment::remember(t, s, h);
     nat::rewrite(p, &h, s, Ttl::Keep)?;
+    firewall::emerged(t, s, p.device(), t.now());
     p.set_label(Label::Approved);
     Ok(PASS)
 }

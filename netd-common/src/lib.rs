@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod conntrack;
 pub mod dns;
 pub mod evict;
+pub mod firewall;
 pub mod forward;
 pub mod fragment;
 pub mod guard;

@@ -85,6 +85,12 @@ pub trait Packet {
     /// Index of the device by which the stack received it, 0 if this host sent it.
     fn came_by(&self) -> u32;
 
+    /// The mark that netfilter and the host's routing see.
+    fn mark(&self) -> u32;
+
+    /// Gives it this mark.
+    fn set_mark(&mut self, mark: u32);
+
     /// What an earlier hook noted.
     fn label(&self) -> Label;
 

@@ -6,6 +6,8 @@
 pub enum Verdict {
     /// To the stack, and to whoever else is attached.
     Pass,
+    /// To the stack too, though a shorter way is known: the host's firewall must see it.
+    Show,
     /// Into the network namespace behind this host-side veth, its Ethernet header already written.
     Peer(u32),
     /// Out of this device, to the neighbour in [`Scratch::flow`](crate::tables::Scratch); the kernel writes the Ethernet header.
@@ -28,6 +30,8 @@ impl Verdict {
     pub const fn packed(self) -> Packed {
         let (kind, of) = match self {
             Self::Pass => (0, 0),
+            // The kernel is asked for the same as with `Pass`.
+            Self::Show => (0, 1),
             Self::Peer(device) => (1, device as u64),
             Self::Neighbour(device) => (2, device as u64),
             Self::Drop(reason) => (3, reason as u64),
@@ -42,6 +46,7 @@ impl Packed {
     pub fn verdict(self) -> Verdict {
         let of = (self.0 >> 32) as u32;
         match self.0 as u32 {
+            0 if of != 0 => Verdict::Show,
             1 => Verdict::Peer(of),
             2 => Verdict::Neighbour(of),
             3 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
@@ -49,11 +54,22 @@ impl Packed {
         }
     }
 
-    /// Number of the counter to raise for it: 0 passed, 1 to a peer, 2 to a neighbour, and from 3 on the drop reasons.
+    /// Number of the counter to raise for it: 0 passed, 1 to a peer, 2 to a neighbour, 3 shown to the firewall, and from 4 on the
+    /// drop reasons.
     #[inline(always)]
     pub const fn counter(self) -> usize {
-        let kind = self.0 as u32 as usize;
-        if kind < 3 { kind } else { 3 + (self.0 >> 32) as usize }
+        let (kind, of) = (self.0 as u32 as usize, (self.0 >> 32) as usize);
+        match kind {
+            0 => of * 3,
+            1 | 2 => kind,
+            _ => 4 + of,
+        }
+    }
+
+    /// Whether the stack gets the packet.
+    #[inline(always)]
+    pub const fn is_for_stack(self) -> bool {
+        self.0 as u32 == 0
     }
 
     /// What the kernel is asked to do.

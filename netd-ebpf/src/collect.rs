@@ -4,22 +4,23 @@ use core::{mem::size_of, ops::ControlFlow};
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use netd_common::{
-    evict::{self, COLLECT_MAX, CollectOrder, Evict},
+    evict::{self, COLLECT_MAX, CollectOrder, Evict, FOLLOW},
+    firewall,
     tables::Tables,
     tuple::Tuple,
 };
 
 use crate::maps::{self, Maps};
 
-/// Does as the order says; how many flows went.
+/// Does as the order says; to how many flows.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    let Some(s) = maps::collectors_scratch() else { return 0 };
     let tables = Maps::new(ctx);
     let Ok(order) = ctx.load::<[u32; size_of::<CollectOrder>() / 4]>(0) else { return 0 };
     let [which, count, ..] = order;
+    let Some(s) = maps::orders_scratch(which) else { return 0 };
     let now = tables.now();
-    let mut freed = 0;
+    let mut done_to = 0;
     s.search.tried = 0;
     tables.repeat(COLLECT_MAX, || {
         let n = s.search.tried;
@@ -35,10 +36,14 @@ pub fn run(ctx: &TcContext) -> i32 {
         if loaded != 0 {
             return ControlFlow::Break(());
         }
-        if evict::collect(&tables, s, now, Evict::from(which)) {
-            freed += 1;
-        }
+        let done = if which == FOLLOW {
+            s.key = s.evicted_key;
+            firewall::follow(&tables, s)
+        } else {
+            evict::collect(&tables, s, now, Evict::from(which))
+        };
+        done_to += i32::from(done);
         ControlFlow::Continue(())
     });
-    freed
+    done_to
 }

@@ -14,12 +14,13 @@ use aya_ebpf::{
         bpf_skc_lookup_tcp,
     },
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
     programs::TcContext,
 };
 use netd_common::{
     conntrack::{self, Noted},
-    sock,
+    evict::FOLLOW,
+    firewall, sock,
     tables::{
         AllowanceKey, CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey,
         Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote,
@@ -76,6 +77,9 @@ static GUARD: Array<u32> = Array::with_max_entries(1, 0);
 static SEARCHES_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(SEARCHES, 0);
 #[map]
 static AGES: Queue<Tuple> = Queue::with_max_entries(262_144, 0);
+// Whoever finds it full asks again a tick later.
+#[map]
+static UNFOLLOWED: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 // Least recently used first: a lost entry costs one packet, a full table would cost every one.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(8_192, 0);
@@ -85,7 +89,7 @@ static ORPHANS: LruHashMap<FragmentKey, Orphans> = LruHashMap::with_max_entries(
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 2, 0);
 
 // Networks that span hosts. Least recently used first, of what is learned: a lost station costs a flood.
 #[map]
@@ -116,11 +120,12 @@ pub fn scratch(hook: Hook) -> Option<&'static mut Scratch> {
     SCRATCH.get_ptr_mut(hook as u32).map(|s| unsafe { &mut *s })
 }
 
-/// This CPU's scratch of the collector, which interrupts hooks and is interrupted by them.
+/// This CPU's scratch of an order of the daemon's, whose program interrupts hooks and is interrupted by them.
 #[inline(always)]
-pub fn collectors_scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: the daemon runs one collector at a time, and no other program uses its element.
-    SCRATCH.get_ptr_mut(HOOKS).map(|s| unsafe { &mut *s })
+pub fn orders_scratch(which: u32) -> Option<&'static mut Scratch> {
+    let element = if which == FOLLOW { HOOKS + 1 } else { HOOKS };
+    // SAFETY: the daemon runs one collector at a time and one follower, and no other program uses their elements.
+    SCRATCH.get_ptr_mut(element).map(|s| unsafe { &mut *s })
 }
 
 /// This CPU's counters of a hook.
@@ -295,6 +300,18 @@ impl Tables for Maps {
         let Some(stored) = FLOWS.get_ptr_mut(key) else { return Noted::Gone };
         // SAFETY: the element stays mapped; `write_note` writes only if it is still this key's.
         conntrack::write_note(unsafe { &mut *stored }, noted, direction)
+    }
+
+    #[inline(always)]
+    fn put_passage(&self, key: &Tuple, flow: &Flow) {
+        let Some(stored) = FLOWS.get_ptr_mut(key) else { return };
+        // SAFETY: the element stays mapped; `write_passage` writes only if it is still this key's.
+        firewall::write_passage(unsafe { &mut *stored }, flow);
+    }
+
+    #[inline(always)]
+    fn ask_to_follow(&self, key: &Tuple) {
+        let _ = UNFOLLOWED.output::<Tuple>(key, 0);
     }
 
     #[inline(always)]

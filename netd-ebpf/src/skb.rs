@@ -233,6 +233,18 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: a field of the context in hand.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u32) {
+        // SAFETY: a field of the context in hand that TC programs may write.
+        unsafe { (*self.skb).mark = mark }
+    }
+
+    #[inline(always)]
     fn label(&self) -> Label {
         // SAFETY: a field of the context in hand.
         let index = unsafe { (*self.skb).tc_index };

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::{
     etcd::Member,
+    firewall::Mode,
     ipam::{Pools, SubnetPool},
     model::{DEFAULT_NETWORK, Name, NetworkOrder},
     reconcile::{Family, LinkName},
@@ -57,6 +58,11 @@ pub struct DaemonConfig {
     pub uplinks: Vec<LinkName>,
     /// Entries of the flow table, two a flow, where there is none yet. Without it as the machine's memory says.
     pub flows_max: Option<FlowsMax>,
+    /// `--firewall`.
+    pub firewall: Option<Mode>,
+    /// The bit of the packets' marks that says that they are netd's, while the stack has them.
+    #[serde(deserialize_with = "one_bit")]
+    pub mark: Option<u32>,
 }
 
 /// A number of entries that a flow table can have.
@@ -256,6 +262,13 @@ fn unfit_default(publish: &PublishConfig) -> Option<String> {
     twice.map(|family| format!("address has two of {family}: a port without an address has one of each family"))
 }
 
+/// A number with one bit set.
+fn one_bit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = u32::deserialize(deserializer)?;
+    let wrong = || serde::de::Error::custom(format!("{number:#x} is not one bit"));
+    if number.count_ones() == 1 { Ok(Some(number)) } else { Err(wrong()) }
+}
+
 /// A value, or an array of them.
 fn one_or_more<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct OneOrMore<T>(std::marker::PhantomData<T>);
@@ -307,12 +320,13 @@ mod tests {
 
         let Config { daemon, pools, bridge, publish, cluster } = parse(&uncommented).unwrap();
 
-        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max } = daemon;
+        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark } = daemon;
         assert!(
             flows_max.is_some()
                 && [state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some)
                 && !uplinks.is_empty()
         );
+        assert!(firewall.is_some() && mark.is_some());
         let PoolsConfig { ipv4, ipv6 } = pools;
         assert!(!ipv4.is_empty() && !ipv6.is_empty());
         let BridgeConfig { subnet, gateway, ip_range, mtu, ipv6 } = bridge;
@@ -333,6 +347,8 @@ mod tests {
             ("[bridge]\nsubnet = \"10.0.0.0\"\n", "netd.toml, line 2: "),
             ("[bridge]\nsubnet = [\"10.0.0.0/24\", 7]\n", "netd.toml, line 2: "),
             ("[bridge]\nmtu = \"1400\"\n", "netd.toml, line 2: invalid type: string"),
+            ("[daemon]\nmark = 3\n", "netd.toml, line 2: 0x3 is not one bit"),
+            ("[daemon]\nfirewall = \"on\"\n", "netd.toml, line 2: unknown variant `on`"),
             ("[daemon]\nuplinks = [\"a/b\"]\n", "netd.toml, line 2: `a/b` is not the name of a network device"),
             (
                 "[daemon]\nflows-max = 100\n",

@@ -2,6 +2,8 @@
 //!
 //! Invariant: pure. What is looked at comes in as values, read by the host and by the daemon.
 
+mod firewall;
+
 use std::net::IpAddr;
 
 use netd_common::tables::Hook;
@@ -91,6 +93,7 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     subnets(facts, &mut found);
     mtu(facts, &mut found);
     filters(facts, &mut found);
+    firewall::add(facts, &mut found);
     foreign(facts.checkup, &mut found);
     ports(facts, &mut found);
     found

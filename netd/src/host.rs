@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use crate::{
     dataplane::{Dataplane, OverlayRecords, Records},
     dns::Directory,
+    firewall::Mode,
     holder,
-    link::{self, Filter, Forwarding, Links, Ours, Sysctls, sockets},
+    link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox,
@@ -39,6 +40,8 @@ pub struct HostOptions {
     pub state_dir: PathBuf,
     /// Devices towards the outside (`--uplink`); none for every one that looks like it.
     pub uplinks: Vec<LinkName>,
+    /// How flows stand to the host's firewall (`--firewall`), and the mark of their packets.
+    pub firewall: (Mode, u32),
     /// Of the programs and maps.
     pub dataplane: DataplaneOptions,
 }
@@ -51,6 +54,7 @@ pub struct Host {
     resolver: Resolver,
     uplinks: Vec<LinkName>,
     sandboxes: BTreeMap<LinkName, Sandbox>,
+    firewall: Firewall,
 }
 
 impl Host {
@@ -70,7 +74,9 @@ impl Host {
         // Only a process that may do all this may listen.
         let links = Links::open_watched()?;
         let forwarding = Forwarding::open(&options.state_dir)?;
-        Ok(Self { links, dataplane, forwarding, resolver, uplinks: options.uplinks, sandboxes: BTreeMap::new() })
+        let firewall = Firewall::new(options.firewall.0, options.firewall.1);
+        let uplinks = options.uplinks;
+        Ok(Self { links, dataplane, forwarding, resolver, uplinks, sandboxes: BTreeMap::new(), firewall })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -203,6 +209,7 @@ impl Kernel for Host {
             vteps,
             peers,
             addresses,
+            accepts: self.firewall.facts().accepted(),
             settings,
             reserved,
         })
@@ -238,6 +245,8 @@ impl Kernel for Host {
             Step::PutPeer(key, address) => self.dataplane.tables_mut().overlay.put_peer(*key, *address),
             Step::RestoreForwarding(link, family) => self.forwarding.give_back(link, *family).map(|_| ()),
             Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
+            Step::Accept(table) => self.firewall.accept(*table),
+            Step::RemoveAccept(table) => self.firewall.remove_accept(*table),
             Step::PutSettings(settings) => self.dataplane.tables_mut().put_settings(*settings),
             Step::CreateBridge(link, bridge) => self.links.create_bridge(link, bridge).await,
             Step::UpdateBridge(link, bridge) => self.links.update_bridge(link, bridge).await,
@@ -295,6 +304,7 @@ impl Kernel for Host {
             vxlan_devices,
             routes_by_marks,
             addresses,
+            firewall: self.firewall.facts(),
             ephemeral,
             reserved,
             timeouts,

@@ -9,6 +9,7 @@ mod dataplane;
 mod dns;
 mod doctor;
 mod etcd;
+mod firewall;
 mod holder;
 mod host;
 mod ipam;

@@ -10,12 +10,14 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        DeviceKind, EndpointKey, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey, Span, device_flags,
+        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey, Span,
+        device_flags, firewall_flags,
     },
     tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
 };
 
 use crate::{
+    firewall::{FirewallFacts, Mode},
     model::{self, Attachment, Endpoint, GatewayMode, Model, Network, Remotes, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, ResolverState, Sandbox, State,
@@ -50,6 +52,9 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
         reserved: facts.reserved.clone(),
         ..Default::default()
     };
+    if !model.networks.is_empty() {
+        state.accepts = facts.firewall.closed();
+    }
     for network in model.networks.values() {
         add_network(&mut state, network);
         overlay::add_segment(&mut state, network, facts);
@@ -319,7 +324,16 @@ fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
         ephemeral,
         routed_by_stack: facts.routes_by_marks.into(),
         timeouts: facts.timeouts.map(Span::at_least_seconds),
+        firewall: firewall(&facts.firewall),
     }
+}
+
+/// What packets are told of the host's own firewall.
+fn firewall(facts: &FirewallFacts) -> Firewall {
+    let generation = if facts.is_shown() { facts.generation } else { 0 };
+    let always = if facts.mode == Mode::Off { firewall_flags::ALWAYS_STACK } else { 0 };
+    let tracked = if facts.tracks() { firewall_flags::TRACKED } else { 0 };
+    Firewall { mark: facts.mark, generation, flags: always | tracked }
 }
 
 /// The two largest pieces of [`POOLS`] that `ephemeral` leaves, in order.

@@ -9,7 +9,8 @@ use anyhow::Result;
 
 use crate::{
     dataplane::{Pins, remove_from_clsact, removed_filter},
-    link::{Forwarding, Links},
+    firewall::{Mode, Xtables},
+    link::{Firewall, Forwarding, Links},
     reconcile::{LinkName, Sandbox},
 };
 
@@ -24,19 +25,23 @@ pub struct Report {
     pub namespaces: Vec<PathBuf>,
     /// Links.
     pub links: Vec<LinkName>,
+    /// The iptables that netd's accept was in.
+    pub accepts: BTreeSet<Xtables>,
     /// Devices whose forwarding has the value back that it had before netd.
     pub forwarding: Vec<LinkName>,
 }
 
 /// Detaches every program, deletes every link and map of ours, and gives the host its forwarding back. What is gone
-/// already is no error: a second call finds nothing. `sandboxes` are the containers' namespaces, as far as they are known.
-pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Report> {
+/// already is no error: a second call finds nothing. `sandboxes` are the containers' namespaces, as far as they are known, `mark`
+/// is the bit of netd's packets.
+pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], mark: u32) -> Result<Report> {
     let links = Links::open()?;
     let pins = Pins::existing(bpf_dir.to_owned());
     let qdiscs = pins.qdiscs_made()?;
 
     // The programs last: no container has a network, and nothing forwards for netd, without the programs that bound it.
     let deleted = links.delete_all().await?;
+    let accepts = Firewall::new(Mode::Aware, mark).remove_accepts()?;
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     let names = links.names().await?;
     let mut filters = BTreeSet::new();
@@ -57,7 +62,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) 
         }
     }
     let pins = pins.remove_everything()?;
-    Ok(Report { pins, filters, namespaces, links: deleted, forwarding })
+    Ok(Report { pins, filters, namespaces, links: deleted, forwarding, accepts })
 }
 
 #[cfg(test)]

@@ -162,6 +162,7 @@ impl Kernel {
             sum.passed += cpu.0.passed;
             sum.to_peer += cpu.0.to_peer;
             sum.to_neighbour += cpu.0.to_neighbour;
+            sum.shown += cpu.0.shown;
             for (sum, dropped) in sum.dropped.iter_mut().zip(cpu.0.dropped) {
                 *sum += dropped;
             }

@@ -6,8 +6,8 @@ use std::{cell::Cell, net::Ipv6Addr, ops::RangeInclusive};
 
 use netd_common::{
     tables::{
-        AllowanceKey, Device, DeviceKind, Endpoint, EndpointKey, PortRange, Publication, PublicationKey, Settings,
-        SourceKey, SourceList, Span, Timeout, device_flags,
+        AllowanceKey, Device, DeviceKind, Endpoint, EndpointKey, Firewall, PortRange, Publication, PublicationKey,
+        Settings, SourceKey, SourceList, Span, Timeout, device_flags,
     },
     tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
 };
@@ -109,6 +109,7 @@ pub fn settings() -> Settings {
         ephemeral: PortRange { first: 32_768, last: 60_999 },
         routed_by_stack: 0,
         timeouts,
+        firewall: Firewall::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use netd_common::{
     dns,
     packet::ETH,
     parse::tcp_flags,
-    tables::{Hook, Instant},
+    tables::{Firewall, Hook, Instant},
     tuple::{Address, TCP, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
@@ -24,18 +24,26 @@ const SEED: u64 = 0x006e_6574_6400_0001;
 
 #[test]
 fn twenty_thousand_random_packets_are_equal_in_the_kernel_and_in_the_world() {
-    packets_are_equal(false);
+    packets_are_equal(false, Firewall::default());
 }
 
 #[test]
 fn so_are_their_twins_of_ipv6() {
-    packets_are_equal(true);
+    packets_are_equal(true, Firewall::default());
 }
 
-fn packets_are_equal(v6: bool) {
+#[test]
+fn so_are_those_that_the_hosts_firewall_must_see() {
+    packets_are_equal(false, Firewall { mark: 1 << 27, generation: 7, flags: 0 });
+}
+
+fn packets_are_equal(v6: bool, firewall: Firewall) {
     in_the_scene(|| {
         let mut world = scene::world_of_both_families();
         let mut layer3 = scene::world_of_both_families();
+        for world in [&mut world, &mut layer3] {
+            world.settings.as_mut().expect("the scene has settings").firewall = firewall;
+        }
         // Of both families.
         let _bound = std::net::UdpSocket::bind("[::]:5000").expect("the namespace is empty");
         let _listening = std::net::TcpListener::bind("[::]:1024").expect("the namespace is empty");
@@ -89,7 +97,7 @@ fn packets_are_equal(v6: bool) {
         for (here, there) in Hook::of_uplink(false).into_iter().zip(Hook::of_uplink(true)) {
             let counters = by_layer3.remove(&there).expect("packets without Ethernet");
             assert!(counters.passed > 1_000, "{there:?} {counters:?}");
-            assert!(here == Hook::ToUplink || counters.to_peer > 100, "{there:?} {counters:?}");
+            assert!(here == Hook::ToUplink || counters.to_peer + counters.shown > 100, "{there:?} {counters:?}");
         }
         for hook in Hook::ALL.into_iter().filter(|hook| !Hook::of_uplink(true).contains(hook)) {
             assert_eq!(kernel.counters(hook), world.counters.borrow()[&hook], "{hook:?}");
@@ -152,7 +160,7 @@ fn without_ethernet(
 
 fn expected_return(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass => -1,
+        Verdict::Pass | Verdict::Show => -1,
         Verdict::Drop(_) => 2,
         Verdict::Peer(_) | Verdict::Neighbour(_) => 7,
     }

@@ -90,8 +90,12 @@ pub struct Flow {
     pub via: u8,
     /// When its first packet came.
     pub created: Instant,
-    /// Zero.
-    pub pad: u32,
+    /// [`Firewall::generation`](super::Firewall::generation) of what this direction has to prove, or has proved; 0 for nothing.
+    pub generation: u16,
+    /// A [`Passage`](crate::firewall::Passage).
+    pub passage: u8,
+    /// When a packet of this direction was last noted, in ticks modulo 2⁸.
+    pub noted: u8,
     /// Must equal the key's [`digest`](crate::conntrack::digest): freed elements of a map are reused at once, and a reader
     /// may still hold one.
     pub check: u32,

@@ -92,6 +92,8 @@ pub struct Counters {
     pub to_peer: u64,
     /// Sent to a neighbour on an uplink.
     pub to_neighbour: u64,
+    /// Left to the stack for the host's firewall to see.
+    pub shown: u64,
     /// Dropped, by the number of the [`DropReason`].
     pub dropped: [u64; DropReason::COUNT],
 }
@@ -104,7 +106,8 @@ impl Counters {
             0 => &mut self.passed,
             1 => &mut self.to_peer,
             2 => &mut self.to_neighbour,
-            n => match self.dropped.get_mut(n - 3) {
+            3 => &mut self.shown,
+            n => match self.dropped.get_mut(n - 4) {
                 Some(counter) => counter,
                 None => return,
             },
@@ -183,6 +186,6 @@ pub struct Scratch {
     /// 1 for a frame to another container of its network, 0 for one to the gateway. Here, as the search, so that the kernel's
     /// verifier does not follow both by themselves.
     pub on_link: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 if the packet must show itself to the host's firewall, though its flow need not.
+    pub show: u32,
 }

@@ -24,7 +24,7 @@ pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
     device_flags,
 };
-pub use settings::{CURSORS, PortRange, ReservedPorts, SEARCHES, Settings, Timeout};
+pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, SEARCHES, Settings, Timeout, firewall_flags};
 pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
 
@@ -76,6 +76,8 @@ pub mod names {
     pub const GUARD: &str = "GUARD";
     /// [`Tuple`](super::Tuple) of each flow's first packet, the oldest first, queue.
     pub const AGES: &str = "AGES";
+    /// [`Tuple`](super::Tuple) of each connection that waits for nf_conntrack to bear gaps, ring buffer.
+    pub const UNFOLLOWED: &str = "UNFOLLOWED";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment), LRU hash.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`FragmentKey`](super::FragmentKey) → [`Orphans`](super::Orphans), LRU hash, not pinned.
@@ -200,6 +202,14 @@ pub trait Tables {
     /// Writes what a packet of `direction` noted into the flow with this key, in place, by
     /// [`write_note`](crate::conntrack::write_note).
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted;
+
+    /// Writes how the flow with this key stands to the host's firewall, in place, by
+    /// [`write_passage`](crate::firewall::write_passage).
+    fn put_passage(&self, key: &Tuple, flow: &Flow);
+
+    /// Asks the daemon to have nf_conntrack bear gaps in the connection with this tuple of packets that its container sends. It may
+    /// be lost: who waits asks again.
+    fn ask_to_follow(&self, key: &Tuple);
 
     /// Puts the tuple of a flow's first packet behind the others; false if there is no room.
     fn put_youngest(&self, key: &Tuple) -> bool;

@@ -84,6 +84,28 @@ pub struct Settings {
     pub routed_by_stack: u32,
     /// By [`Timeout`].
     pub timeouts: [Span; Timeout::COUNT],
+    /// What the host's own firewall may say.
+    pub firewall: Firewall,
+}
+
+/// How packets that enter or leave by an uplink stand to the host's own firewall.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Firewall {
+    /// Bits that a packet of a container's carries in its mark while the stack has it; 0 for none.
+    pub mark: u32,
+    /// Another number for each ruleset, 0 where there is none that could stop a packet: then no flow has anything to prove.
+    pub generation: u16,
+    /// Of [`firewall_flags`].
+    pub flags: u16,
+}
+
+/// Flags of a [`Firewall`].
+pub mod firewall_flags {
+    /// No flow ever leaves the stack's way.
+    pub const ALWAYS_STACK: u16 = 1;
+    /// nf_conntrack follows connections: none may leave its sight before it bears gaps in what it sees.
+    pub const TRACKED: u16 = 2;
 }
 
 /// Elements of the cursor table, a power of two.

@@ -29,6 +29,12 @@ impl Instant {
         Self(self.0.saturating_sub(span.0))
     }
 
+    /// Ticks modulo 2⁸, where a byte is all there is room for.
+    #[inline(always)]
+    pub const fn low_byte(self) -> u8 {
+        self.0 as u8
+    }
+
     /// Whole seconds from `earlier` to this moment, 0 if it is not earlier.
     #[inline(always)]
     pub const fn seconds_since(self, earlier: Self) -> u64 {

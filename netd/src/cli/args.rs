@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::firewall::Mode;
+
 pub use cluster::{ClusterArgs, NodeCommand, OverlayCommand, PsArgs};
 pub use network::{ConnectArgs, NetworkCommand, NetworkCreateArgs};
 
@@ -173,6 +175,10 @@ pub struct DaemonArgs {
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,
+    /// Whether flows are shown to the host's own firewall: where it has rules that could stop them (aware, the default), not at all
+    /// (full), or every packet (off)
+    #[arg(long, value_name = "aware|full|off")]
+    pub firewall: Option<Mode>,
     /// Several hosts.
     #[command(flatten)]
     pub cluster: ClusterArgs,

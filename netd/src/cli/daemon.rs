@@ -33,6 +33,7 @@ use crate::{
     config::{Config, FlowsMax},
     daemon::{About, Daemon},
     dns::Directory,
+    firewall::{MARK, Mode},
     plan::sandboxes_of_veths,
     reconcile::LinkName,
     reserve::Reservations,
@@ -67,6 +68,7 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
         cgroup: args.cgroup.or(configured.cgroup),
         uplinks: if given.is_empty() { configured.uplinks } else { given },
         flows_max: configured.flows_max.map(FlowsMax::entries),
+        firewall: (args.firewall.or(configured.firewall).unwrap_or_default(), configured.mark.unwrap_or(MARK)),
     };
     block_on(serve(places, joining, config))?;
     Ok(ExitCode::SUCCESS)
@@ -80,6 +82,7 @@ struct Places {
     cgroup: Option<PathBuf>,
     uplinks: Vec<LinkName>,
     flows_max: Option<u32>,
+    firewall: (Mode, u32),
 }
 
 async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Result<()> {
@@ -99,6 +102,7 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
         cgroup: host::cgroup(places.cgroup),
         uplinks: places.uplinks,
         flows_max: places.flows_max,
+        firewall: places.firewall,
         sandboxes: sandboxes_of_veths(&model),
         names: Directory::of(&model),
     };

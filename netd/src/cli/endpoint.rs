@@ -45,6 +45,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
     warn(&endpoint);
     endpoint.networks.iter().for_each(print_attachment);
     print_ports(&endpoint.ports);
+    warn_of_input(&endpoint.ports);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -67,9 +68,14 @@ pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
     warn(&endpoint);
     let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
     let asked = |port: &PortView| {
-        specs.iter().any(|spec| (spec.protocol, spec.port, spec.count) == (port.proto, port.port, port.count))
+        specs.iter().any(|spec| {
+            let there = spec.host_port.is_none_or(|wanted| wanted == port.host_port);
+            there && (spec.protocol, spec.port, spec.count) == (port.proto, port.port, port.count)
+        })
     };
-    print_ports(&endpoint.ports.into_iter().filter(asked).collect::<Vec<_>>());
+    let published: Vec<_> = endpoint.ports.into_iter().filter(asked).collect();
+    print_ports(&published);
+    warn_of_input(&published);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -190,6 +196,16 @@ pub fn warn(endpoint: &EndpointView) {
 /// Interface, address and network.
 pub fn print_attachment(attachment: &AttachmentView) {
     out::line(format_args!("{} {} {}", attachment.ifname, addresses(attachment), attachment.network));
+}
+
+/// Says of ports that were just published what the host's operator may not expect.
+pub fn warn_of_input(ports: &[PortView]) {
+    for PortView { host_port, count, proto, input, .. } in ports {
+        if let Some(by) = input {
+            let ports = run_of(*host_port, *count);
+            out::complain(format_args!("netd: warning: port {ports}/{proto} is open although INPUT denies it ({by})"));
+        }
+    }
 }
 
 fn print_ports(ports: &[PortView]) {

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use crate::{
     dns::Directory,
+    firewall::Mode,
     host::{Cgroup, DataplaneOptions, Host, HostOptions},
     reconcile::{LinkName, Sandbox},
     resolver::Resolver,
@@ -29,6 +30,8 @@ pub struct HostPlace {
     pub uplinks: Vec<LinkName>,
     /// Entries of the flow table where there is none yet; `None` lets the machine's memory say.
     pub flows_max: Option<u32>,
+    /// How flows stand to the host's firewall, and the mark of their packets.
+    pub firewall: (Mode, u32),
     /// Which sandbox each veth of the model leads to.
     pub sandboxes: BTreeMap<LinkName, Sandbox>,
     /// What the resolvers answer.
@@ -46,7 +49,7 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, flows_max, sandboxes, names } = place;
+    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, flows_max, firewall, sandboxes, names } = place;
     let dataplane = DataplaneOptions { flows_max, cgroup, clsact_only: false };
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
@@ -56,19 +59,21 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
             debug!("{error:#}");
         }
     }
-    let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, dataplane }, resolver).await?;
+    let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, firewall, dataplane }, resolver).await?;
     host.remember_sandboxes(sandboxes)?;
     let changes = host.changes()?;
     Ok((host, changes))
 }
 
 /// Takes everything of netd's away from the host; what it was, a line each.
-pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Vec<String>> {
-    let Report { pins, filters, namespaces, links, forwarding } = uninstall(bpf_dir, state_dir, sandboxes).await?;
+pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], mark: u32) -> Result<Vec<String>> {
+    let Report { pins, filters, namespaces, links, forwarding, accepts } =
+        uninstall(bpf_dir, state_dir, sandboxes, mark).await?;
     let pins = pins.iter().map(|pin| format!("removed {}", pin.display()));
     let filters = filters.iter().map(|link| format!("removed the filters of netd on {link}"));
     let namespaces = namespaces.iter().map(|path| format!("removed the filter of netd in {}", path.display()));
     let links = links.iter().map(|link| format!("deleted {link}"));
     let forwarding = forwarding.iter().map(|link| format!("gave {link} its forwarding back"));
-    Ok(pins.chain(filters).chain(namespaces).chain(links).chain(forwarding).collect())
+    let accepts = accepts.iter().map(|table| format!("removed netd's accept from {}", table.command()));
+    Ok(accepts.chain(pins).chain(filters).chain(namespaces).chain(links).chain(forwarding).collect())
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{args::Format, out, table};
 use crate::{
     api::Client,
-    daemon::{ClusterView, FlowTableView, ProgramView, StatusView},
+    daemon::{ClusterView, FirewallView, FlowTableView, ProgramView, StatusView},
     reconcile::Guard,
 };
 
@@ -44,6 +44,7 @@ fn print(status: &StatusView) {
             ));
         }
     }
+    out::line(firewall(&status.firewall));
     for uplink in &status.uplinks {
         let addresses: Vec<_> = uplink.addresses.iter().map(ToString::to_string).collect();
         let addresses =
@@ -71,6 +72,16 @@ fn cluster_line(cluster: &ClusterView) -> String {
         (None, Some(heard)) => format!("{who}, heard of {} ago{missed}", duration(heard)),
         (None, None) => format!("node {node} with VTEP {vtep}, not among the nodes yet"),
     }
+}
+
+/// How flows stand to the host's own firewall, and how much goes past it.
+fn firewall(view: &FirewallView) -> String {
+    let all = view.fast + view.by_stack;
+    // In hundredths of a percent, rounded down: what is not whole must not look so.
+    let share = (view.fast * 10_000).checked_div(all).unwrap_or(10_000);
+    let does = if view.shown { "flows show themselves" } else { "flows do not show themselves" };
+    let share = format!("{}.{:02} % of {all} packets on the fast path", share / 100, share % 100);
+    format!("firewall {}: {does}, since {}; {share}", view.mode, view.why)
 }
 
 /// How hard it is to find a port to masquerade as.

@@ -39,7 +39,8 @@ pub use messages::{
 };
 pub use process::{is_alive, mark_of};
 pub use views::{
-    AttachmentView, EndpointView, FlowTableView, NetworkView, PortView, ProgramView, StatusView, SubnetView,
+    AttachmentView, EndpointView, FirewallView, FlowTableView, NetworkView, PortView, ProgramView, StatusView,
+    SubnetView,
 };
 
 use self::{

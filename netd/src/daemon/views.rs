@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClusterView, Daemon, Failure, Reply, cluster::Cluster, is_alive, moment::rfc3339};
 use crate::{
+    firewall::{FirewallFacts, Mode as FirewallMode},
     model::{
         Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac,
     },
@@ -140,6 +141,9 @@ pub struct PortView {
     pub proto: Protocol,
     /// Who may come; where it is empty, whom the network lets in.
     pub from: Vec<IpNet>,
+    /// What of the host's INPUT chains would deny it from outside, which they do not see.
+    #[serde(default)]
+    pub input: Option<String>,
 }
 
 /// How the daemon is.
@@ -167,6 +171,8 @@ pub struct StatusView {
     pub programs: Vec<ProgramView>,
     /// What leads the host's own sockets to published ports, and keeps them from taking one.
     pub sockets: Guard,
+    /// How flows stand to the host's own firewall.
+    pub firewall: FirewallView,
     /// Its flow table.
     pub flows: FlowTableView,
     /// Devices towards the outside.
@@ -211,6 +217,25 @@ pub struct FlowTableView {
     pub searches: BTreeMap<u32, u64>,
     /// Those that found none.
     pub searches_failed: u64,
+}
+
+/// How flows stand to the host's own firewall.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FirewallView {
+    /// As `--firewall` says.
+    pub mode: FirewallMode,
+    /// Whether flows show themselves to it.
+    pub shown: bool,
+    /// Why they do, or do not.
+    pub why: String,
+    /// The bit of netd's packets in the stack.
+    pub mark: u32,
+    /// Whether a rule of it gives packets a mark, as far as is known.
+    pub sets_marks: bool,
+    /// Packets that went the fast path.
+    pub fast: u64,
+    /// Packets that went past the firewall instead.
+    pub by_stack: u64,
 }
 
 /// A device towards the outside.
@@ -283,7 +308,7 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         command: endpoint.command.clone(),
         labels: endpoint.labels.clone(),
         networks: networks.collect(),
-        ports: endpoint.publications.iter().map(port_view).collect(),
+        ports: endpoint.publications.iter().map(|publication| port_view(publication, facts)).collect(),
         allows: endpoint.allows.iter().map(allowance_view).collect(),
         dns: endpoint.dns.clone(),
         warnings: Vec::new(),
@@ -306,9 +331,12 @@ fn allowance_view(allowance: &Allowance) -> AllowanceView {
     AllowanceView { from: allowance.from.to_string(), port, proto }
 }
 
-fn port_view(publication: &PortPublication) -> PortView {
-    let PortPublication { host_ip, direct: _, host_port, port, count, protocol, from } = publication.clone();
-    PortView { host_ip, host_port, port, count, proto: protocol, from }
+fn port_view(publication: &PortPublication, facts: &HostFacts) -> PortView {
+    let PortPublication { host_ip, direct, host_port, port, count, protocol, from } = publication.clone();
+    let uplinks = facts.uplinks.keys().map(ToString::to_string);
+    let denial = || facts.firewall.denial_at_input(uplinks, host_ip, protocol.number(), host_port);
+    let input = if direct || host_ip.is_loopback() { None } else { denial() };
+    PortView { host_ip, host_port, port, count, proto: protocol, from, input }
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -353,12 +381,33 @@ impl<K: Kernel> Daemon<K> {
                 searches_failed,
             },
             sockets: self.kernel.guard(),
+            firewall: firewall_view(&self.facts.firewall, &counters),
             uplinks: uplinks.collect(),
             cluster: self.cluster.as_ref().map(Cluster::told),
             networks: self.model.networks.len(),
             endpoints: self.model.endpoints.len(),
             warnings: all_warnings,
         })))
+    }
+}
+
+/// How flows stand to the host's firewall.
+fn firewall_view(facts: &FirewallFacts, counters: &BTreeMap<Hook, Counters>) -> FirewallView {
+    let of = |count: fn(&Counters) -> u64| {
+        [Hook::FromContainer, Hook::FromUplink, Hook::FromL3Uplink]
+            .iter()
+            .filter_map(|hook| counters.get(hook))
+            .map(count)
+            .sum::<u64>()
+    };
+    FirewallView {
+        mode: facts.mode,
+        shown: facts.is_shown(),
+        why: facts.why(),
+        mark: facts.mark,
+        sets_marks: facts.sets_marks(),
+        fast: of(|counters| counters.to_peer + counters.to_neighbour),
+        by_stack: of(|counters| counters.shown),
     }
 }
 

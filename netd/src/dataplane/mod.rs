@@ -8,6 +8,7 @@ mod attach;
 mod cgroup;
 mod collector;
 mod flows;
+mod follower;
 mod inside;
 #[cfg(feature = "log")]
 mod log;
@@ -31,7 +32,7 @@ use netd_common::tables::{Hook, names};
 
 #[cfg(test)]
 pub use self::object::OBJECT;
-use self::{attach::Attachments, collector::Collector, inside::Inside, tables::Tables};
+use self::{attach::Attachments, collector::Collector, follower::Follower, inside::Inside, tables::Tables};
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
     tables::Records,
@@ -61,6 +62,7 @@ pub struct Dataplane {
     collector: Collector,
     guard: Guard,
     inside: Inside,
+    _follower: Follower,
 }
 
 impl Dataplane {
@@ -82,9 +84,11 @@ impl Dataplane {
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut programs, flows.max_entries())?;
         let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
+        let _follower = Follower::start(&mut programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
         let inside = Inside::open(pins);
-        let mut dataplane = Self { programs, tables, attachments, inside, collector: Collector::default(), guard };
+        let collector = Collector::default();
+        let mut dataplane = Self { programs, tables, attachments, inside, collector, guard, _follower };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }

@@ -1,11 +1,12 @@
-//! Two commands of bpf(2) that aya does not have: a whole map at a time, and what a pinned link is attached to.
+//! Commands of bpf(2) as aya does not have them: a whole map at a time, what a pinned link is attached to, and a run of a program
+//! by another thread.
 
 use std::{
     ffi::CString,
     io,
     mem::{self, MaybeUninit},
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -109,6 +110,18 @@ pub fn tcx_link(path: &Path) -> io::Result<Option<u32>> {
     // SAFETY: only TCX links are pinned there; of another, any number is a valid one.
     let index = unsafe { info.__bindgen_anon_1.tcx.ifindex };
     Ok((index != 0).then_some(index))
+}
+
+/// Runs a program once on a packet; what it returned.
+pub fn run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut attr = zeroed();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = packet.as_ptr() as u64;
+    attr.test.data_size_in = packet.len() as u32;
+    attr.test.repeat = 1;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the union's member that was written; the kernel has answered in it.
+    Ok(unsafe { attr.test.retval })
 }
 
 fn zeroed() -> bpf_attr {

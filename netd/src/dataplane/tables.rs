@@ -332,6 +332,7 @@ fn added(mut sum: Counters, one: &Counters) -> Counters {
     sum.passed += one.passed;
     sum.to_peer += one.to_peer;
     sum.to_neighbour += one.to_neighbour;
+    sum.shown += one.shown;
     for (total, count) in sum.dropped.iter_mut().zip(one.dropped) {
         *total += count;
     }

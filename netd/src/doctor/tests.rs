@@ -65,7 +65,7 @@ fn a_host_as_it_should_be_is_fine_in_every_check() {
 
     assert_eq!(patient.wrong(), BTreeSet::new());
     let checks: Vec<String> = patient.findings().into_iter().map(|finding| finding.check).collect();
-    assert_eq!(checks, ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "programs", "ports"]);
+    assert_eq!(checks, ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "firewall", "programs", "ports"]);
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::{path::Path, process::Command};
 
 use netd_common::{
-    tables::{DeviceKind, EndpointKey, PortRange, PublicationKey, Settings, Span, Timeout},
+    tables::{DeviceKind, EndpointKey, Firewall, PortRange, PublicationKey, Settings, Span, Timeout},
     tuple::{Address, Mac, Port, TCP, Zone},
 };
 
 use super::{Host, HostOptions};
 use crate::{
     dataplane::Options,
+    firewall::{MARK, Mode},
     reconcile::{Bridge, DeviceRecord, Interface, Sandbox, Veth},
     resolver::Resolver,
     testing::link,
@@ -26,7 +27,13 @@ pub fn options(directory: &Path, clsact_only: bool) -> HostOptions {
     let state_dir = directory.join("state");
     std::fs::create_dir_all(&state_dir).unwrap();
     let dataplane = Options { clsact_only, ..Options::default() };
-    HostOptions { bpf_dir: directory.join("bpf"), state_dir, uplinks: Vec::new(), dataplane }
+    HostOptions {
+        bpf_dir: directory.join("bpf"),
+        state_dir,
+        uplinks: Vec::new(),
+        firewall: (Mode::Aware, MARK),
+        dataplane,
+    }
 }
 
 /// Each link's name and link-layer address; whether it has a carrier settles a little later.
@@ -94,6 +101,7 @@ pub fn uplink() -> DeviceRecord {
 pub fn settings() -> Settings {
     Settings {
         routed_by_stack: 0,
+        firewall: Firewall::default(),
         secret: [1, 2],
         pools: [PortRange { first: 10_000, last: 27_000 }; 2],
         second: PortRange { first: 32_768, last: 60_999 },

@@ -4,9 +4,11 @@
 //! invisible here, so nothing here can change or delete it.
 
 mod bridge;
+pub mod conntrack;
 mod departure;
 mod facts;
 mod filters;
+mod firewall;
 mod forwarding;
 mod inside;
 mod kernel;
@@ -30,7 +32,7 @@ use anyhow::{Context, Result, bail};
 use netd_common::tuple::Mac;
 use rtnetlink::{Handle, LinkUnspec, new_connection, packet_route::route::RouteMessage};
 
-pub use self::{facts::Sysctls, filters::Filter, forwarding::Forwarding, uses::resolvers};
+pub use self::{facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, uses::resolvers};
 use self::{
     inside::{Found, Insides},
     kernel::{Assigned, is, refusal},

@@ -107,7 +107,7 @@ fn send(
 }
 
 /// The kind and payload of each message of an answer.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.get(..HEADER)?;
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;

@@ -17,7 +17,10 @@ use anyhow::{Context, Result};
 use nix::libc;
 use rtnetlink::{
     MulticastGroup,
-    sys::{Socket, protocols::NETLINK_ROUTE},
+    sys::{
+        Socket,
+        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+    },
 };
 use tokio::{io::unix::AsyncFd, sync::watch};
 
@@ -38,6 +41,9 @@ const GROUPS: [MulticastGroup; 11] = [
 
 /// Room for what the kernel says while nobody listens, in bytes: a thousand containers that come at once.
 const ROOM: libc::c_int = 8 << 20;
+
+/// The group of what changes in nftables (`linux/netfilter/nfnetlink.h`).
+const NFNLGRP_NFTABLES: u32 = 7;
 
 /// The containers in which something has changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +91,10 @@ impl Watch {
         let inner = Inner { socket, version: AtomicU64::new(0), insides, told: watch::channel(0).0 };
         let watch = Self(Arc::new(inner));
         tokio::spawn(watch.clone().listen());
+        // A kernel without nftables has none to tell of.
+        if let Ok(socket) = firewall_socket() {
+            tokio::spawn(watch.clone().listen_to_firewall(socket));
+        }
         Ok(watch)
     }
 
@@ -110,6 +120,26 @@ impl Watch {
     async fn listen(self) {
         while let Ok(mut ready) = self.0.socket.readable().await {
             self.hear();
+            ready.clear_ready();
+        }
+    }
+
+    /// Wakes whoever waits when nftables changes.
+    async fn listen_to_firewall(self, socket: AsyncFd<Socket>) {
+        let mut buffer = [0; 64];
+        while let Ok(mut ready) = socket.readable().await {
+            let mut heard = false;
+            loop {
+                match receive(socket.as_raw_fd(), &mut buffer) {
+                    Ok(_) => heard = true,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard = true,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            if heard {
+                self.0.told.send_modify(|count| *count = count.wrapping_add(1));
+            }
             ready.clear_ready();
         }
     }
@@ -150,6 +180,16 @@ impl Watch {
     fn insides(&self) -> MutexGuard<'_, Insides> {
         self.0.insides.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A socket that hears what changes in nftables.
+fn firewall_socket() -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    socket.add_membership(NFNLGRP_NFTABLES)?;
+    // SAFETY: the socket is one descriptor as long as it lives, and nobody else has it.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
 /// The start of a message.

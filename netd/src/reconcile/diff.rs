@@ -11,6 +11,7 @@ use netd_common::{
 };
 
 use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, SegmentRecord, State, Tunnel, Veth, overlay};
+use crate::firewall::Xtables;
 
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,10 @@ pub enum Step {
     /// Deletes a VXLAN device of ours.
     DeleteTunnel(LinkName),
 
+    /// Puts netd's accept at the end of the FORWARD chain of an iptables.
+    Accept(Xtables),
+    /// Takes it away.
+    RemoveAccept(Xtables),
     /// Writes the settings table.
     PutSettings(Settings),
     /// Writes the table of reserved ports.
@@ -179,12 +184,11 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
 
 fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
     let stays = |link: &LinkName| !doomed.contains(link);
-    let mut steps: Vec<Step> = desired
-        .settings
-        .filter(|wanted| observed.settings != Some(*wanted))
-        .map(Step::PutSettings)
-        .into_iter()
-        .collect();
+    // Before flows are told to prove themselves to the firewall, it must let them through.
+    let mut steps: Vec<Step> =
+        desired.accepts.difference(&observed.accepts).map(|table| Step::Accept(*table)).collect();
+    steps.extend(observed.accepts.difference(&desired.accepts).map(|table| Step::RemoveAccept(*table)));
+    steps.extend(desired.settings.filter(|wanted| observed.settings != Some(*wanted)).map(Step::PutSettings));
     if desired.reserved != observed.reserved {
         steps.push(Step::PutReserved(desired.reserved.clone()));
     }
@@ -265,6 +269,10 @@ impl fmt::Display for Step {
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),
             Self::Rename(link, current) => write!(f, "give {link} its name back, which is called {current}"),
             Self::Close(link) => write!(f, "take {link} down"),
+            Self::Accept(table) => {
+                write!(f, "let packets of containers through at the end of FORWARD of {}", table.command())
+            }
+            Self::RemoveAccept(table) => write!(f, "take netd's accept out of FORWARD of {}", table.command()),
             Self::PutSettings(_) => write!(f, "write the settings"),
             Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),

@@ -77,6 +77,8 @@ impl FakeKernel {
                 lose(state, &link);
             }
             Step::RestoreForwarding(link, family) => drop(state.forwarding.remove(&(link, family))),
+            Step::Accept(table) => drop(state.accepts.insert(table)),
+            Step::RemoveAccept(table) => drop(state.accepts.remove(&table)),
             Step::PutSettings(settings) => state.settings = Some(settings),
             Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {

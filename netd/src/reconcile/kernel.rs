@@ -14,7 +14,7 @@ use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
 use super::{Checkup, Family, LinkName, Sandbox, State, Step};
-use crate::dns::Directory;
+use crate::{dns::Directory, firewall::FirewallFacts};
 
 /// What the plan depends on and netd does not decide.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct HostFacts {
     pub vxlan_devices: BTreeMap<u16, LinkName>,
     /// Whether a rule of the host's picks routes by a mark or a type of service.
     pub routes_by_marks: bool,
+    /// The host's own firewall.
+    pub firewall: FirewallFacts,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
     /// `net.ipv4.ip_local_reserved_ports`.

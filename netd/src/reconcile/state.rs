@@ -18,6 +18,8 @@ use netd_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::firewall::Xtables;
+
 /// Name of a network device, 1 to 15 bytes (`IFNAMSIZ` less its NUL).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -151,6 +153,8 @@ pub struct State {
     pub peers: BTreeMap<PeerKey, Address>,
     /// The table of the host's own addresses, those of its loopback aside.
     pub addresses: BTreeSet<Address>,
+    /// The iptables whose FORWARD chain ends with netd's accept.
+    pub accepts: BTreeSet<Xtables>,
     /// The settings table; `None` before they are written.
     pub settings: Option<Settings>,
     /// The table of reserved ports, as ranges apart from one another.

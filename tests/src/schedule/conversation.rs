@@ -250,7 +250,7 @@ impl Conversation {
         match verdict {
             Verdict::Pass => self.is_from_outside(side),
             Verdict::Drop(reason) => reasons.contains(&reason),
-            Verdict::Peer(_) | Verdict::Neighbour(_) => false,
+            Verdict::Show | Verdict::Peer(_) | Verdict::Neighbour(_) => false,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Frame {
     pub device: u32,
     /// Index of the device that received it, 0 for the host itself.
     pub came_by: u32,
+    /// What netfilter and the host's routing see.
+    pub mark: u32,
     /// What a hook noted.
     pub label: Label,
 }
@@ -53,6 +55,7 @@ impl Frame {
             for_another: false,
             device,
             came_by: device,
+            mark: 0,
             label: Label::None,
         }
     }
@@ -147,6 +150,14 @@ impl Packet for Frame {
 
     fn came_by(&self) -> u32 {
         self.came_by
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_mark(&mut self, mark: u32) {
+        self.mark = mark;
     }
 
     fn label(&self) -> Label {

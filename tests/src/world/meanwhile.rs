@@ -141,6 +141,15 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         flows.get_mut(&at).map_or(Noted::Written, |stored| conntrack::write_note(stored, noted, direction))
     }
 
+    fn put_passage(&self, key: &Tuple, flow: &Flow) {
+        self.step();
+        self.world.put_passage(key, flow);
+    }
+
+    fn ask_to_follow(&self, key: &Tuple) {
+        self.world.ask_to_follow(key);
+    }
+
     fn put_youngest(&self, key: &Tuple) -> bool {
         self.step();
         self.world.put_youngest(key)

@@ -8,7 +8,7 @@ use std::{
 
 use netd_common::{
     conntrack::{self, Noted},
-    hooks,
+    firewall, hooks,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
         NextHop, Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
@@ -61,6 +61,8 @@ pub struct World {
     pub counters: RefCell<BTreeMap<Hook, Counters>>,
     /// First packets' tuples, the oldest first.
     pub ages: RefCell<VecDeque<Tuple>>,
+    /// Connections that wait for nf_conntrack to bear gaps.
+    pub unfollowed: RefCell<Vec<Tuple>>,
     /// The fragment table.
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// Fragments before their first.
@@ -190,6 +192,16 @@ impl Tables for World {
     fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
         let mut flows = self.flows.borrow_mut();
         flows.get_mut(key).map_or(Noted::Gone, |stored| conntrack::write_note(stored, noted, direction))
+    }
+
+    fn put_passage(&self, key: &Tuple, flow: &Flow) {
+        if let Some(stored) = self.flows.borrow_mut().get_mut(key) {
+            firewall::write_passage(stored, flow);
+        }
+    }
+
+    fn ask_to_follow(&self, key: &Tuple) {
+        self.unfollowed.borrow_mut().push(*key);
     }
 
     fn put_youngest(&self, key: &Tuple) -> bool {

@@ -12,6 +12,7 @@ mod crowd;
 mod doctor;
 mod edges;
 mod events;
+mod firewall;
 mod forwarding;
 mod healing;
 mod ipv6;

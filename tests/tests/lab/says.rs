@@ -73,6 +73,16 @@ pub fn shows_flow(netd: &Netd, source: &str, target: &str) -> bool {
     })
 }
 
+/// What the doctor would have done about the first warning of a check: the command behind the last colon.
+#[track_caller]
+pub fn remedy(netd: &Netd, check: &str) -> String {
+    let outcome = netd.run(["doctor", "--format", "json"]);
+    let findings: Value = serde_json::from_str(&outcome.stdout).expect("the doctor prints JSON");
+    let found = listed(&findings).iter().find(|one| one["check"] == check && one["severity"] == "warning").cloned();
+    let remedy = text(&found.unwrap_or_else(|| panic!("no warning about {check} in {findings}")), "/remedy");
+    remedy.split_once(": ").map_or(remedy.clone(), |(_, command)| command.replace('\'', ""))
+}
+
 /// A string at a JSON pointer.
 #[track_caller]
 pub fn text(value: &Value, pointer: &str) -> String {

@@ -4,6 +4,7 @@ mod edges;
 mod errors;
 mod extensions;
 mod fill;
+mod firewall;
 mod fragments;
 mod guard;
 mod icc;

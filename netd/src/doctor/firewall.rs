@@ -1,0 +1,78 @@
+//! What the host's own firewall stops, and what it does not.
+
+use std::collections::BTreeSet;
+
+use super::{Facts, Finding, Severity};
+use crate::{model::Network, reconcile::Family};
+
+const CHECK: &str = "firewall";
+
+/// Adds what is to be said of it.
+pub fn add(facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let host = &facts.host.firewall;
+    let before = found.len();
+    if let Some(why) = &host.unread {
+        found.push(Finding::new(
+            CHECK,
+            Severity::Warning,
+            format!("the host's rules cannot be read: {why}"),
+            "Every flow shows itself to the firewall, and what it would stop is not told.",
+            "Install what is missing.",
+        ));
+    }
+    if host.is_shown() {
+        stopped(facts, found);
+    }
+    open_though_denied(facts, found);
+    if found.len() == before {
+        found.push(Finding::fine(CHECK, format!("{}: {}", host.mode, host.why())));
+    }
+}
+
+/// Rules that stop everything new between an uplink and a network, each once a direction.
+fn stopped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let mut said = BTreeSet::new();
+    for (family, network) in reaching_out(facts) {
+        let bridge = network.bridge().to_string();
+        for uplink in facts.host.uplinks.keys().map(ToString::to_string) {
+            for (from, to, way) in [(&bridge, &uplink, "from"), (&uplink, &bridge, "to")] {
+                let Some((by, remedy)) = facts.host.firewall.stop_at_forward(from, to, family) else { continue };
+                if said.insert((by.clone(), way)) {
+                    found.push(Finding::new(
+                        CHECK,
+                        Severity::Warning,
+                        format!("{by} stops new flows {way} containers of {}", network.name),
+                        "It is a rule of the host's, and its operator's word.",
+                        &format!("If that is not meant: {remedy}"),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn reaching_out<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (Family, &'a Network)> {
+    let networks = facts.model.networks.values().filter(|network| !network.internal);
+    networks.flat_map(|network| {
+        let has = move |family: &Family| network.subnets.iter().any(|subnet| Family::of(subnet.gateway) == *family);
+        Family::BOTH.into_iter().filter(has).map(move |family| (family, network))
+    })
+}
+
+fn open_though_denied(facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let publications = facts.model.endpoints.values().flat_map(|endpoint| &endpoint.publications);
+    for one in publications.filter(|one| !one.direct && !one.host_ip.is_loopback()) {
+        let uplinks = facts.host.uplinks.keys().map(ToString::to_string);
+        let protocol = one.protocol;
+        let by = facts.host.firewall.denial_at_input(uplinks, one.host_ip, protocol.number(), one.host_port);
+        if let Some(by) = by {
+            found.push(Finding::new(
+                CHECK,
+                Severity::Warning,
+                format!("port {}/{protocol} of {} is open although INPUT denies it: {by}", one.host_port, one.host_ip),
+                "What is published is forwarded, and INPUT does not see it.",
+                "Publish it for some clients alone (from=), on one address, or drop it at FORWARD.",
+            ));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+use std::net::IpAddr;
+
+use super::{
+    ruleset::{Action, Match, Rule},
+    *,
+};
+
+const TCP_80: (u8, u16) = (6, 80);
+
+#[test]
+fn a_host_without_rules_has_nothing_to_show_flows_to() {
+    for text in ["", "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"] {
+        assert!(!facts(of_save(text, Family::Ip, true)).is_shown());
+    }
+    let input_alone = nft(
+        r#"{"chain": {"family": "inet", "table": "f", "name": "in", "hook": "input", "prio": 0, "policy": "drop"}}"#,
+    );
+    assert!(!facts(input_alone).is_shown(), "INPUT does not see what is forwarded");
+    let nat = "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth0 -j MASQUERADE\nCOMMIT\n";
+    let nat = facts(of_save(nat, Family::Ip, true));
+    assert!(!nat.is_shown() && nat.tracks());
+}
+
+#[test]
+fn rules_and_policies_on_the_way_of_what_is_forwarded_count() {
+    let chain = |family, hook, policy| {
+        format!(
+            r#"{{"chain": {{"family": "{family}", "table": "f", "name": "c", "type": "filter", "hook": "{hook}", "prio": 0, "policy": "{policy}"}}}}"#
+        )
+    };
+    let rule = r#", {"rule": {"family": "FAMILY", "table": "f", "chain": "c", "handle": 7, "expr": [{"drop": null}]}}"#;
+    for family in ["ip", "ip6", "inet"] {
+        for hook in ["prerouting", "forward", "postrouting"] {
+            assert!(!facts(nft(&chain(family, hook, "accept"))).is_shown());
+            assert!(facts(nft(&chain(family, hook, "drop"))).is_shown(), "{family} {hook}");
+            let with = chain(family, hook, "accept") + &rule.replace("FAMILY", family);
+            assert!(facts(nft(&with)).is_shown(), "{family} {hook}");
+        }
+    }
+    let at_device = r#"{"chain": {"family": "netdev", "table": "f", "name": "c", "hook": "ingress", "prio": 0, "policy": "accept"}}"#;
+    assert!(facts(nft(&(at_device.to_owned() + &rule.replace("FAMILY", "netdev")))).is_shown());
+}
+
+#[test]
+fn netds_own_accept_is_no_rule_of_anothers_and_stands_last() {
+    let ours = "-A FORWARD -m mark --mark 0x8000000/0x8000000 -m comment --comment \"netd: x\" -j ACCEPT\n";
+    let table = |policy: &str, rules: &str| {
+        let text = format!("*filter\n:FORWARD {policy} [0:0]\n{rules}COMMIT\n");
+        facts(of_save(&text, Family::Ip, true))
+    };
+
+    let alone = table("ACCEPT", ours);
+    assert!(!alone.is_shown() && alone.closed().is_empty() && alone.accepted() == [Xtables::Nft4].into());
+    let closed = table("DROP", "");
+    assert_eq!((closed.closed(), closed.accepted()), ([Xtables::Nft4].into(), BTreeSet::new()));
+    let behind = table("DROP", &format!("{ours}-A FORWARD -s 10.0.0.0/8 -j DROP\n"));
+    assert_eq!((behind.accepted(), behind.with_accept()), (BTreeSet::new(), [Xtables::Nft4].into()));
+    assert!(table("DROP", ours).accepted().contains(&Xtables::Nft4));
+}
+
+#[test]
+fn input_says_of_a_port_what_its_rules_say() {
+    let saved =
+        |rules: &str| of_save(&format!("*filter\n:INPUT DROP [0:0]\n:user - [0:0]\n{rules}COMMIT\n"), Family::Ip, true);
+    let cases = [
+        ("", true),
+        ("-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT\n", false),
+        ("-A INPUT -p udp -m udp --dport 80 -j ACCEPT\n", true),
+        ("-A INPUT -p tcp -m multiport --dports 22,79:81 -j ACCEPT\n", false),
+        ("-A INPUT -s 192.0.2.0/24 -p tcp -m tcp --dport 80 -j ACCEPT\n", true),
+        ("-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", true),
+        ("-A INPUT -i lo -j ACCEPT\n", true),
+        ("-A INPUT -i eth+ -j ACCEPT\n", false),
+        ("-A INPUT ! -i eth0 -j ACCEPT\n", true),
+        ("-A INPUT -j user\n-A user -p tcp -j ACCEPT\n", false),
+        ("-A INPUT -j user\n-A user -p tcp -j RETURN\n-A user -j ACCEPT\n", true),
+        ("-A INPUT -p tcp -j REJECT --reject-with tcp-reset\n", true),
+        // It cannot be told, so nothing is claimed.
+        ("-A INPUT -p tcp -m limit --limit 3/min -j ACCEPT\n", false),
+        ("-A INPUT -m set --match-set banned src -j DROP\n", true),
+    ];
+    for (rules, denied) in cases {
+        assert_eq!(denies(saved(rules), TCP_80), denied, "{rules}");
+    }
+}
+
+#[test]
+fn native_rules_are_read_as_nft_prints_them() {
+    let chain = r#"{"chain": {"family": "inet", "table": "f", "name": "in", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}"#;
+    let rule = |expr: &str| {
+        let rule =
+            format!(r#"{{"rule": {{"family": "inet", "table": "f", "chain": "in", "handle": 7, "expr": [{expr}]}}}}"#);
+        nft(&format!("{chain}, {rule}"))
+    };
+    let cases = [
+        (
+            r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}}, {"accept": null}"#,
+            false,
+        ),
+        (
+            r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 80}}, {"accept": null}"#,
+            true,
+        ),
+        (
+            r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": {"set": [22, {"range": [79, 81]}]}}}, {"counter": {"packets": 0, "bytes": 0}}, {"accept": null}"#,
+            false,
+        ),
+        (
+            r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}"#,
+            true,
+        ),
+        (
+            r#"{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": [["established", {"accept": null}], ["new", {"accept": null}]]}}}"#,
+            false,
+        ),
+        (r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}, {"accept": null}"#, true),
+        (r#"{"match": {"op": "!=", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}, {"accept": null}"#, false),
+        (
+            r#"{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "@friends"}}, {"accept": null}"#,
+            true,
+        ),
+    ];
+    for (expr, denied) in cases {
+        assert_eq!(denies(rule(expr), TCP_80), denied, "{expr}");
+    }
+    assert!(rule(cases[3].0).tracks);
+    let marks = rule(r#"{"mangle": {"key": {"meta": {"key": "mark"}}, "value": 1}}"#);
+    assert!(marks.sets_marks && !rule(cases[0].0).sets_marks);
+}
+
+#[test]
+fn what_ends_in_a_reject_is_named_with_what_would_open_it() {
+    let saved = of_save("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n", Family::Ip, false);
+
+    let (by, remedy) = facts(saved).stop_at_forward("ndb-1", "eth0", reconcile::Family::V4).unwrap();
+
+    assert_eq!(by, "`-A FORWARD -j REJECT`");
+    assert_eq!(remedy, "iptables-legacy -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT");
+}
+
+#[test]
+fn rules_without_end_are_not_followed_without_end() {
+    let text = "*filter\n:INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -j a\n-A a -j a\nCOMMIT\n";
+    assert!(!denies(of_save(text, Family::Ip, true), TCP_80));
+    let rule = Rule { text: String::new(), matches: vec![Match::Marked(1)], action: Action::Accept };
+    assert!(rule.is_accept_of(1) && !rule.is_accept_of(0));
+}
+
+fn facts(ruleset: Ruleset) -> FirewallFacts {
+    FirewallFacts { ruleset, mark: MARK, generation: 1, ..FirewallFacts::default() }
+}
+
+fn nft(objects: &str) -> Ruleset {
+    of_json(&format!(r#"{{"nftables": [{objects}]}}"#)).unwrap()
+}
+
+fn denies(ruleset: Ruleset, (protocol, port): (u8, u16)) -> bool {
+    let any: IpAddr = "0.0.0.0".parse().unwrap();
+    facts(ruleset).denial_at_input(["eth0".to_owned()], any, protocol, port).is_some()
+}
