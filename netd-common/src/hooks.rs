@@ -33,11 +33,15 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
         Hook::ToUplink | Hook::ToL3Uplink => to_uplink(p, t, s),
         Hook::DnsLo => dns_lo(p, t, s),
         Hook::FromOverlay => overlay::enter(p, t, s),
+        // What meets frames is `prefilter`.
+        Hook::UplinkXdp => Ok(PASS),
     });
     let is_ours = match hook {
         Hook::FromContainer => true,
         Hook::FromUplink | Hook::FromL3Uplink => p.label() == Label::Approved,
-        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo | Hook::FromOverlay => false,
+        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo | Hook::FromOverlay | Hook::UplinkXdp => {
+            false
+        }
     };
     if is_ours && verdict.is_for_stack() {
         firewall::mark(p, t);

@@ -25,6 +25,7 @@ pub mod overlay;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod prefilter;
 pub mod publish;
 pub mod sock;
 pub mod tables;

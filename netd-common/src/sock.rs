@@ -9,6 +9,10 @@ use crate::{
     tuple::{Address, Port, TCP, UDP},
 };
 
+/// The mark (SO_MARK) of the socket by which the daemon keeps a published port, while it is bound. Setting one takes
+/// CAP_NET_ADMIN.
+pub const KEEPER_MARK: u32 = 0x6e64_6b70;
+
 /// What is looked up and kept.
 pub trait Tables {
     /// The publication of this port at exactly this address.
@@ -53,33 +57,43 @@ pub enum Speaks {
     Both,
 }
 
-/// Where a socket that dials this place goes instead, noted for when it is asked with whom it speaks. `None` to leave it alone:
-/// nothing is published there, not for it, or the container could not answer it.
+/// What becomes of a socket that dials a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dial {
+    /// It goes where it goes: nothing is published there, or the container could not answer it.
+    Alone,
+    /// It goes to this place instead.
+    Led(Address, Port),
+    /// Nowhere: the port is not for it.
+    Refused,
+}
+
+/// What becomes of a socket that dials this place. Where it is led is noted for when it is asked with whom it speaks.
 #[inline(always)]
-pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> Option<(Address, Port)> {
+pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> Dial {
     if socket.protocol != TCP && socket.protocol != UDP {
-        return None;
+        return Dial::Alone;
     }
     // From the loopback no route leads to a container, and a device leads where it leads.
     if socket.on_device || socket.source.is_loopback() {
-        return None;
+        return Dial::Alone;
     }
-    let publication = published(t, socket.protocol, address, port)?;
-    if !can_speak(socket, publication.address) {
-        return None;
-    }
-    let source = source(socket, address);
-    if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
-        return None;
-    }
+    let Some(publication) = published(t, socket.protocol, address, port) else { return Dial::Alone };
     let (to, to_port) = (publication.address, publication.port(port));
     if (to, to_port) == (address, port) {
         // Open at its own address: it goes there anyway.
-        return None;
+        return Dial::Alone;
+    }
+    let source = source(socket, address);
+    if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
+        return Dial::Refused;
+    }
+    if !can_speak(socket, publication.address) {
+        return Dial::Alone;
     }
     let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };
     t.keep_dialled(&DialledKey::new(socket.cookie, to, to_port), &dialled);
-    Some((to, to_port))
+    Dial::Led(to, to_port)
 }
 
 /// Whom a socket takes its peer at this place for, if it was led there.

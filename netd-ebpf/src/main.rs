@@ -1,6 +1,6 @@
 //! netd's programs: one function per hook, which hands the packet or the call to `netd-common` and its verdict to the kernel.
 //!
-//! No decision is made here. `skb` adapts the packet, `sock` the call of a socket, `maps` the tables.
+//! No decision is made here. `skb` adapts the packet, `xdp` the frame, `sock` the call of a socket, `maps` the tables.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -10,10 +10,11 @@ mod collect;
 mod maps;
 mod skb;
 mod sock;
+mod xdp;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use netd_common::{hooks, sock::Speaks, tables::Hook};
 
@@ -57,6 +58,12 @@ pub fn from_l3_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_l3_uplink(ctx: TcContext) -> i32 {
     run::<true>(Hook::ToL3Uplink, ctx)
+}
+
+/// An uplink's driver.
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    xdp::run(&ctx)
 }
 
 /// Takes flows out that the daemon found to be over. Attached nowhere: the daemon runs it on packets of its own making.

@@ -20,7 +20,7 @@ use aya_ebpf::{
 use netd_common::{
     conntrack::{self, Noted},
     evict::FOLLOW,
-    firewall, sock,
+    firewall, prefilter, sock,
     tables::{
         AllowanceKey, CURSORS, ClaimError, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey,
         Flow, Fragment, FragmentKey, Hook, Instant, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote,
@@ -164,6 +164,31 @@ impl sock::Tables for Sockets {
     fn keep_dialled(&self, key: &DialledKey, dialled: &Dialled) {
         // Without it the socket is told the container's own address.
         let _ = DIALLED.insert(key, dialled, 0);
+    }
+}
+
+/// Those that a frame sees before it is a packet.
+pub struct Early;
+
+impl prefilter::Tables for Early {
+    #[inline(always)]
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        publication(key)
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        is_source(key)
+    }
+
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        FLOWS.get_ptr(tuple).is_some()
     }
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use netd_common::{
-    sock::{self, Socket, Speaks},
+    sock::{self, Dial, Socket, Speaks},
     tuple::{Address, Port},
 };
 
@@ -18,6 +18,7 @@ const GO_ON: i32 = 1;
 /// And for no.
 const REFUSE: i32 = 0;
 const EADDRINUSE: i32 = 98;
+const ECONNREFUSED: i32 = 111;
 
 /// The cookie of the daemon's network namespace, which the loader fills in. No namespace has 0.
 #[unsafe(no_mangle)]
@@ -141,6 +142,17 @@ impl Call {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: the context in hand holds its socket.
+        let socket = unsafe { (*self.context).__bindgen_anon_1.sk };
+        if socket.is_null() {
+            return 0;
+        }
+        // SAFETY: it has just been looked at, and is the call's.
+        unsafe { (&raw const (*socket).mark).read_volatile() }
+    }
+
+    #[inline(always)]
     fn socket<F: Family>(&self, speaks: Speaks) -> Option<Socket> {
         // SAFETY: the context in hand holds its socket.
         let socket = unsafe { (*self.context).__bindgen_anon_1.sk };
@@ -153,15 +165,19 @@ impl Call {
     }
 }
 
-/// connect and sendmsg: leads the socket to the container.
+/// connect and sendmsg: leads the socket to the container, or refuses as a port that nobody listens on.
 #[inline(always)]
 pub fn dial<F: Family>(context: &SockAddrContext, speaks: Speaks) -> i32 {
     let Some(call) = Call::of_host(context) else { return GO_ON };
     let Some(socket) = call.socket::<F>(speaks) else { return GO_ON };
-    if let Some(to) = sock::dial(&Sockets, &socket, F::address(&call), call.port()) {
-        call.put::<F>(to);
+    match sock::dial(&Sockets, &socket, F::address(&call), call.port()) {
+        Dial::Alone => GO_ON,
+        Dial::Led(address, port) => {
+            call.put::<F>((address, port));
+            GO_ON
+        }
+        Dial::Refused => refuse(ECONNREFUSED),
     }
-    GO_ON
 }
 
 /// recvmsg and getpeername: names the peer as it was dialled.
@@ -174,14 +190,22 @@ pub fn peer<F: Family>(context: &SockAddrContext) -> i32 {
     GO_ON
 }
 
-/// bind: refuses a published port.
+/// bind: refuses a published port, but to the daemon's own socket that keeps it.
 #[inline(always)]
 pub fn bind<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(call) = Call::of_host(context) else { return GO_ON };
+    if call.mark() == sock::KEEPER_MARK {
+        return GO_ON;
+    }
     if sock::may_bind(&Sockets, call.protocol(), F::address(&call), call.port()) {
         return GO_ON;
     }
+    refuse(EADDRINUSE)
+}
+
+#[inline(always)]
+fn refuse(error: i32) -> i32 {
     // SAFETY: takes a number. Without it the caller would read EPERM.
-    unsafe { bpf_set_retval(-EADDRINUSE) };
+    unsafe { bpf_set_retval(-error) };
     REFUSE
 }

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
@@ -56,6 +57,8 @@ pub struct DaemonConfig {
     pub cgroup: Option<PathBuf>,
     /// `--uplink`.
     pub uplinks: Vec<LinkName>,
+    /// `--xdp`.
+    pub xdp: Option<XdpWish>,
     /// Entries of the flow table, two a flow, where there is none yet. Without it as the machine's memory says.
     pub flows_max: Option<FlowsMax>,
     /// `--firewall`.
@@ -90,6 +93,19 @@ impl TryFrom<u32> for FlowsMax {
             Err(format!("a flow table of {entries} entries; it may have {least} to {most}"))
         }
     }
+}
+
+/// Whether frames are met in the drivers of uplinks (XDP).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpWish {
+    /// Where a driver of hardware, or of a virtual machine's, has it.
+    #[default]
+    Auto,
+    /// On every uplink, and an error where one has it not.
+    Native,
+    /// Nowhere.
+    Off,
 }
 
 /// Pools of each family, in the order in which they are used; the defaults where one has none.
@@ -320,7 +336,8 @@ mod tests {
 
         let Config { daemon, pools, bridge, publish, cluster } = parse(&uncommented).unwrap();
 
-        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark } = daemon;
+        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark, xdp } = daemon;
+        assert_eq!(xdp, Some(XdpWish::Auto));
         assert!(
             flows_max.is_some()
                 && [state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some)

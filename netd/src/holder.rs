@@ -11,33 +11,46 @@ use netd_common::tuple::{TCP, UDP};
 
 use crate::reconcile::Process;
 
-/// `TCP_LISTEN` of `net/tcp_states.h`.
+/// `TCP_LISTEN` and `TCP_TIME_WAIT` of `net/tcp_states.h`.
 const LISTEN: u8 = 0x0a;
+const TIME_WAIT: u8 = 0x06;
 
 /// The first of `ports` of `address` that is taken, and the process that has it, in the calling thread's namespace; one of id
 /// 0 if it is in none that can be seen. `None` if all are free, or the protocol has no ports that the kernel lists.
 pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Option<(u16, Process)>> {
+    let there = sockets(address, protocol, ports)?.into_iter();
+    let first =
+        there.filter(|socket| protocol != TCP || socket.state == LISTEN).min_by_key(|socket| socket.local.port());
+    Ok(first.map(|socket| {
+        let process = owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() });
+        (socket.local.port(), process)
+    }))
+}
+
+/// Whether a connection of one of these ports of `address` is over and waits for stragglers (TIME-WAIT), and no socket listens.
+pub fn has_closed(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<bool> {
+    let there = sockets(address, protocol, ports)?;
+    let any = |state| there.iter().any(|socket| socket.state == state);
+    Ok(any(TIME_WAIT) && !any(LISTEN))
+}
+
+/// The sockets of the calling thread's namespace that have one of these ports of `address`, as far as the kernel lists them.
+fn sockets(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Vec<Socket>> {
     let tables: &[&str] = match protocol {
         TCP => &["tcp", "tcp6"],
         UDP => &["udp", "udp6"],
-        _ => return Ok(None),
+        _ => &[],
     };
-    let mut first: Option<Socket> = None;
+    let mut found = Vec::new();
     for table in tables {
         let text = match fs::read_to_string(Path::new("/proc/thread-self/net").join(table)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             read => read?,
         };
-        let taken = text.lines().filter_map(parse).filter(|socket| {
-            let counts = protocol != TCP || socket.state == LISTEN;
-            counts && ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address)
-        });
-        first = first.into_iter().chain(taken).min_by_key(|socket| socket.local.port());
+        let has = |socket: &Socket| ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address);
+        found.extend(text.lines().filter_map(parse).filter(has));
     }
-    Ok(first.map(|socket| {
-        let process = owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() });
-        (socket.local.port(), process)
-    }))
+    Ok(found)
 }
 
 /// A line of one of `/proc/net`'s socket tables.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -23,9 +24,10 @@ use crate::{
     link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
-        Checkup, Collected, Family, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox,
-        State, Step,
+        Checkup, Collected, Family, Guard, HostFacts, HostPort, Kernel, LinkName, Process, Program, Relays,
+        ResolverState, Sandbox, State, Step,
     },
+    relay::Relay,
     resolver::Resolver,
 };
 
@@ -52,6 +54,7 @@ pub struct Host {
     dataplane: Dataplane,
     forwarding: Forwarding,
     resolver: Resolver,
+    relay: Relay,
     uplinks: Vec<LinkName>,
     sandboxes: BTreeMap<LinkName, Sandbox>,
     firewall: Firewall,
@@ -75,8 +78,8 @@ impl Host {
         let links = Links::open_watched()?;
         let forwarding = Forwarding::open(&options.state_dir)?;
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
-        let uplinks = options.uplinks;
-        Ok(Self { links, dataplane, forwarding, resolver, uplinks, sandboxes: BTreeMap::new(), firewall })
+        let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
+        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -298,7 +301,9 @@ impl Kernel for Host {
             }
         }
         let addresses = self.links.host_addresses().await?;
+        let early = uplinks.keys().filter(|link| self.dataplane.meets_frames(link)).cloned().collect();
         Ok(HostFacts {
+            early,
             uplinks,
             uses,
             vxlan_devices,
@@ -340,6 +345,14 @@ impl Kernel for Host {
     fn end_strays(&mut self) -> Result<usize> {
         let strays = self.dataplane.tables_mut().take_strays()?;
         if strays.is_empty() { Ok(0) } else { sockets::end(&strays) }
+    }
+
+    async fn relay(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>) {
+        self.relay.follow(relays, held).await;
+    }
+
+    fn relayed(&self) -> usize {
+        self.relay.len()
     }
 
     fn guard(&self) -> Guard {

@@ -25,6 +25,10 @@ use crate::{
     },
 };
 
+mod relays;
+
+pub use relays::{LONGEST, relays};
+
 /// The kernel's own `ip_local_port_range`.
 const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
 
@@ -75,6 +79,11 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     let forwards = subnets().map(Subnet::family).collect();
     for (link, uplink) in &facts.uplinks {
         add_uplink(&mut state, link, uplink, &forwards);
+    }
+    // Where every port is everybody's, a driver has nothing to drop.
+    if !state.sources.is_empty() {
+        let early = facts.early.iter().filter(|link| facts.uplinks.contains_key(*link));
+        state.hooks.extend(early.map(|link| (link.clone(), Hook::UplinkXdp)));
     }
     state
 }

@@ -1,25 +1,26 @@
 //! Sockets bound to published ports, so that a process of the host that wants one of them gets EADDRINUSE and not silence.
 //!
-//! They never receive: packets to a published port are taken before the host's sockets see them. Where programs refuse the
-//! binding of a published port, a socket is needed only until the port is published: it shows that no process has it.
+//! Packets from outside to a published port are taken before the host's sockets see them; the host's own clients that no
+//! program leads come to these sockets, which the relay serves. Where programs refuse the binding of a published port, a socket
+//! that is not relayed is needed only until the port is published: it shows that no process has it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
+use netd_common::sock::KEEPER_MARK;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
-use crate::model::{Model, PortPublication, Protocol};
-
-/// As many ports as are taken for a moment by a socket each: that shows those too that a process has bound and does not listen
-/// on, which no table of the kernel's does. More would take longer than a command should.
-const FEW: u16 = 64;
-
-/// A port of the host: address (unspecified for all), protocol, number.
-pub type Place = (IpAddr, Protocol, u16);
+pub use crate::reconcile::HostPort as Place;
+use crate::{
+    holder,
+    model::{Model, PortPublication, Protocol},
+    plan::LONGEST,
+    reconcile::Relays,
+};
 
 /// How a port is taken.
 pub type Binder = Box<dyn Fn(Place) -> io::Result<OwnedFd>>;
@@ -50,9 +51,10 @@ impl Reservations {
         self.by_programs = true;
     }
 
-    /// Whether so many ports are taken by a socket each, and not by a look at who has one.
+    /// Whether so many ports are taken by a socket each, and not by a look at who has one: that shows those too that a process
+    /// has bound and does not listen on, which no table of the kernel's does. More would take longer than a command should.
     pub fn takes_each(&self, count: u16) -> bool {
-        !self.by_programs || count <= FEW
+        !self.by_programs || count <= LONGEST
     }
 
     /// Takes every port of some publications, or none and says which one was not to be had.
@@ -66,18 +68,22 @@ impl Reservations {
 
     /// Keeps what was taken for a change that is made.
     pub fn keep(&mut self, fresh: Fresh) {
-        if !self.by_programs {
-            self.held.extend(fresh);
-        }
+        self.held.extend(fresh);
     }
 
-    /// Lets go what the model does not publish, and takes what it does; what was not to be had, with the reason.
-    pub fn follow(&mut self, model: &Model) -> Vec<(Place, io::Error)> {
-        if self.by_programs {
-            return Vec::new();
+    /// The ports that are held.
+    pub const fn held(&self) -> &BTreeMap<Place, OwnedFd> {
+        &self.held
+    }
+
+    /// Lets go what is neither relayed nor, where no program keeps it, published; and takes what is. What was not to be had, with
+    /// the reason.
+    pub fn follow(&mut self, model: &Model, relays: &Relays) -> Vec<(Place, io::Error)> {
+        let mut wanted: BTreeSet<Place> = relays.ports.keys().copied().collect();
+        if !self.by_programs {
+            let publications = model.endpoints.values().flat_map(|endpoint| &endpoint.publications);
+            wanted.extend(publications.flat_map(places));
         }
-        let publications: Vec<_> = model.endpoints.values().flat_map(|endpoint| &endpoint.publications).collect();
-        let wanted: std::collections::BTreeSet<Place> = publications.into_iter().flat_map(places).collect();
         self.held.retain(|place, _| wanted.contains(place));
         let mut refused = Vec::new();
         for place in wanted.into_iter().filter(|place| !self.held.contains_key(place)).collect::<Vec<_>>() {
@@ -106,8 +112,22 @@ fn places(publication: &PortPublication) -> impl Iterator<Item = Place> + use<> 
     pairs.into_iter().flatten().map(move |(port, _)| (address, protocol, port))
 }
 
-/// A socket bound to the port and not listening. Without SO_REUSEADDR: a port would be shared with whoever else sets it.
-fn bound((address, protocol, port): Place) -> io::Result<OwnedFd> {
+/// A socket bound to the port and not listening. Without SO_REUSEADDR, a port would be shared with whoever else sets it; but
+/// connections that are over (TIME-WAIT) are nobody's.
+fn bound(place: Place) -> io::Result<OwnedFd> {
+    match bound_like(place, false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && has_only_closed(place) => bound_like(place, true),
+        bound => bound,
+    }
+}
+
+/// Whether nothing but connections that are over is known at a port.
+fn has_only_closed((address, protocol, port): Place) -> bool {
+    let closed = |ports| holder::has_closed(address, protocol.number(), ports).unwrap_or_default();
+    protocol == Protocol::Tcp && closed(port..=port)
+}
+
+fn bound_like((address, protocol, port): Place, reuse: bool) -> io::Result<OwnedFd> {
     let kind = match protocol {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
@@ -119,15 +139,23 @@ fn bound((address, protocol, port): Place) -> io::Result<OwnedFd> {
         // IPv4 has a socket of its own.
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
-    // What strays in (from the host itself) is not to fill memory.
-    setsockopt(&socket, sockopt::RcvBuf, &0)?;
+    if kind == SockType::Datagram {
+        // What strays in before it is relayed is not to fill memory.
+        setsockopt(&socket, sockopt::RcvBuf, &0)?;
+    }
+    setsockopt(&socket, sockopt::ReuseAddr, &reuse)?;
+    // Our own programs let it have a port that is published; what it sends then has no mark.
+    let marked = setsockopt(&socket, sockopt::Mark, &KEEPER_MARK);
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, port)))?;
+    if marked.is_ok() {
+        setsockopt(&socket, sockopt::Mark, &0)?;
+    }
     Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 
     use super::*;
 

@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, Map, PerCpuArray, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use netd_common::{
     evict::{CollectOrder, Evict},
@@ -19,7 +19,7 @@ use netd_common::{
         AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings,
         SourceKey, names,
     },
-    tuple::Tuple,
+    tuple::{Address, Tuple},
 };
 
 use crate::{
@@ -29,6 +29,8 @@ use crate::{
 
 /// The program that is attached nowhere.
 const COLLECT: &str = "collect";
+/// What an XDP program returns to drop a frame (linux/bpf.h).
+const XDP_DROP: u32 = 1;
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -91,7 +93,14 @@ impl Kernel {
         for key in &world.allowances {
             allowances.insert(Wire(*key), 1, 0).unwrap();
         }
-        for name in Hook::ALL.into_iter().map(Hook::name).chain([COLLECT]) {
+        let mut addresses =
+            HashMap::<_, Wire<Address>, u8>::try_from(ebpf.map_mut(names::HOST_ADDRESSES).unwrap()).unwrap();
+        for address in &world.addresses {
+            addresses.insert(Wire(*address), 1, 0).unwrap();
+        }
+        let early: &mut Xdp = ebpf.program_mut(Hook::UplinkXdp.name()).unwrap().try_into().unwrap();
+        early.load().expect("the verifier accepts the program");
+        for name in Hook::OF_PACKETS.into_iter().map(Hook::name).chain([COLLECT]) {
             program(&mut ebpf, name).load().expect("the verifier accepts the program");
             let instructions = program(&mut ebpf, name).info().unwrap().verified_instruction_count();
             println!("{name}: {instructions:?} verified instructions");
@@ -115,6 +124,13 @@ impl Kernel {
         *runs += 1;
         *took += result.duration;
         (result.return_value as i32, out)
+    }
+
+    /// Whether the program in an uplink's driver drops a frame.
+    pub fn drops_early(&mut self, bytes: &[u8]) -> bool {
+        let early: &mut Xdp = self.ebpf.program_mut(Hook::UplinkXdp.name()).unwrap().try_into().unwrap();
+        let options = TestRunOptions { data_in: Some(bytes), ..Default::default() };
+        early.test_run(options).expect("the program runs").return_value == XDP_DROP
     }
 
     /// How long a hook takes for a packet at a device, by the kernel's own clock.

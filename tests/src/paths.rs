@@ -25,7 +25,7 @@ pub struct Path {
 }
 
 /// All.
-pub const PATHS: [Path; 12] = [
+pub const PATHS: [Path; 9] = [
     Path {
         name: "masquerade, established",
         hook: Hook::FromContainer,
@@ -61,33 +61,6 @@ pub const PATHS: [Path; 12] = [
         hook: Hook::FromUplink,
         before: || vec![(Hook::FromUplink, enters(tcp("203.0.113.9:40000", "192.0.2.1:8080")))],
         packet: |_| enters(tcp("203.0.113.9:40000", "192.0.2.1:8080").flags(ACK).payload(&[7; 64])),
-    },
-    Path {
-        name: "published, answer",
-        hook: Hook::FromContainer,
-        before: || {
-            let (client, web) = ("203.0.113.9:40000", "10.176.1.2:80");
-            let answer = |flags| leaves(tcp(web, client).flags(flags));
-            vec![
-                (Hook::FromUplink, enters(tcp(client, "192.0.2.1:8080"))),
-                (Hook::FromContainer, answer(SYN | ACK)),
-                (Hook::FromUplink, enters(tcp(client, "192.0.2.1:8080").flags(ACK))),
-                (Hook::FromContainer, answer(ACK)),
-            ]
-        },
-        packet: |_| leaves(tcp("10.176.1.2:80", "203.0.113.9:40000").flags(ACK).payload(&[7; 64])),
-    },
-    Path {
-        name: "datagram of a flow, port kept",
-        hook: Hook::FromContainer,
-        before: || vec![(Hook::FromContainer, leaves(udp("10.176.1.2:5000", "198.51.100.7:53")))],
-        packet: |_| leaves(udp("10.176.1.2:5000", "198.51.100.7:53")),
-    },
-    Path {
-        name: "datagram of a flow, port changed",
-        hook: Hook::FromContainer,
-        before: || vec![(Hook::FromContainer, leaves(udp("10.176.1.2:33000", "198.51.100.7:53")))],
-        packet: |_| leaves(udp("10.176.1.2:33000", "198.51.100.7:53")),
     },
     Path {
         name: "the host's own, from outside",
@@ -129,12 +102,10 @@ fn server(n: u32) -> String {
     format!("198.51.{}.{}:80", n >> 8 & 255, n & 255)
 }
 
-/// A packet of container A's for its gateway.
-pub fn leaves(build: Build) -> Frame {
+fn leaves(build: Build) -> Frame {
     Frame::at(A, build.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes())
 }
 
-/// A packet that the uplink's router sends.
-pub fn enters(build: Build) -> Frame {
+fn enters(build: Build) -> Frame {
     Frame::at(UPLINK, build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes())
 }

@@ -148,6 +148,7 @@ pub fn world() -> World {
     world.routes.push((Address::ANY_V4, 96, RouteTo::Device(UPLINK, 1500, Some(Address::v4(ROUTER)))));
     publish(&mut world, Address::ANY_V4, TCP, 8080..=8080, [10, 176, 1, 2], 80);
     publish(&mut world, Address::ANY_V4, TCP, 8100..=8199, [10, 176, 1, 2], 300);
+    world.addresses = [HOST, BRIDGES[0].2, BRIDGES[1].2, BRIDGES[2].2].map(Address::v4).into();
     for protocol in [TCP, UDP] {
         publish(&mut world, Address::ANY_V4, protocol, 443..=443, [10, 176, 1, 2], 443);
         let key = PublicationKey::new(Address::ANY_V4, protocol, Port::new(443));
@@ -194,6 +195,8 @@ pub fn world_of_both_families() -> World {
         key.address = if key.address == Address::ANY_V4 { Address::ANY_V6 } else { twin_of(key.address) };
         world.publications.insert(key, Publication { address: twin_of(to.address), ..to });
     }
+    let addresses: Vec<_> = world.addresses.iter().map(|address| twin_of(*address)).collect();
+    world.addresses.extend(addresses);
     let twins = world.sources.iter().map(|range| SourceKey::range(LIST, twin_of(range.address()), 120));
     let twins: Vec<_> = twins.collect();
     world.sources.extend(twins);

@@ -63,6 +63,11 @@ fn packets_are_equal(v6: bool, firewall: Firewall) {
         for i in 0..PACKETS {
             let (hook, frame) = packet(&mut random, &world, v6);
             world.clock.set(far_from_the_next_tick());
+            if hook == Hook::FromUplink {
+                let early = world.run_early(&frame.bytes);
+                assert_eq!(kernel.drops_early(&frame.bytes), early != Verdict::Pass, "packet {i}: {frame:02x?}");
+                *seen.entry(format!("{:?} {early:?}", Hook::UplinkXdp)).or_default() += 1;
+            }
             let mut in_world = frame.clone();
             let verdict = world.run(hook, &mut in_world);
             layer3.clock.set(world.clock.get());
@@ -194,7 +199,7 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
             (UPLINK, pick(random, &[0, 0, 20, 20, 30, 40, 70, 80, UPLINK, scene::FOREIGN]))
         }
         Hook::ToContainer => (pick(random, &[A, C, E]), pick(random, &[0, B, F, 20, 30, 80, UPLINK, scene::FOREIGN])),
-        Hook::DnsLo => (scene::LOOPBACK, 0),
+        Hook::DnsLo | Hook::UplinkXdp => (scene::LOOPBACK, 0),
         Hook::FromOverlay => (scene::TUNNEL, 0),
     };
     if hook == Hook::FromContainer && random.random_ratio(1, 12) {

@@ -86,7 +86,7 @@ fn a_published_port_is_dialled_by_each_address_of_the_host_and_tells_what_was_di
 
             let to = dial(&host, &socket(protocol, speaks), address, Port::new(8080));
 
-            assert_eq!(to, Some((CONTAINER, Port::new(80))), "{address:?}");
+            assert_eq!(to, Dial::Led(CONTAINER, Port::new(80)), "{address:?}");
             assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((address, Port::new(8080))));
             assert_eq!(peer(&host, 8, CONTAINER, Port::new(80)), None, "another socket dialled the container itself");
         }
@@ -110,7 +110,7 @@ fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
     ] {
         let host = host();
 
-        assert_eq!(dial(&host, &socket, address, Port::new(port)), None, "{socket:?} {address:?} {port}");
+        assert_eq!(dial(&host, &socket, address, Port::new(port)), Dial::Alone, "{socket:?} {address:?} {port}");
         assert!(host.dialled.borrow().is_empty());
     }
 }
@@ -123,7 +123,10 @@ fn a_socket_is_led_to_a_container_of_a_family_that_it_speaks() {
     let key = PublicationKey::new(Address::ANY_V4, UDP, Port::new(53));
     host.publications.insert(key, Publication::new(Zone(1), CONTAINER_V6, 53, 53));
 
-    let to = |speaks, address| dial(&host, &socket(UDP, speaks), address, Port::new(53)).map(|(to, _)| to);
+    let to = |speaks, address| match dial(&host, &socket(UDP, speaks), address, Port::new(53)) {
+        Dial::Led(to, _) => Some(to),
+        _ => None,
+    };
 
     assert_eq!(to(Speaks::V6, LOOPBACK_V6), Some(CONTAINER_V6));
     assert_eq!(to(Speaks::Both, LOOPBACK), Some(CONTAINER_V6));
@@ -138,15 +141,15 @@ fn a_port_for_some_sources_is_led_to_for_them_alone() {
         *to = to.with_sources(list);
     }
     host.sources.insert(SourceKey::range(list, Address::v4([192, 0, 2, 0]), 24));
-    let to = |socket: &Socket, address| dial(&host, socket, address, Port::new(8080)).is_some();
-    let v4 = socket(TCP, Speaks::V4);
+    let of = |socket: &Socket, address| dial(&host, socket, address, Port::new(8080));
+    let (led, v4) = (Dial::Led(CONTAINER, Port::new(80)), socket(TCP, Speaks::V4));
 
-    assert!(to(&v4, HOST), "from the address that it dials");
-    assert!(to(&Socket { source: HOST, ..v4 }, LOOPBACK), "from the address that it is bound to");
-    assert!(!to(&v4, LOOPBACK) && !to(&v4, Address::ANY_V4), "the loopback is not of the list");
-    assert!(!to(&Socket { source: ELSEWHERE, ..v4 }, HOST));
-    assert!(!to(&socket(TCP, Speaks::Both), HOST_V6), "no range of its family");
-    assert!(to(&socket(TCP, Speaks::Both), HOST), "a mapped address is one of IPv4");
+    assert_eq!(of(&v4, HOST), led, "from the address that it dials");
+    assert_eq!(of(&Socket { source: HOST, ..v4 }, LOOPBACK), led, "from the address that it is bound to");
+    assert_eq!([of(&v4, LOOPBACK), of(&v4, Address::ANY_V4)], [Dial::Refused; 2], "the loopback is not of the list");
+    assert_eq!(of(&Socket { source: ELSEWHERE, ..v4 }, HOST), Dial::Refused);
+    assert_eq!(of(&socket(TCP, Speaks::Both), HOST_V6), Dial::Refused, "no range of its family");
+    assert_eq!(of(&socket(TCP, Speaks::Both), HOST), led, "a mapped address is one of IPv4");
 }
 
 #[test]
@@ -154,8 +157,8 @@ fn one_socket_that_sends_to_two_published_ports_knows_their_answers_apart() {
     let host = host();
     let socket = socket(UDP, Speaks::V4);
 
-    dial(&host, &socket, LOOPBACK, Port::new(8080)).unwrap();
-    dial(&host, &socket, HOST, Port::new(5300)).unwrap();
+    assert_eq!(dial(&host, &socket, LOOPBACK, Port::new(8080)), Dial::Led(CONTAINER, Port::new(80)));
+    assert_eq!(dial(&host, &socket, HOST, Port::new(5300)), Dial::Led(CONTAINER, Port::new(53)));
 
     assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((LOOPBACK, Port::new(8080))));
     assert_eq!(peer(&host, 7, CONTAINER, Port::new(53)), Some((HOST, Port::new(5300))));

@@ -29,11 +29,26 @@ pub enum Hook {
     FromL3Uplink = 6,
     /// Egress of the same.
     ToL3Uplink = 7,
+    /// An uplink's driver (XDP), before there is a packet.
+    UplinkXdp = 8,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromUplink,
+        Self::ToUplink,
+        Self::DnsLo,
+        Self::FromOverlay,
+        Self::FromL3Uplink,
+        Self::ToL3Uplink,
+        Self::UplinkXdp,
+    ];
+
+    /// Those that meet packets: all but the one that meets frames.
+    pub const OF_PACKETS: [Self; 8] = [
         Self::FromContainer,
         Self::ToContainer,
         Self::FromUplink,
@@ -44,7 +59,7 @@ impl Hook {
         Self::ToL3Uplink,
     ];
 
-    /// Those at devices of the host.
+    /// Those that meet packets at devices of the host.
     pub const OF_DEVICES: [Self; 7] = [
         Self::FromContainer,
         Self::ToContainer,
@@ -66,6 +81,7 @@ impl Hook {
             Self::FromOverlay => "from_overlay",
             Self::FromL3Uplink => "from_l3_uplink",
             Self::ToL3Uplink => "to_l3_uplink",
+            Self::UplinkXdp => "uplink_xdp",
         }
     }
 }

@@ -75,6 +75,7 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
         .route("/v1/doctor", get(doctor))
+        .route("/v1/exposure", get(exposure))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such route".to_owned()))
         .method_not_allowed_fallback(async || {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this route does not take this method".to_owned())
@@ -189,6 +190,10 @@ async fn end_flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, 
 
 async fn doctor(State(daemon): Daemon) -> Response {
     reply(&daemon, Request::Doctor).await
+}
+
+async fn exposure(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Exposure).await
 }
 
 async fn status(State(daemon): Daemon) -> Response {

@@ -13,6 +13,8 @@ use crate::firewall::Mode;
 pub use cluster::{ClusterArgs, NodeCommand, OverlayCommand, PsArgs};
 pub use network::{ConnectArgs, NetworkCommand, NetworkCreateArgs};
 
+use crate::config::XdpWish;
+
 /// Gives containers their network with eBPF programs.
 #[derive(Parser, Debug)]
 #[command(name = "netd", version, disable_help_subcommand = true)]
@@ -113,6 +115,12 @@ pub enum Command {
         #[arg(long, default_value = "table")]
         format: Format,
     },
+    /// Show who can reach what: every published port, its addresses and its sources
+    Exposure {
+        /// How to print
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
     /// Look for what is not as it should be, and say what to do
     Doctor {
         /// How to print
@@ -172,6 +180,9 @@ pub struct DaemonArgs {
     /// The cgroup2 directory whose processes reach published ports by the host's addresses, or `none`; without it cgroup2's root
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Whether clients that `from=` denies are dropped in the drivers of uplinks; auto unless given or configured
+    #[arg(long, value_name = "auto|native|off")]
+    pub xdp: Option<XdpWish>,
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api,
-    config::{Config, FlowsMax},
+    config::{Config, FlowsMax, XdpWish},
     daemon::{About, Daemon},
     dns::Directory,
     firewall::{MARK, Mode},
@@ -66,6 +66,7 @@ pub fn run(args: DaemonArgs) -> Result<ExitCode> {
         run_dir: place(args.run_dir, configured.run_dir, RUN_DIR),
         bpf_dir: place(args.bpf_dir, configured.bpf_dir, BPF_DIR),
         cgroup: args.cgroup.or(configured.cgroup),
+        xdp: args.xdp.or(configured.xdp).unwrap_or_default(),
         uplinks: if given.is_empty() { configured.uplinks } else { given },
         flows_max: configured.flows_max.map(FlowsMax::entries),
         firewall: (args.firewall.or(configured.firewall).unwrap_or_default(), configured.mark.unwrap_or(MARK)),
@@ -80,6 +81,7 @@ struct Places {
     run_dir: PathBuf,
     bpf_dir: PathBuf,
     cgroup: Option<PathBuf>,
+    xdp: XdpWish,
     uplinks: Vec<LinkName>,
     flows_max: Option<u32>,
     firewall: (Mode, u32),
@@ -100,6 +102,7 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
         bpf_dir: places.bpf_dir.clone(),
         state_dir: state_dir.clone(),
         cgroup: host::cgroup(places.cgroup),
+        xdp: places.xdp,
         uplinks: places.uplinks,
         flows_max: places.flows_max,
         firewall: places.firewall,

@@ -179,7 +179,7 @@ pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<E
 }
 
 /// `8000`, or `8000-8009` of ten.
-fn run_of(first: u16, count: u16) -> String {
+pub fn run_of(first: u16, count: u16) -> String {
     if count == 1 { first.to_string() } else { format!("{first}-{}", first + (count - 1)) }
 }
 

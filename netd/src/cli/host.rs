@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use crate::{
+    config::XdpWish,
     dns::Directory,
     firewall::Mode,
     host::{Cgroup, DataplaneOptions, Host, HostOptions},
@@ -26,6 +27,8 @@ pub struct HostPlace {
     pub state_dir: PathBuf,
     /// Which processes' sockets are led to published ports.
     pub cgroup: Cgroup,
+    /// Whether frames are met in the drivers of uplinks.
+    pub xdp: XdpWish,
     /// Devices towards the outside; none for all that look like it.
     pub uplinks: Vec<LinkName>,
     /// Entries of the flow table where there is none yet; `None` lets the machine's memory say.
@@ -49,8 +52,8 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, cgroup, uplinks, flows_max, firewall, sandboxes, names } = place;
-    let dataplane = DataplaneOptions { flows_max, cgroup, clsact_only: false };
+    let HostPlace { bpf_dir, state_dir, cgroup, xdp, uplinks, flows_max, firewall, sandboxes, names } = place;
+    let dataplane = DataplaneOptions { flows_max, cgroup, xdp, clsact_only: false };
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
     resolver.know(names);

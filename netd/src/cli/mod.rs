@@ -8,6 +8,7 @@ mod doctor;
 mod drops;
 mod endpoint;
 mod events;
+mod exposure;
 mod filters;
 mod flows;
 mod host;
@@ -93,6 +94,7 @@ fn done(command: Command) -> Result<ExitCode> {
         Command::Down { file } => compose::down(&client, file.as_deref()),
         Command::Events(args) => block_on(events::done(&client, args)),
         Command::Status { format } => block_on(status::show(&client, format)),
+        Command::Exposure { format } => block_on(exposure::show(&client, format)),
         Command::Doctor { format } => block_on(doctor::done(&client, format)),
         Command::Uninstall(args) => block_on(uninstall::done(&client, args)),
         Command::Completion { shell } => Ok(manual::completion(shell)),
@@ -168,7 +170,7 @@ mod tests {
             "attach c",
             "attach c --pid 1 --netns /x",
             "run --name x",
-            "exposure",
+            "exposure x",
             "flows rm",
             "ps --format yaml",
             "publish c",

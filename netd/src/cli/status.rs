@@ -38,13 +38,10 @@ fn print(status: &StatusView) {
         Guard::Programs { cgroup } => {
             out::line(format_args!("processes of {} reach published ports, and cannot take one", cgroup.display()));
         }
-        Guard::Sockets { why } => {
-            out::line(format_args!(
-                "published ports are held by sockets, and the host does not reach them by its own addresses: {why}"
-            ));
-        }
+        Guard::Sockets { why } => out::line(format_args!("published ports are held by sockets: {why}")),
     }
     out::line(firewall(&status.firewall));
+    out::line(relayed(status));
     for uplink in &status.uplinks {
         let addresses: Vec<_> = uplink.addresses.iter().map(ToString::to_string).collect();
         let addresses =
@@ -82,6 +79,19 @@ fn firewall(view: &FirewallView) -> String {
     let does = if view.shown { "flows show themselves" } else { "flows do not show themselves" };
     let share = format!("{}.{:02} % of {all} packets on the fast path", share / 100, share % 100);
     format!("firewall {}: {does}, since {}; {share}", view.mode, view.why)
+}
+
+/// Who is served by the daemon itself.
+fn relayed(status: &StatusView) -> String {
+    let whom = match status.sockets {
+        Guard::Programs { .. } => "sockets of the host that are bound to its loopback or lack the container's family",
+        Guard::Sockets { .. } => "every socket of the host",
+    };
+    let left_out = match status.not_relayed {
+        0 => String::new(),
+        ports => format!(", and not at {ports} others of long ranges"),
+    };
+    format!("the daemon relays for {whom}: at {} ports{left_out}", status.relayed)
 }
 
 /// How hard it is to find a port to masquerade as.

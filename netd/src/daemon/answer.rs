@@ -50,6 +50,7 @@ impl<K: Kernel> Daemon<K> {
             Request::Flows(filter) => self.flows(&filter),
             Request::EndFlows(filter) => self.end_flows(&filter),
             Request::Status => self.status(),
+            Request::Exposure => Ok(Reply::Exposure(self.exposure())),
             Request::Doctor => Ok(Reply::Findings(self.examine().await?)),
             Request::Nodes => self.nodes().map(Reply::Nodes),
             Request::Node(name) => self.node(&name.parse()?).map(Reply::Node),

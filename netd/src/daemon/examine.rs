@@ -1,14 +1,30 @@
-//! `netd doctor`, as far as the daemon knows and can look.
+//! `netd doctor` and `netd exposure`, as far as the daemon knows and can look.
 
 use anyhow::Result;
 
 use super::Daemon;
 use crate::{
     doctor::{Facts, Finding, findings},
+    exposure::{self, Exposure, exposure},
+    model::Protocol,
     reconcile::{Kernel, Process},
 };
 
 impl<K: Kernel> Daemon<K> {
+    /// Who can reach what.
+    pub(super) fn exposure(&self) -> Vec<Exposure> {
+        let denied_by = |protocol: Protocol, address, port| {
+            let uplinks = self.facts.uplinks.keys().map(ToString::to_string);
+            self.facts.firewall.denial_at_input(uplinks, address, protocol.number(), port)
+        };
+        exposure(&exposure::Facts {
+            model: &self.model,
+            host: &self.facts,
+            configured: &self.choices.from,
+            denied_by: &denied_by,
+        })
+    }
+
     /// Looks at everything anew, and mends nothing.
     pub(super) async fn examine(&mut self) -> Result<Vec<Finding>> {
         let host = self.kernel.facts(&self.model.sandboxes()).await?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{EndpointView, FlowFilter, FlowView, NeighbourView, NetworkView, NodeView, StatusView};
 use crate::{
     doctor::Finding,
+    exposure::Exposure,
     model::{NetworkOrder, ProcessMark, RenumberOrder},
 };
 
@@ -55,6 +56,8 @@ pub enum Request {
     Status,
     /// What is not as it should be, on the host too.
     Doctor,
+    /// Who can reach what.
+    Exposure,
     /// The nodes of the cluster.
     Nodes,
     /// The node of this name.
@@ -176,6 +179,8 @@ pub enum Reply {
     Neighbours(Vec<NeighbourView>),
     /// What is not as it should be, one line each.
     Differences(Vec<String>),
+    /// What is exposed.
+    Exposure(Vec<Exposure>),
     /// It is done.
     Done {},
 }

@@ -20,7 +20,12 @@ mod process;
 mod tests;
 mod views;
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use netd_common::tables::Hook;
@@ -53,7 +58,7 @@ use crate::{
     ipam::{self, Pools},
     membership::Membership,
     model::{Model, NetworkOrder, Rejection},
-    plan::{Choices, plan, warnings},
+    plan::{Choices, plan, relays, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
     reserve::{Fresh, Reservations},
     store::Store,
@@ -127,6 +132,10 @@ pub struct Daemon<K> {
     trouble: Vec<String>,
     fill: Fill,
     reservations: Reservations,
+    /// What could not be held, one line each.
+    unheld: Vec<String>,
+    /// How many published ports are not relayed.
+    not_relayed: usize,
     /// Where automatic subnets come from.
     pools: Pools,
     /// The network that is made on first use.
@@ -166,6 +175,8 @@ impl<K: Kernel> Daemon<K> {
             trouble: Vec::new(),
             fill: Fill::default(),
             reservations,
+            unheld: Vec::new(),
+            not_relayed: 0,
             pools,
             default_network: config.default_network(),
             usual_addresses: config.publish.address.clone(),
@@ -178,9 +189,6 @@ impl<K: Kernel> Daemon<K> {
         daemon.events.tell(Happening::Daemon { action: DaemonAction::Start });
         if matches!(daemon.kernel.guard(), Guard::Programs { .. }) {
             daemon.reservations.leave_to_programs();
-        }
-        for ((address, protocol, port), error) in daemon.reservations.follow(&daemon.model) {
-            warn!("cannot hold {address}:{port}/{protocol}, which is published: {error}");
         }
         daemon.kernel.know_names(daemon.directory());
         daemon.remember_remotes().await?;
@@ -275,6 +283,7 @@ impl<K: Kernel> Daemon<K> {
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
         self.note_trouble(trouble);
+        self.follow_published_ports().await;
         if narrowed {
             self.end_what_is_closed();
         }
@@ -286,6 +295,20 @@ impl<K: Kernel> Daemon<K> {
     fn followed(&self, desired: &State, observed: &State) -> Vec<Step> {
         let taken_over = self.applied.settings.is_none() && observed.settings.is_some();
         if taken_over { Vec::new() } else { diff(desired, &self.applied) }
+    }
+
+    /// Holds the ports that are to be held, and serves the host's own clients at those where no program leads them.
+    async fn follow_published_ports(&mut self) {
+        let relays = relays(&self.model, &self.facts, &self.choices);
+        let refused = self.reservations.follow(&self.model, &relays);
+        let refused = refused.into_iter().map(|((address, protocol, port), error)| {
+            format!("cannot hold {}/{protocol}, which is published: {error}", SocketAddr::new(address, port))
+        });
+        let refused: Vec<_> = refused.collect();
+        without(&refused, &self.unheld).iter().for_each(|line| warn!("{line}"));
+        self.unheld = refused;
+        self.not_relayed = relays.left_out;
+        self.kernel.relay(relays, self.reservations.held()).await;
     }
 
     /// Ends the flows that came in where nobody, or not they, may come in any more, and the host's sockets that were led there: a
@@ -329,8 +352,7 @@ impl<K: Kernel> Daemon<K> {
         self.kernel.know_names(self.directory());
         self.tell_cluster();
         self.reservations.keep(fresh);
-        // What cannot be held was told when it was first tried.
-        let _ = self.reservations.follow(&self.model);
+        self.follow_published_ports().await;
         self.note_warnings();
         let narrowed = closes(&self.applied, &desired);
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(desired).await };

@@ -7,6 +7,7 @@ use netd_common::tables::PortRange;
 use super::{Daemon, Failure};
 use crate::{
     model::{Model, Name, Place, PortPublication, PortSpec, Protocol, Rejection, first_conflict, places},
+    plan::LONGEST,
     reconcile::{Guard, Kernel, Process},
     reserve::{self, Fresh},
 };
@@ -29,6 +30,7 @@ impl<K: Kernel> Daemon<K> {
             let places = places(model, endpoint, &spec, &self.usual_addresses)?;
             if let (Some(ip), Guard::Sockets { why }) = (spec.host_ip, self.kernel.guard())
                 && ip.is_loopback()
+                && spec.count > LONGEST
             {
                 return Err(Rejection::LoopbackUnreached { spec: spec.text, why }.into());
             }

@@ -186,7 +186,7 @@ async fn what_is_detached_is_gone_with_its_flows_and_its_ports() {
     bench.network("front").await;
     let before = bench.everything();
     bench.attach("c1", &["front"], &["8080:80"]).await.unwrap();
-    assert_eq!(bench.daemon.reservations.places().len(), 1);
+    assert_eq!(bench.daemon.reservations.places().len(), 2, "and the loopback's of the family that it lacks");
 
     bench.daemon.answer(Request::Detach("c1".into())).await.unwrap();
 
@@ -270,8 +270,9 @@ async fn a_restart_finds_nothing_to_do_and_holds_the_published_ports_again() {
 
     assert_eq!(bench.daemon.kernel.fail_after, Some(0), "a step was taken");
     assert_eq!(bench.everything(), before);
-    let any = std::net::IpAddr::from([0, 0, 0, 0]);
-    assert_eq!(bench.daemon.reservations.places(), [(any, Protocol::Tcp, 8080)]);
+    let held = ["0.0.0.0", "::1"].map(|at| (at.parse().unwrap(), Protocol::Tcp, 8080));
+    assert_eq!(bench.daemon.reservations.places(), held);
+    assert_eq!(bench.daemon.kernel.relayed, held.into());
 }
 
 #[tokio::test]

@@ -173,6 +173,10 @@ pub struct StatusView {
     pub sockets: Guard,
     /// How flows stand to the host's own firewall.
     pub firewall: FirewallView,
+    /// Ports at which the daemon serves those sockets of the host's that no program leads.
+    pub relayed: usize,
+    /// Published ports at which it does not, because they are too many.
+    pub not_relayed: usize,
     /// Its flow table.
     pub flows: FlowTableView,
     /// Devices towards the outside.
@@ -382,6 +386,8 @@ impl<K: Kernel> Daemon<K> {
             },
             sockets: self.kernel.guard(),
             firewall: firewall_view(&self.facts.firewall, &counters),
+            relayed: self.kernel.relayed(),
+            not_relayed: self.not_relayed,
             uplinks: uplinks.collect(),
             cluster: self.cluster.as_ref().map(Cluster::told),
             networks: self.model.networks.len(),

@@ -18,7 +18,7 @@ use aya::programs::{
 use netd_common::tables::Hook;
 use nix::{libc, net::if_::if_indextoname};
 
-use super::{Pins, syscall::tcx_link};
+use super::{Pins, syscall::device_of_link};
 use crate::{link::Filter, reconcile::LinkName};
 
 /// Number of our filters among those of their priority.
@@ -199,7 +199,7 @@ impl Attachments {
 
     /// A pinned link stays when its device goes, and is then attached to nothing.
     fn is_alive(&self, index: u32, hook: Hook) -> bool {
-        tcx_link(&self.pins.link(hook, index)).is_ok_and(|attached| attached == Some(index))
+        device_of_link(&self.pins.link(hook, index)).is_ok_and(|attached| attached == Some(index))
     }
 }
 
@@ -303,7 +303,9 @@ fn attached_filter(link: &LinkName, hook: Hook) -> std::io::Result<SchedClassifi
 /// Which way the packets of a hook go.
 pub const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::FromContainer | Hook::FromUplink | Hook::FromL3Uplink | Hook::FromOverlay => TcAttachType::Ingress,
+        Hook::FromContainer | Hook::FromUplink | Hook::FromL3Uplink | Hook::FromOverlay | Hook::UplinkXdp => {
+            TcAttachType::Ingress
+        }
         Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo => TcAttachType::Egress,
     }
 }
@@ -318,7 +320,8 @@ fn lacks_tcx(error: &ProgramError) -> bool {
     matches!(number(error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::E2BIG))
 }
 
-fn number(error: &ProgramError) -> Option<i32> {
+/// The number of an error of the kernel's.
+pub fn number(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => error.raw_os_error(),

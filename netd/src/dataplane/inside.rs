@@ -16,7 +16,7 @@ use netd_common::tables::Hook;
 use super::{
     Pins,
     attach::{self, update},
-    syscall::tcx_link,
+    syscall::device_of_link,
 };
 use crate::{
     link::{Filter, Links},
@@ -97,7 +97,7 @@ impl Inside {
         let mut found: BTreeSet<u64> = self.on_clsact.iter().filter(here).copied().collect();
         for namespace in self.pins.resolvers()? {
             let path = self.pins.resolver(namespace);
-            let attached = tcx_link(&path).with_context(|| format!("cannot read about {}", path.display()))?;
+            let attached = device_of_link(&path).with_context(|| format!("cannot read about {}", path.display()))?;
             if attached.is_some() {
                 found.insert(namespace);
             } else {

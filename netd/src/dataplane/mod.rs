@@ -7,6 +7,7 @@
 mod attach;
 mod cgroup;
 mod collector;
+mod early;
 mod flows;
 mod follower;
 mod inside;
@@ -27,17 +28,24 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::{Ebpf, maps::MapInfo, programs::SchedClassifier};
+use aya::{
+    Ebpf,
+    maps::MapInfo,
+    programs::{SchedClassifier, Xdp},
+};
 use netd_common::tables::{Hook, names};
 
 #[cfg(test)]
 pub use self::object::OBJECT;
-use self::{attach::Attachments, collector::Collector, follower::Follower, inside::Inside, tables::Tables};
+use self::{
+    attach::Attachments, collector::Collector, early::Early, follower::Follower, inside::Inside, tables::Tables,
+};
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
     tables::Records,
 };
 use crate::{
+    config::XdpWish,
     link::Filter,
     reconcile::{Collected, Guard, LinkName, Program, Sandbox},
 };
@@ -50,6 +58,8 @@ pub struct Options {
     pub flows_max: Option<u32>,
     /// Which processes' sockets are led to published ports.
     pub cgroup: Cgroup,
+    /// Whether frames are met in the drivers of uplinks.
+    pub xdp: XdpWish,
     /// Never to try TCX, as if `NETD_FORCE_CLSACT=1` were set in the environment.
     pub clsact_only: bool,
 }
@@ -63,6 +73,7 @@ pub struct Dataplane {
     guard: Guard,
     inside: Inside,
     _follower: Follower,
+    early: Early,
 }
 
 impl Dataplane {
@@ -86,17 +97,19 @@ impl Dataplane {
         let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
         let _follower = Follower::start(&mut programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
-        let inside = Inside::open(pins);
-        let collector = Collector::default();
-        let mut dataplane = Self { programs, tables, attachments, inside, collector, guard, _follower };
+        let inside = Inside::open(pins.clone());
+        let (early, collector) = (Early::open(pins, options.xdp), Collector::default());
+        let mut dataplane = Self { programs, tables, attachments, inside, early, collector, guard, _follower };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }
 
     /// Attaches the program of `hook`, or replaces ours there.
     pub fn attach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
-        let program = program_mut(&mut self.programs, hook)?;
-        let attached = self.attachments.attach(program, link, index, hook);
+        let attached = match hook {
+            Hook::UplinkXdp => self.early.attach(early_program(&mut self.programs)?, link, index),
+            _ => self.attachments.attach(program_mut(&mut self.programs, hook)?, link, index, hook),
+        };
         attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
     }
 
@@ -116,7 +129,10 @@ impl Dataplane {
 
     /// Detaches our program, if it is there; whether the device's clsact qdisc was made by us and may be empty by now.
     pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
-        let detached = self.attachments.detach(link, index, hook);
+        let detached = match hook {
+            Hook::UplinkXdp => self.early.detach(index).map(|()| false),
+            _ => self.attachments.detach(link, index, hook),
+        };
         detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))
     }
 
@@ -156,7 +172,14 @@ impl Dataplane {
         links: &BTreeMap<u32, LinkName>,
         filters: &BTreeSet<Filter>,
     ) -> Result<BTreeSet<(LinkName, Hook)>> {
-        self.attachments.observed(links, filters)
+        let mut hooks = self.attachments.observed(links, filters)?;
+        hooks.extend(self.early.observed(links)?.into_iter().map(|link| (link, Hook::UplinkXdp)));
+        Ok(hooks)
+    }
+
+    /// Whether frames are to be met in the driver of this uplink where there is something to do for it.
+    pub fn meets_frames(&self, link: &LinkName) -> bool {
+        self.early.is_wanted(link)
     }
 
     /// What leads the host's own sockets to published ports.
@@ -186,8 +209,7 @@ impl Dataplane {
     }
 
     fn is_loaded(&self, hook: Hook) -> bool {
-        let program = self.programs.program(hook.name()).map(<&SchedClassifier>::try_from);
-        program.is_some_and(|program| program.is_ok_and(|program| program.fd().is_ok()))
+        self.programs.program(hook.name()).is_some_and(|program| program.fd().is_ok())
     }
 
     fn program(&self, hook: Hook) -> Result<Program> {
@@ -195,6 +217,7 @@ impl Dataplane {
         let details = program.info().with_context(|| format!("cannot read about the program {}", hook.name()))?;
         let (attach, devices) = match hook {
             Hook::DnsLo => (self.inside.manner()?, self.inside.devices()?),
+            Hook::UplinkXdp => (self.early.manner(), self.early.devices()?),
             _ => (self.attachments.manner(hook)?, self.attachments.devices(hook)?),
         };
         Ok(Program {
@@ -217,8 +240,15 @@ impl Dataplane {
         }
         let replaced = self.inside.replace(program_mut(&mut self.programs, Hook::DnsLo)?);
         replaced.with_context(|| format!("cannot replace the attached program {}", Hook::DnsLo.name()))?;
+        let replaced = self.early.replace(early_program(&mut self.programs)?);
+        replaced.with_context(|| format!("cannot replace the attached program {}", Hook::UplinkXdp.name()))?;
         self.attachments.pins().forget_qdiscs_but(links)
     }
+}
+
+fn early_program(programs: &mut Ebpf) -> Result<&mut Xdp> {
+    let program = programs.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
+    Ok(program.try_into()?)
 }
 
 fn program_mut(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {

@@ -3,7 +3,11 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::MapInfo,
+    programs::{SchedClassifier, Xdp},
+};
 use aya_obj::Object;
 use netd_common::tables::{Hook, names};
 
@@ -83,9 +87,12 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
     loader.map_max_entries(names::FLOWS, flows);
     loader.map_max_entries(names::AGES, places_for(flows));
     let mut programs = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
-    for name in Hook::ALL.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]) {
+    for name in Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]) {
         loaded(&mut programs, name)?;
     }
+    let early = programs.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
+    let early: &mut Xdp = early.try_into()?;
+    early.load().with_context(|| format!("the kernel refused the program {}", Hook::UplinkXdp.name()))?;
     Ok(programs)
 }
 

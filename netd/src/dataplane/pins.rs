@@ -63,6 +63,13 @@ impl Pins {
         Ok(listed(&self.links())?.iter().filter_map(|name| parse(name)).collect())
     }
 
+    /// Devices with a pinned attachment in their drivers.
+    pub fn early(&self) -> Result<BTreeSet<u32>> {
+        let index =
+            |name: &String| name.split_once('@').filter(|(hook, _)| *hook == Hook::UplinkXdp.name())?.1.parse().ok();
+        Ok(listed(&self.links())?.iter().filter_map(index).collect())
+    }
+
     /// Where the attachment at the loopback device of a namespace is pinned, by the namespace's inode.
     pub fn resolver(&self, namespace: u64) -> PathBuf {
         self.links().join(format!("{}@{namespace}", Hook::DnsLo.name()))

@@ -90,9 +90,9 @@ fn batch<K, V>(
     (unsafe { attr.batch.count }, answer)
 }
 
-/// The index of the device that the TCX link pinned at `path` is attached to; none where it was detached, or the
+/// The index of the device that the TCX or XDP link pinned at `path` is attached to; none where it was detached, or the
 /// device is gone.
-pub fn tcx_link(path: &Path) -> io::Result<Option<u32>> {
+pub fn device_of_link(path: &Path) -> io::Result<Option<u32>> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
@@ -107,7 +107,7 @@ pub fn tcx_link(path: &Path) -> io::Result<Option<u32>> {
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = &raw mut info as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // SAFETY: only TCX links are pinned there; of another, any number is a valid one.
+    // SAFETY: the links pinned there are TCX's and XDP's, which both have it first; of another, any number is a valid one.
     let index = unsafe { info.__bindgen_anon_1.tcx.ifindex };
     Ok((index != 0).then_some(index))
 }

@@ -130,7 +130,7 @@ pub enum Rejection {
     PortHeld { port: u16, protocol: Protocol, process: Process },
     #[error("port {port}/{protocol} is in use on the host")]
     PortInUse { port: u16, protocol: Protocol },
-    #[error("{spec}: nobody would reach a port of the loopback, because no program leads the host's sockets: {why}")]
+    #[error("{spec}: too many ports of the loopback to relay, and no program leads the host's sockets: {why}")]
     LoopbackUnreached { spec: String, why: String },
     #[error("{0} is no address of this host")]
     NotOurAddress(IpAddr),

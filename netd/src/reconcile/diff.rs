@@ -110,7 +110,11 @@ impl Step {
         if let (Self::PutPublication(_, to), Self::PutSource(missing)) = (self, failed) {
             return to.sources == missing.list();
         }
+        // What meets frames before packets drops nothing that the programs behind it do not.
         let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
+        if matches!(failed, Self::Attach(_, Hook::UplinkXdp)) {
+            return false;
+        }
         match self {
             Self::PutDevice(link, _) | Self::Forward(link, _) => link == missing,
             Self::PutSegment(_, segment) => segment.tunnel == *missing,

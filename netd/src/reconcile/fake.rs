@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +17,8 @@ use netd_common::{
 use crate::dns::Directory;
 
 use super::{
-    Checkup, Collected, Guard, HostFacts, Kernel, LinkName, Process, Program, ResolverState, Sandbox, State, Step,
+    Checkup, Collected, Guard, HostFacts, HostPort, Kernel, LinkName, Process, Program, Relays, ResolverState, Sandbox,
+    State, Step,
 };
 
 /// The double of the host.
@@ -35,6 +37,8 @@ pub struct FakeKernel {
     /// Ports that processes of the host hold.
     pub holders: BTreeMap<(u8, u16), Process>,
     pub guard: Guard,
+    /// Ports at which the host's own clients are served.
+    pub relayed: BTreeSet<HostPort>,
     pub flows: Vec<(Tuple, Flow)>,
     pub now: Instant,
     pub forgotten: Vec<(Zone, Address)>,
@@ -200,6 +204,14 @@ impl Kernel for FakeKernel {
 
     fn end_strays(&mut self) -> anyhow::Result<usize> {
         Ok(0)
+    }
+
+    async fn relay(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>) {
+        self.relayed = relays.ports.into_keys().filter(|at| held.contains_key(at)).collect();
+    }
+
+    fn relayed(&self) -> usize {
+        self.relayed.len()
     }
 
     fn guard(&self) -> Guard {

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::IpAddr,
     ops::RangeInclusive,
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -13,7 +14,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{Checkup, Family, LinkName, Sandbox, State, Step};
+use super::{Checkup, Family, HostPort, LinkName, Relays, Sandbox, State, Step};
 use crate::{dns::Directory, firewall::FirewallFacts};
 
 /// What the plan depends on and netd does not decide.
@@ -27,6 +28,8 @@ pub struct HostFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// VXLAN devices that are not ours, by their UDP port.
     pub vxlan_devices: BTreeMap<u16, LinkName>,
+    /// Uplinks whose drivers may meet frames (XDP) before the kernel makes packets of them.
+    pub early: BTreeSet<LinkName>,
     /// Whether a rule of the host's picks routes by a mark or a type of service.
     pub routes_by_marks: bool,
     /// The host's own firewall.
@@ -94,7 +97,7 @@ pub enum Guard {
         /// Its directory.
         cgroup: PathBuf,
     },
-    /// Sockets that the daemon holds: they keep a port, and lead nobody.
+    /// Sockets that the daemon holds and relays by.
     Sockets {
         /// Why not programs.
         why: String,
@@ -152,6 +155,12 @@ pub trait Kernel {
 
     /// Ends the host's sockets that were led to a container by a publication that leads there no more; how many.
     fn end_strays(&mut self) -> anyhow::Result<usize>;
+
+    /// Serves the host's own clients at these ports, by the sockets that are bound to them, and at no others.
+    async fn relay(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>);
+
+    /// How many ports are served like that.
+    fn relayed(&self) -> usize;
 
     /// What leads the host's own sockets.
     fn guard(&self) -> Guard;

@@ -9,12 +9,14 @@ mod diff;
 pub mod fake;
 mod kernel;
 mod overlay;
+mod relays;
 mod repair;
 mod state;
 
 pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
 pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
+pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;
 pub use state::{
     Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, ResolverState, Sandbox, SegmentRecord, State,

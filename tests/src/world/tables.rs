@@ -8,7 +8,7 @@ use std::{
 
 use netd_common::{
     conntrack::{self, Noted},
-    firewall, hooks,
+    firewall, hooks, prefilter,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
         NextHop, Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
@@ -43,6 +43,8 @@ pub struct World {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     /// The publication table.
     pub publications: BTreeMap<PublicationKey, Publication>,
+    /// The host's own addresses.
+    pub addresses: BTreeSet<Address>,
     /// The source table.
     pub sources: BTreeSet<SourceKey>,
     /// What is allowed between containers of a network that keeps them apart.
@@ -89,9 +91,43 @@ impl World {
         verdict.verdict()
     }
 
+    /// What the program in an uplink's driver makes of a frame.
+    pub fn run_early(&self, bytes: &[u8]) -> Verdict {
+        let verdict = prefilter::judge(&Buffer(bytes), self, &mut Scratch::default());
+        self.counters.borrow_mut().entry(Hook::UplinkXdp).or_default().count(verdict);
+        verdict.verdict()
+    }
+
     /// Lets time pass.
     pub fn sleep_seconds(&self, seconds: u64) {
         self.clock.set(self.clock.get() + seconds * 1_000_000_000);
+    }
+}
+
+/// A frame in a driver's buffer.
+struct Buffer<'a>(&'a [u8]);
+
+impl prefilter::Frame for Buffer<'_> {
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..at + N)?.try_into().ok()
+    }
+}
+
+impl prefilter::Tables for World {
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        Tables::publication(self, key)
+    }
+
+    fn is_source(&self, key: &SourceKey) -> bool {
+        Tables::is_source(self, key)
+    }
+
+    fn is_hosts(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
+    }
+
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        self.flows.borrow().contains_key(tuple)
     }
 }
 

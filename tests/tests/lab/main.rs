@@ -29,6 +29,7 @@ mod ports;
 mod publishing;
 mod reach;
 mod refusals;
+mod relay;
 mod routes;
 mod running;
 mod says;

@@ -4,6 +4,7 @@
 use std::{net::SocketAddrV4, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use netd_tests::lab::Node;
 use serde_json::{Value, json};
 
@@ -35,7 +36,8 @@ pub fn run(options: &Options) -> Result<()> {
 /// Has a process at `node` put a load on a server.
 pub fn run_apart(node: &Node, load: Load, to: SocketAddrV4, time: Duration) -> Result<Sent> {
     let own = std::env::current_exe().context("cannot find this program")?;
-    let words = ["bench-client".to_owned(), load.option(), to.to_string(), time.as_millis().to_string()];
+    let load = load.to_possible_value().context("every load has a name")?.get_name().to_owned();
+    let words = ["bench-client".to_owned(), load, to.to_string(), time.as_millis().to_string()];
     let command = std::iter::once(own.into_os_string()).chain(words.into_iter().map(Into::into));
     read(&node.run(command).ok())
 }

@@ -59,11 +59,6 @@ impl Load {
     /// All, in the order they are run.
     pub const ALL: [Self; 4] = [Self::Stream, Self::Exchange, Self::Connect, Self::Datagrams];
 
-    /// Its name on the command line.
-    pub fn option(self) -> String {
-        clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-
     /// What tables call it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -58,11 +58,8 @@ pub struct Options {
     /// Only this contender; may be given again
     #[arg(long, value_name = "NAME")]
     contender: Vec<Contender>,
-    /// Only this load; may be given again
-    #[arg(long, value_name = "LOAD")]
-    load: Vec<Load>,
     /// Only what the packet code costs by itself, in memory and loaded, a path at a time, and a million flows beside a thousand
-    #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender", "load"])]
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender"])]
     programs: bool,
 }
 
@@ -74,10 +71,6 @@ impl Options {
     fn contenders(&self) -> Vec<Contender> {
         let chosen = |contender: &Contender| self.contender.is_empty() || self.contender.contains(contender);
         Contender::ALL.into_iter().filter(chosen).collect()
-    }
-
-    fn loads(&self) -> Vec<Load> {
-        Load::ALL.into_iter().filter(|load| self.load.is_empty() || self.load.contains(load)).collect()
     }
 
     fn rounds(&self) -> usize {
@@ -94,7 +87,7 @@ impl Options {
 
     /// Whether everything is measured that targets are about, and not only what was picked.
     fn everything(&self) -> bool {
-        self.only.is_empty() && self.contender.is_empty() && self.load.is_empty()
+        self.only.is_empty() && self.contender.is_empty()
     }
 
     /// Results that are kept with the project are those of whole runs.
@@ -109,7 +102,6 @@ impl Options {
         command.extend(self.rounds.map(|rounds| format!(" --rounds {rounds}")));
         command.extend(self.only.iter().map(|path| format!(" --only {}", path.name())));
         command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
-        command.extend(self.load.iter().map(|load| format!(" --load {}", load.option())));
         Manner { command, rounds: self.rounds(), seconds: self.time().as_secs_f64() }
     }
 }
@@ -207,7 +199,7 @@ fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures
     for path in paths {
         let on_path: Vec<_> = sites.iter().filter_map(|site| Some((site.contender, site.paths.get(path)?))).collect();
         ensure!(!on_path.is_empty(), "none of the contenders takes the path {}", path.name());
-        for load in options.loads() {
+        for load in Load::ALL {
             for round in 0..=options.rounds() {
                 for turn in 0..on_path.len() {
                     // Another one begins each round: nobody always follows the same one.
@@ -251,7 +243,6 @@ mod tests {
             rounds: None,
             only: only.to_vec(),
             contender: Vec::new(),
-            load: Vec::new(),
             programs: false,
         };
 
@@ -268,16 +259,12 @@ mod tests {
             rounds: Some(5),
             only: vec![Path::Published],
             contender: vec![Contender::Cni],
-            load: vec![Load::Connect],
             programs: false,
         };
 
         let manner = options.manner();
 
-        assert_eq!(
-            manner.command,
-            "cargo xtask bench --quick --rounds 5 --only published --contender cni --load connect"
-        );
+        assert_eq!(manner.command, "cargo xtask bench --quick --rounds 5 --only published --contender cni");
         assert_eq!((manner.rounds, manner.seconds), (5, 0.25));
     }
 }

@@ -7,7 +7,8 @@ use super::Finding;
 /// Crates of the workspace and those that touch the world, which the packet logic is free of.
 const NOT_IN_COMMON: [&str; 7] = ["aya", "netd", "netd_ebpf", "netd_tests", "rtnetlink", "tokio", "xtask"];
 /// Modules of the daemon that decide and touch nothing.
-const PURE: [&str; 9] = ["cluster", "dns", "doctor", "firewall", "ipam", "model", "plan", "reconcile", "store"];
+const PURE: [&str; 10] =
+    ["cluster", "dns", "doctor", "exposure", "firewall", "ipam", "model", "plan", "reconcile", "store"];
 /// What those are free of.
 const NOT_IN_PURE: [&str; 9] = [
     "aya",
