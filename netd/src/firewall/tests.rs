@@ -1,3 +1,5 @@
+//! Rulesets as tools print them, and what they say of packets.
+
 use std::net::IpAddr;
 
 use super::{
