@@ -109,12 +109,10 @@ impl View {
         entry.max(self.removed.get(key).copied().unwrap_or(0))
     }
 
-    /// How many records of this full read `heard` has otherwise, although it has heard of everything that is as late.
-    pub fn missed_by(&self, heard: &Self) -> u64 {
-        let late = |entry: &Entry| entry.revision > heard.revision;
-        let told = |(key, entry): &(&Key, &Entry)| late(entry) || heard.entries.get(key) == Some(entry);
-        let unheard = self.entries.iter().filter(|read| heard.revision > 0 && !told(read)).count();
-        u64::try_from(unheard).unwrap_or(u64::MAX)
+    /// The records of this full read that `heard` has otherwise, with their revisions.
+    pub fn news_to(&self, heard: &Self) -> BTreeMap<Key, i64> {
+        let news = self.entries.iter().filter(|(key, entry)| heard.entries.get(key) != Some(entry));
+        news.map(|(key, entry)| (key.clone(), entry.revision)).collect()
     }
 
     /// The questions that are open, by id.

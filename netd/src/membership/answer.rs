@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long nodes have to answer a question.
-const ANSWERS: Duration = Duration::from_secs(5);
+const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How long a question stays if whoever asked it goes.
 const QUESTION: u32 = 30;
@@ -32,6 +32,8 @@ pub struct Verification {
     lease: i64,
     /// Who has not answered by then does not.
     pub until: Instant,
+    /// Whether a difference may be one of two moments: then all are asked once more.
+    may_ask_again: bool,
     reply: Reply<Vec<String>>,
 }
 
@@ -75,7 +77,7 @@ impl Task {
             Wish::Drain { node, drained, reply } => replied(reply, self.drain(&node, drained).await),
             Wish::Forget { node, reply } => replied(reply, self.forget(&node).await),
             Wish::Answer { question, answer } => self.give_answer(question, answer).await,
-            Wish::Verify { reply } => self.begin_verification(reply).await,
+            Wish::Verify { reply } => self.begin_verification(reply, true).await,
         }
     }
 
@@ -197,7 +199,7 @@ impl Task {
         Ok(())
     }
 
-    async fn begin_verification(&mut self, reply: Reply<Vec<String>>) -> Result<(), Fault> {
+    async fn begin_verification(&mut self, reply: Reply<Vec<String>>, may_ask_again: bool) -> Result<(), Fault> {
         let id = format!("{:016x}", rand::rng().random::<u64>());
         let begin = async {
             let lease = self.etcd.grant(QUESTION).await?;
@@ -206,7 +208,13 @@ impl Task {
         };
         match begin.await {
             Ok(lease) => {
-                self.verifications.push(Verification { id, lease, until: Instant::now() + ANSWERS, reply });
+                self.verifications.push(Verification {
+                    id,
+                    lease,
+                    until: Instant::now() + ANSWERS,
+                    may_ask_again,
+                    reply,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -234,12 +242,15 @@ impl Task {
             verification.until <= now || self.view.nodes().all(|(node, _)| answers.contains_key(node))
         };
         let Some(index) = self.verifications.iter().position(is_ripe) else { return Ok(()) };
-        let Verification { id, lease, reply, .. } = self.verifications.remove(index);
+        let Verification { id, lease, may_ask_again, reply, .. } = self.verifications.remove(index);
         self.read().await?;
         let lines = differences(&self.view, &self.settings.node, &self.missing(), &answers(&self.view, &id));
+        self.etcd.revoke(lease).await?;
+        if !lines.is_empty() && may_ask_again {
+            return self.begin_verification(reply, false).await;
+        }
         // Whoever asked may be gone.
         let _ = reply.send(Ok(lines));
-        self.etcd.revoke(lease).await?;
         Ok(())
     }
 

@@ -65,6 +65,8 @@ pub struct Task {
     pub pending: Vec<Wanted>,
     pub verifications: Vec<Verification>,
     pub life: Option<Life>,
+    /// What a full read found that the watch may still tell of, with its revisions.
+    untold: BTreeMap<Key, i64>,
     news: watch::Sender<News>,
 }
 
@@ -78,6 +80,7 @@ impl Task {
             pending: Vec::new(),
             verifications: Vec::new(),
             life: None,
+            untold: BTreeMap::new(),
             news,
         }
     }
@@ -109,6 +112,8 @@ impl Task {
         self.own = doors.own.borrow_and_update().clone();
         self.say().await?;
         let mut watch = self.etcd.watch(self.view.revision).await?;
+        // It begins after what was read.
+        self.untold.clear();
         self.is_back();
         let mut beat = regularly(Duration::from_secs(self.settings.lease.into()) / 3);
         let mut reading = regularly(READ);
@@ -128,6 +133,7 @@ impl Task {
                 news = watch.next() => self.hear(news?).await?,
                 _ = beat.tick() => self.ensure_life().await?,
                 _ = reading.tick() => {
+                    self.count_missed();
                     self.read().await?;
                     self.say().await?;
                 }
@@ -171,15 +177,11 @@ impl Task {
         }
     }
 
-    /// Reads everything. What no event had told of is counted.
+    /// Reads everything. What it finds may be on its way by the watch too.
     pub async fn read(&mut self) -> Result<(), Fault> {
         let view = self.etcd.read().await?;
-        let missed = view.missed_by(&self.view);
-        if missed > 0 {
-            warn!(records = missed, "a full read found what the watch had not told of");
-        }
+        self.untold.extend(view.news_to(&self.view));
         self.view = view;
-        self.news.send_modify(|news| news.missed += missed);
         self.publish();
         self.ensure_no_later_life()
     }
@@ -193,9 +195,21 @@ impl Task {
         Err(Fault::Fenced(self.settings.node.to_string()))
     }
 
+    /// Counts what an earlier read found and the watch has not told of since.
+    fn count_missed(&mut self) {
+        let missed = u64::try_from(std::mem::take(&mut self.untold).len()).unwrap_or(u64::MAX);
+        if missed > 0 {
+            warn!(records = missed, "a full read had found what the watch did not tell of");
+            self.news.send_modify(|news| news.missed += missed);
+        }
+    }
+
     async fn hear(&mut self, news: etcd::News) -> Result<(), Fault> {
         let questions = news.events.iter().any(|event| matches!(event, Event::Put(Key::Question(_), _)));
         for event in news.events {
+            if let Event::Put(key, _) | Event::Delete(key, _) = &event {
+                self.untold.remove(key);
+            }
             self.view.apply(event);
         }
         self.view.revision = self.view.revision.max(news.revision);

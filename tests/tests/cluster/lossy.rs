@@ -39,6 +39,7 @@ fn a_host_that_was_not_told_of_a_move_is_led_to_the_service_within_seconds_all_t
 
     wait_until("the name leads to the service again", || leads(a, &client, "db", 2));
     assert_eq!(a.map(), [(address, vtep(1)), (c.address("db"), vtep(2))].into());
+    wait_until("the loss is counted", || a.status("/cluster/missed") > Some(0));
     losing.store(false, Ordering::SeqCst);
     assert_eq!(a.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
 }
