@@ -62,6 +62,12 @@ impl Delta {
         if old == new { self } else { self.and_word(old.bytes(), new.bytes()) }
     }
 
+    /// Bytes whose words come to `sum`, where there were none.
+    #[inline(always)]
+    pub const fn added(sum: u32) -> Self {
+        Self(folded(sum))
+    }
+
     /// The checksum field that holds `field` now, after this change (RFC 1624, equation 3).
     #[inline(always)]
     pub fn applied_to(self, field: [u8; 2]) -> [u8; 2] {
@@ -74,6 +80,12 @@ impl Delta {
     pub fn added_to(self, field: [u8; 2]) -> [u8; 2] {
         (folded(u32::from(u16::from_ne_bytes(field)) + self.0) as u16).to_ne_bytes()
     }
+}
+
+/// The checksum field of bytes whose words come to `sum` (RFC 1071).
+#[inline(always)]
+pub const fn complement(sum: u32) -> [u8; 2] {
+    (!(folded(sum) as u16)).to_ne_bytes()
 }
 
 /// A sum of 16-bit words folded into 16 bits, its carries added back.

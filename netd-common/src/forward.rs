@@ -2,7 +2,7 @@
 
 use crate::{
     packet::{ETH, Label, Packet},
-    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Part, Transport},
+    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
     tables::{Device, DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
@@ -116,6 +116,22 @@ pub fn needs_stack<P: Packet>(p: &P, h: Headers, mtu: u32) -> Result<bool, DropR
     let segment = p.segment_size();
     let length = if segment == 0 { p.length().saturating_sub(ETH) } else { segment_length(p, h, segment)? };
     Ok(length > mtu as usize)
+}
+
+/// Whether a packet whose headers are noted, or what it will be cut into, is larger than `mtu`.
+#[inline(always)]
+pub fn noted_exceeds<P: Packet>(p: &P, h: &Noted, mtu: u32) -> Result<bool, DropReason> {
+    let segment = p.segment_size();
+    if segment == 0 {
+        return Ok(p.length().saturating_sub(ETH) > mtu as usize);
+    }
+    let l4 = h.l4 as usize;
+    let header = match (h.tcp, h.udp) {
+        (1, _) if h.later == 0 => usize::from(p.read::<1>(l4 + 12)?[0] >> 4) * 4,
+        (_, 1) => UDP_HEADER,
+        _ => TCP_HEADER,
+    };
+    Ok(l4.saturating_sub(ETH) + header + segment > mtu as usize)
 }
 
 /// Length of the IP packets that this one will be cut into, by its sender's own wish (GSO).

@@ -68,7 +68,10 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     }
     if policy::is_arp(frame) {
         neighbour::require_own_arp(p, device)?;
-        return if device.has(device_flags::NO_ICC) { neighbour::answer_arp(p, t, s) } else { Ok(PASS) };
+        if device.has(device_flags::NO_ICC) {
+            return neighbour::answer_arp(p, t, s);
+        }
+        return if device.vni == 0 { Ok(PASS) } else { overlay::leave_arp(p, t, s) };
     }
     let Some(h) = parse::ip(p, frame.ethertype, &mut s.key)? else { return Ok(PASS) };
     policy::require_own_address(device, &s.key)?;
@@ -76,11 +79,12 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         neighbour::require_plain(&s.key, h)?;
         if s.key.protocol == ICMPV6 {
             // Of the link alone.
-            return neighbour::discovery(p, t, s, h);
+            let decided = neighbour::discovery(p, t, s, h)?;
+            return if device.vni == 0 || decided != PASS { Ok(decided) } else { overlay::leave(p, t, s, h) };
         }
     }
     if frame.destination.is_group() || s.key.dst.is_link_local() || !policy::goes_beyond_link(s.key.src) {
-        return Ok(PASS);
+        return if device.vni == 0 { Ok(PASS) } else { overlay::leave(p, t, s, h) };
     }
     if s.key.dst.is_loopback() {
         return Err(DropReason::LoopbackFromWire);
@@ -88,7 +92,11 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     let on_link = frame.destination != device.gateway_mac;
     if on_link && !device.has(device_flags::NO_ICC) {
         // A switch's work, without state.
-        return forward::switch(p, t, s, device.zone, frame.destination);
+        return if device.vni == 0 {
+            forward::switch(p, t, s, device.zone, frame.destination)
+        } else {
+            overlay::leave(p, t, s, h)
+        };
     }
     if on_link {
         icc::require_container(t, s, device.zone, frame.destination)?;

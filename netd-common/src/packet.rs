@@ -1,6 +1,6 @@
 //! The packet in hand, seen through offsets and values. The seam between one body of logic and two worlds.
 
-use crate::{checksum::Delta, verdict::DropReason};
+use crate::{checksum::Delta, tables::TunnelKey, verdict::DropReason};
 
 /// Length of an Ethernet header without tags.
 pub const ETH: usize = 14;
@@ -78,6 +78,18 @@ pub trait Packet {
 
     /// Whether its frame is addressed to another station, which a promiscuous device receives all the same.
     fn is_for_another(&self) -> bool;
+
+    /// Fills in the host and the segment that it came from; false where no VXLAN device has unwrapped it.
+    fn came_through(&self, from: &mut TunnelKey) -> bool;
+
+    /// Sends a copy of it into a VXLAN device, to a host.
+    fn copy_into_tunnel(&mut self, device: u32, to: &TunnelKey);
+
+    /// Makes it `length` bytes long, of headers that are read: for what takes its place.
+    fn cut(&mut self, length: usize) -> Result<(), DropReason>;
+
+    /// Makes room for `bytes` bytes after the Ethernet header, zero.
+    fn insert(&mut self, bytes: usize) -> Result<(), DropReason>;
 
     /// Index of the device at whose hook it is.
     fn device(&self) -> u32;

@@ -2,6 +2,8 @@
 //!
 //! Parsing only reads. What it does not understand it names ([`Transport::Opaque`]) instead of guessing.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{
     packet::{ETH, Packet},
     tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, Tuple, UDP, echo},
@@ -155,6 +157,50 @@ pub struct Headers {
     pub part: Part,
     /// What fragments of one packet have in common; 0 for a whole one.
     pub identification: u32,
+}
+
+/// [`Headers`] in memory that the kernel's verifier knows nothing of: what it knew of them would tell each kind of packet from
+/// every other in all that comes after.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Noted {
+    /// Offset of the transport header.
+    pub l4: u32,
+    /// Whether its transport is TCP.
+    pub tcp: u8,
+    /// Whether its transport is UDP.
+    pub udp: u8,
+    /// Whether an error may be sent about it (RFC 1122 section 3.2.2): it has a header of a known transport, and is none itself.
+    pub answerable: u8,
+    /// Whether it is an ICMP or ICMPv6 error.
+    pub error: u8,
+    /// Whether it is IPv4.
+    pub v4: u8,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// Whether it is a later fragment.
+    pub later: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl Noted {
+    /// What of these headers is looked at later.
+    #[inline(always)]
+    pub fn of(h: Headers, protocol: u8) -> Self {
+        let later = h.part == Part::Later;
+        Self {
+            l4: h.l4 as u32,
+            tcp: (h.transport == Transport::Tcp).into(),
+            udp: (h.transport == Transport::Udp).into(),
+            answerable: (h.transport.has_flow() && !later && protocol != SCTP).into(),
+            error: (h.transport == Transport::Error).into(),
+            v4: h.v4.into(),
+            ttl: h.ttl,
+            later: later.into(),
+            pad: 0,
+        }
+    }
 }
 
 /// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.

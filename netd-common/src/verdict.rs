@@ -12,6 +12,10 @@ pub enum Verdict {
     Peer(u32),
     /// Out of this device, to the neighbour in [`Scratch::flow`](crate::tables::Scratch); the kernel writes the Ethernet header.
     Neighbour(u32),
+    /// Into this VXLAN device, to the host in [`Scratch::tunnel`](crate::tables::Scratch).
+    Tunnel(u32),
+    /// Out of this device, its frame as it is.
+    Device(u32),
     /// Gone, and counted.
     Drop(DropReason),
 }
@@ -34,7 +38,9 @@ impl Verdict {
             Self::Show => (0, 1),
             Self::Peer(device) => (1, device as u64),
             Self::Neighbour(device) => (2, device as u64),
-            Self::Drop(reason) => (3, reason as u64),
+            Self::Tunnel(device) => (3, device as u64),
+            Self::Device(device) => (4, device as u64),
+            Self::Drop(reason) => (5, reason as u64),
         };
         Packed(kind | of << 32)
     }
@@ -49,20 +55,25 @@ impl Packed {
             0 if of != 0 => Verdict::Show,
             1 => Verdict::Peer(of),
             2 => Verdict::Neighbour(of),
-            3 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
+            3 => Verdict::Tunnel(of),
+            4 => Verdict::Device(of),
+            5 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
             _ => Verdict::Pass,
         }
     }
 
-    /// Number of the counter to raise for it: 0 passed, 1 to a peer, 2 to a neighbour, 3 shown to the firewall, and from 4 on the
-    /// drop reasons.
+    /// Counters before those of the drop reasons: passed, to a peer, to a neighbour, to a tunnel, to a device, shown to the
+    /// firewall.
+    pub const SENT: usize = 6;
+
+    /// Number of the counter to raise for it, [`Self::SENT`] and more for a drop reason.
     #[inline(always)]
     pub const fn counter(self) -> usize {
         let (kind, of) = (self.0 as u32 as usize, (self.0 >> 32) as usize);
         match kind {
-            0 => of * 3,
-            1 | 2 => kind,
-            _ => 4 + of,
+            0 => of * 5,
+            1..5 => kind,
+            _ => Self::SENT + of,
         }
     }
 
@@ -80,6 +91,8 @@ impl Packed {
             0 => Action::Pass,
             1 => Action::Peer(of),
             2 => Action::Neighbour(of),
+            3 => Action::Tunnel(of),
+            4 => Action::Device(of),
             _ => Action::Drop,
         }
     }
@@ -94,6 +107,10 @@ pub enum Action {
     Peer(u32),
     /// Out of this device.
     Neighbour(u32),
+    /// Into this VXLAN device.
+    Tunnel(u32),
+    /// Out of this device as it is.
+    Device(u32),
     /// Gone.
     Drop,
 }
@@ -170,6 +187,8 @@ drop_reasons! {
     /// A fragment from outside that came before its first: it was left to the host, whose own it might have been, and was a
     /// container's. Counted when the first comes, besides as passed.
     FragmentOvertook = 24, "fragment_overtook";
+    /// Larger than what is on its way, and not to be cut: its sender is told.
+    TooBig = 25, "too_big";
 }
 
 impl DropReason {

@@ -168,7 +168,13 @@ fn log_drop(ctx: &TcContext, hook: Hook, verdict: netd_common::verdict::Packed) 
     if verdict.action() == netd_common::verdict::Action::Drop {
         // SAFETY: a field of the context in hand.
         let device = unsafe { (*ctx.skb.skb).ifindex };
-        aya_log_ebpf::debug!(ctx, "hook {} device {} drop reason {}", hook as u8, device, verdict.counter() as u32 - 4);
+        aya_log_ebpf::debug!(
+            ctx,
+            "hook {} device {} drop reason {}",
+            hook as u8,
+            device,
+            (verdict.counter() - netd_common::verdict::Packed::SENT) as u32
+        );
     }
 }
 

@@ -244,6 +244,50 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn segment(&self, vni: u32) -> Option<&Segment> {
+        // SAFETY: as for devices.
+        unsafe { SEGMENTS.get(vni) }
+    }
+
+    #[inline(always)]
+    fn remote(&self, key: &RemoteKey) -> Option<&Remote> {
+        // SAFETY: as for devices.
+        unsafe { REMOTES.get(key) }
+    }
+
+    #[inline(always)]
+    fn is_vtep(&self, key: &VtepKey) -> bool {
+        VTEPS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn peer(&self, key: &PeerKey) -> Option<&Address> {
+        // SAFETY: as for devices.
+        unsafe { PEERS.get(key) }
+    }
+
+    #[inline(always)]
+    fn station(&self, key: &StationKey, station: &mut Station) -> bool {
+        let Some(found) = STATIONS.get_ptr(key) else { return false };
+        // SAFETY: the element stays mapped through the program run; another's would lead to one of the peers all the same.
+        *station = unsafe { *found };
+        true
+    }
+
+    #[inline(always)]
+    fn keep_station(&self, key: &StationKey, station: &Station) {
+        // Without it what is for the station is flooded.
+        let _ = STATIONS.insert(key, station, 0);
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, hook: Hook, reason: DropReason) {
+        if let Some(counter) = counters(hook).and_then(|counters| counters.dropped.get_mut(reason as usize)) {
+            *counter = counter.wrapping_add(1);
+        }
+    }
+
+    #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         let settings = SETTINGS.get(0)?;
         (settings.secret != [0, 0]).then_some(settings)

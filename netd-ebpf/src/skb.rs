@@ -1,22 +1,25 @@
 //! The kernel's `sk_buff` as a [`Packet`], and a verdict as what a TC program returns. Verifier appeasement lives here.
 
-use core::{arch::asm, ptr};
+use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
     },
     helpers::generated::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
-        bpf_skb_change_type, bpf_skb_pull_data,
+        bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key,
+        bpf_skb_pull_data, bpf_skb_set_tunnel_key,
     },
     programs::TcContext,
 };
 use netd_common::{
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
-    tables::Scratch,
+    tables::{Scratch, TunnelKey},
+    tuple::Address,
     verdict::{Action, DropReason, Packed},
 };
 
@@ -30,6 +33,10 @@ const FARTHEST: usize = 512;
 
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
+/// Bytes of a tunnel's key without the local address: the kernel's routing picks one (and kernels before 6.0 know none).
+const TUNNEL_KEY: u32 = offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
+/// Hops of what is wrapped.
+const OUTER_TTL: u8 = 64;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -85,6 +92,9 @@ impl<const LAYER3: bool> Skb<LAYER3> {
             Action::Drop => DROP,
             Action::Peer(device) => self.into_peer(device),
             Action::Neighbour(device) => self.to_neighbour(device, scratch),
+            Action::Tunnel(device) => self.into_tunnel(device, &scratch.tunnel),
+            // SAFETY: takes numbers, and acts when the program has returned.
+            Action::Device(device) => unsafe { bpf_redirect(device, 0) as i32 },
         }
     }
 
@@ -103,6 +113,15 @@ impl<const LAYER3: bool> Skb<LAYER3> {
     }
 
     #[inline(always)]
+    fn into_tunnel(&mut self, device: u32, to: &TunnelKey) -> i32 {
+        if !set_tunnel_key(self.skb, to) {
+            return DROP;
+        }
+        // SAFETY: takes numbers, and acts when the program has returned.
+        unsafe { bpf_redirect(device, 0) as i32 }
+    }
+
+    #[inline(always)]
     fn to_neighbour(&mut self, device: u32, scratch: &Scratch) -> i32 {
         let address = scratch.flow.next.address();
         let mut to = bpf_redir_neigh {
@@ -115,6 +134,37 @@ impl<const LAYER3: bool> Skb<LAYER3> {
         }
         // SAFETY: `to` lives through the call and its size is told.
         unsafe { bpf_redirect_neigh(device, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+    }
+}
+
+/// Tells the VXLAN device that the packet goes to next where to. Over IPv4 without a checksum of the outer datagram, which RFC
+/// 7348 asks for; over IPv6 with one (RFC 8200 section 8.1).
+#[inline(never)]
+fn set_tunnel_key(skb: *mut __sk_buff, to: &TunnelKey) -> bool {
+    let mut key = tunnel_key();
+    key.tunnel_id = to.vni;
+    key.tunnel_ttl = OUTER_TTL;
+    let flags = if to.vtep.is_v4() {
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.vtep.v4_bytes());
+        BPF_F_ZERO_CSUM_TX
+    } else {
+        key.__bindgen_anon_1.remote_ipv6 = to.vtep.words();
+        BPF_F_TUNINFO_IPV6
+    };
+    // SAFETY: the context in hand, and a key of which that many bytes are told.
+    unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, TUNNEL_KEY, flags.into()) == 0 }
+}
+
+#[inline(always)]
+const fn tunnel_key() -> bpf_tunnel_key {
+    bpf_tunnel_key {
+        tunnel_id: 0,
+        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [0; 4] },
+        tunnel_tos: 0,
+        tunnel_ttl: 0,
+        __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
+        tunnel_label: 0,
+        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [0; 4] },
     }
 }
 
@@ -218,6 +268,50 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     fn is_for_another(&self) -> bool {
         // SAFETY: a field of the context in hand.
         unsafe { (*self.skb).pkt_type == PACKET_OTHERHOST }
+    }
+
+    /// The kernel tells of one family at a time.
+    #[inline(always)]
+    fn came_through(&self, from: &mut TunnelKey) -> bool {
+        let mut key = tunnel_key();
+        // SAFETY: the context in hand, and a key with room for that many bytes.
+        if unsafe { bpf_skb_get_tunnel_key(self.skb, &raw mut key, TUNNEL_KEY, 0) } == 0 {
+            // SAFETY: of an IPv4 tunnel the kernel fills this member in; every byte of the union is defined.
+            let vtep = Address::v4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes());
+            *from = TunnelKey { vtep, vni: key.tunnel_id };
+            return true;
+        }
+        // SAFETY: as above.
+        if unsafe { bpf_skb_get_tunnel_key(self.skb, &raw mut key, TUNNEL_KEY, BPF_F_TUNINFO_IPV6.into()) } == 0 {
+            // SAFETY: of an IPv6 tunnel the kernel fills this member in.
+            let vtep = Address::from_words(unsafe { key.__bindgen_anon_1.remote_ipv6 });
+            *from = TunnelKey { vtep, vni: key.tunnel_id };
+            return true;
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn copy_into_tunnel(&mut self, device: u32, to: &TunnelKey) {
+        if set_tunnel_key(self.skb, to) {
+            // SAFETY: the context in hand. A copy that is not to be had is as lost as one on the wire.
+            unsafe { bpf_clone_redirect(self.skb, device, 0) };
+        }
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, length: usize) -> Result<(), DropReason> {
+        // SAFETY: the context in hand.
+        let result = unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) };
+        self.reach(length);
+        if result == 0 { Ok(()) } else { Err(DropReason::Refused) }
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, bytes: usize) -> Result<(), DropReason> {
+        // SAFETY: the context in hand.
+        let result = unsafe { bpf_skb_adjust_room(self.skb, bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Refused) }
     }
 
     #[inline(always)]

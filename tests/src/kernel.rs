@@ -179,6 +179,8 @@ impl Kernel {
             sum.to_peer += cpu.0.to_peer;
             sum.to_neighbour += cpu.0.to_neighbour;
             sum.shown += cpu.0.shown;
+            sum.to_tunnel += cpu.0.to_tunnel;
+            sum.to_device += cpu.0.to_device;
             for (sum, dropped) in sum.dropped.iter_mut().zip(cpu.0.dropped) {
                 *sum += dropped;
             }

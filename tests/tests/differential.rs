@@ -167,7 +167,7 @@ fn expected_return(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Show => -1,
         Verdict::Drop(_) => 2,
-        Verdict::Peer(_) | Verdict::Neighbour(_) => 7,
+        Verdict::Peer(_) | Verdict::Neighbour(_) | Verdict::Tunnel(_) | Verdict::Device(_) => 7,
     }
 }
 

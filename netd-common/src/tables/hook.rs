@@ -2,9 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{AllowanceKey, EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey, SourceKey};
+use super::{AllowanceKey, EndpointKey, Flow, Fragment, FragmentKey, Instant, PublicationKey, SourceKey, TunnelKey};
 use crate::{
     checksum::Delta,
+    parse::Noted,
     tuple::Tuple,
     verdict::{DropReason, Packed},
 };
@@ -110,6 +111,10 @@ pub struct Counters {
     pub to_neighbour: u64,
     /// Left to the stack for the host's firewall to see.
     pub shown: u64,
+    /// Sent to another host.
+    pub to_tunnel: u64,
+    /// Sent out of a device of this host as it is.
+    pub to_device: u64,
     /// Dropped, by the number of the [`DropReason`].
     pub dropped: [u64; DropReason::COUNT],
 }
@@ -122,8 +127,10 @@ impl Counters {
             0 => &mut self.passed,
             1 => &mut self.to_peer,
             2 => &mut self.to_neighbour,
-            3 => &mut self.shown,
-            n => match self.dropped.get_mut(n - 4) {
+            3 => &mut self.to_tunnel,
+            4 => &mut self.to_device,
+            5 => &mut self.shown,
+            n => match self.dropped.get_mut(n - Packed::SENT) {
                 Some(counter) => counter,
                 None => return,
             },
@@ -204,4 +211,10 @@ pub struct Scratch {
     pub on_link: u32,
     /// 1 if the packet must show itself to the host's firewall, though its flow need not.
     pub show: u32,
+    /// The host that it came from or goes to.
+    pub tunnel: TunnelKey,
+    /// Its headers, on its way between hosts.
+    pub noted: Noted,
+    /// Largest packet that would fit where it does not, in bytes; 0 where its length is not what is wrong.
+    pub mtu: u32,
 }

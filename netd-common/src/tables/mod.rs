@@ -18,7 +18,7 @@ pub use allowance::AllowanceKey;
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Orphans, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
-    PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, VtepKey, overhead, segment_flags,
+    PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey, overhead, segment_flags,
 };
 pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
@@ -28,7 +28,11 @@ pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, SEARCHES, Settin
 pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
 
-use crate::{conntrack::Noted, tuple::Tuple, verdict::DropReason};
+use crate::{
+    conntrack::Noted,
+    tuple::{Address, Tuple},
+    verdict::DropReason,
+};
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
 pub const LAYOUT: &str = "v4";
@@ -167,6 +171,27 @@ pub trait Tables {
 
     /// Whether this is allowed between two containers.
     fn allows(&self, key: &AllowanceKey) -> bool;
+
+    /// The segment with this VNI.
+    fn segment(&self, vni: u32) -> Option<&Segment>;
+
+    /// The container of another host at an address of a segment.
+    fn remote(&self, key: &RemoteKey) -> Option<&Remote>;
+
+    /// Whether a host may send into a segment.
+    fn is_vtep(&self, key: &VtepKey) -> bool;
+
+    /// One of the hosts that a segment floods to.
+    fn peer(&self, key: &PeerKey) -> Option<&Address>;
+
+    /// Copies what is known of a station; false if nothing is.
+    fn station(&self, key: &StationKey, station: &mut Station) -> bool;
+
+    /// Keeps what was heard of a station, in place of what was known.
+    fn keep_station(&self, key: &StationKey, station: &Station);
+
+    /// Counts a packet of a hook that is dropped and answered.
+    fn count_drop(&self, hook: Hook, reason: DropReason);
 
     /// The settings; `None` before the daemon has written them.
     fn settings(&self) -> Option<&Settings>;

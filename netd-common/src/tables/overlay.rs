@@ -51,11 +51,16 @@ impl Segment {
         self.underlay_mtu.saturating_sub(overhead(vtep.is_v4()))
     }
 
+    /// The gateway's address of the family of `like`, unspecified where there is none.
+    #[inline(always)]
+    pub fn gateway(&self, like: Address) -> Address {
+        if like.is_v4() { Address::v4(self.gateway_ipv4) } else { Address::v6(self.gateway_ipv6) }
+    }
+
     /// Whether this is the gateway's address.
     #[inline(always)]
     pub fn is_gateway(&self, address: Address) -> bool {
-        let gateway = if address.is_v4() { Address::v4(self.gateway_ipv4) } else { Address::v6(self.gateway_ipv6) };
-        address == gateway
+        address == self.gateway(address)
     }
 }
 
@@ -108,6 +113,16 @@ pub struct PeerKey {
     pub vni: u32,
     /// From 0 on, less than [`Segment::peers`].
     pub index: u32,
+}
+
+/// Where a packet between hosts came from or goes to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct TunnelKey {
+    /// The other host.
+    pub vtep: Address,
+    /// The segment.
+    pub vni: u32,
 }
 
 /// Key of the table of stations: a link-layer address that was learned in a segment.

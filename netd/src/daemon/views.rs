@@ -204,6 +204,12 @@ pub struct ProgramView {
     pub to_peer: u64,
     /// Packets sent to a neighbour.
     pub to_neighbour: u64,
+    /// Packets sent to another host of their network.
+    #[serde(default)]
+    pub to_tunnel: u64,
+    /// Packets sent out of a device of this host as they are.
+    #[serde(default)]
+    pub to_device: u64,
     /// Packets dropped, by reason; those that are none left out.
     pub dropped: BTreeMap<String, u64>,
 }
@@ -426,6 +432,8 @@ fn program_view(program: Program, counters: &BTreeMap<Hook, Counters>) -> Progra
         passed: counters.passed,
         to_peer: counters.to_peer,
         to_neighbour: counters.to_neighbour,
+        to_tunnel: counters.to_tunnel,
+        to_device: counters.to_device,
         dropped: dropped.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
     }
 }

@@ -333,6 +333,8 @@ fn added(mut sum: Counters, one: &Counters) -> Counters {
     sum.to_peer += one.to_peer;
     sum.to_neighbour += one.to_neighbour;
     sum.shown += one.shown;
+    sum.to_tunnel += one.to_tunnel;
+    sum.to_device += one.to_device;
     for (total, count) in sum.dropped.iter_mut().zip(one.dropped) {
         *total += count;
     }

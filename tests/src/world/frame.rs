@@ -3,8 +3,11 @@
 use netd_common::{
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
+    tables::TunnelKey,
     verdict::DropReason,
 };
+
+use crate::packets::sum;
 
 /// How the transport checksum of a packet stands (the kernel's `ip_summed`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +44,10 @@ pub struct Frame {
     pub mark: u32,
     /// What a hook noted.
     pub label: Label,
+    /// The host and the segment that it came from.
+    pub tunnel: Option<TunnelKey>,
+    /// Copies that went into a VXLAN device: the device, where to, and their bytes.
+    pub copies: Vec<(u32, TunnelKey, Vec<u8>)>,
 }
 
 impl Frame {
@@ -57,6 +64,8 @@ impl Frame {
             came_by: device,
             mark: 0,
             label: Label::None,
+            tunnel: None,
+            copies: Vec::new(),
         }
     }
 }
@@ -142,6 +151,33 @@ impl Packet for Frame {
 
     fn is_for_another(&self) -> bool {
         self.for_another
+    }
+
+    fn came_through(&self, from: &mut TunnelKey) -> bool {
+        self.tunnel.map(|tunnel| *from = tunnel).is_some()
+    }
+
+    fn copy_into_tunnel(&mut self, device: u32, to: &TunnelKey) {
+        self.copies.push((device, *to, self.bytes.clone()));
+    }
+
+    /// `bpf_skb_change_tail`, which takes what it cuts out of a device's sum.
+    fn cut(&mut self, length: usize) -> Result<(), DropReason> {
+        let whole = std::mem::take(&mut self.bytes);
+        self.bytes = whole.iter().copied().chain(std::iter::repeat(0)).take(length).collect();
+        if let Summed::Complete(told) = &mut self.summed {
+            let gone = u16::from_be_bytes(*told) as u32 + 2 * 0xffff - u32::from(sum(&whole[ETH..]) % 0xffff)
+                + u32::from(sum(&self.bytes[ETH..]) % 0xffff);
+            *told = ((gone % 0xffff) as u16).to_be_bytes();
+        }
+        self.segment_size = 0;
+        Ok(())
+    }
+
+    /// `bpf_skb_adjust_room`, at the MAC header.
+    fn insert(&mut self, bytes: usize) -> Result<(), DropReason> {
+        self.bytes.splice(ETH..ETH, std::iter::repeat_n(0, bytes));
+        Ok(())
     }
 
     fn device(&self) -> u32 {

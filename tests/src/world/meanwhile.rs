@@ -14,9 +14,10 @@ use netd_common::{
     hooks,
     tables::{
         AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings, SourceKey,
+        Station, StationKey, Tables, VtepKey,
     },
-    tuple::Tuple,
+    tuple::{Address, Tuple},
     verdict::{DropReason, Verdict},
 };
 
@@ -87,6 +88,34 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn allows(&self, key: &AllowanceKey) -> bool {
         self.world.allows(key)
+    }
+
+    fn segment(&self, vni: u32) -> Option<&Segment> {
+        self.world.segment(vni)
+    }
+
+    fn remote(&self, key: &RemoteKey) -> Option<&Remote> {
+        self.world.remote(key)
+    }
+
+    fn is_vtep(&self, key: &VtepKey) -> bool {
+        self.world.is_vtep(key)
+    }
+
+    fn peer(&self, key: &PeerKey) -> Option<&Address> {
+        self.world.peer(key)
+    }
+
+    fn station(&self, key: &StationKey, station: &mut Station) -> bool {
+        self.world.station(key, station)
+    }
+
+    fn keep_station(&self, key: &StationKey, station: &Station) {
+        self.world.keep_station(key, station);
+    }
+
+    fn count_drop(&self, hook: Hook, reason: DropReason) {
+        self.world.count_drop(hook, reason);
     }
 
     fn settings(&self) -> Option<&Settings> {

@@ -11,7 +11,8 @@ use netd_common::{
     firewall, hooks, prefilter,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
-        NextHop, Orphans, Publication, PublicationKey, Route, Scratch, Settings, SourceKey, Tables,
+        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings,
+        SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::{DropReason, Verdict},
@@ -49,6 +50,16 @@ pub struct World {
     pub sources: BTreeSet<SourceKey>,
     /// What is allowed between containers of a network that keeps them apart.
     pub allowances: BTreeSet<AllowanceKey>,
+    /// The segment table.
+    pub segments: BTreeMap<u32, Segment>,
+    /// The table of remote containers.
+    pub remotes: BTreeMap<RemoteKey, Remote>,
+    /// The table of VTEPs.
+    pub vteps: BTreeSet<VtepKey>,
+    /// The table of peers.
+    pub peers: BTreeMap<PeerKey, Address>,
+    /// The table of stations.
+    pub stations: RefCell<BTreeMap<StationKey, Station>>,
     /// The settings.
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
@@ -162,6 +173,34 @@ impl Tables for World {
 
     fn allows(&self, key: &AllowanceKey) -> bool {
         self.allowances.contains(key)
+    }
+
+    fn segment(&self, vni: u32) -> Option<&Segment> {
+        self.segments.get(&vni)
+    }
+
+    fn remote(&self, key: &RemoteKey) -> Option<&Remote> {
+        self.remotes.get(key)
+    }
+
+    fn is_vtep(&self, key: &VtepKey) -> bool {
+        self.vteps.contains(key)
+    }
+
+    fn peer(&self, key: &PeerKey) -> Option<&Address> {
+        self.peers.get(key)
+    }
+
+    fn station(&self, key: &StationKey, station: &mut Station) -> bool {
+        self.stations.borrow().get(key).map(|found| *station = *found).is_some()
+    }
+
+    fn keep_station(&self, key: &StationKey, station: &Station) {
+        self.stations.borrow_mut().insert(*key, *station);
+    }
+
+    fn count_drop(&self, hook: Hook, reason: DropReason) {
+        self.counters.borrow_mut().entry(hook).or_default().dropped[reason as usize] += 1;
     }
 
     fn settings(&self) -> Option<&Settings> {

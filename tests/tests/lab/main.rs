@@ -35,6 +35,7 @@ mod running;
 mod says;
 mod service;
 mod sources;
+mod spanning;
 mod survival;
 mod the_lab;
 mod town;
