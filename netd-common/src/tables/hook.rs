@@ -217,4 +217,6 @@ pub struct Scratch {
     pub noted: Noted,
     /// Largest packet that would fit where it does not, in bytes; 0 where its length is not what is wrong.
     pub mtu: u32,
+    /// Zero.
+    pub pad: u32,
 }

@@ -250,11 +250,7 @@ impl Conversation {
         match verdict {
             Verdict::Pass => self.is_from_outside(side),
             Verdict::Drop(reason) => reasons.contains(&reason),
-            Verdict::Show
-            | Verdict::Peer(_)
-            | Verdict::Neighbour(_)
-            | Verdict::Tunnel(_)
-            | Verdict::Device(_) => false,
+            Verdict::Show | Verdict::Peer(_) | Verdict::Neighbour(_) | Verdict::Tunnel(_) | Verdict::Device(_) => false,
         }
     }
 }

@@ -281,3 +281,22 @@ fn what_spans_hosts_is_healed_and_carries_on_without_a_daemon() {
         assert!(!host.ip("link show").contains("nd"), "nothing is left");
     }
 }
+
+#[test]
+fn the_hosts_addresses_may_change_under_a_network() {
+    let pair = Pair::new(Offloads::Off);
+    pair.network("blue", 42, UNDERLAYS[0], "--subnet 10.9.0.0/24");
+    let web = pair.container(0, "web", "blue:ip=10.9.0.11");
+    let _app = pair.container(1, "app", "blue:ip=10.9.0.12");
+    assert_eq!(web.pings("10.9.0.12", 1, PATIENCE), 1);
+
+    // One host is renumbered, and the other is told.
+    pair.hosts[0].ip("address del 192.0.2.1/24 dev eth0");
+    pair.hosts[0].ip("address add 192.0.2.7/24 dev eth0");
+    pair.daemons[1].say("rm -f app").ok();
+    pair.daemons[1].say("network rm blue").ok();
+    pair.daemons[1].say("network create blue -d vxlan --vni 42 --peer 192.0.2.7 --subnet 10.9.0.0/24").ok();
+    let _other = pair.container(1, "other", "blue:ip=10.9.0.13");
+
+    assert_eq!(web.pings("10.9.0.13", 2, PATIENCE), 2, "with the address that the host has now");
+}

@@ -20,5 +20,6 @@ mod schedules;
 mod sctp;
 mod shortage;
 mod sources;
+mod spanning;
 mod translation;
 mod within;
