@@ -21,7 +21,8 @@ pub struct Leg;
 impl Leg {
     /// A packet.
     pub const SEEN: u8 = 1;
-    /// A TCP segment that acknowledges and opens nothing: with it the handshake is over.
+    /// A TCP segment of who opened the flow that acknowledges and opens nothing: with it the handshake is over. Of the other
+    /// direction it is not noted, since nothing depends on it.
     pub const ACKED: u8 = 2;
     /// A FIN.
     pub const FIN: u8 = 4;
@@ -32,19 +33,22 @@ impl Leg {
 /// What a stored flow must carry in `check` to belong to this key.
 #[inline(always)]
 pub fn digest(key: &Tuple) -> u32 {
-    let ports = u32::from(key.src_port.number()) << 16 | u32::from(key.dst_port.number());
-    let mut sum = ports ^ u32::from(key.protocol) ^ u32::from(key.echo) << 8 ^ u32::from(key.zone.0) << 16;
-    // Rotated, so that a tuple and its reverse differ.
-    for (src, dst) in key.src.words().into_iter().zip(key.dst.words()) {
-        sum = sum.rotate_left(5) ^ src;
-        sum = sum.rotate_left(5) ^ dst;
-    }
-    sum
+    let ports = u64::from(key.src_port.number()) << 48 | u64::from(key.dst_port.number()) << 32;
+    let rest = u64::from(key.zone.0) << 16 | u64::from(key.echo) << 8 | u64::from(key.protocol);
+    let [src, dst] = [key.src.words(), key.dst.words()];
+    let lane = |words: [u32; 4], at: usize| u64::from(words[at]) << 32 | u64::from(words[at + 1]);
+    // Odd factors, one a lane, so that a tuple and its reverse differ; none waits for another's product.
+    let sum = (ports | rest).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ lane(src, 0).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+        ^ lane(src, 2).wrapping_mul(0x1656_67b1_9e37_79f9)
+        ^ lane(dst, 0).wrapping_mul(0x27d4_eb2f_1656_67c5)
+        ^ lane(dst, 2).wrapping_mul(0x85eb_ca77_c2b2_ae63);
+    (sum >> 32) as u32 ^ sum as u32
 }
 
-/// The leg after a packet with these headers.
+/// The leg of a direction after a packet with these headers.
 #[inline(always)]
-pub fn leg_after(leg: u8, h: Headers) -> u8 {
+pub fn leg_after(leg: u8, direction: u8, h: Headers) -> u8 {
     if h.transport != Transport::Tcp {
         return leg | Leg::SEEN;
     }
@@ -54,7 +58,7 @@ pub fn leg_after(leg: u8, h: Headers) -> u8 {
     }
     // The sender goes on: a reset in its name was not its own, or came too late to matter.
     let mut leg = (leg | Leg::SEEN) & !Leg::RESET;
-    if flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::ACK {
+    if direction == 0 && flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::ACK {
         leg |= Leg::ACKED;
     }
     if flags & tcp_flags::FIN != 0 {
@@ -154,7 +158,7 @@ pub fn is_half_of(peer: &Flow, key: &Tuple) -> bool {
 #[inline(always)]
 pub fn must_note(s: &Scratch, h: Headers, now: Instant) -> bool {
     let leg = if s.flow.direction == 0 { s.flow.legs[0] } else { s.flow.legs[1] };
-    is_first_of_tick(s, now) || leg_after(leg, h) != leg
+    is_first_of_tick(s, now) || leg_after(leg, s.flow.direction, h) != leg
 }
 
 /// Whether no packet of its direction has been noted this tick on the flow in `s.flow`.
@@ -170,7 +174,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
     let h = *h;
     let direction = s.flow.direction;
     let (own, other) = if direction == 0 { (0, 1) } else { (1, 0) };
-    s.flow.legs[own] = leg_after(s.flow.legs[own], h);
+    s.flow.legs[own] = leg_after(s.flow.legs[own], direction, h);
     firewall::renew(t, s, settings, now);
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     let exists = t.flow(&s.peer_key, &mut s.peer);
@@ -237,7 +241,7 @@ pub fn write_note(stored: &mut Flow, noted: &Flow, direction: u8) -> Noted {
         stored.legs[1] = noted.legs[1];
     }
     if stored.direction == direction {
-        stored.next = noted.next;
+        stored.next = noted.next.copied();
         stored.via = noted.via;
         stored.generation = noted.generation;
         stored.passage = noted.passage;
@@ -317,7 +321,7 @@ impl From<ClaimError> for EstablishError {
 #[inline(never)]
 pub fn prepare(s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) {
     let h = *h;
-    s.flow.legs = [leg_after(0, h), 0];
+    s.flow.legs = [leg_after(0, 0, h), 0];
     s.flow.direction = 0;
     s.flow.created = now;
     s.flow.generation = if firewall::crosses(s) { settings.firewall.generation } else { 0 };

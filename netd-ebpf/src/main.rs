@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the classifier macro makes an undocumented function of each documented one")]
 
+mod bytes;
 mod collect;
 mod maps;
 mod skb;

@@ -23,6 +23,8 @@ use netd_common::{
     verdict::{Action, DropReason, Packed},
 };
 
+use crate::bytes;
+
 /// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
 /// Ends the packet.
@@ -63,8 +65,12 @@ impl<const LAYER3: bool> Skb<LAYER3> {
 
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        // SAFETY: as above; the two fields are the bounds of the packet's linear part.
-        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+        // SAFETY: as above; the two fields are the bounds of the packet's linear part. Loaded anew each time: of one that is kept LLVM
+        // may use half the register, which is no bound to the verifier.
+        unsafe {
+            let (data, end) = (&raw const (*self.skb).data, &raw const (*self.skb).data_end);
+            (data.read_volatile() as usize, end.read_volatile() as usize)
+        }
     }
 
     /// Address of `N` bytes at `at`, checked against the packet's end.
@@ -73,14 +79,15 @@ impl<const LAYER3: bool> Skb<LAYER3> {
         if at > FARTHEST || at < Self::FIRST {
             return Err(DropReason::Malformed);
         }
-        let mut at = at - Self::FIRST;
-        // Changes nothing after the check. LLVM may check one copy of an offset and use another, which a verifier before
-        // 6.3 takes for unchecked; this it can neither see through nor do elsewhere.
-        // SAFETY: one arithmetic instruction on a register of ours.
-        unsafe { asm!("{at} &= 1023", at = inout(reg) at, options(pure, nomem, nostack)) };
+        let mut start = at - Self::FIRST;
         let (data, end) = self.bounds();
-        // The very register that is checked must be the one that is used: LLVM would add the offset twice.
-        let start = core::hint::black_box(data + at);
+        // LLVM may check one copy of an address and use another, which the verifier takes for unchecked; this it can neither see
+        // through nor do elsewhere. The mask changes nothing after the check above: a verifier before 6.3 asks for it.
+        // SAFETY: two arithmetic instructions on a register of ours.
+        unsafe {
+            asm!("{start} &= 1023", "{start} += {data}", start = inout(reg) start, data = in(reg) data,
+                options(pure, nomem, nostack));
+        }
         if start + N > end { Err(DropReason::Malformed) } else { Ok(start) }
     }
 
@@ -212,15 +219,15 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Result<[u8; N], DropReason> {
         let start = self.pointer::<N>(at)?;
-        // SAFETY: the bytes are inside the packet, and an array of bytes has no alignment.
-        Ok(unsafe { ptr::read(start as *const [u8; N]) })
+        // SAFETY: the bytes are inside the packet.
+        Ok(unsafe { bytes::load(start) })
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), DropReason> {
         let start = self.pointer::<N>(at)?;
         // SAFETY: as in `read`; the kernel made the linear part writable before the program ran.
-        unsafe { ptr::write(start as *mut [u8; N], bytes) };
+        unsafe { bytes::store(start, bytes) };
         Ok(())
     }
 

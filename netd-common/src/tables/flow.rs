@@ -52,6 +52,13 @@ impl NextHop {
         Self { device, mtu, hop: address.words() }
     }
 
+    /// The same, a field at a time: as a whole LLVM has a loop move it byte by byte.
+    #[inline(always)]
+    pub const fn copied(&self) -> Self {
+        let [a, b, c, d] = self.hop;
+        Self { device: self.device, mtu: self.mtu, hop: [a, b, c, d] }
+    }
+
     /// The neighbour's address, where this leads to one.
     #[inline(always)]
     pub fn address(&self) -> Address {
