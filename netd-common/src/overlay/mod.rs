@@ -314,9 +314,9 @@ fn read_address<P: Packet>(p: &P, at: usize) -> Result<Address, DropReason> {
 /// Writes one.
 #[inline(always)]
 fn write_address<P: Packet>(p: &mut P, at: usize, address: Address) -> Result<(), DropReason> {
-    let words = address.words();
-    for i in 0..4 {
-        p.write(at + 4 * i, words[i].to_ne_bytes())?;
-    }
-    Ok(())
+    let [a, b, c, d] = address.words();
+    p.write(at, a.to_ne_bytes())?;
+    p.write(at + 4, b.to_ne_bytes())?;
+    p.write(at + 8, c.to_ne_bytes())?;
+    p.write(at + 12, d.to_ne_bytes())
 }
