@@ -99,9 +99,6 @@ pub fn create_network(
         return Err(Rejection::MtuTwice);
     }
     let ipv6 = order.ipv6 || options.ipv6;
-    if driver.segment().is_some() && (order.no_icc || options.no_icc) {
-        return Err(Rejection::Unsupported(format!("--no-icc with driver {}", driver.name())));
-    }
     let mut subnets = subnets(model, &name, &NetworkOrder { ipv6, ..order.clone() }, on)?;
     gateway::set_modes(&mut subnets, &modes(order, &options)?, order.internal)?;
     let snat_ips: Vec<String> = order.snat_ips.iter().chain(&options.host_ips).cloned().collect();

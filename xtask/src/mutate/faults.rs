@@ -72,8 +72,8 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "flow noted only when its state changes",
         "conntrack.rs",
-        "now != s.flow.last_seen || leg_after(leg, h) != leg",
-        "now < s.flow.last_seen || leg_after(leg, h) != leg",
+        "now != s.flow.last_seen || now.low_byte() != s.flow.noted",
+        "now < s.flow.last_seen",
     ),
     fault("missing half not put back", "conntrack.rs", "let _ = t.claim(&s.peer_key, &s.peer);", ""),
     fault(
@@ -112,8 +112,8 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "loopback believed from the wire",
         "hooks.rs",
-        "if h.v4 && s.key.dst.v4_bytes()[0] == 127 {",
-        "if h.v4 && s.key.dst.v4_bytes()[0] == 0 {",
+        "let to_group = frame.destination.is_group();\n    if s.key.dst.is_loopback() {",
+        "let to_group = frame.destination.is_group();\n    if to_group && s.key.dst.is_loopback() {",
     ),
     fault(
         "container speaks in another's name",
