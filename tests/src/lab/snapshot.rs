@@ -149,7 +149,7 @@ fn facts(host: &Host) -> BTreeSet<String> {
         for (side, egress) in [("ingress", false), ("egress", true)] {
             // A device without a clsact qdisc has no filters, and some versions of tc call that an error.
             let filters = host.run(["tc", "filter", "show", "dev", interface, side]).stdout;
-            lines.extend(filters.lines().map(|line| format!("filter {interface} {side} {}", line.trim())));
+            lines.extend(filters.lines().map(|line| format!("filter {interface} {side} {}", filter(line))));
             let programs = host.tcx(interface, egress);
             lines.extend(
                 programs.iter().map(|(program, link)| format!("tcx {interface} {side} program {program} link {link}")),
@@ -165,6 +165,14 @@ fn facts(host: &Host) -> BTreeSet<String> {
     let mounts = host.mount_table();
     lines.extend(mounts.lines().map(mount_line).filter(|line| !line.contains(" /run/netns")));
     lines
+}
+
+/// A filter, its program told by name and tag: a daemon that takes over puts the same program, by another number, into its place.
+fn filter(line: &str) -> String {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let number = words.windows(2).position(|pair| pair[0] == "id" && pair[1].parse::<u32>().is_ok());
+    let is_kept = |at: &usize| number.is_none_or(|number| *at != number && *at != number + 1);
+    (0..words.len()).filter(is_kept).map(|at| words[at]).collect::<Vec<_>>().join(" ")
 }
 
 fn interfaces(host: &Host) -> Vec<String> {
