@@ -46,7 +46,7 @@ pub struct Options {
 impl Options {
     /// Loading every program and the Lab's core cases.
     pub fn smoke(series: &str) -> Self {
-        Self { kernel: series.to_owned(), load_only: false, timeout: 900, command: Vec::new() }
+        Self { kernel: series.to_owned(), load_only: false, timeout: 1800, command: Vec::new() }
     }
 }
 
