@@ -68,9 +68,11 @@ fn options_of_dockers_bridge_driver_are_read_and_others_refused() {
     let blue = inspected(&town.netd, "network inspect blue");
     assert_eq!(blue["options"][format!("{key}.driver.mtu")], json!("1400"));
     assert_eq!(text(&inspected(&town.netd, "inspect web"), "/networks/0/ifname"), "net0");
+    town.netd.say(&format!("network create own -o {key}.bridge.enable_ip_masquerade=false")).ok();
+    assert_eq!(inspected(&town.netd, "network inspect own")["masquerade"], json!(false));
     for (option, named) in [
         (format!("{key}.bridge.name=br7"), "bridge.name=br7"),
-        (format!("{key}.bridge.enable_ip_masquerade=false"), "enable_ip_masquerade=false"),
+        (format!("{key}.bridge.enable_ip_masquerade=maybe"), "maybe"),
         (format!("{key}.colour=red"), "colour"),
         ("mtu=1400".to_owned(), "option mtu"),
         (format!("{key}.driver.mtu=40"), "40"),
