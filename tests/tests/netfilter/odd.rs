@@ -81,6 +81,7 @@ fn port(number: &mut u16) -> u16 {
 
 const LEAKS: &str = "netfilter lets out what it cannot track, with an address that is nobody's outside; netd drops what it cannot translate";
 const LOOSE: &str = "netfilter takes a connection up in its middle; for netd only a SYN opens one, and the host refuses the rest at once";
+const LISTENS: &str = "without a cgroup the daemon listens at a published port for the host's own clients, and a listener says nothing to a segment without flags (RFC 9293 section 3.10.7.2)";
 const BY_ADDRESS: &str = "netfilter masquerades what has no ports by address alone, so that two containers cannot be told apart; netd drops it";
 const RARE_MESSAGES: &str = "netfilter keeps ICMP's other questions apart by their identifier; netd carries echoes and errors, and nobody else asks";
 const HELD_BACK: &str = "netfilter holds fragments back until the packet is whole; netd keeps nothing back, and a fragment before its first is of no known flow (`fragment_overtook` counts it when the first comes)";
@@ -115,7 +116,11 @@ fn stray_segments() -> Vec<Odd> {
         let packet = tcp(&format!("{FAR_RAW}:{}", port(&mut next)), &format!("{HOST}:8004")).flags(flags);
         let stray = Odd::new(format!("a stray {name} to a published port"), Sender::Far, vec![packet.bytes()]);
         let (there, reset) = ("b gets tcp 203.0.113.77:41007 > 10.99.0.3:1000", "far gets tcp 192.0.2.1:8004 >");
-        odd.push(if flags == ACK { stray.differs(&[there], &[reset], LOOSE) } else { stray });
+        odd.push(match flags {
+            ACK => stray.differs(&[there], &[reset], LOOSE),
+            0 => stray.differs(&[reset], &[], LISTENS),
+            _ => stray,
+        });
     }
     odd
 }
