@@ -51,16 +51,20 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
     cluster.lab.assert_no_checksum_errors();
 }
 
+/// How many networks are made at the same time.
+const NETWORKS: usize = 12;
+
 #[test]
 fn hosts_that_choose_at_the_same_time_never_choose_the_same() {
     let cluster = Cluster::new(3, 1);
-    let making: Vec<_> = cluster
-        .nodes
-        .iter()
-        .map(|node| node.netd.spawn(["network", "create", "-d", "overlay", &format!("of-{}", node.host.name())]))
+    // Each chooses while it hears of what the others have chosen.
+    let making: Vec<_> = (0..NETWORKS)
+        .map(|n| cluster.nodes[n % 3].netd.spawn(["network", "create", "-d", "overlay", &format!("net{n}")]))
         .collect();
     making.into_iter().for_each(|command| drop(command.wait().ok()));
-    wait_until("all networks are everywhere", || cluster.nodes.iter().all(|node| names(node, "network ls").len() == 3));
+    wait_until("all networks are everywhere", || {
+        cluster.nodes.iter().all(|node| names(node, "network ls").len() == NETWORKS)
+    });
     let networks = cluster.nodes[0].netd.json("network ls");
     for pointer in ["/subnets/0/subnet", "/segment/vni"] {
         let chosen: BTreeSet<_> = networks
@@ -69,7 +73,7 @@ fn hosts_that_choose_at_the_same_time_never_choose_the_same() {
             .iter()
             .map(|one| one.pointer(pointer).map(Value::to_string))
             .collect();
-        assert!(chosen.len() == 3 && !chosen.contains(&None), "{pointer}: {chosen:?}");
+        assert!(chosen.len() == NETWORKS && !chosen.contains(&None), "{pointer}: {chosen:?}");
     }
     let same: Vec<_> =
         cluster.nodes.iter().map(|node| node.netd.spawn(["network", "create", "-d", "overlay", "same"])).collect();
@@ -80,7 +84,7 @@ fn hosts_that_choose_at_the_same_time_never_choose_the_same() {
         .map(|n| {
             let (node, name) = (&cluster.nodes[n % 3], format!("c{n}"));
             node.host.container(&name);
-            node.netd.spawn(["attach", &name, "--netns", &format!("/run/netns/{name}"), "--network", "of-a"])
+            node.netd.spawn(["attach", &name, "--netns", &format!("/run/netns/{name}"), "--network", "net0"])
         })
         .collect();
     attaching.into_iter().for_each(|command| drop(command.wait().ok()));
@@ -89,9 +93,9 @@ fn hosts_that_choose_at_the_same_time_never_choose_the_same() {
 
     let taken = cluster.nodes[0].address("c0");
     cluster.nodes[1].host.container("thief");
-    let stolen = cluster.nodes[1].netd.say(&format!("attach thief --netns /run/netns/thief --network of-a:ip={taken}"));
+    let stolen = cluster.nodes[1].netd.say(&format!("attach thief --netns /run/netns/thief --network net0:ip={taken}"));
     stolen.refused([&*taken.to_string(), "c0 on node a"]);
-    cluster.nodes[1].netd.say("network rm of-a").exits(1);
+    cluster.nodes[1].netd.say("network rm net0").exits(1);
     wait_until("who is in it is known", || names(&cluster.nodes[0], "ps --all-nodes").len() == 24);
 }
 

@@ -89,6 +89,13 @@ impl Cluster {
             (None, None) => Err(Rejection::Cluster("etcd has not been read yet".to_owned())),
         }
     }
+
+    /// What the model is made by. More may be heard of meanwhile, which the model knows nothing of: what is chosen by both
+    /// together must be chosen by this one.
+    fn followed(&self) -> Result<Arc<View>, Rejection> {
+        let latest = self.latest()?;
+        Ok(self.view.clone().unwrap_or(latest))
+    }
 }
 
 /// Ready when there is something to follow.
@@ -223,7 +230,7 @@ impl<K: Kernel> Daemon<K> {
         for _ in 0..ATTEMPTS {
             self.follow_cluster().await;
             let cluster = self.cluster.as_ref().ok_or(Rejection::NoCluster)?;
-            let view = cluster.latest()?;
+            let view = cluster.followed()?;
             let settings = cluster.membership.settings();
             let vni =
                 free_vni(&self.model, &view).ok_or_else(|| Rejection::Cluster("every VNI is taken".to_owned()))?;
