@@ -46,21 +46,46 @@ pub fn run(machine: &mut Command, limit: Duration) -> Result<i32> {
 
 /// `child` and everything that it started, qemu among it, is gone.
 fn end(child: &mut Child) -> Result<()> {
-    let family = family(child.id());
+    let family = held_family(child.id());
     signal_all(&family, Signal::SIGTERM);
+    signal_all(&family, Signal::SIGCONT);
     let deadline = Instant::now() + GRACE;
     while child.try_wait()?.is_none() && Instant::now() < deadline {
         thread::sleep(PAUSE);
     }
     signal_all(&family, Signal::SIGKILL);
     child.wait()?;
+    // A signal is sent, not met: the others go on for a moment, and what they hold with them.
+    let deadline = Instant::now() + GRACE;
+    while family.iter().any(|pid| is_alive(*pid)) && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+    }
     Ok(())
+}
+
+/// Whether a process has not ended. One that has, and that nobody has waited for, is a zombie (proc(5), the third field of `stat`).
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
 }
 
 fn signal_all(pids: &[u32], signal: Signal) {
     for pid in pids.iter().filter_map(|pid| i32::try_from(*pid).ok()) {
         // One that is gone already is what we want.
         let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// `ancestor` and all its descendants, stopped: one that runs may start another while the rest are looked for.
+fn held_family(ancestor: u32) -> Vec<u32> {
+    let mut held = Vec::new();
+    loop {
+        let new: Vec<u32> = family(ancestor).into_iter().filter(|pid| !held.contains(pid)).collect();
+        if new.is_empty() {
+            return held;
+        }
+        signal_all(&new, Signal::SIGSTOP);
+        held.extend(new);
     }
 }
 
