@@ -148,6 +148,7 @@ const fn color(contender: Contender) -> RGBColor {
         Contender::Bridge => RGBColor(153, 187, 221),
         Contender::Iptables => RGBColor(66, 113, 174),
         Contender::Cni => RGBColor(94, 155, 106),
+        Contender::Docker => RGBColor(30, 120, 190),
         Contender::Netavark => RGBColor(150, 110, 170),
         Contender::Vxlan => RGBColor(90, 150, 160),
     }

@@ -26,7 +26,7 @@ pub fn netd(host: &Host) -> Result<Furnished> {
     let inspected = netd.run(["inspect", "web"]).json();
     let address = inspected[0]["networks"][0]["ip"].as_str().context("netd tells no address of web")?;
     let web_address = address.parse().with_context(|| format!("netd tells {address} as an address"))?;
-    Ok(Furnished { web, web_address, app, proxies: Vec::new(), netd: Some(netd) })
+    Ok(Furnished { web, web_address, app, companions: Vec::new(), netd: Some(netd) })
 }
 
 /// A Linux bridge with two containers, and nothing else.
@@ -49,7 +49,7 @@ pub fn bridge(host: &Host) -> Furnished {
 /// The same with the rules that Docker 28 writes for a bridge network with one published port, and with its userland proxy.
 pub fn docker_like(host: &Host) -> Result<Furnished> {
     let mut furnished = bridge(host);
-    furnished.proxies = proxy::start(host)?;
+    furnished.companions = proxy::start(host)?;
     host.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).ok();
     for rule in docker_rules() {
         host.run(std::iter::once("iptables").chain(rule.split_whitespace())).ok();

@@ -38,7 +38,7 @@ pub fn furnish(host: &Host, outside: &Host) -> Result<(Furnished, Vec<OwnedFd>)>
     let links = host.enter(|| -> Result<_> {
         Ok(vec![attach(veth, &outwards(uplink, OUTSIDE))?, attach(uplink, &inwards(veth, &macs))?])
     })?;
-    Ok((Furnished { web_address: WEB, app: web.clone(), web, proxies: Vec::new(), netd: None }, links))
+    Ok((Furnished { web_address: WEB, app: web.clone(), web, companions: Vec::new(), netd: None }, links))
 }
 
 fn mac(node: &Node, device: &str) -> Result<Vec<u8>> {

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::Result;
 
-use super::{proxy, site::Contender};
+use super::{docker, proxy, site::Contender};
 use crate::{command, workspace};
 
 /// Facts that stand above every table, each with its name.
@@ -20,6 +20,9 @@ pub fn facts(contenders: &[Contender]) -> Result<Vec<(&'static str, String)>> {
     if contenders.contains(&Contender::Iptables) {
         facts.push(("iptables", command::text(Command::new("iptables").arg("--version"))?.trim().to_owned()));
         facts.push(("docker-proxy", proxy::program()?.1));
+    }
+    if contenders.contains(&Contender::Docker) {
+        facts.push(("docker", docker::root()?.1));
     }
     for (contender, package) in [(Contender::Cni, "containernetworking-plugins"), (Contender::Netavark, "netavark")] {
         if contenders.contains(&contender) {

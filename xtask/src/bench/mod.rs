@@ -7,6 +7,7 @@ mod contenders;
 mod control;
 mod cost;
 mod datagrams;
+mod docker;
 mod figures;
 mod findings;
 mod floor;
@@ -58,6 +59,9 @@ pub struct Options {
     /// Only this contender; may be given again
     #[arg(long, value_name = "NAME")]
     contender: Vec<Contender>,
+    /// Docker's engine too, from Debian's packages, in a root of its own
+    #[arg(long)]
+    engines: bool,
     /// Only what the packet code costs by itself, in memory and loaded, a path at a time, and a million flows beside a thousand
     #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender"])]
     programs: bool,
@@ -69,7 +73,10 @@ impl Options {
     }
 
     fn contenders(&self) -> Vec<Contender> {
-        let chosen = |contender: &Contender| self.contender.is_empty() || self.contender.contains(contender);
+        let chosen = |contender: &Contender| match contender {
+            Contender::Docker if !self.engines => false,
+            _ => self.contender.is_empty() || self.contender.contains(contender),
+        };
         Contender::ALL.into_iter().filter(chosen).collect()
     }
 
@@ -99,6 +106,7 @@ impl Options {
     fn manner(&self) -> Manner {
         let mut command = "cargo xtask bench".to_owned();
         command += if self.quick { " --quick" } else { "" };
+        command += if self.engines { " --engines" } else { "" };
         command.extend(self.rounds.map(|rounds| format!(" --rounds {rounds}")));
         command.extend(self.only.iter().map(|path| format!(" --only {}", path.name())));
         command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
@@ -180,7 +188,12 @@ fn besides(options: &Options, findings: &mut Findings) -> Result<()> {
 fn packages(contenders: &[Contender]) -> Vec<&'static str> {
     let own = |contender: &Contender| -> &[&'static str] {
         match contender {
-            Contender::Veth | Contender::Redirect | Contender::Netd | Contender::Bridge | Contender::Vxlan => &[],
+            Contender::Veth
+            | Contender::Redirect
+            | Contender::Netd
+            | Contender::Bridge
+            | Contender::Docker
+            | Contender::Vxlan => &[],
             Contender::Iptables => &["iptables"],
             Contender::Cni => &["iptables", "containernetworking-plugins"],
             Contender::Netavark => &["iptables", "netavark"],
@@ -243,6 +256,7 @@ mod tests {
             rounds: None,
             only: only.to_vec(),
             contender: Vec::new(),
+            engines: false,
             programs: false,
         };
 
@@ -259,12 +273,13 @@ mod tests {
             rounds: Some(5),
             only: vec![Path::Published],
             contender: vec![Contender::Cni],
+            engines: true,
             programs: false,
         };
 
         let manner = options.manner();
 
-        assert_eq!(manner.command, "cargo xtask bench --quick --rounds 5 --only published --contender cni");
+        assert_eq!(manner.command, "cargo xtask bench --quick --engines --rounds 5 --only published --contender cni");
         assert_eq!((manner.rounds, manner.seconds), (5, 0.25));
     }
 }

@@ -1,4 +1,4 @@
-//! The path between containers of two hosts: a kernel's VXLAN device on a bridge at each end, and netd's own.
+//! The path between containers of two hosts: netd's own, a kernel's VXLAN device on a bridge at each end, and Docker's swarm.
 //!
 //! ```text
 //! app ── one  eth0 192.0.2.1 ── 192.0.2.2 eth0  two ── web (serves)
@@ -7,12 +7,14 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::Result;
-use netd_tests::lab::{Container, Host, Lab, Offloads};
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads};
 
 use super::{
+    docker,
     load::{Ends, PORT, Server},
-    site::{APP, Contender, HOST, OUTSIDE, Path, SUBNET, Site, WEB, widen_ports},
+    site::{APP, Companions, Contender, HOST, OUTSIDE, Path, SUBNET, Site, WEB, widen_ports},
 };
+use crate::workspace;
 
 /// The network's number on the wire.
 const VNI: u32 = 4_242;
@@ -23,20 +25,56 @@ const MTU: u32 = 1_450;
 
 /// The site of one contender.
 pub fn site(contender: Contender) -> Result<Site> {
+    let (lab, [one, two]) = hosts();
+    match contender {
+        Contender::Netd => {
+            let (netd, app) = netds(&one, OUTSIDE, "app", APP);
+            let (other, web) = netds(&two, HOST, "web", WEB);
+            let companions: Companions = vec![Box::new(netd), Box::new(other)];
+            Ok(between(contender, &app, (&web, WEB), one, lab)?.with_companions(companions))
+        }
+        Contender::Docker => docker::overlay(lab, one, &two),
+        _ => {
+            let app = kernels(&one, HOST, OUTSIDE, "app", APP);
+            let web = kernels(&two, OUTSIDE, HOST, "web", WEB);
+            between(contender, &app, (&web, WEB), one, lab)
+        }
+    }
+}
+
+fn hosts() -> (Lab, [Host; 2]) {
     let lab = Lab::new();
-    let (one, two) = (lab.host("one"), lab.host("two"));
+    let hosts = ["one", "two"].map(|name| lab.host(name));
     let [near, far] = [HOST, OUTSIDE].map(|address| format!("{address}/24"));
-    lab.wire(Offloads::On).from(&one, "eth0", &near).to(&two, "eth0", &far);
-    let app = kernels(&one, HOST, OUTSIDE, "app", APP);
-    let web = kernels(&two, OUTSIDE, HOST, "web", WEB);
-    widen_ports(&app)?;
+    lab.wire(Offloads::On).from(&hosts[0], "eth0", &near).to(&hosts[1], "eth0", &far);
+    (lab, hosts)
+}
+
+/// From a container of the host to one of another, which serves.
+pub fn between(
+    contender: Contender,
+    app: &Container,
+    (web, address): (&Container, Ipv4Addr),
+    host: Host,
+    lab: Lab,
+) -> Result<Site> {
+    widen_ports(app)?;
     let ends = Ends {
-        client: (*app).clone(),
+        client: (**app).clone(),
         apart: false,
-        to: std::net::SocketAddrV4::new(WEB, PORT),
-        server: Arc::new(Server::new(&web)?),
+        to: std::net::SocketAddrV4::new(address, PORT),
+        server: Arc::new(Server::new(web)?),
     };
-    Ok(Site::of(contender, [(Path::Overlay, ends)], one, lab))
+    Ok(Site::of(contender, [(Path::Overlay, ends)], host, lab))
+}
+
+/// A container in netd's network, which is joined with the other host's by hand.
+fn netds(host: &Host, peer: Ipv4Addr, name: &str, address: Ipv4Addr) -> (Netd, Container) {
+    let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()));
+    netd.say(&format!("network create bench -d vxlan --vni {VNI} --peer {peer} --subnet {SUBNET}")).ok();
+    let container = host.container(name);
+    netd.say(&format!("attach {name} --netns {} --network bench:ip={address}", container.netns())).ok();
+    (netd, container)
 }
 
 /// A container on a bridge that a VXLAN device joins with the other host's.

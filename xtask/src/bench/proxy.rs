@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{Host, Running};
+use netd_tests::lab::Host;
 
 use super::{
     load::PORT,
-    site::{PUBLISHED, WEB},
+    site::{Companions, PUBLISHED, WEB},
 };
 use crate::{
     archive::{self, Archive},
@@ -34,14 +34,14 @@ pub fn program() -> Result<(PathBuf, String)> {
 }
 
 /// One for TCP and one for UDP, on every address of the host, as Docker starts them.
-pub fn start(host: &Host) -> Result<Vec<Running>> {
+pub fn start(host: &Host) -> Result<Companions> {
     let program = program()?.0.display().to_string();
-    let start = |protocol: &str| {
+    let start = |protocol: &str| -> Box<dyn std::any::Any> {
         let line = format!(
             "{program} -proto {protocol} -host-ip 0.0.0.0 -host-port {PUBLISHED} -container-ip {WEB} -container-port {PORT}"
         );
         // It tells the engine by the descriptor 3 that it is ready.
-        host.spawn(["sh", "-c", &format!("exec {line} 3>/dev/null")])
+        Box::new(host.spawn(["sh", "-c", &format!("exec {line} 3>/dev/null")]))
     };
     Ok(["tcp", "udp"].map(start).into())
 }

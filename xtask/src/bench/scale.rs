@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{Container, Host, Lab, Netd, Offloads, Running};
+use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 
 use super::{
     contenders,
@@ -16,7 +16,7 @@ use super::{
     findings::{Area, Findings},
     load::{PORT, Server},
     memory::Objects,
-    site::{Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
+    site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
 };
 use crate::programs::grouped;
 
@@ -136,7 +136,7 @@ struct Ground {
     app: Container,
     outside: Host,
     _netd: Option<Netd>,
-    _proxies: Vec<Running>,
+    _companions: Companions,
     _lab: Lab,
 }
 
@@ -153,7 +153,7 @@ impl Ground {
             let config = host.path("/etc/netd/netd.toml");
             fs::write(config, format!("[daemon]\nflows-max = {entries}\n")).context("cannot configure netd")?;
         }
-        let Furnished { web, app, proxies, netd, .. } = match who {
+        let Furnished { web, app, companions, netd, .. } = match who {
             Contender::Netd => contenders::netd(&host)?,
             _ => contenders::docker_like(&host)?,
         };
@@ -179,7 +179,7 @@ impl Ground {
             app,
             outside,
             _netd: None,
-            _proxies: proxies,
+            _companions: companions,
             _lab: lab,
         };
         let before = Objects::now()?;

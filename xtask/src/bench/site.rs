@@ -5,6 +5,7 @@
 //! ```
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
@@ -13,10 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads, Running};
+use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads};
 
 use super::{
-    contenders, floor,
+    contenders, docker, floor,
     load::{Ends, PORT, Server},
     overlay, peers,
 };
@@ -53,16 +54,27 @@ pub enum Contender {
     Cni,
     /// Podman's netavark
     Netavark,
+    /// Docker's engine, with --engines
+    Docker,
     /// A bridge with a VXLAN device on each of two hosts, overlay only
     Vxlan,
 }
 
 impl Contender {
     /// All, in the order of every table.
-    pub const ALL: [Self; 8] =
-        [Self::Veth, Self::Redirect, Self::Netd, Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark, Self::Vxlan];
+    pub const ALL: [Self; 9] = [
+        Self::Veth,
+        Self::Redirect,
+        Self::Netd,
+        Self::Bridge,
+        Self::Iptables,
+        Self::Cni,
+        Self::Netavark,
+        Self::Docker,
+        Self::Vxlan,
+    ];
     /// Those that netd is compared with, the limit and what cannot be beaten aside.
-    pub const PEERS: [Self; 5] = [Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark, Self::Vxlan];
+    pub const PEERS: [Self; 6] = [Self::Bridge, Self::Iptables, Self::Cni, Self::Netavark, Self::Docker, Self::Vxlan];
 
     /// Its name in commands, tables and files.
     pub const fn name(self) -> &'static str {
@@ -74,6 +86,7 @@ impl Contender {
             Self::Iptables => "iptables",
             Self::Cni => "cni",
             Self::Netavark => "netavark",
+            Self::Docker => "docker",
             Self::Vxlan => "vxlan",
         }
     }
@@ -81,10 +94,10 @@ impl Contender {
     /// Whether it can take this path at all.
     pub fn takes(self, path: Path) -> bool {
         match self {
-            Self::Veth => true,
+            Self::Veth | Self::Netd | Self::Docker => true,
             Self::Redirect => path == Path::Masquerade || path == Path::Published,
             Self::Bridge => path == Path::ContainerToContainer,
-            Self::Netd | Self::Iptables | Self::Cni | Self::Netavark => path != Path::Overlay,
+            Self::Iptables | Self::Cni | Self::Netavark => path != Path::Overlay,
             Self::Vxlan => path == Path::Overlay,
         }
     }
@@ -136,6 +149,9 @@ impl Path {
     }
 }
 
+/// Programs that have to live as long as what they serve: daemons, proxies.
+pub type Companions = Vec<Box<dyn Any>>;
+
 /// Where a contender is measured. Everything in it ends with it; fields go in the order they end.
 pub struct Site {
     /// Whose.
@@ -144,7 +160,7 @@ pub struct Site {
     pub paths: BTreeMap<Path, Ends>,
     /// The daemon, if it is netd's.
     pub netd: Option<Netd>,
-    _proxies: Vec<Running>,
+    _companions: Companions,
     _links: Vec<OwnedFd>,
     /// Its host.
     pub host: Host,
@@ -170,10 +186,15 @@ impl Site {
         Ok(sites)
     }
 
-    /// One without a daemon or proxies.
+    /// One without a daemon or others of its kind.
     pub fn of(contender: Contender, paths: impl IntoIterator<Item = (Path, Ends)>, host: Host, lab: Lab) -> Self {
         let paths = paths.into_iter().collect();
-        Self { contender, paths, netd: None, _proxies: Vec::new(), _links: Vec::new(), host, _lab: lab }
+        Self { contender, paths, netd: None, _companions: Vec::new(), _links: Vec::new(), host, _lab: lab }
+    }
+
+    /// With programs that it needs.
+    pub fn with_companions(self, companions: Companions) -> Self {
+        Self { _companions: companions, ..self }
     }
 
     fn on_one_host(contender: Contender) -> Result<Self> {
@@ -195,8 +216,8 @@ impl Site {
                 (furnished(contender, &host)?, Vec::new())
             };
             let paths = paths(contender, &furnished, &host, &outside)?;
-            let Furnished { netd, proxies, .. } = furnished;
-            Ok(Self { netd, _proxies: proxies, _links: links, ..Self::of(contender, paths, host, lab) })
+            let Furnished { netd, companions, .. } = furnished;
+            Ok(Self { netd, _companions: companions, _links: links, ..Self::of(contender, paths, host, lab) })
         };
         lay().with_context(|| format!("cannot lay out the site of {}", contender.name()))
     }
@@ -210,8 +231,8 @@ pub struct Furnished {
     pub web_address: Ipv4Addr,
     /// The container that asks.
     pub app: Container,
-    /// Proxies for its ports, if it has some.
-    pub proxies: Vec<Running>,
+    /// What serves them: proxies of its ports, an engine.
+    pub companions: Companions,
     /// The daemon, if it is netd.
     pub netd: Option<Netd>,
 }
@@ -219,7 +240,7 @@ pub struct Furnished {
 impl Furnished {
     /// Containers with the addresses of this module.
     pub fn by_hand(web: Container, app: Container) -> Self {
-        Self { web, web_address: WEB, app, proxies: Vec::new(), netd: None }
+        Self { web, web_address: WEB, app, companions: Vec::new(), netd: None }
     }
 }
 
@@ -229,6 +250,7 @@ fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
         Contender::Iptables => contenders::docker_like(host),
         Contender::Cni => peers::cni(host),
         Contender::Netavark => peers::netavark(host),
+        Contender::Docker => docker::furnish(host),
         Contender::Veth | Contender::Redirect | Contender::Bridge | Contender::Vxlan => Ok(contenders::bridge(host)),
     }
 }

@@ -141,8 +141,12 @@ pub fn judged(figures: &Figures, findings: &Findings) -> Vec<Verdict> {
 fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ {
     let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
     let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
-    let proxy = (path == Path::Loopback).then_some((Measure::ConnectRate, Contender::Iptables, AGAINST_THE_PROXY));
-    let on_path = Contender::PEERS.into_iter().filter(move |peer| peer.takes(path));
+    // Docker's engine takes part where it is asked for.
+    let takes_part = move |peer: &Contender| *peer != Contender::Docker || figures.contenders(path).contains(peer);
+    let proxies = [Contender::Iptables, Contender::Docker].into_iter().filter(move |_| path == Path::Loopback);
+    let proxy =
+        proxies.filter(move |peer| takes_part(peer)).map(|peer| (Measure::ConnectRate, peer, AGAINST_THE_PROXY));
+    let on_path = Contender::PEERS.into_iter().filter(move |peer| peer.takes(path) && takes_part(peer));
     let peers = on_path.flat_map(|peer| {
         // A plain bridge does a part of the work: to be as good is the target.
         AGAINST_PEERS.map(|measure| (measure, peer, Bound::ahead(measure, peer == Contender::Bridge)))
