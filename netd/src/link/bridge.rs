@@ -5,15 +5,16 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, packet_route::link::
 
 use super::{
     GROUP, Links,
-    kernel::{Assigned, refusal, sysctl_is, write_sysctl},
+    kernel::{refusal, sysctl_is, write_sysctl},
+    known::Addresses,
     ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{Bridge, LinkName};
 
 /// What a bridge of ours is found to be.
-pub fn observed(link: &Link, owner: String, addresses: &[Assigned]) -> Bridge {
-    let counts = |a: &&Assigned| a.index == link.index && a.set && link.up;
-    let addresses = addresses.iter().filter(counts).map(|a| a.address).collect();
+pub fn observed(link: &Link, owner: String, addresses: &Addresses) -> Bridge {
+    let assigned = addresses.get(&link.index).into_iter().flatten();
+    let addresses = assigned.filter(|a| a.set && link.up).map(|a| a.address).collect();
     let intact = link.options_hold && keeps_to_what_is_set(&link.name);
     Bridge { owner, mac: link.mac, mtu: link.mtu, addresses, intact }
 }

@@ -18,6 +18,7 @@ use rtnetlink::packet_route::{
 use super::{
     Forwarding, Links,
     kernel::{Assigned, address_of, gateway, output},
+    known::Addresses,
     ours::Link,
 };
 use crate::reconcile::{Family, LinkName, Uplink, Use};
@@ -38,13 +39,15 @@ impl Links {
             if !chosen.is_empty() {
                 return chosen.contains(&link.name);
             }
-            let used = addresses.iter().any(|a| a.index == link.index && !is_link_local(&a.address))
-                || routes.iter().any(|route| output(route) == Some(link.index) && leads_outside(route));
             let free = !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made();
-            used && free && !is_another_engines(link, &links, &addresses, &routes)
+            let used = || {
+                of_device(&addresses, link.index).any(|a| !is_link_local(&a.address))
+                    || routes.iter().any(|route| output(route) == Some(link.index) && leads_outside(route))
+            };
+            free && used() && !is_another_engines(link, &links, &addresses, &routes)
         };
         let uplinks = links.values().filter(is_uplink).map(|link| {
-            let addresses = primary_first(addresses.iter().filter(|a| a.index == link.index), &routes);
+            let addresses = primary_first(of_device(&addresses, link.index), &routes);
             let was_no_router =
                 Family::BOTH.into_iter().filter(|family| forwarding.was_off(&link.name, *family)).collect();
             let by_it = routes.iter().filter(|route| output(route) == Some(link.index) && leads_outside(route));
@@ -65,19 +68,19 @@ impl Links {
 impl Links {
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.
     pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>> {
-        let links = self.all().await?;
-        let addresses = self.addresses().await?;
+        let links = self.seen_links().await?;
+        let addresses = self.seen_addresses().await?;
         let is_hosts = |assigned: &&Assigned| {
             let ours = links.get(&assigned.index).is_some_and(|link| link.owner().is_some());
             !ours && !is_link_local(&assigned.address) && !assigned.address.addr().is_loopback()
         };
-        Ok(addresses.iter().filter(is_hosts).map(|assigned| assigned.address.addr()).collect())
+        Ok(addresses.values().flatten().filter(is_hosts).map(|assigned| assigned.address.addr()).collect())
     }
 
     /// Devices by which a default route leads that a router has announced (RFC 4861 section 6.3.4).
     pub async fn with_announced_routes(&self) -> Result<BTreeSet<LinkName>> {
         let names = self.names().await?;
-        let routes = self.routes().await?;
+        let routes = self.seen_routes().await?;
         let announced = routes
             .iter()
             .filter(|route| route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0);
@@ -85,12 +88,16 @@ impl Links {
     }
 }
 
+fn of_device(addresses: &Addresses, index: u32) -> impl Iterator<Item = &Assigned> {
+    addresses.get(&index).into_iter().flatten()
+}
+
 /// Whether a device leads to containers or machines of another engine: a bridge with nothing but their sides of a pair or a tap in
 /// it (Docker's, libvirt's) by which no router is reached, or such a side itself, which has no address.
 fn is_another_engines(
     link: &Link,
     links: &BTreeMap<u32, Link>,
-    addresses: &[Assigned],
+    addresses: &Addresses,
     routes: &[RouteMessage],
 ) -> bool {
     let is_pair = |link: &Link| matches!(link.kind, Some(InfoKind::Veth | InfoKind::Tun));
@@ -100,7 +107,7 @@ fn is_another_engines(
             !reaches_router && links.values().filter(|port| port.master == Some(link.index)).all(is_pair)
         }
         Some(InfoKind::Veth) => {
-            !reaches_router && addresses.iter().all(|a| a.index != link.index || is_link_local(&a.address))
+            !reaches_router && of_device(addresses, link.index).all(|a| is_link_local(&a.address))
         }
         _ => false,
     }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    sync::Arc,
 };
 
 use anyhow::{Context, Result};
@@ -37,13 +36,8 @@ pub struct Filter {
 }
 
 impl Links {
-    /// Every filter on every clsact qdisc, as far as is known: see [`Seen`](super::Seen).
-    pub async fn filters(&self) -> Result<Arc<BTreeSet<Filter>>> {
-        let Some(watched) = &self.watched else { return Ok(Arc::new(self.listed_filters().await?)) };
-        watched.filters.or_listed(watched.watch.version(), self.listed_filters()).await
-    }
-
-    async fn listed_filters(&self) -> Result<BTreeSet<Filter>> {
+    /// Every filter on every clsact qdisc.
+    pub(super) async fn listed_filters(&self) -> Result<BTreeSet<Filter>> {
         let qdiscs: Vec<TcMessage> = self
             .handle
             .qdisc()
@@ -89,14 +83,21 @@ impl Links {
         }
     }
 
+    /// Those on the clsact qdisc of a device, those in blocks that it shares included.
+    pub(super) async fn filters_of(&self, index: u32) -> Result<BTreeSet<Filter>> {
+        let mut filters = BTreeSet::new();
+        for egress in [false, true] {
+            let found = self.filters_at(at(index, egress)?, egress).await?;
+            // In the answer to a question about a device that shares a block, the block stands in the place of the device.
+            filters.extend(found.into_iter().map(|f| Filter { index, shared: f.index != index, ..f }));
+        }
+        Ok(filters)
+    }
+
     /// Those of a device's own.
     async fn filters_on(&self, index: u32, egress: bool) -> Result<BTreeSet<Filter>> {
-        let mut at = egress_of(index)?;
-        if !egress {
-            at.header.parent.minor = TcHandle::MIN_INGRESS;
-        }
-        // In the answer to a question about a device that shares a block, the block stands in the place of the device.
-        Ok(self.filters_at(at, egress).await?.into_iter().filter(|filter| filter.index == index).collect())
+        // What is in a block that the device shares is told with the block in the place of the device.
+        Ok(self.filters_at(at(index, egress)?, egress).await?.into_iter().filter(|f| f.index == index).collect())
     }
 
     async fn filters_at(&self, at: TcMessage, egress: bool) -> Result<BTreeSet<Filter>> {
@@ -115,6 +116,14 @@ impl Links {
 pub fn egress_of(index: u32) -> Result<TcMessage> {
     let mut at = TcMessage::with_index(i32::try_from(index).context("no interface has this index")?);
     at.header.parent = TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS };
+    Ok(at)
+}
+
+fn at(index: u32, egress: bool) -> Result<TcMessage> {
+    let mut at = egress_of(index)?;
+    if !egress {
+        at.header.parent.minor = TcHandle::MIN_INGRESS;
+    }
     Ok(at)
 }
 

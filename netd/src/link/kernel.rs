@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::{
-    Error, LinkUnspec, RouteMessageBuilder,
+    Error, Handle, LinkUnspec, RouteMessageBuilder,
     packet_core::{
         NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
         NetlinkPayload,
@@ -98,14 +98,34 @@ impl Links {
         }
     }
 
+    /// The device of this index.
+    pub(super) async fn indexed(&self, index: u32) -> Result<Option<Link>> {
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        match found {
+            Ok(message) => Ok(message.and_then(Link::of)),
+            Err(error) if is(&error, nix::libc::ENODEV) => Ok(None),
+            Err(error) => Err(refusal(error)).with_context(|| format!("cannot look at the device of index {index}")),
+        }
+    }
+
     /// Every address of every device, in the kernel's order: the primary one of a subnet before the others.
     pub(super) async fn addresses(&self) -> Result<Vec<Assigned>> {
         let listed = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await;
-        let addresses = listed.context("cannot list the addresses")?.into_iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(message) => Assigned::of(&message),
-            _ => None,
-        });
-        Ok(addresses.collect())
+        Ok(listed.context("cannot list the addresses")?.iter().filter_map(assigned).collect())
+    }
+
+    /// The addresses of one device.
+    pub(super) async fn addresses_of(&self, index: u32) -> Result<Vec<Assigned>> {
+        let Some(watched) = &self.watched else {
+            return Ok(self.addresses().await?.into_iter().filter(|assigned| assigned.index == index).collect());
+        };
+        let mut request = AddressMessage::default();
+        request.header.index = index;
+        let listed = match dump(&watched.strict, RouteNetlinkMessage::GetAddress(request)).await {
+            Err(error) if answered(&error, nix::libc::ENODEV) => return Ok(Vec::new()),
+            listed => listed.context("cannot list the addresses of a device")?,
+        };
+        Ok(listed.iter().filter_map(assigned).collect())
     }
 
     /// Every route of both families, in every table.
@@ -126,17 +146,18 @@ impl Links {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Bridge;
         let listed = self.dump(RouteNetlinkMessage::GetNeighbour(request)).await;
-        let stations = listed.context("cannot list what bridges know")?.into_iter().filter_map(|message| {
-            let RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. }) = message else {
-                return None;
-            };
-            let mac = attributes.into_iter().find_map(|attribute| match attribute {
-                NeighbourAttribute::LinkLayerAddress(bytes) => bytes.try_into().map(Mac).ok(),
-                _ => None,
-            });
-            (header.state == NeighbourState::Noarp).then_some((header.ifindex, mac?))
-        });
-        Ok(stations.collect())
+        Ok(listed.context("cannot list what bridges know")?.into_iter().filter_map(fixed_station).collect())
+    }
+
+    /// The same, by one port.
+    pub(super) async fn fixed_stations_of(&self, index: u32) -> Result<BTreeSet<(u32, Mac)>> {
+        let Some(watched) = &self.watched else { return self.fixed_stations().await };
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.header.ifindex = index;
+        let listed = dump(&watched.strict, RouteNetlinkMessage::GetNeighbour(request)).await;
+        let stations = listed.context("cannot list what a bridge knows")?.into_iter().filter_map(fixed_station);
+        Ok(stations.filter(|(port, _)| *port == index).collect())
     }
 
     /// The default routes of the main table by this device that someone set, with their next hops.
@@ -146,10 +167,10 @@ impl Links {
 
     /// Gives a device exactly these addresses, beside those that nobody set. IPv6 ones are usable at once.
     pub(super) async fn assign(&self, index: u32, wanted: &BTreeSet<IpNet>) -> Result<()> {
-        let assigned = |all: Vec<Assigned>| -> BTreeSet<IpNet> {
-            all.into_iter().filter(|a| a.index == index && a.set).map(|a| a.address).collect()
+        let set = |all: Vec<Assigned>| -> BTreeSet<IpNet> {
+            all.into_iter().filter(|a| a.set).map(|a| a.address).collect()
         };
-        let before = assigned(self.addresses().await?);
+        let before = set(self.addresses_of(index).await?);
         for address in before.difference(wanted) {
             let gone = self.handle.address().add(index, address.addr(), address.prefix_len()).message_mut().clone();
             match self.handle.address().del(gone).execute().await {
@@ -160,7 +181,7 @@ impl Links {
                 _ => {}
             }
         }
-        let left = assigned(self.addresses().await?);
+        let left = if before.is_subset(wanted) { before } else { set(self.addresses_of(index).await?) };
         for address in wanted.difference(&left) {
             let mut request = self.handle.address().add(index, address.addr(), address.prefix_len()).replace();
             if address.addr().is_ipv6() {
@@ -207,28 +228,9 @@ impl Links {
         self.set(LinkUnspec::new_with_index(index).up().build()).await.context("cannot set it up")
     }
 
-    /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is
-    /// lacking would be taken for gone.
+    /// A listing that nothing changed under.
     pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        use futures_util::StreamExt;
-        for _ in 0..DUMPS {
-            let mut message = NetlinkMessage::from(request.clone());
-            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            let mut answers = self.handle.clone().request(message).map_err(refusal)?;
-            let (mut listed, mut torn) = (Vec::new(), false);
-            while let Some(answer) = answers.next().await {
-                torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => listed.push(message),
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
-                    _ => {}
-                }
-            }
-            if !torn {
-                return Ok(listed);
-            }
-        }
-        bail!("it changed in the middle, {DUMPS} times over")
+        dump(&self.handle, request).await
     }
 
     pub(super) async fn acknowledged(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<()> {
@@ -243,6 +245,45 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is lacking would
+/// be taken for gone.
+async fn dump(handle: &Handle, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    use futures_util::StreamExt;
+    for _ in 0..DUMPS {
+        let mut message = NetlinkMessage::from(request.clone());
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut answers = handle.clone().request(message).map_err(refusal)?;
+        let (mut listed, mut torn) = (Vec::new(), false);
+        while let Some(answer) = answers.next().await {
+            torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            match answer.payload {
+                NetlinkPayload::InnerMessage(message) => listed.push(message),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
+                _ => {}
+            }
+        }
+        if !torn {
+            return Ok(listed);
+        }
+    }
+    bail!("it changed in the middle, {DUMPS} times over")
+}
+
+fn assigned(message: &RouteNetlinkMessage) -> Option<Assigned> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    Assigned::of(message)
+}
+
+/// The device, and the link-layer address that it leads to because somebody has said so.
+fn fixed_station(message: RouteNetlinkMessage) -> Option<(u32, Mac)> {
+    let RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. }) = message else { return None };
+    let mac = attributes.into_iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.try_into().map(Mac).ok(),
+        _ => None,
+    });
+    (header.state == NeighbourState::Noarp).then_some((header.ifindex, mac?))
 }
 
 /// Requests for every route of both families, in every table.

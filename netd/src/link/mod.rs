@@ -11,10 +11,11 @@ mod filters;
 mod firewall;
 mod forwarding;
 mod inside;
+mod kept;
 mod kernel;
+mod known;
 mod ours;
 mod rules;
-mod seen;
 mod shared;
 pub mod sockets;
 mod tunnel;
@@ -29,15 +30,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use netd_common::tuple::Mac;
-use rtnetlink::{Handle, LinkUnspec, new_connection, packet_route::route::RouteMessage};
+use rtnetlink::{Handle, LinkUnspec, new_connection, new_connection_with_strict_check};
 
 pub use self::{facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, uses::resolvers};
 use self::{
     inside::{Found, Insides},
-    kernel::{Assigned, is, refusal},
+    kernel::{is, refusal},
     ours::{Existing, Fit, Link, Owner, quoted},
-    seen::Seen,
+    known::Known,
     watch::{Changed, Watch},
 };
 use crate::{
@@ -79,13 +79,9 @@ pub struct Links {
 /// What is known of a host whose changes are heard of.
 struct Watched {
     watch: Watch,
-    links: Seen<BTreeMap<u32, Link>>,
-    addresses: Seen<Vec<Assigned>>,
-    routes: Seen<Vec<RouteMessage>>,
-    filters: Seen<BTreeSet<Filter>>,
-    stations: Seen<BTreeSet<(u32, Mac)>>,
-    /// The names that devices of ours have had, by their indexes.
-    named: Mutex<BTreeMap<u32, LinkName>>,
+    known: tokio::sync::Mutex<Known>,
+    /// Answers about one device where it is asked about one.
+    strict: Handle,
     insides: Mutex<Insides>,
 }
 
@@ -99,16 +95,10 @@ impl Links {
 
     /// The same, and listens to changes, so that what did not change is not listed again.
     pub fn open_watched() -> Result<Self> {
-        let watched = Watched {
-            watch: Watch::open()?,
-            links: Seen::default(),
-            addresses: Seen::default(),
-            routes: Seen::default(),
-            filters: Seen::default(),
-            stations: Seen::default(),
-            named: Mutex::default(),
-            insides: Mutex::default(),
-        };
+        let (connection, strict, _) = new_connection_with_strict_check().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+        let watched =
+            Watched { watch: Watch::open()?, known: Default::default(), strict, insides: Mutex::default() };
         Ok(Self { watched: Some(Arc::new(watched)), ..Self::open()? })
     }
 
@@ -197,31 +187,6 @@ impl Links {
         watched.insides.lock().unwrap_or_else(PoisonError::into_inner).look(sandboxes, &changed)
     }
 
-    /// Every device, as far as is known: see [`Seen`].
-    async fn seen_links(&self) -> Result<Arc<BTreeMap<u32, Link>>> {
-        let Some(watched) = &self.watched else { return Ok(Arc::new(self.all().await?)) };
-        let listed = async { Ok(watched.recognised(self.all().await?)) };
-        watched.links.or_listed(watched.watch.version(), listed).await
-    }
-
-    /// What bridges know by their ports, as far as is known.
-    async fn seen_stations(&self) -> Result<Arc<BTreeSet<(u32, Mac)>>> {
-        let Some(watched) = &self.watched else { return Ok(Arc::new(self.fixed_stations().await?)) };
-        watched.stations.or_listed(watched.watch.version(), self.fixed_stations()).await
-    }
-
-    /// Every address of every device, as far as is known.
-    async fn seen_addresses(&self) -> Result<Arc<Vec<Assigned>>> {
-        let Some(watched) = &self.watched else { return Ok(Arc::new(self.addresses().await?)) };
-        watched.addresses.or_listed(watched.watch.version(), self.addresses()).await
-    }
-
-    /// Every route, as far as is known.
-    async fn seen_routes(&self) -> Result<Arc<Vec<RouteMessage>>> {
-        let Some(watched) = &self.watched else { return Ok(Arc::new(self.routes().await?)) };
-        watched.routes.or_listed(watched.watch.version(), self.routes()).await
-    }
-
     /// Names of the interfaces in a container's namespace.
     pub async fn interfaces(sandbox: &Sandbox) -> Result<BTreeSet<LinkName>> {
         let inside = Self::open_inside(&Namespace::of(sandbox)?)?;
@@ -277,9 +242,9 @@ impl Links {
     async fn make_room(&self, name: &LinkName, owner: &Owner) -> Result<Existing> {
         let mut found = self.named(name).await?;
         if found.is_none()
-            && let Some(link) = self.all().await?.into_values().find(|link| link.is_ours_by_another_name(owner))
+            && let Some(current) = self.seen_links().await?.values().find_map(|link| link.goes_for(name, owner))
         {
-            self.rename(name, &link.name).await?;
+            self.rename(name, &current).await?;
             found = self.named(name).await?;
         }
         let Some(link) = found else { return Ok(Existing::None) };
@@ -291,21 +256,6 @@ impl Links {
             }
             Fit::Foreign => bail!("a device {name} exists already and is not netd's {}", quoted(owner)),
         }
-    }
-}
-
-impl Watched {
-    /// The same devices, those of ours by the names that they had when they were first seen.
-    fn recognised(&self, mut links: BTreeMap<u32, Link>) -> BTreeMap<u32, Link> {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        for link in links.values_mut().filter(|link| link.is_ours_but_for_its_name()) {
-            if let Some(name) = named.get(&link.index).filter(|name| **name != link.name) {
-                link.renamed = Some(std::mem::replace(&mut link.name, name.clone()));
-            }
-        }
-        let ours = links.values().filter(|link| link.owner().is_some());
-        *named = ours.map(|link| (link.index, link.name.clone())).collect();
-        links
     }
 }
 

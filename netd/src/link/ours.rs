@@ -131,9 +131,17 @@ impl Link {
     }
 
     /// Whether it is marked as the owner's and has a name that none of ours has.
-    pub fn is_ours_by_another_name(&self, owner: &Owner) -> bool {
+    fn is_ours_by_another_name(&self, owner: &Owner) -> bool {
         let marked = self.alias.as_deref() == Some(owner.alias().as_str()) && self.is_ours_but_for_its_name();
         marked && !self.name.as_str().starts_with(PREFIX)
+    }
+
+    /// The name that it has by now, if it is the owner's device of this name and has another.
+    pub fn goes_for(&self, name: &LinkName, owner: &Owner) -> Option<LinkName> {
+        if self.is_ours_by_another_name(owner) {
+            return Some(self.name.clone());
+        }
+        self.renamed.clone().filter(|_| self.name == *name && self.owner().as_ref() == Some(owner))
     }
 
     /// What it is to `owner`.
