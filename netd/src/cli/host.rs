@@ -1,13 +1,12 @@
 //! The one place where the command line meets the host.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::sync::watch;
-use tracing::debug;
 
 use crate::{
     config::XdpWish,
@@ -57,13 +56,12 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
     resolver.know(names);
-    for sandbox in sandboxes.values() {
-        if let Err(error) = resolver.open(sandbox) {
-            debug!("{error:#}");
-        }
-    }
+    let asking: BTreeSet<Sandbox> = sandboxes.values().cloned().collect();
+    let opening = resolver.open_all(asking.into_iter().collect())?;
     let mut host = Host::open(HostOptions { bpf_dir, state_dir, uplinks, firewall, dataplane }, resolver).await?;
     host.remember_sandboxes(sandboxes)?;
+    // A look before the end of this would take what is not opened yet for what is to be mended.
+    opening.join().map_err(|_| anyhow!("opening the resolver's sockets panicked"))?;
     let changes = host.changes()?;
     Ok((host, changes))
 }

@@ -15,9 +15,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf,
     maps::{MapData, RingBuf},
-    programs::{ProgramFd, SchedClassifier},
+    programs::ProgramFd,
 };
 use netd_common::{
     evict::{COLLECT_MAX, CollectOrder, FOLLOW},
@@ -27,7 +26,7 @@ use netd_common::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
-use super::{object, syscall};
+use super::{object, programs::Programs, syscall};
 use crate::link::conntrack::Conntrack;
 
 /// How long the thread sleeps without looking whether it is to end, in milliseconds.
@@ -39,11 +38,10 @@ pub struct Follower(Arc<AtomicBool>);
 
 impl Follower {
     /// Starts it in the network namespace of the calling thread.
-    pub fn start(programs: &mut Ebpf) -> Result<Self> {
-        let asked = programs.take_map(names::UNFOLLOWED).context("the object lacks its ring buffer")?;
+    pub fn start(programs: &mut Programs) -> Result<Self> {
+        let asked = programs.object.take_map(names::UNFOLLOWED).context("the object lacks its ring buffer")?;
         let asked = RingBuf::try_from(asked)?;
-        let program: &SchedClassifier =
-            programs.program(object::COLLECT).context("the object lacks its collector")?.try_into()?;
+        let program = programs.get(object::COLLECT).context("the object lacks its collector")?;
         let program = program.fd()?.try_clone().context("cannot keep the collector's descriptor")?;
         let conntrack = Conntrack::open()?;
         let enough = Arc::new(AtomicBool::new(false));

@@ -17,6 +17,7 @@ mod object;
 mod others;
 mod overlay;
 mod pins;
+mod programs;
 mod requirements;
 mod syscall;
 mod tables;
@@ -29,16 +30,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf,
     maps::MapInfo,
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp},
 };
 use netd_common::tables::{Hook, names};
 
 #[cfg(test)]
 pub use self::object::OBJECT;
 use self::{
-    attach::Attachments, collector::Collector, early::Early, follower::Follower, inside::Inside, tables::Tables,
+    attach::Attachments, collector::Collector, early::Early, follower::Follower, inside::Inside, programs::Programs,
+    tables::Tables,
 };
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
@@ -66,7 +67,7 @@ pub struct Options {
 
 /// The loaded programs, with their maps.
 pub struct Dataplane {
-    programs: Ebpf,
+    programs: Programs,
     tables: Tables,
     attachments: Attachments,
     collector: Collector,
@@ -91,10 +92,10 @@ impl Dataplane {
         let pins = Pins::create(bpf_dir)?;
         let mut programs = object::load(&pins, options)?;
         #[cfg(feature = "log")]
-        log::read(&mut programs)?;
+        log::read(&mut programs.object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
-        let tables = Tables::take(&mut programs, flows.max_entries())?;
-        let guard = cgroup::guard(&mut programs, &pins, &options.cgroup)?;
+        let tables = Tables::take(&mut programs.object, flows.max_entries())?;
+        let guard = cgroup::guard(&mut programs.object, &pins, &options.cgroup)?;
         let _follower = Follower::start(&mut programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
         let inside = Inside::open(pins.clone());
@@ -108,7 +109,7 @@ impl Dataplane {
     pub fn attach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
         let attached = match hook {
             Hook::UplinkXdp => self.early.attach(early_program(&mut self.programs)?, link, index),
-            _ => self.attachments.attach(program_mut(&mut self.programs, hook)?, link, index, hook),
+            _ => self.attachments.attach(self.programs.loaded(hook.name())?, link, index, hook),
         };
         attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
     }
@@ -117,8 +118,7 @@ impl Dataplane {
     /// device has its own.
     pub fn shared(&self, hook: Hook) -> Result<Option<(Filter, BorrowedFd<'_>)>> {
         let Some(filter) = attach::shared(hook) else { return Ok(None) };
-        let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
-        let program: &SchedClassifier = program.try_into()?;
+        let program = self.programs.get(hook.name()).context("the object lacks one of its programs")?;
         Ok(Some((filter, program.fd()?.as_fd())))
     }
 
@@ -138,13 +138,13 @@ impl Dataplane {
 
     /// Puts the resolver's program in the place of a former daemon's in these namespaces.
     pub fn take_over_inside(&mut self, sandboxes: &BTreeSet<Sandbox>) -> Result<()> {
-        let program = program_mut(&mut self.programs, Hook::DnsLo)?;
+        let program = self.programs.loaded(Hook::DnsLo.name())?;
         self.inside.take_over(program, sandboxes)
     }
 
     /// Attaches the resolver's program in a container's namespace, or replaces ours there.
     pub fn attach_inside(&mut self, sandbox: &Sandbox) -> Result<()> {
-        let program = program_mut(&mut self.programs, Hook::DnsLo)?;
+        let program = self.programs.loaded(Hook::DnsLo.name())?;
         let attached = self.inside.attach(program, sandbox);
         attached.with_context(|| format!("cannot attach {} in {}", Hook::DnsLo.name(), sandbox.path.display()))
     }
@@ -199,22 +199,25 @@ impl Dataplane {
 
     /// Takes flows out of the next part of the table that are over.
     pub fn collect(&mut self) -> Result<Collected> {
-        let program = self.programs.program(object::COLLECT).context("the object lacks its collector")?;
-        self.collector.turn(&self.tables.flows, program.try_into()?)
+        let program = self.programs.get(object::COLLECT).context("the object lacks its collector")?;
+        self.collector.turn(&self.tables.flows, program)
     }
 
     /// Every program that is loaded, with the devices it is attached to.
     pub fn programs(&self) -> Result<Vec<Program>> {
-        Hook::ALL.into_iter().filter(|hook| self.is_loaded(*hook)).map(|hook| self.program(hook)).collect()
+        Hook::ALL.into_iter().filter_map(|hook| Some((hook, self.info(hook)?))).map(|(h, i)| self.program(h, i)).collect()
     }
 
-    fn is_loaded(&self, hook: Hook) -> bool {
-        self.programs.program(hook.name()).is_some_and(|program| program.fd().is_ok())
+    /// `None` for a program that is not loaded.
+    fn info(&self, hook: Hook) -> Option<Result<ProgramInfo, ProgramError>> {
+        if hook == Hook::UplinkXdp {
+            return self.programs.object.program(hook.name()).map(aya::programs::Program::info);
+        }
+        self.programs.get(hook.name()).map(SchedClassifier::info)
     }
 
-    fn program(&self, hook: Hook) -> Result<Program> {
-        let program = self.programs.program(hook.name()).context("the object lacks one of its programs")?;
-        let details = program.info().with_context(|| format!("cannot read about the program {}", hook.name()))?;
+    fn program(&self, hook: Hook, info: Result<ProgramInfo, ProgramError>) -> Result<Program> {
+        let details = info.with_context(|| format!("cannot read about the program {}", hook.name()))?;
         let (attach, devices) = match hook {
             Hook::DnsLo => (self.inside.manner()?, self.inside.devices()?),
             Hook::UplinkXdp => (self.early.manner(), self.early.devices()?),
@@ -234,23 +237,20 @@ impl Dataplane {
             if object::is_rare(hook) && !self.attachments.has(hook, filters)? {
                 continue;
             }
-            let program = program_mut(&mut self.programs, hook)?;
+            let program = self.programs.loaded(hook.name())?;
             let replaced = self.attachments.replace(program, hook, links, filters);
             replaced.with_context(|| format!("cannot replace the attached program {}", hook.name()))?;
         }
-        let replaced = self.inside.replace(program_mut(&mut self.programs, Hook::DnsLo)?);
+        let replaced = self.inside.replace(self.programs.loaded(Hook::DnsLo.name())?);
         replaced.with_context(|| format!("cannot replace the attached program {}", Hook::DnsLo.name()))?;
         let replaced = self.early.replace(early_program(&mut self.programs)?);
         replaced.with_context(|| format!("cannot replace the attached program {}", Hook::UplinkXdp.name()))?;
+        self.programs.forget_others()?;
         self.attachments.pins().forget_qdiscs_but(links)
     }
 }
 
-fn early_program(programs: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = programs.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
+fn early_program(programs: &mut Programs) -> Result<&mut Xdp> {
+    let program = programs.object.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
     Ok(program.try_into()?)
-}
-
-fn program_mut(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    object::loaded(programs, hook.name())
 }

@@ -4,14 +4,14 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
+    EbpfLoader, include_bytes_aligned,
     maps::MapInfo,
-    programs::{SchedClassifier, Xdp},
+    programs::Xdp,
 };
 use aya_obj::Object;
 use netd_common::tables::{Hook, names};
 
-use super::{Options, Pins, cgroup};
+use super::{Options, Pins, cgroup, programs::Programs};
 
 /// The object; empty if there was none when this was built.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
@@ -20,7 +20,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 22] = [
+pub const PINNED: [&str; 23] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -43,6 +43,7 @@ const PINNED: [&str; 22] = [
     names::SEARCHES,
     names::GUARD,
     names::COUNTERS,
+    names::UNFOLLOWED,
 ];
 
 /// A pinned map that the programs cannot use.
@@ -73,7 +74,7 @@ pub fn check_built_in() -> Result<()> {
 }
 
 /// Loads the object's maps, pinned, and its programs.
-pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
+pub fn load(pins: &Pins, options: &Options) -> Result<Programs> {
     let expected = Object::parse(OBJECT).context("the eBPF object in this binary is damaged")?;
     let pinned = fitting_maps(&expected, pins)?;
     let flows = pinned.or(options.flows_max).unwrap_or_else(|| entries_for(memory()));
@@ -86,11 +87,11 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
     }
     loader.map_max_entries(names::FLOWS, flows);
     loader.map_max_entries(names::AGES, places_for(flows));
-    let mut programs = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
-    for name in Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]) {
-        loaded(&mut programs, name)?;
-    }
-    let early = programs.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
+    let object = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
+    let mut programs = Programs::new(object, pins.clone(), netns);
+    let wanted = Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]);
+    programs.load(&wanted.collect::<Vec<_>>())?;
+    let early = programs.object.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
     let early: &mut Xdp = early.try_into()?;
     early.load().with_context(|| format!("the kernel refused the program {}", Hook::UplinkXdp.name()))?;
     Ok(programs)
@@ -99,17 +100,6 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Ebpf> {
 /// Whether a hook's program is loaded when it is first needed: few hosts have such a device, and the verifier takes its time.
 pub const fn is_rare(hook: Hook) -> bool {
     matches!(hook, Hook::FromL3Uplink | Hook::ToL3Uplink)
-}
-
-/// A program of the object, in the kernel.
-pub fn loaded<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = programs.program_mut(name);
-    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    if program.fd().is_err() {
-        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
-    }
-    Ok(program)
 }
 
 /// Bytes of the machine's memory for each entry of the flow table. An entry in use takes 192 bytes, so a full table takes little

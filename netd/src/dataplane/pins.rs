@@ -1,6 +1,6 @@
-//! The files under `--bpf-dir`: a map a file, an attachment a file, and a note of each clsact qdisc that we made.
+//! The files under `--bpf-dir`: a map, a program or an attachment a file, and a note of each clsact qdisc that we made.
 //!
-//! `BPF_DIR/LAYOUT/maps/NAME`, `BPF_DIR/LAYOUT/links/HOOK@IFINDEX` (`dns_lo@INODE` for the one in a namespace of that inode),
+//! `BPF_DIR/LAYOUT/maps/NAME`, `BPF_DIR/LAYOUT/programs/NAME@IDENTITY`, `BPF_DIR/LAYOUT/links/HOOK@IFINDEX` (`dns_lo@INODE` for the one in a namespace of that inode),
 //! `BPF_DIR/LAYOUT/qdiscs/IFINDEX` (an empty directory).
 
 use std::{
@@ -32,7 +32,7 @@ impl Pins {
     /// Those under `bpf_dir`, whose directories are made where they are missing.
     pub fn create(bpf_dir: PathBuf) -> Result<Self> {
         let pins = Self { bpf_dir };
-        for directory in [pins.maps(), pins.links(), pins.qdiscs()] {
+        for directory in [pins.maps(), pins.programs(), pins.links(), pins.qdiscs()] {
             fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
         Ok(pins)
@@ -46,6 +46,21 @@ impl Pins {
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
+    }
+
+    /// Where a program is pinned, which is the same only by the same identity.
+    pub fn program(&self, name: &str, identity: u64) -> PathBuf {
+        self.programs().join(format!("{name}@{identity:016x}"))
+    }
+
+    /// Lets go of the programs of other identities.
+    pub fn forget_programs_but(&self, identity: u64) -> Result<()> {
+        let suffix = format!("@{identity:016x}");
+        for name in listed(&self.programs())?.into_iter().filter(|name| !name.ends_with(&suffix)) {
+            let path = self.programs().join(name);
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Where an attachment is pinned.
@@ -137,10 +152,11 @@ impl Pins {
                 Self::unpin(&path)?;
                 removed.push(path);
             }
-            for name in listed(&layout.join("maps"))? {
-                let path = layout.join("maps").join(name);
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-                removed.push(path);
+            for directory in ["programs", "maps"].map(|directory| layout.join(directory)) {
+                for path in listed(&directory)?.into_iter().map(|name| directory.join(name)) {
+                    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                    removed.push(path);
+                }
             }
             fs::remove_dir_all(&layout).with_context(|| format!("cannot remove {}", layout.display()))?;
         }
@@ -168,6 +184,10 @@ impl Pins {
 
     fn maps(&self) -> PathBuf {
         self.bpf_dir.join(LAYOUT).join("maps")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.bpf_dir.join(LAYOUT).join("programs")
     }
 
     fn links(&self) -> PathBuf {

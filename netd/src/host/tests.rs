@@ -49,7 +49,7 @@ fn programs_attach_in_both_manners_and_detaching_leaves_nothing() {
 }
 
 #[test]
-fn a_restart_puts_new_programs_in_the_place_of_the_old() {
+fn a_start_with_another_object_puts_new_programs_in_the_place_of_the_old() {
     for (manner, clsact_only) in BOTH_MANNERS {
         on_a_host_of_its_own(async move |directory| {
             add_veth("wan0", "wan1", 7).await;
@@ -65,9 +65,17 @@ fn a_restart_puts_new_programs_in_the_place_of_the_old() {
             let old: Vec<u32> = host.programs().unwrap().into_iter().map(|program| program.id).collect();
 
             drop(host);
+            let pinned = directory.join("bpf").join(LAYOUT).join("programs");
+            for pin in std::fs::read_dir(&pinned).unwrap() {
+                let pin = pin.unwrap().path();
+                let (name, _) = pin.to_str().unwrap().split_once('@').unwrap();
+                std::fs::rename(&pin, format!("{name}@of-another-object")).unwrap();
+            }
             let mut host = open(&directory, false).await;
 
             assert_eq!(host.observe().await.unwrap(), before, "{manner}");
+            let mut left = std::fs::read_dir(&pinned).unwrap().map(|pin| pin.unwrap().path());
+            assert!(left.all(|pin| !pin.to_str().unwrap().ends_with("another-object")), "{manner}");
             assert!(host.programs().unwrap().iter().all(|program| !old.contains(&program.id)), "{manner}");
             // The kernel frees a program that nothing uses any more, a little later.
             let patience = Moment::now() + Duration::from_secs(5);
@@ -77,6 +85,32 @@ fn a_restart_puts_new_programs_in_the_place_of_the_old() {
             }
         });
     }
+}
+
+#[test]
+fn a_restart_takes_the_programs_over_but_for_those_on_maps_that_are_pinned_no_more() {
+    on_a_host_of_its_own(async move |directory| {
+        add_veth("wan0", "wan1", 7).await;
+        let ids = |host: &Host| -> BTreeMap<String, u32> {
+            let programs = host.programs().unwrap().into_iter().filter(|program| program.name != "uplink_xdp");
+            programs.map(|program| (program.name, program.id)).collect()
+        };
+        let mut host = open(&directory, false).await;
+        host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
+        let before = ids(&host);
+        drop(host);
+
+        let mut host = open(&directory, false).await;
+        assert_eq!(ids(&host), before);
+        assert!(host.observe().await.unwrap().hooks.contains(&(link("wan0"), Hook::FromUplink)));
+        drop(host);
+
+        std::fs::remove_file(directory.join("bpf").join(LAYOUT).join("maps/PUBLICATIONS")).unwrap();
+        let host = open(&directory, false).await;
+        let after = ids(&host);
+        assert_ne!(after["from_uplink"], before["from_uplink"], "it would look into a map that nobody writes");
+        assert_eq!(after["dns_lo"], before["dns_lo"]);
+    });
 }
 
 #[test]

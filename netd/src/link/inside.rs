@@ -35,6 +35,10 @@ const TURN: Duration = Duration::from_secs(30);
 /// How many are looked into at a time without need: what is asked of the daemon meanwhile waits.
 const AT_A_TIME: usize = 40;
 
+/// Threads that look at once, at most, and how many namespaces are one thread's work.
+const THREADS: usize = 4;
+const ALONE: usize = 8;
+
 /// The index of the loopback device of every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -143,17 +147,20 @@ impl Insides {
     }
 }
 
-/// Looks into each, on a thread that visits one after the other.
+/// Looks into each, on threads that visit one after the other.
 fn visits(sandboxes: Vec<Sandbox>) -> Vec<(Sandbox, Result<Inside>)> {
-    if sandboxes.is_empty() {
-        return Vec::new();
-    }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let panicked = || Err(anyhow!("what was done inside a namespace panicked"));
     thread::scope(|scope| {
-        let visited = scope.spawn(|| sandboxes.iter().map(visit).collect::<Vec<_>>()).join();
-        let visited = visited.unwrap_or_else(|_| {
-            sandboxes.iter().map(|_| Err(anyhow!("what was done inside a namespace panicked"))).collect()
+        let parts = sandboxes.chunks(sandboxes.len().div_ceil(threads).max(ALONE));
+        let visits: Vec<_> = parts
+            .map(|part| (part, scope.spawn(|| part.iter().map(visit).collect::<Vec<_>>())))
+            .collect();
+        let visited = visits.into_iter().flat_map(|(part, visit)| {
+            let visited = visit.join().unwrap_or_else(|_| part.iter().map(|_| panicked()).collect());
+            part.iter().cloned().zip(visited)
         });
-        sandboxes.iter().cloned().zip(visited).collect()
+        visited.collect()
     })
 }
 

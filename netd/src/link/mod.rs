@@ -30,12 +30,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rtnetlink::{Handle, LinkUnspec, new_connection, new_connection_with_strict_check};
+use rtnetlink::{
+    Handle, LinkUnspec, new_connection, new_connection_with_strict_check,
+    packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{LinkAttribute, LinkMessage},
+    },
+};
 
 pub use self::{facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, uses::resolvers};
 use self::{
     inside::{Found, Insides},
-    kernel::{is, refusal},
+    kernel::{answered, is, refusal},
     ours::{Existing, Fit, Link, Owner, quoted},
     known::Known,
     watch::{Changed, Watch},
@@ -213,12 +220,29 @@ impl Links {
     /// Deletes every link of ours, veths before bridges and VXLAN devices; their names.
     pub async fn delete_all(&self) -> Result<Vec<LinkName>> {
         let links = self.all().await?;
-        let mut ours: Vec<&Link> = links.values().filter(|l| l.owner().is_some() || l.is_half_made()).collect();
+        let is_ours = |link: &&Link| link.owner().is_some() || link.is_half_made();
+        let mut ours: Vec<&Link> = links.values().filter(is_ours).collect();
         ours.sort_by_key(|link| matches!(link.owner(), Some(Owner::Network(_) | Owner::Tunnel(_))));
+        // Each that goes by itself waits for what may still look at it, and all together once.
+        if links.values().filter(|link| link.group == GROUP).all(|link| is_ours(&link)) {
+            self.delete_group(GROUP).await.context("cannot delete netd's devices")?;
+        }
         for link in &ours {
             self.delete(&link.name).await?;
         }
         Ok(ours.into_iter().map(|link| link.name.clone()).collect())
+    }
+
+    /// Deletes every device of a group, of which there may be none.
+    async fn delete_group(&self, group: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        match self.acknowledged(request).await {
+            Err(error) if answered(&error, nix::libc::ENODEV) => Ok(()),
+            deleted => deleted,
+        }
     }
 
     /// Gives a link of ours its name back.

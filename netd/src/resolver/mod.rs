@@ -9,7 +9,8 @@ mod sockets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
+    net::{TcpListener, UdpSocket},
     os::unix::fs::MetadataExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread,
@@ -18,9 +19,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::{runtime, sync::oneshot, time::interval};
+use tracing::debug;
 
 use self::{forward::Forwarder, server::Server};
-use crate::{dns::Directory, netns::Namespace, reconcile::Sandbox};
+use crate::{
+    dns::Directory,
+    netns::{Entered, Namespace},
+    reconcile::Sandbox,
+};
 
 /// How often the namespaces are looked at: an open socket keeps one alive that its container has left.
 const LOOK: Duration = Duration::from_millis(500);
@@ -72,14 +78,27 @@ impl Resolver {
         if self.shared.servers().contains_key(&sandbox.inode) {
             return Ok(());
         }
-        let namespace = Arc::new(Namespace::of(sandbox)?);
-        let opened = sockets::open(&namespace);
-        let (udp, tcp) =
-            opened.with_context(|| format!("cannot open the resolver's sockets in {}", sandbox.path.display()))?;
-        let _runtime = self.runtime.enter();
-        let server = Server::start(&self.shared, namespace, udp, tcp)?;
-        self.shared.servers().insert(sandbox.inode, (sandbox.clone(), server));
-        Ok(())
+        let namespace = Namespace::of(sandbox)?;
+        let opened = namespace.inside(sockets::open).and_then(|opened| opened);
+        serve(&self.shared, &self.runtime, namespace, opened)
+    }
+
+    /// Answers in these namespaces, which one thread goes through meanwhile. What cannot be opened is left to the next look.
+    pub fn open_all(&self, sandboxes: Vec<Sandbox>) -> Result<thread::JoinHandle<()>> {
+        let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+        let open = move |sandbox: &Sandbox| -> Result<()> {
+            let namespace = Namespace::of(sandbox)?;
+            let opened = Entered::new(&namespace).and_then(|_inside| sockets::open());
+            serve(&shared, &runtime, namespace, opened)
+        };
+        let work = move || {
+            for sandbox in &sandboxes {
+                if let Err(error) = open(sandbox) {
+                    debug!("{error:#}");
+                }
+            }
+        };
+        thread::Builder::new().name("netd-dns-open".to_owned()).spawn(work).context("cannot start a thread")
     }
 
     /// Ends in a namespace, known by its inode.
@@ -91,6 +110,22 @@ impl Resolver {
     pub fn listening(&self) -> BTreeSet<u64> {
         self.shared.servers().keys().copied().collect()
     }
+}
+
+/// Answers at sockets that were opened in a namespace.
+fn serve(
+    shared: &Arc<Shared>,
+    runtime: &runtime::Handle,
+    namespace: Namespace,
+    opened: io::Result<(UdpSocket, TcpListener)>,
+) -> Result<()> {
+    let sandbox = namespace.sandbox().clone();
+    let (udp, tcp) =
+        opened.with_context(|| format!("cannot open the resolver's sockets in {}", sandbox.path.display()))?;
+    let _runtime = runtime.enter();
+    let server = Server::start(shared, Arc::new(namespace), udp, tcp)?;
+    shared.servers().insert(sandbox.inode, (sandbox, server));
+    Ok(())
 }
 
 impl Shared {

@@ -19,15 +19,14 @@ use crate::netns::Namespace;
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 64;
 
-/// Opens the resolver's sockets: each at the first of its ports that is free, for datagrams and for connections apart.
-pub fn open(namespace: &Namespace) -> io::Result<(UdpSocket, TcpListener)> {
-    namespace.inside(|| {
-        raise_loopback()?;
-        let udp = bound(SockType::Datagram)?;
-        let tcp = bound(SockType::Stream)?;
-        listen(&tcp, Backlog::new(BACKLOG)?)?;
-        Ok((UdpSocket::from(udp), TcpListener::from(tcp)))
-    })?
+/// Opens the resolver's sockets in the calling thread's namespace: each at the first of its ports that is free, for datagrams and
+/// for connections apart.
+pub fn open() -> io::Result<(UdpSocket, TcpListener)> {
+    raise_loopback()?;
+    let udp = bound(SockType::Datagram)?;
+    let tcp = bound(SockType::Stream)?;
+    listen(&tcp, Backlog::new(BACKLOG)?)?;
+    Ok((UdpSocket::from(udp), TcpListener::from(tcp)))
 }
 
 /// A socket to ask `server` with, in this namespace, or in the calling thread's.

@@ -1,7 +1,7 @@
 //! A host with more than most have, made, looked at, restarted and taken away, with the times. `NETD_CROWD=300,1000` in the
 //! environment says how many networks and endpoints; without it there are fewer, as every run of the suite can afford.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netd_tests::lab::{Offloads, traffic::PATIENCE};
 use serde_json::{Value, json};
@@ -23,12 +23,12 @@ fn a_crowd_survives_a_restart_without_a_lost_packet_and_goes_without_a_trace() {
     let (networks, endpoints) = crowd();
     let mut town = Town::new(Offloads::On);
     timed("namespaces", endpoints, || town.host.bare_namespaces("c", endpoints));
-    timed("network create", networks, || {
+    spent(&town, "network create", networks, || {
         for n in 0..networks {
             town.netd.ask("POST", "/v1/networks", &json!({ "name": format!("n{n}") }));
         }
     });
-    timed("attach", endpoints, || {
+    spent(&town, "attach", endpoints, || {
         for n in 0..endpoints {
             let network = format!("n{}", n % networks);
             let order = json!({ "name": format!("c{n}"), "netns": format!("/run/netns/c{n}"), "networks": [network] });
@@ -62,7 +62,7 @@ fn a_crowd_survives_a_restart_without_a_lost_packet_and_goes_without_a_trace() {
     println!("the daemon has {} kB resident", resident(&town));
     assert_eq!(first.pings(&says::gateway_of(&town.netd, "n0"), 1, PATIENCE), 1);
 
-    timed("detach", endpoints / 2, || {
+    spent(&town, "detach", endpoints / 2, || {
         for n in 0..endpoints / 2 {
             town.netd.ask("DELETE", &format!("/v1/endpoints/c{n}"), &Value::Null);
         }
@@ -77,8 +77,24 @@ fn timed<T>(what: &str, count: usize, work: impl FnOnce() -> T) -> T {
     let begin = Instant::now();
     let done = work();
     let took = begin.elapsed();
-    println!("{what}: {took:?}, {:?} each of {count}", took / count as u32);
+    println!("{what}: {took:?}, {:?} each of {count}", took / count.max(1) as u32);
     done
+}
+
+/// The same, with the processor time that the daemon took each: what others do on the machine is not in it.
+fn spent<T>(town: &Town, what: &str, count: usize, work: impl FnOnce() -> T) -> T {
+    let begin = processor_time(town);
+    let done = timed(what, count, work);
+    println!("{what}: {:?} of the daemon's processor time each", (processor_time(town) - begin) / count.max(1) as u32);
+    done
+}
+
+/// What the daemon has used of processors, to the hundredth of a second that proc_pid_stat(5) counts in.
+fn processor_time(town: &Town) -> Duration {
+    let stat = town.host.run(["cat", &format!("/proc/{}/stat", town.netd.id())]).ok();
+    let after_name = stat.rsplit_once(')').expect("the name is in parentheses").1;
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Memory of the daemon.
