@@ -205,7 +205,11 @@ impl Dataplane {
 
     /// Every program that is loaded, with the devices it is attached to.
     pub fn programs(&self) -> Result<Vec<Program>> {
-        Hook::ALL.into_iter().filter_map(|hook| Some((hook, self.info(hook)?))).map(|(h, i)| self.program(h, i)).collect()
+        Hook::ALL
+            .into_iter()
+            .filter_map(|hook| Some((hook, self.info(hook)?)))
+            .map(|(h, i)| self.program(h, i))
+            .collect()
     }
 
     /// `None` for a program that is not loaded.
@@ -251,6 +255,7 @@ impl Dataplane {
 }
 
 fn early_program(programs: &mut Programs) -> Result<&mut Xdp> {
-    let program = programs.object.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
+    let program =
+        programs.object.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
     Ok(program.try_into()?)
 }

@@ -3,11 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aya::{
-    EbpfLoader, include_bytes_aligned,
-    maps::MapInfo,
-    programs::Xdp,
-};
+use aya::{EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Xdp};
 use aya_obj::Object;
 use netd_common::tables::{Hook, names};
 
@@ -91,7 +87,8 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Programs> {
     let mut programs = Programs::new(object, pins.clone(), netns);
     let wanted = Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]);
     programs.load(&wanted.collect::<Vec<_>>())?;
-    let early = programs.object.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
+    let early =
+        programs.object.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
     let early: &mut Xdp = early.try_into()?;
     early.load().with_context(|| format!("the kernel refused the program {}", Hook::UplinkXdp.name()))?;
     Ok(programs)

@@ -106,9 +106,7 @@ fn is_another_engines(
         Some(InfoKind::Bridge) => {
             !reaches_router && links.values().filter(|port| port.master == Some(link.index)).all(is_pair)
         }
-        Some(InfoKind::Veth) => {
-            !reaches_router && of_device(addresses, link.index).all(|a| is_link_local(&a.address))
-        }
+        Some(InfoKind::Veth) => !reaches_router && of_device(addresses, link.index).all(|a| is_link_local(&a.address)),
         _ => false,
     }
 }

@@ -1,9 +1,7 @@
 //! TC filters of type bpf, as far as programs that are not attached by TCX need it: which there are, and taking an empty
 //! clsact qdisc away.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;

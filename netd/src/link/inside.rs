@@ -153,9 +153,8 @@ fn visits(sandboxes: Vec<Sandbox>) -> Vec<(Sandbox, Result<Inside>)> {
     let panicked = || Err(anyhow!("what was done inside a namespace panicked"));
     thread::scope(|scope| {
         let parts = sandboxes.chunks(sandboxes.len().div_ceil(threads).max(ALONE));
-        let visits: Vec<_> = parts
-            .map(|part| (part, scope.spawn(|| part.iter().map(visit).collect::<Vec<_>>())))
-            .collect();
+        let visits: Vec<_> =
+            parts.map(|part| (part, scope.spawn(|| part.iter().map(visit).collect::<Vec<_>>()))).collect();
         let visited = visits.into_iter().flat_map(|(part, visit)| {
             let visited = visit.join().unwrap_or_else(|_| part.iter().map(|_| panicked()).collect());
             part.iter().cloned().zip(visited)

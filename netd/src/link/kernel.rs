@@ -167,9 +167,8 @@ impl Links {
 
     /// Gives a device exactly these addresses, beside those that nobody set. IPv6 ones are usable at once.
     pub(super) async fn assign(&self, index: u32, wanted: &BTreeSet<IpNet>) -> Result<()> {
-        let set = |all: Vec<Assigned>| -> BTreeSet<IpNet> {
-            all.into_iter().filter(|a| a.set).map(|a| a.address).collect()
-        };
+        let set =
+            |all: Vec<Assigned>| -> BTreeSet<IpNet> { all.into_iter().filter(|a| a.set).map(|a| a.address).collect() };
         let before = set(self.addresses_of(index).await?);
         for address in before.difference(wanted) {
             let gone = self.handle.address().add(index, address.addr(), address.prefix_len()).message_mut().clone();

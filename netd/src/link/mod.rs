@@ -43,8 +43,8 @@ pub use self::{facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::
 use self::{
     inside::{Found, Insides},
     kernel::{answered, is, refusal},
-    ours::{Existing, Fit, Link, Owner, quoted},
     known::Known,
+    ours::{Existing, Fit, Link, Owner, quoted},
     watch::{Changed, Watch},
 };
 use crate::{
@@ -104,8 +104,7 @@ impl Links {
     pub fn open_watched() -> Result<Self> {
         let (connection, strict, _) = new_connection_with_strict_check().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        let watched =
-            Watched { watch: Watch::open()?, known: Default::default(), strict, insides: Mutex::default() };
+        let watched = Watched { watch: Watch::open()?, known: Default::default(), strict, insides: Mutex::default() };
         Ok(Self { watched: Some(Arc::new(watched)), ..Self::open()? })
     }
 

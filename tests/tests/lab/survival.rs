@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
+use netd_common::tables::LAYOUT;
 use netd_tests::lab::{
     Container, Host, Netd, Offloads, Running,
     traffic::{Download, IMPATIENCE, PATIENCE, Server},
@@ -35,12 +36,12 @@ fn an_orderly_end_loses_nothing_and_new_connections_go_on() {
 
 #[test]
 fn a_restart_rebuilds_nothing_and_loses_no_packet() {
-    restart_is_unnoticed(|netd| netd.kill());
+    restart_is_unnoticed(Next::Same, |netd| netd.kill());
 }
 
 #[test]
-fn an_orderly_restart_rebuilds_nothing_and_loses_no_packet() {
-    restart_is_unnoticed(|netd| {
+fn another_netd_replaces_the_programs_rebuilds_nothing_else_and_loses_no_packet() {
+    restart_is_unnoticed(Next::Another, |netd| {
         netd.terminate().exits(0);
     });
 }
@@ -190,8 +191,17 @@ fn nothing_is_lost(kind: Offloads, end: impl Fn(&mut Netd)) {
     play.town.lab.assert_no_checksum_errors();
 }
 
+/// What the daemon that comes next is to the one that ends.
+#[derive(PartialEq, Eq)]
+enum Next {
+    /// The same netd.
+    Same,
+    /// One with other programs: those that are pinned are named as another's.
+    Another,
+}
+
 #[track_caller]
-fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
+fn restart_is_unnoticed(next: Next, end: impl Fn(&mut Netd)) {
     let mut play = Play::new(Offloads::Off);
     let web = play.town.address("web");
     let app = play.town.address("app");
@@ -208,6 +218,9 @@ fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
     }
 
     end(&mut play.town.netd);
+    if next == Next::Another {
+        pin_programs_as_anothers(&play.town.host);
+    }
     play.town.netd.start();
     thread::sleep(Duration::from_millis(300));
     let flow = |source: &str, target: String| {
@@ -230,7 +243,7 @@ fn restart_is_unnoticed(end: impl Fn(&mut Netd)) {
     let replaced = programs(&play.town.host);
     assert_eq!(replaced.keys().collect::<Vec<_>>(), attached.keys().collect::<Vec<_>>());
     for (hook, program) in &replaced {
-        assert_ne!(program, &attached[hook], "the program at {hook:?} is the new daemon's");
+        assert_eq!(*program == attached[hook], next == Next::Same, "the program at {hook:?}");
     }
     play.new_connections_work(&web);
     play.town.lab.assert_no_checksum_errors();
@@ -282,6 +295,17 @@ fn a_full_disk_refuses_changes_until_there_is_room_again() {
     town.netd.start();
     assert_eq!(says::names(&town.netd.json("network ls")), names);
     assert!(names.contains(&"green".to_owned()), "{names:?}");
+}
+
+fn pin_programs_as_anothers(host: &Host) {
+    let directory = host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/programs"));
+    let pins: Vec<_> = fs::read_dir(&directory).expect("programs are pinned").flatten().collect();
+    assert!(!pins.is_empty(), "programs are pinned");
+    for pin in pins {
+        let name = pin.file_name().into_string().expect("a name of ASCII");
+        let (program, _) = name.split_once('@').expect("a program, and what it is the same by");
+        fs::rename(pin.path(), directory.join(format!("{program}@anothers"))).expect("a bpffs lets pins be renamed");
+    }
 }
 
 /// Programs at TCX hooks by device, direction and link: a link that is the same has never been off.
