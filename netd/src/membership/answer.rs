@@ -20,6 +20,9 @@ use crate::{
 /// How long nodes have to answer a question.
 const ANSWERS: Duration = Duration::from_secs(3);
 
+/// How often all are asked anew when something has changed meanwhile.
+const ASKED: usize = 3;
+
 /// How long a question stays if whoever asked it goes.
 const QUESTION: u32 = 30;
 
@@ -32,8 +35,10 @@ pub struct Verification {
     lease: i64,
     /// Who has not answered by then does not.
     pub until: Instant,
-    /// Whether a difference may be one of two moments: then all are asked once more.
-    may_ask_again: bool,
+    /// What the answers are compared with, as it was when all were asked: a difference may be one of two moments.
+    as_of: BTreeMap<Key, i64>,
+    /// How often all were asked before.
+    asked: usize,
     reply: Reply<Vec<String>>,
 }
 
@@ -77,7 +82,7 @@ impl Task {
             Wish::Drain { node, drained, reply } => replied(reply, self.drain(&node, drained).await),
             Wish::Forget { node, reply } => replied(reply, self.forget(&node).await),
             Wish::Answer { question, answer } => self.give_answer(question, answer).await,
-            Wish::Verify { reply } => self.begin_verification(reply, true).await,
+            Wish::Verify { reply } => self.begin_verification(reply, 0).await,
         }
     }
 
@@ -199,7 +204,7 @@ impl Task {
         Ok(())
     }
 
-    async fn begin_verification(&mut self, reply: Reply<Vec<String>>, may_ask_again: bool) -> Result<(), Fault> {
+    async fn begin_verification(&mut self, reply: Reply<Vec<String>>, asked: usize) -> Result<(), Fault> {
         let id = format!("{:016x}", rand::rng().random::<u64>());
         let begin = async {
             let lease = self.etcd.grant(QUESTION).await?;
@@ -212,7 +217,8 @@ impl Task {
                     id,
                     lease,
                     until: Instant::now() + ANSWERS,
-                    may_ask_again,
+                    as_of: compared(&self.view),
+                    asked,
                     reply,
                 });
                 Ok(())
@@ -242,12 +248,12 @@ impl Task {
             verification.until <= now || self.view.nodes().all(|(node, _)| answers.contains_key(node))
         };
         let Some(index) = self.verifications.iter().position(is_ripe) else { return Ok(()) };
-        let Verification { id, lease, may_ask_again, reply, .. } = self.verifications.remove(index);
+        let Verification { id, lease, as_of, asked, reply, .. } = self.verifications.remove(index);
         self.read().await?;
         let lines = differences(&self.view, &self.settings.node, &self.missing(), &answers(&self.view, &id));
         self.etcd.revoke(lease).await?;
-        if !lines.is_empty() && may_ask_again {
-            return self.begin_verification(reply, false).await;
+        if !lines.is_empty() && asked < ASKED && as_of != compared(&self.view) {
+            return self.begin_verification(reply, asked + 1).await;
         }
         // Whoever asked may be gone.
         let _ = reply.send(Ok(lines));
@@ -261,6 +267,12 @@ impl Task {
             let _ = reply.send(Err(Denial::Away(why.to_owned())));
         }
     }
+}
+
+/// The records that say what every node forwards, by their revisions.
+fn compared(view: &View) -> BTreeMap<Key, i64> {
+    let is_one = |key: &Key| matches!(key, Key::Network(_) | Key::Claim(..) | Key::Node(_) | Key::Endpoint(..));
+    view.entries.iter().filter(|(key, _)| is_one(key)).map(|(key, entry)| (key.clone(), entry.revision)).collect()
 }
 
 fn no_node(node: &Name) -> Denial {
