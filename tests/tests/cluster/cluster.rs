@@ -242,6 +242,21 @@ impl Member {
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("it runs").signal(signal);
     }
+
+    /// Whether it leads the others.
+    pub fn leads(&self) -> bool {
+        let body = self.host.run([
+            "curl",
+            "--silent",
+            "--max-time",
+            "5",
+            "-d",
+            "{}",
+            &format!("{}/v3/maintenance/status", self.url),
+        ]);
+        let status: Value = serde_json::from_str(&body.stdout).unwrap_or_default();
+        status["leader"].is_string() && status["leader"] == status["header"]["member_id"]
+    }
 }
 
 /// Gives a host an address on the street; the name of its port there.

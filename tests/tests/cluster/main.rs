@@ -2,5 +2,6 @@
 
 mod cluster;
 mod lossy;
+mod moving;
 mod parting;
 mod sharing;

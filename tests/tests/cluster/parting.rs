@@ -1,14 +1,21 @@
 //! Hosts without etcd, hosts without others, and hosts that come back.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, LEASE, options, vtep, wait_until};
+use crate::cluster::{Cluster, LEASE, PATIENCE, options, vtep, wait_until};
 
-/// Two nodes with a container each.
+/// Two nodes with a container each, and a connection between them that does nothing.
 struct Pair {
     cluster: Cluster,
+    idle: TcpStream,
+    _echo: netd_tests::lab::traffic::Server,
 }
 
 impl Pair {
@@ -16,19 +23,33 @@ impl Pair {
         let cluster = Cluster::new(2, members);
         cluster.nodes[0].netd.say("network create -d overlay web").ok();
         wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
-        let _one = cluster.nodes[0].container("one", "web");
-        let _two = cluster.nodes[1].container("two", "web");
-        let pair = Self { cluster };
-        wait_until("they know of each other", || pair.knows());
-        pair
+        let one = cluster.nodes[0].container("one", "web");
+        let two = cluster.nodes[1].container("two", "web");
+        let echo = two.echo_tcp(7);
+        let server = format!("{}:7", cluster.nodes[1].address("two"));
+        let mut idle = None;
+        wait_until("they reach each other", || {
+            idle = one.connect(&server, Duration::from_secs(5)).ok();
+            idle.is_some()
+        });
+        Self { cluster, idle: idle.expect("it is open"), _echo: echo }
     }
 
-    /// Whether the name of two leads to its host.
-    fn knows(&self) -> bool {
+    /// The connection does what it did.
+    fn assert_idle_lives(&mut self) {
+        self.idle.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        self.idle.write_all(b"still there?").expect("the connection lives");
+        let mut answer = [0; 12];
+        self.idle.read_exact(&mut answer).expect("and is answered");
+        assert_eq!(&answer, b"still there?");
+    }
+
+    /// A new connection from one to two.
+    fn connects(&self) -> bool {
         let one = self.cluster.nodes[0].host.existing_container("one");
         let found = one.run("dig +short +tries=1 +time=5 @127.0.0.11 two".split(' ')).stdout;
-        let address = found.lines().next().and_then(|line| line.parse().ok());
-        address.is_some_and(|address: IpAddr| self.cluster.nodes[0].map().contains_key(&address))
+        let Some(address) = found.lines().next() else { return false };
+        one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5)).is_ok()
     }
 }
 
@@ -40,7 +61,8 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     }
     wait_until("that is told", || pair.cluster.nodes[0].netd.say("status").stdout.contains("etcd away"));
 
-    assert!(pair.knows(), "names go on");
+    pair.assert_idle_lives();
+    assert!(pair.connects(), "names and new connections go on");
     let [a, b] = &mut pair.cluster.nodes[..] else { panic!("two nodes") };
     a.netd.say("network create -d overlay more").refused(["etcd is away"]);
     a.netd.say("network rm web").exits(1);
@@ -57,6 +79,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     a.netd.start();
     assert_eq!(a.map(), ways, "a daemon that starts without etcd knows the ways that its host has");
     assert_eq!(a.netd.say("network inspect web").code(), 0);
+    pair.assert_idle_lives();
 
     for member in &pair.cluster.etcd {
         member.signal(Signal::SIGCONT);
@@ -66,12 +89,13 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     wait_until("changes are made", || a.netd.say("network create -d overlay more").succeeded());
     wait_until("and everywhere", || b.netd.say("network inspect more").succeeded());
     wait_until("every map is right", || a.netd.say("overlay verify").succeeded());
-    assert!(pair.knows());
+    pair.assert_idle_lives();
+    assert!(pair.connects());
 }
 
 #[test]
 fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds() {
-    let pair = Pair::new(1);
+    let mut pair = Pair::new(1);
     let far = pair.cluster.nodes[1].address("two");
 
     // For less than its lease nobody notices.
@@ -79,6 +103,7 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     thread::sleep(Duration::from_secs(1));
     pair.cluster.join(1);
     assert_eq!(pair.cluster.nodes[0].map(), [(far, vtep(1))].into());
+    pair.assert_idle_lives();
 
     // For more it is out, and what it changes meanwhile is known when it is back.
     pair.cluster.cut(1);
@@ -89,12 +114,13 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     assert_eq!(a.netd.say("events --until 0s -f type=node -f action=leave -f node=b").ok().lines().count(), 2);
     a.host.container("heir");
     a.netd.say(&format!("attach heir --netns /run/netns/heir --network web:ip={far}")).refused(["two on node b"]);
-    assert!(!pair.knows(), "its names are nobody's");
+    assert!(!pair.connects(), "its names are nobody's");
     assert!(b.map().len() == 1, "the host that is cut off keeps what it knows");
 
     pair.cluster.join(1);
     pair.cluster.wait_until("it is back", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
-    assert!(pair.knows());
+    pair.assert_idle_lives();
+    assert!(pair.connects());
     assert!(pair.cluster.nodes[1].netd.say("overlay verify").succeeded());
 }
 
@@ -112,12 +138,13 @@ fn a_host_that_returns_under_another_address_is_reached_there() {
 
     pair.cluster
         .wait_until("it is reached there", |cluster| cluster.nodes[0].map() == [(far, [192, 0, 2, 77].into())].into());
-    wait_until("it is connected to", || pair.knows());
+    wait_until("it is connected to", || pair.connects());
+    pair.assert_idle_lives();
     assert!(pair.cluster.nodes[0].netd.say("overlay verify").succeeded());
 }
 
 #[test]
-fn an_entry_that_somebody_takes_away_is_put_back() {
+fn an_entry_that_somebody_takes_away_is_put_back_and_the_difference_is_said_until_then() {
     let pair = Pair::new(1);
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
     let ways = a.map();
@@ -125,4 +152,10 @@ fn an_entry_that_somebody_takes_away_is_put_back() {
     a.clear_map();
     wait_until("it is put back", || a.map() == ways);
     assert!(b.netd.say("overlay verify").succeeded());
+
+    // A daemon that does nothing does not answer.
+    a.host.run(["kill", "-STOP", &a.netd.id().to_string()]).ok();
+    let verified = b.netd.say("overlay verify");
+    a.host.run(["kill", "-CONT", &a.netd.id().to_string()]).ok();
+    assert_eq!((verified.code(), verified.stdout.as_str()), (1, "node a does not answer\n"), "{verified}");
 }

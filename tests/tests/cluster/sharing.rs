@@ -34,6 +34,7 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
             Placed { node, address: cluster.nodes[node].address(name), container }
         })
         .collect();
+    let servers: Vec<_> = containers.iter().map(|placed| placed.container.serve_http(80)).collect();
     cluster.assert_all_as_desired(&containers);
 
     for from in &containers {
@@ -45,6 +46,13 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
         let all = from.container.run("dig +short +tries=1 +time=5 @127.0.0.11 all.web".split(' ')).ok();
         assert_eq!(all.lines().count(), 3, "an alias leads to all: {all}");
     }
+    for from in &containers {
+        for to in &containers {
+            let answer = from.container.curl(&format!("http://{}/", to.address));
+            assert!(answer.succeeded(), "{} to {}: {answer}", from.container.name(), to.container.name());
+        }
+    }
+    drop(servers);
     assert_eq!(names(b, "ps"), ["two"]);
     assert_eq!(names(b, "ps --all-nodes"), ["one", "two", "db"]);
     assert_eq!(names(a, "ps --all-nodes -f node=c"), ["db"]);

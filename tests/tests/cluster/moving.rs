@@ -1,0 +1,105 @@
+//! Containers that move among hosts, with one another's addresses, while things break.
+
+use std::{thread, time::Duration};
+
+use crate::cluster::{Cluster, Placed, vtep, wait_until};
+
+/// How many there are.
+const CONTAINERS: usize = 60;
+
+/// Hosts that they are on.
+const NODES: usize = 4;
+
+/// Where a container is in a round, and the last byte of its address there: every address is somebody else's on another host.
+fn place(container: usize, round: usize) -> (usize, usize) {
+    ((container + round) % NODES, 10 + (container + 7 * round) % CONTAINERS)
+}
+
+#[test]
+fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
+    let mut cluster = Cluster::new(NODES, 3);
+    cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+    wait_until("the network is everywhere", || {
+        cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
+    });
+    let mut containers = Vec::new();
+    for round in 0..4 {
+        containers = moved(&cluster, &containers, round, |cluster| match round {
+            // etcd's leader is killed in the middle.
+            1 => {
+                let leader = cluster.etcd.iter().position(|member| member.leads()).expect("one leads");
+                cluster.etcd[leader].signal(nix::sys::signal::Signal::SIGKILL);
+            }
+            // A host is cut off for less than its lease.
+            3 => {
+                cluster.cut(2);
+                thread::sleep(Duration::from_secs(2));
+                cluster.join(2);
+            }
+            _ => {}
+        });
+        if round == 2 {
+            // A daemon is killed when all is moving, and comes back.
+            cluster.nodes[3].netd.kill();
+            cluster.nodes[3].netd.start();
+        }
+        cluster.assert_all_as_desired(&containers);
+        assert_pairs_connect(&containers);
+    }
+    cluster.lab.assert_no_checksum_errors();
+}
+
+/// Every container where it is in this round. `meanwhile` happens while they move.
+fn moved(cluster: &Cluster, before: &[Placed], round: usize, meanwhile: impl Fn(&Cluster) + Sync) -> Vec<Placed> {
+    thread::scope(|scope| {
+        let moving: Vec<_> = (0..NODES)
+            .map(|n| {
+                scope.spawn(move || {
+                    let node = &cluster.nodes[n];
+                    for placed in before.iter().filter(|placed| placed.node == n) {
+                        node.netd.say(&format!("detach {}", placed.container.name())).ok();
+                    }
+                })
+            })
+            .collect();
+        moving.into_iter().for_each(|thread| thread.join().expect("they detach"));
+        scope.spawn(|| meanwhile(cluster));
+        let moving: Vec<_> = (0..NODES)
+            .map(|n| {
+                scope.spawn(move || {
+                    let here = (0..CONTAINERS).filter(|container| place(*container, round).0 == n);
+                    here.map(|container| attached(cluster, n, container, round)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        moving.into_iter().flat_map(|thread| thread.join().expect("they attach")).collect()
+    })
+}
+
+fn attached(cluster: &Cluster, n: usize, number: usize, round: usize) -> Placed {
+    let node = &cluster.nodes[n];
+    let name = format!("c{number}");
+    let container = match node.host.path(format!("/run/netns/{name}")).exists() {
+        true => node.host.existing_container(&name),
+        false => node.host.container(&name),
+    };
+    let address = format!("10.50.0.{}", place(number, round).1);
+    let attach = format!("attach {name} --netns /run/netns/{name} --network web:ip={address}");
+    // What was there before may be leaving yet, and while etcd has no leader nobody comes.
+    wait_until(&format!("{name} has {address} on {}", node.host.name()), || node.netd.say(&attach).succeeded());
+    Placed { node: n, container, address: address.parse().expect("an address") }
+}
+
+/// Two containers of each host to two of each.
+fn assert_pairs_connect(containers: &[Placed]) {
+    let of = |n: usize| containers.iter().filter(move |placed| placed.node == n).take(2);
+    let some: Vec<&Placed> = (0..NODES).flat_map(of).collect();
+    let _servers: Vec<_> = some.iter().map(|placed| placed.container.echo_tcp(7)).collect();
+    for from in &some {
+        for to in &some {
+            let answer = from.container.asks_tcp(&format!("{}:7", to.address), Duration::from_secs(20));
+            let (name, there) = (from.container.name(), vtep(to.node));
+            assert!(answer.is_ok(), "{name} to {} at {there}: {answer:?}", to.address);
+        }
+    }
+}
