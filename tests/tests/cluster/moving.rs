@@ -2,17 +2,25 @@
 
 use std::{thread, time::Duration};
 
-use crate::cluster::{Cluster, Placed, vtep, wait_until};
+use crate::cluster::{Cluster, LEASE, Placed, vtep, wait_until};
 
-/// How many there are.
-const CONTAINERS: usize = 60;
+/// How many there are: enough that each host has some of every other's addresses. `NETD_MOVING` of them, of 200 at most, where that is
+/// set.
+fn containers() -> usize {
+    std::env::var("NETD_MOVING").map_or(20, |count| count.parse().expect("a number of containers"))
+}
+
+/// How long a host is cut off, in seconds: less than its lease. `NETD_CUT`, where that is set.
+fn cut() -> u64 {
+    std::env::var("NETD_CUT").map_or(LEASE / 2, |seconds| seconds.parse().expect("a number of seconds"))
+}
 
 /// Hosts that they are on.
 const NODES: usize = 4;
 
 /// Where a container is in a round, and the last byte of its address there: every address is somebody else's on another host.
 fn place(container: usize, round: usize) -> (usize, usize) {
-    ((container + round) % NODES, 10 + (container + 7 * round) % CONTAINERS)
+    ((container + round) % NODES, 10 + (container + 7 * round) % containers())
 }
 
 #[test]
@@ -30,10 +38,10 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
                 let leader = cluster.etcd.iter().position(|member| member.leads()).expect("one leads");
                 cluster.etcd[leader].signal(nix::sys::signal::Signal::SIGKILL);
             }
-            // A host is cut off for less than its lease.
+            // A host is cut off, by itself for less than its lease.
             3 => {
                 cluster.cut(2);
-                thread::sleep(Duration::from_secs(2));
+                thread::sleep(Duration::from_secs(cut()));
                 cluster.join(2);
             }
             _ => {}
@@ -67,7 +75,7 @@ fn moved(cluster: &Cluster, before: &[Placed], round: usize, meanwhile: impl Fn(
         let moving: Vec<_> = (0..NODES)
             .map(|n| {
                 scope.spawn(move || {
-                    let here = (0..CONTAINERS).filter(|container| place(*container, round).0 == n);
+                    let here = (0..containers()).filter(|container| place(*container, round).0 == n);
                     here.map(|container| attached(cluster, n, container, round)).collect::<Vec<_>>()
                 })
             })

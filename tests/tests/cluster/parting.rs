@@ -2,20 +2,25 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
+    sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
 };
 
+use netd_tests::lab::{Container, traffic::Server};
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, LEASE, PATIENCE, options, vtep, wait_until};
 
-/// Two nodes with a container each, and a connection between them that does nothing.
+/// Two nodes with a container each, and two connections between them that do nothing: one is open, one is closed by the server's
+/// side alone.
 struct Pair {
     cluster: Cluster,
     idle: TcpStream,
-    _echo: netd_tests::lab::traffic::Server,
+    half_closed: TcpStream,
+    last_words: Receiver<String>,
+    _servers: [Server; 2],
 }
 
 impl Pair {
@@ -25,14 +30,28 @@ impl Pair {
         wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
         let one = cluster.nodes[0].container("one", "web");
         let two = cluster.nodes[1].container("two", "web");
-        let echo = two.echo_tcp(7);
-        let server = format!("{}:7", cluster.nodes[1].address("two"));
-        let mut idle = None;
-        wait_until("they reach each other", || {
-            idle = one.connect(&server, Duration::from_secs(5)).ok();
-            idle.is_some()
-        });
-        Self { cluster, idle: idle.expect("it is open"), _echo: echo }
+        let (half, last_words) = half_closing(&two);
+        let servers = [patient_echo(&two), half];
+        let server = cluster.nodes[1].address("two");
+        let open = |port: u16| {
+            let mut stream = None;
+            wait_until("they reach each other", || {
+                stream = one.connect(&format!("{server}:{port}"), Duration::from_secs(5)).ok();
+                stream.is_some()
+            });
+            stream.expect("it is open")
+        };
+        let (idle, mut half_closed) = (open(7), open(8));
+        half_closed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        assert_eq!(half_closed.read(&mut [0]).expect("it ends in good order"), 0, "the server's side is closed");
+        Self { cluster, idle, half_closed, last_words, _servers: servers }
+    }
+
+    /// What may still be said in the half-closed connection arrives.
+    fn assert_half_closed_lives(&mut self) {
+        self.half_closed.write_all(b"the rest").expect("this side is open");
+        self.half_closed.shutdown(Shutdown::Write).expect("and closes");
+        assert_eq!(self.last_words.recv_timeout(PATIENCE).as_deref(), Ok("the rest"));
     }
 
     /// The connection does what it did.
@@ -51,6 +70,34 @@ impl Pair {
         let Some(address) = found.lines().next() else { return false };
         one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5)).is_ok()
     }
+}
+
+/// Says back on port 7 what it hears, however long it hears nothing.
+fn patient_echo(container: &Container) -> Server {
+    container.serve_tcp(7, |mut stream| {
+        stream.set_read_timeout(None).expect("a socket can wait");
+        let mut buffer = [0; 64];
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Closes its side of a connection to port 8 at once, and tells what comes by it until the other side closes.
+fn half_closing(container: &Container) -> (Server, Receiver<String>) {
+    let (tell, told) = channel();
+    let server = container.serve_tcp(8, move |mut stream| {
+        stream.set_read_timeout(None).expect("a socket can wait");
+        stream.shutdown(Shutdown::Write).expect("it can be closed");
+        let mut heard = String::new();
+        if stream.read_to_string(&mut heard).is_ok() {
+            // Whoever listens may be gone.
+            let _ = tell.send(heard);
+        }
+    });
+    (server, told)
 }
 
 #[test]
@@ -90,6 +137,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     wait_until("and everywhere", || b.netd.say("network inspect more").succeeded());
     wait_until("every map is right", || a.netd.say("overlay verify").succeeded());
     pair.assert_idle_lives();
+    pair.assert_half_closed_lives();
     assert!(pair.connects());
 }
 
@@ -98,12 +146,12 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     let mut pair = Pair::new(1);
     let far = pair.cluster.nodes[1].address("two");
 
-    // For less than its lease nobody notices.
+    // For less than its lease.
     pair.cluster.cut(1);
     thread::sleep(Duration::from_secs(1));
     pair.cluster.join(1);
-    assert_eq!(pair.cluster.nodes[0].map(), [(far, vtep(1))].into());
     pair.assert_idle_lives();
+    pair.cluster.wait_until("it is there", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
 
     // For more it is out, and what it changes meanwhile is known when it is back.
     pair.cluster.cut(1);
@@ -120,6 +168,7 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     pair.cluster.join(1);
     pair.cluster.wait_until("it is back", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
     pair.assert_idle_lives();
+    pair.assert_half_closed_lives();
     assert!(pair.connects());
     assert!(pair.cluster.nodes[1].netd.say("overlay verify").succeeded());
 }
