@@ -1,6 +1,9 @@
 //! Loading an object's programs, never attaching them, to see that the verifier takes them and what each costs it.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
@@ -15,13 +18,21 @@ const TAIL: usize = 40;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_BPF: u64 = 1 << 39;
 
-/// Loads the programs of `object` and prints each one's verified instruction count.
+/// A program, and what loading it took.
+struct Loaded {
+    name: String,
+    /// Instructions that the verifier walked; `None` where the kernel does not tell (before 5.16).
+    verified: Option<u32>,
+    time: Duration,
+}
+
+/// Loads the programs of `object` and prints each one's verified instruction count, and how long that took.
 pub fn print(object: &Path) -> Result<()> {
-    let counts = verified(object)?;
-    if counts.is_empty() {
+    let programs = loaded(object)?;
+    if programs.is_empty() {
         bail!("{} holds no program", object.display());
     }
-    print!("{}", table(&counts));
+    print!("{}", table(&programs));
     Ok(())
 }
 
@@ -32,18 +43,19 @@ pub fn may_load() -> bool {
     held.unwrap_or_default() & (CAP_SYS_ADMIN | CAP_BPF) != 0
 }
 
-/// Names of the programs with their counts; `None` where the kernel does not tell (before 5.16).
-fn verified(object: &Path) -> Result<Vec<(String, Option<u32>)>> {
+fn loaded(object: &Path) -> Result<Vec<Loaded>> {
     let bytes = std::fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
-    let mut loaded = Ebpf::load(&bytes).with_context(|| format!("cannot load the maps of {}", object.display()))?;
-    let mut counts = Vec::new();
-    for (name, program) in loaded.programs_mut() {
+    let mut all = Ebpf::load(&bytes).with_context(|| format!("cannot load the maps of {}", object.display()))?;
+    let mut programs = Vec::new();
+    for (name, program) in all.programs_mut() {
+        let begun = Instant::now();
         load(program).with_context(|| format!("the kernel refuses the program {name}"))?;
         let facts = program.info().with_context(|| format!("cannot read back the program {name}"))?;
-        counts.push((name.to_owned(), facts.verified_instruction_count()));
+        let (name, verified, time) = (name.to_owned(), facts.verified_instruction_count(), begun.elapsed());
+        programs.push(Loaded { name, verified, time });
     }
-    counts.sort();
-    Ok(counts)
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
 }
 
 fn load(program: &mut Program) -> Result<()> {
@@ -67,13 +79,20 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
-fn table(counts: &[(String, Option<u32>)]) -> String {
-    const HEAD: (&str, &str) = ("program", "verified instructions");
-    let width = counts.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(HEAD.0.len());
-    let row = |name: &str, count: &str| format!("{name:width$}  {count:>0$}\n", HEAD.1.len());
-    let counted = |count: &Option<u32>| count.map_or_else(|| "not told".to_owned(), |n| grouped(n.into()));
-    let rows = counts.iter().map(|(name, count)| row(name, &counted(count)));
-    std::iter::once(row(HEAD.0, HEAD.1)).chain(rows).collect()
+fn table(programs: &[Loaded]) -> String {
+    const HEAD: [&str; 3] = ["program", "verified instructions", "ms"];
+    let width = programs.iter().map(|program| program.name.len()).max().unwrap_or_default().max(HEAD[0].len());
+    let row = |[name, count, time]: [&str; 3]| format!("{name:width$}  {count:>0$}  {time:>6}\n", HEAD[1].len());
+    let rows = programs.iter().map(|program| {
+        let count = program.verified.map_or_else(|| "not told".to_owned(), |n| grouped(n.into()));
+        row([&program.name, &count, &milliseconds(program.time)])
+    });
+    let whole: Duration = programs.iter().map(|program| program.time).sum();
+    std::iter::once(row(HEAD)).chain(rows).chain([row(["all", "", &milliseconds(whole)])]).collect()
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e3)
 }
 
 /// `number` with commas between thousands.
@@ -96,11 +115,14 @@ mod tests {
 
     #[test]
     fn names_and_counts_are_aligned() {
-        let table = table(&[("from_container".to_owned(), Some(14_225)), ("to".to_owned(), None)]);
+        let program =
+            |name: &str, verified, ms| Loaded { name: name.to_owned(), verified, time: Duration::from_millis(ms) };
+        let table = table(&[program("from_container", Some(14_225), 12), program("to", None, 1)]);
 
-        let expected = "program         verified instructions\n\
-                        from_container                 14,225\n\
-                        to                           not told\n";
+        let expected = "program         verified instructions      ms\n\
+                        from_container                 14,225    12.0\n\
+                        to                           not told     1.0\n\
+                        all                                      13.0\n";
         assert_eq!(table, expected);
     }
 }
