@@ -126,9 +126,9 @@ pub fn noted_exceeds<P: Packet>(p: &P, h: &Noted, mtu: u32) -> Result<bool, Drop
         return Ok(p.length().saturating_sub(ETH) > mtu as usize);
     }
     let l4 = h.l4 as usize;
-    let header = match (h.tcp, h.udp) {
-        (1, _) if h.later == 0 => usize::from(p.read::<1>(l4 + 12)?[0] >> 4) * 4,
-        (_, 1) => UDP_HEADER,
+    let header = match h.transport() {
+        Transport::Tcp if !h.is_later() => usize::from(p.read::<1>(l4 + 12)?[0] >> 4) * 4,
+        Transport::Udp => UDP_HEADER,
         _ => TCP_HEADER,
     };
     Ok(l4.saturating_sub(ETH) + header + segment > mtu as usize)

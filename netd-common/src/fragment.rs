@@ -15,16 +15,21 @@ use crate::{
 /// against the time after which a busy sender uses an identification again.
 const LIFE: Span = Span::at_least_seconds(3);
 
-/// Completes the tuple in `s.key` of a later fragment with what its first one said; the headers then tell the transport. Does
-/// nothing to other packets.
+/// The headers that are noted. Those of a later fragment, and the tuple in `s.key`, are completed with what its first one said.
 #[inline(always)]
-pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
-    if h.part != Part::Later {
-        return h;
+pub fn recall<T: Tables>(t: &T, s: &mut Scratch) -> Headers {
+    if s.noted.is_later() {
+        complete(t, s);
     }
-    s.fragment_key = key(s, h.identification);
+    s.noted.headers()
+}
+
+/// Not inlined: few packets are fragments.
+#[inline(never)]
+fn complete<T: Tables>(t: &T, s: &mut Scratch) {
+    s.fragment_key = key(s, s.noted.identification);
     if !t.fragment(&s.fragment_key, &mut s.fragment) || t.now() > s.fragment.deadline {
-        return h;
+        return;
     }
     s.key.src_port = s.fragment.src_port;
     s.key.dst_port = s.fragment.dst_port;
@@ -37,7 +42,7 @@ pub fn recall<T: Tables>(t: &T, s: &mut Scratch, h: Headers) -> Headers {
         ICMP | ICMPV6 if s.key.echo == echo::REPLY => Transport::EchoReply,
         _ => Transport::Fragment,
     };
-    Headers { transport, ..h }
+    s.noted.transport = transport as u8;
 }
 
 /// Keeps what the first fragment of a packet of ours says for the others. Does nothing for other packets.

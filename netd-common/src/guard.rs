@@ -7,50 +7,62 @@
 
 use crate::{
     conntrack,
-    hooks::{Decided, PASS, goes_on},
+    hooks::{Decided, OPENS, PASS, Way, establish, goes_on},
     icmp,
     nat::{self, Ttl},
     packet::Packet,
     parse::{self, Transport, tcp_flags},
     tables::{DeviceKind, NextHop, Route, Scratch, Tables, Via},
     tuple::{SCTP, Zone},
-    verdict::DropReason,
+    verdict::{Packed, Verdict},
 };
+
+/// What an ICMP error of the host's own is told: nothing is decided yet. No device has the index 0.
+pub const IS_ERROR: Packed = Verdict::Neighbour(0).packed();
 
 /// Egress of an uplink, a packet of the host's own: as it is, unless its answers would be a container's, or it is an error about a
 /// packet that was translated before the stack saw it, whose sender must find in it what it sent.
 #[inline(always)]
 pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };
-    let Ok(Some(h)) = parse::ip(p, frame.ethertype, &mut s.key) else { return Ok(PASS) };
-    if h.transport == Transport::Error && icmp::find_hosts(p, t, s, h) {
-        icmp::rewrite(p, h, s, Ttl::Keep)?;
-        return Ok(PASS);
+    let Ok(Some(h)) = parse::note(p, s, frame.ethertype) else { return Ok(PASS) };
+    if h.transport == Transport::Error {
+        return Ok(IS_ERROR);
     }
     let has_ports = h.transport == Transport::Tcp || h.transport == Transport::Udp;
     if !has_ports || s.key.protocol == SCTP {
         return Ok(PASS);
     }
-    if h.tcp_flags & tcp_flags::RST != 0 && refuses_for_container(t, s, p.device()) {
+    let refuses = h.tcp_flags & tcp_flags::RST != 0 && refuses_for_container(t, s, p.device());
+    if !refuses {
+        s.key.zone = Zone::HOST;
+    }
+    if refuses || t.guards() && goes_on(p, t, s, h, Way::OfHost)? {
         nat::rewrite(p, &h, s, Ttl::Keep)?;
         return Ok(PASS);
     }
-    s.key.zone = Zone::HOST;
-    if t.guards() && goes_on(t, s, h, |_, _| Ok(true))? {
-        nat::rewrite(p, &h, s, Ttl::Keep)?;
-        return Ok(PASS);
+    Ok(if conntrack::opens(h) && would_be_anothers(t, s) { OPENS } else { PASS })
+}
+
+/// An ICMP error of the host's own.
+#[inline(always)]
+pub fn error<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    let h = s.noted.headers();
+    if icmp::find_hosts(p, t, s, h) {
+        icmp::translate(p, t, s, Ttl::Keep)?;
     }
-    if !conntrack::opens(h) || !would_be_anothers(t, s) {
-        return Ok(PASS);
-    }
-    let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
-    let now = t.now();
+    Ok(PASS)
+}
+
+/// A packet of the host's own that opens something, and whose answers would be a container's: by another port.
+#[inline(always)]
+pub fn open<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     t.start_guarding();
     s.flow.next = NextHop::default();
     s.flow.via = Via::Stack as u8;
     s.flow.becomes = s.key;
-    conntrack::prepare(s, settings, &h, now);
-    nat::establish_with_port(t, s, settings, now, false)?;
+    establish(p, t, s, false)?;
+    let h = s.noted.headers();
     nat::rewrite(p, &h, s, Ttl::Keep)?;
     Ok(PASS)
 }

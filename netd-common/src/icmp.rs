@@ -5,6 +5,7 @@
 //! own checksum.
 
 use crate::{
+    chapter::Chapter,
     checksum::Delta,
     conntrack,
     nat::{self, Ttl, ipv4, ipv6},
@@ -95,6 +96,12 @@ fn read<P: Packet>(p: &mut P, h: Headers, quoted: &mut Tuple, quote: &mut Quote)
         changed: Delta::NONE,
     };
     Ok(true)
+}
+
+/// The same as [`rewrite`], as a chapter.
+#[inline(always)]
+pub fn translate<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, ttl: Ttl) -> Result<(), DropReason> {
+    p.tell(Chapter::RewriteError, t, s, ttl as u64).answer().map(|_| ())
 }
 
 /// Translates the error in hand, whose tuple is `s.key`, as the flow in `s.flow` translates: the quoted packet, and each of the

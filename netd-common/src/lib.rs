@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod chapter;
 pub mod checksum;
 pub mod conntrack;
 pub mod dns;

@@ -3,12 +3,13 @@
 use core::ops::ControlFlow;
 
 use crate::{
+    chapter::Chapter,
     checksum::Delta,
     conntrack::{self, EstablishError},
     evict::{self, Evict},
     packet::{Covers, ETH, Packet, Zero},
     parse::{Headers, Part, Transport},
-    tables::{CURSORS, Instant, PublicationKey, Scratch, Search, Settings, Tables},
+    tables::{CURSORS, PublicationKey, Scratch, Search, Settings, Tables},
     tuple::{Address, ICMP, Port, SCTP, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
@@ -47,12 +48,21 @@ pub mod ipv6 {
 }
 
 /// What a packet's time to live does on its way.
+#[repr(u64)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ttl {
     /// We route it: one less.
-    Decrement,
+    Decrement = 0,
     /// The stack routes it, before or after us.
-    Keep,
+    Keep = 1,
+}
+
+impl From<u64> for Ttl {
+    /// Of a number that is none's, that of what is routed.
+    #[inline(always)]
+    fn from(number: u64) -> Self {
+        if number == Self::Keep as u64 { Self::Keep } else { Self::Decrement }
+    }
 }
 
 /// Gives the packet in hand, whose headers are `h` and whose tuple is `s.key`, the tuple that `s.flow` says.
@@ -137,34 +147,33 @@ fn rewrite_identifier<P: Packet>(p: &mut P, h: Headers, s: &Scratch, identifier:
     Ok(())
 }
 
-/// Makes the flow that was [prepared](conntrack::prepare) as `search` does, in a full table in place of one that is worth
+/// Makes the flow that was [prepared](conntrack::prepare) as [`search`] does, in a full table in place of one that is worth
 /// less.
 #[inline(always)]
-pub fn establish_with_port<T: Tables>(
+pub fn establish_with_port<P: Packet, T: Tables>(
+    p: &mut P,
     t: &T,
     s: &mut Scratch,
-    settings: &Settings,
-    now: Instant,
     keep: bool,
 ) -> Result<(), DropReason> {
-    match search(t, s, settings, now, keep) {
-        Err(DropReason::TableFull) if evict::make_room(t, s, now) => search(t, s, settings, now, keep),
-        result => result,
-    }
+    let found = p.tell(Chapter::Search, t, s, keep.into());
+    let is_full = found.reason() == Some(DropReason::TableFull);
+    let found =
+        if is_full && evict::make_room(t, s, t.now()) { p.tell(Chapter::Search, t, s, keep.into()) } else { found };
+    found.answer().map(|_| ())
 }
 
 /// Makes the flow that was prepared, with a source port that leads every answer back to it alone:
 /// its own where it may be kept, else one of the pools, else one of the second pool.
 ///
-/// Not inlined: the verifier reads it once a call and not once a path.
-///
 /// `keep` says that its own may be kept whatever the host's own sockets do: towards a container, not towards the outside.
-#[inline(never)]
-fn search<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, now: Instant, keep: bool) -> Result<(), DropReason> {
+#[inline(always)]
+pub fn search<T: Tables>(t: &T, s: &mut Scratch, keep: bool) -> Result<(), DropReason> {
+    let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     if settings.pools.iter().all(|pool| pool.is_empty()) && settings.second.is_empty() {
         return Err(DropReason::PortsExhausted);
     }
-    s.search = Search { now, keep: u32::from(keep), ..Search::default() };
+    s.search = Search { now: t.now(), keep: u32::from(keep), ..Search::default() };
     s.flow.becomes.src_port = s.key.src_port;
     if !keep && !may_be_kept(&s.key, settings) {
         next(t, s, settings);

@@ -5,6 +5,7 @@ use crate::{
     checksum::Delta,
     hooks::{Decided, PASS},
     nat::ipv6,
+    overlay,
     packet::{Covers, ETH, Label, Packet, Zero},
     parse::{Headers, IPV6_HEADER},
     tables::{Device, Endpoint, EndpointKey, Scratch, Tables, device_flags},
@@ -53,6 +54,17 @@ const HIDES: [u8; 3] = [0, 43, 60];
 /// Options of a message that are looked at; one with more is refused.
 const OPTIONS: usize = 4;
 
+/// Ends a container's ARP packet: answered, another host's to answer, or the bridge's.
+#[inline(always)]
+pub fn arp<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
+    require_own_arp(p, device)?;
+    if device.has(device_flags::NO_ICC) {
+        return answer_arp(p, t, s);
+    }
+    if device.vni == 0 { Ok(PASS) } else { overlay::leave_arp(p, t, s) }
+}
+
 /// Refuses an ARP packet that claims another's addresses. A probe claims none (RFC 5227 section 1.1).
 #[inline(always)]
 pub fn require_own_arp<P: Packet>(p: &P, device: &Device) -> Result<(), DropReason> {
@@ -84,10 +96,9 @@ pub fn require_plain(key: &Tuple, h: Headers) -> Result<(), DropReason> {
 
 /// Lets a container's ICMPv6 message that is no echo and no error go to the bridge, unless it says something of another than its
 /// sender, or that this is a router. Where containers are kept apart, what they ask for is answered here.
-///
-/// Not inlined, as what it calls: it ends here, and the kernel's verifier need not follow it any further.
-#[inline(never)]
-pub fn discovery<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
+#[inline(always)]
+pub fn discovery<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    let h = s.noted.headers();
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     p.reach(h.l4 + nd::OPTIONS + OPTIONS * 8);
     let kind = p.read::<1>(h.l4)?[0];

@@ -1,6 +1,12 @@
 //! The packet in hand, seen through offsets and values. The seam between one body of logic and two worlds.
 
-use crate::{checksum::Delta, tables::TunnelKey, verdict::DropReason};
+use crate::{
+    chapter::Chapter,
+    checksum::Delta,
+    parse::Noted,
+    tables::{Scratch, Tables, TunnelKey},
+    verdict::{DropReason, Packed},
+};
 
 /// Length of an Ethernet header without tags.
 pub const ETH: usize = 14;
@@ -108,4 +114,13 @@ pub trait Packet {
 
     /// Notes something for later hooks.
     fn set_label(&mut self, label: Label);
+
+    /// Makes what is known of the value in this memory forgotten, that it is one of a few too: what comes after is then the same for
+    /// each. Changes nothing.
+    fn forget(&self, noted: &mut Noted);
+
+    /// Has a chapter of its story told, as [`chapter::tell`](crate::chapter::tell) tells it.
+    fn tell<T: Tables>(&mut self, chapter: Chapter, t: &T, s: &mut Scratch, with: u64) -> Packed
+    where
+        Self: Sized;
 }

@@ -1,5 +1,7 @@
 //! What becomes of a packet.
 
+use bytemuck::{CheckedBitPattern, checked};
+
 /// The decision about one packet. The hook's last act turns it into what the kernel understands.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +49,18 @@ impl Verdict {
 }
 
 impl Packed {
+    /// The word itself.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// That of [`word`](Self::word).
+    #[inline(always)]
+    pub const fn of_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// The verdict.
     #[inline(always)]
     pub fn verdict(self) -> Verdict {
@@ -75,6 +89,13 @@ impl Packed {
             1..5 => kind,
             _ => Self::SENT + of,
         }
+    }
+
+    /// Why it is a drop, if it is one.
+    #[inline(always)]
+    pub fn reason(self) -> Option<DropReason> {
+        let (kind, of) = (self.0 as u32, self.0 >> 32);
+        (kind == 5).then(|| checked::try_cast(of).unwrap_or(DropReason::Refused))
     }
 
     /// Whether the stack gets the packet.
@@ -116,11 +137,11 @@ pub enum Action {
 }
 
 macro_rules! drop_reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:tt, $text:literal;)+) => {
         /// Why a packet was dropped. One list serves the counters, the listings and the documentation.
         // A word wide, so that a result with it has no undefined bytes either.
         #[repr(u64)]
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[derive(CheckedBitPattern, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum DropReason { $($(#[doc = $doc])+ $name = $number,)+ }
 
         impl DropReason {

@@ -15,7 +15,7 @@ use crate::maps::{self, Maps};
 /// Does as the order says; to how many flows.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    let tables = Maps::new(ctx);
+    let tables = Maps::new(ctx.skb.skb);
     let Ok(order) = ctx.load::<[u32; size_of::<CollectOrder>() / 4]>(0) else { return 0 };
     let [which, count, ..] = order;
     let Some(s) = maps::orders_scratch(which) else { return 0 };

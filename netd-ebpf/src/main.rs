@@ -7,6 +7,7 @@
 #![expect(missing_docs, reason = "the classifier macro makes an undocumented function of each documented one")]
 
 mod bytes;
+mod chapters;
 mod collect;
 mod maps;
 mod skb;
@@ -149,13 +150,13 @@ pub fn dns_lo(ctx: TcContext) -> i32 {
 /// others nothing, neither a look at the device nor an offset that the verifier must follow.
 #[inline(always)]
 fn run<const LAYER3: bool>(hook: Hook, ctx: TcContext) -> i32 {
-    let mut skb = Skb::<LAYER3>::new(&ctx);
-    let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else {
+    let mut skb = Skb::<LAYER3>::new(ctx.skb.skb, hook as u32);
+    let (Some(scratch), Some(counters)) = (maps::scratch(hook as u32), maps::counters(hook)) else {
         // Not reachable: both have an element for every hook. Container traffic would fail closed all the same.
         let container = matches!(hook, Hook::FromContainer | Hook::ToContainer | Hook::FromOverlay);
         return if container { skb::DROP } else { skb::PASS };
     };
-    let verdict = hooks::run(hook, &mut skb, &Maps::new(&ctx), scratch);
+    let verdict = hooks::run(hook, &mut skb, &Maps::new(ctx.skb.skb), scratch);
     counters.count(verdict);
     #[cfg(feature = "log")]
     log_drop(&ctx, hook, verdict);

@@ -13,17 +13,18 @@ use aya_ebpf::{
         bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key,
         bpf_skb_pull_data, bpf_skb_set_tunnel_key,
     },
-    programs::TcContext,
 };
 use netd_common::{
+    chapter::Chapter,
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
-    tables::{Scratch, TunnelKey},
+    parse::Noted,
+    tables::{Scratch, Tables, TunnelKey},
     tuple::Address,
     verdict::{Action, DropReason, Packed},
 };
 
-use crate::bytes;
+use crate::{bytes, chapters};
 
 /// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
@@ -45,16 +46,18 @@ const AF_INET6: u32 = 10;
 /// A packet at a TC hook, without an Ethernet header where `LAYER3`.
 pub struct Skb<const LAYER3: bool> {
     skb: *mut __sk_buff,
+    /// A [`Hook`](netd_common::tables::Hook): whose scratch its chapters use.
+    hook: u32,
 }
 
 impl<const LAYER3: bool> Skb<LAYER3> {
     /// The offset, as [`Packet`] counts, of the first byte that there is.
     const FIRST: usize = if LAYER3 { ETH } else { 0 };
 
-    /// The packet in hand.
+    /// The packet in hand, at a hook.
     #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
-        Self { skb: ctx.skb.skb }
+    pub fn new(skb: *mut __sk_buff, hook: u32) -> Self {
+        Self { skb, hook }
     }
 
     #[inline(always)]
@@ -356,5 +359,16 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     fn set_label(&mut self, label: Label) {
         // SAFETY: a field of the context in hand that TC programs may write.
         unsafe { (*self.skb).tc_index = label as u32 }
+    }
+
+    #[inline(always)]
+    fn forget(&self, noted: &mut Noted) {
+        // SAFETY: one instruction that leaves a register of ours as it is. Without `nomem` it may have written what that points to.
+        unsafe { asm!("{noted} = {noted}", noted = in(reg) ptr::from_mut(noted), options(nostack)) };
+    }
+
+    #[inline(always)]
+    fn tell<T: Tables>(&mut self, chapter: Chapter, _: &T, _: &mut Scratch, with: u64) -> Packed {
+        chapters::call::<LAYER3>(chapter, self.skb, self.hook.into(), with)
     }
 }

@@ -37,7 +37,7 @@ impl Frame for Buffer {
 #[inline(always)]
 pub fn run(context: &XdpContext) -> u32 {
     let hook = Hook::UplinkXdp;
-    let (Some(scratch), Some(counters)) = (maps::scratch(hook), maps::counters(hook)) else { return XDP_PASS };
+    let (Some(scratch), Some(counters)) = (maps::scratch(hook as u32), maps::counters(hook)) else { return XDP_PASS };
     let frame = Buffer { data: context.data(), end: context.data_end() };
     let verdict = prefilter::judge(&frame, &maps::Early, scratch);
     counters.count(verdict);

@@ -79,7 +79,7 @@ fn write_reply<P: Packet>(p: &mut P, of: Address, mac: Mac, to: Mac, asker: [u8;
 #[inline(always)]
 pub fn solicits<P: Packet>(p: &mut P, s: &mut Scratch) -> Result<bool, DropReason> {
     let h = &s.noted;
-    if h.v4 != 0 || s.key.protocol != ICMPV6 || h.later != 0 || h.l4 != L4 as u32 || h.ttl != 255 {
+    if h.v4 != 0 || s.key.protocol != ICMPV6 || h.is_later() || h.l4 as usize != L4 || h.ttl != 255 {
         return Ok(false);
     }
     if p.length() != L4 + SOLICITATION {

@@ -7,11 +7,14 @@
 mod answer;
 mod refuse;
 
+pub use refuse::refuse;
+
 use crate::{
+    chapter::Chapter,
     forward,
     hooks::{Decided, PASS},
     packet::{Label, Packet},
-    parse::{self, Ethernet, Headers, Noted},
+    parse::{self, Ethernet, Transport},
     policy,
     tables::{
         Device, EndpointKey, Hook, PEERS_MAX, PeerKey, RemoteKey, Scratch, Segment, Span, Station, StationKey, Tables,
@@ -31,16 +34,14 @@ const ADVERTISED: Packed = Verdict::Peer(0).packed();
 const AGEING: Span = Span::at_least_seconds(300);
 
 /// What a container of a network that spans hosts sends to anybody but its gateway.
-///
-/// Not inlined: most containers have no such network, and the chain of a first packet has no stack to spare.
-#[inline(never)]
-pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
-    (s.mtu, s.noted) = (0, Noted::of(h, s.key.protocol));
+#[inline(always)]
+pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    s.mtu = 0;
     let decided = if parse::ethernet(p)?.destination.is_group() { to_group(p, t, s) } else { find_way(p, t, s) };
     match decided {
         Ok(TO_ALL) => flood(p, t),
         Ok(ADVERTISED) => answer::advertise(p, t, s),
-        Err(DropReason::NoEndpoint | DropReason::TooBig) => refuse::refuse(p, t, s),
+        Err(DropReason::NoEndpoint | DropReason::TooBig) => p.tell(Chapter::Refuse, t, s, 0).decided(),
         decided => decided,
     }
 }
@@ -213,8 +214,8 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     if policy::is_arp(frame) {
         return enter_arp(p, t, s, segment.zone, frame.destination);
     }
-    match parse::ip(p, frame.ethertype, &mut s.key)? {
-        Some(h) => deliver_or_refuse(p, t, s, h),
+    match parse::note(p, s, frame.ethertype)? {
+        Some(_) => deliver_or_refuse(p, t, s),
         None => Err(DropReason::Untranslatable),
     }
 }
@@ -262,10 +263,10 @@ fn from_group<P: Packet>(p: &mut P, segment: &Segment) -> Decided {
 /// Into the container that it is for, or an answer to its sender: it hears of what was for a container that is gone or
 /// elsewhere.
 #[inline(always)]
-fn deliver_or_refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
-    (s.mtu, s.noted) = (0, Noted::of(h, s.key.protocol));
+fn deliver_or_refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    s.mtu = 0;
     match deliver(p, t, s) {
-        Err(DropReason::NoEndpoint | DropReason::TooBig) => refuse::refuse(p, t, s),
+        Err(DropReason::NoEndpoint | DropReason::TooBig) => p.tell(Chapter::Refuse, t, s, 0).decided(),
         decided => decided,
     }
 }
@@ -274,7 +275,7 @@ fn deliver_or_refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h:
 #[inline(never)]
 fn deliver<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let Some(segment) = t.segment(s.tunnel.vni) else { return Err(DropReason::UnknownSegment) };
-    if segment.is_gateway(s.key.src) && s.noted.error == 0 {
+    if segment.is_gateway(s.key.src) && s.noted.transport() != Transport::Error {
         return Err(DropReason::SpoofedAddress);
     }
     let destination = parse::ethernet(p)?.destination;

@@ -7,7 +7,7 @@ use crate::{
     checksum::{Delta, complement},
     hooks::Decided,
     packet::{ETH, Label, Packet},
-    parse::{IPV4_HEADER, IPV6_HEADER},
+    parse::{IPV4_HEADER, IPV6_HEADER, Transport},
     policy,
     tables::{Hook, Scratch, Tables},
     tuple::{ICMP, ICMPV6},
@@ -31,12 +31,12 @@ pub fn may_not_be_cut<P: Packet>(p: &P, v4: u8) -> Result<bool, DropReason> {
 /// Refuses the packet with the tuple `s.key`, which fits no further than `s.mtu` bytes, or is nobody's where that is 0: drops
 /// it, and has its sender told by the network's gateway, if that is one to be told (RFC 1122 section 3.2.2). The error leaves
 /// by where the packet came: into the container, or into the tunnel in `s.tunnel`.
-#[inline(never)]
+#[inline(always)]
 pub fn refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let reason = if s.mtu == 0 { DropReason::NoEndpoint } else { DropReason::TooBig };
     let header = if s.noted.v4 == 0 { IPV6_HEADER } else { IPV4_HEADER };
     let plain = s.noted.l4 as usize == ETH + header;
-    if !plain || s.noted.answerable == 0 || !policy::goes_beyond_link(s.key.src) {
+    if !plain || !s.noted.is_answerable(s.key.protocol) || !policy::goes_beyond_link(s.key.src) {
         return Err(reason);
     }
     let (hook, verdict) = match (t.device(p.device()), t.segment(s.tunnel.vni)) {
@@ -59,7 +59,7 @@ pub fn refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decide
 /// Makes the packet an error that quotes it.
 #[inline(always)]
 fn become_error<P: Packet>(p: &mut P, s: &mut Scratch) -> Result<(), DropReason> {
-    let quoted = if s.noted.tcp == 0 { QUOTED_OTHERS } else { QUOTED_TCP };
+    let quoted = if s.noted.transport() == Transport::Tcp { QUOTED_TCP } else { QUOTED_OTHERS };
     let v4 = s.noted.v4 != 0;
     cut(p, s, ETH + if v4 { IPV4_HEADER } else { IPV6_HEADER }, quoted)?;
     if v4 { write::<P, IPV4_HEADER>(p, s, quoted as u16) } else { write::<P, IPV6_HEADER>(p, s, quoted as u16) }
@@ -182,9 +182,9 @@ fn sum_of<P: Packet>(p: &P, at: usize, end: usize) -> Result<u32, DropReason> {
 /// the sum of the rest are no sum at all. What that changes.
 #[inline(always)]
 fn settle_checksum<P: Packet>(p: &mut P, s: &Scratch, l4: usize, end: usize) -> Result<Delta, DropReason> {
-    let at = match (s.noted.tcp, s.noted.udp) {
-        (1, _) => l4 + 16,
-        (_, 1) => l4 + 6,
+    let at = match s.noted.transport() {
+        Transport::Tcp => l4 + 16,
+        Transport::Udp => l4 + 6,
         _ => return Ok(Delta::NONE),
     };
     let old = p.read::<2>(at)?;

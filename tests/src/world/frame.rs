@@ -1,10 +1,12 @@
 //! A packet in memory that does with checksums what the kernel does with an skb's.
 
 use netd_common::{
+    chapter::{self, Chapter},
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
-    tables::TunnelKey,
-    verdict::DropReason,
+    parse::Noted,
+    tables::{Scratch, Tables, TunnelKey},
+    verdict::{DropReason, Packed},
 };
 
 use crate::packets::sum;
@@ -202,5 +204,11 @@ impl Packet for Frame {
 
     fn set_label(&mut self, label: Label) {
         self.label = label;
+    }
+
+    fn forget(&self, _: &mut Noted) {}
+
+    fn tell<T: Tables>(&mut self, chapter: Chapter, t: &T, s: &mut Scratch, with: u64) -> Packed {
+        chapter::tell(chapter, self, t, s, with)
     }
 }

@@ -111,7 +111,7 @@ pub const FAULTS: &[Fault] = &[
     fault("first fragment never forgotten", "fragment.rs", " || t.now() > s.fragment.deadline", ""),
     fault(
         "loopback believed from the wire",
-        "hooks.rs",
+        "hooks/uplink.rs",
         "let to_group = frame.destination.is_group();\n    if s.key.dst.is_loopback() {",
         "let to_group = frame.destination.is_group();\n    if to_group && s.key.dst.is_loopback() {",
     ),

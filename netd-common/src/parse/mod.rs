@@ -2,10 +2,19 @@
 //!
 //! Parsing only reads. What it does not understand it names ([`Transport::Opaque`]) instead of guessing.
 
-use bytemuck::{Pod, Zeroable};
+mod extensions;
+mod noted;
+
+use bytemuck::CheckedBitPattern;
+
+pub use self::{
+    extensions::{EXTENSION_BYTES, EXTENSIONS, Extensions, skip_extensions},
+    noted::Noted,
+};
 
 use crate::{
     packet::{ETH, Packet},
+    tables::Scratch,
     tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, Tuple, UDP, echo},
     verdict::DropReason,
 };
@@ -100,7 +109,8 @@ fn without_link_header<P: Packet>(p: &P) -> Result<Ethernet, DropReason> {
 }
 
 /// What an IP packet carries, as far as translation cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[derive(CheckedBitPattern, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// TCP.
     Tcp,
@@ -130,7 +140,7 @@ impl Transport {
 
 /// Which part of a packet this is.
 #[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(CheckedBitPattern, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
     /// All of it.
     Whole,
@@ -159,48 +169,14 @@ pub struct Headers {
     pub identification: u32,
 }
 
-/// [`Headers`] in memory that the kernel's verifier knows nothing of: what it knew of them would tell each kind of packet from
-/// every other in all that comes after.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
-pub struct Noted {
-    /// Offset of the transport header.
-    pub l4: u32,
-    /// Whether its transport is TCP.
-    pub tcp: u8,
-    /// Whether its transport is UDP.
-    pub udp: u8,
-    /// Whether an error may be sent about it (RFC 1122 section 3.2.2): it has a header of a known transport, and is none itself.
-    pub answerable: u8,
-    /// Whether it is an ICMP or ICMPv6 error.
-    pub error: u8,
-    /// Whether it is IPv4.
-    pub v4: u8,
-    /// Time to live or hop limit.
-    pub ttl: u8,
-    /// Whether it is a later fragment.
-    pub later: u8,
-    /// Zero.
-    pub pad: u8,
-}
-
-impl Noted {
-    /// What of these headers is looked at later.
-    #[inline(always)]
-    pub fn of(h: Headers, protocol: u8) -> Self {
-        let later = h.part == Part::Later;
-        Self {
-            l4: h.l4 as u32,
-            tcp: (h.transport == Transport::Tcp).into(),
-            udp: (h.transport == Transport::Udp).into(),
-            answerable: (h.transport.has_flow() && !later && protocol != SCTP).into(),
-            error: (h.transport == Transport::Error).into(),
-            v4: h.v4.into(),
-            ttl: h.ttl,
-            later: later.into(),
-            pad: 0,
-        }
-    }
+/// Reads the headers of a packet of this ethertype into `s.noted`, and its tuple, but for its zone, into `s.key`. `None` if it is no
+/// IP.
+#[inline(always)]
+pub fn note<P: Packet>(p: &mut P, s: &mut Scratch, ethertype: [u8; 2]) -> Result<Option<Headers>, DropReason> {
+    let Some(h) = ip(p, ethertype, &mut s.key)? else { return Ok(None) };
+    s.noted = Noted::of(h);
+    p.forget(&mut s.noted);
+    Ok(Some(s.noted.headers()))
 }
 
 /// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.
@@ -278,79 +254,6 @@ fn ipv6<P: Packet>(p: &mut P, tuple: &mut Tuple) -> Result<Headers, DropReason> 
     let part = part(f[3] & 1 != 0, f[2] != 0 || f[3] & 0xf8 != 0);
     let identification = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
     Ok(Headers { l4, part, identification, ..whole })
-}
-
-/// Extension headers that are skipped in one packet. More than a sender has reason for (RFC 8200 section 4.1 lists six, of which
-/// two are IPsec's, behind which nothing can be read or changed).
-pub const EXTENSIONS: usize = 4;
-/// Bytes of extension headers that are skipped in one packet.
-pub const EXTENSION_BYTES: usize = 256;
-
-/// Hop-by-hop options, routing, destination options (RFC 8200 section 4).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const DESTINATION_OPTIONS: u8 = 60;
-
-#[inline(always)]
-const fn is_extension(next: u8) -> bool {
-    matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | IPV6_FRAGMENT)
-}
-
-/// Where the extension headers of an IPv6 packet lead.
-#[derive(Clone, Copy)]
-pub struct Extensions {
-    /// Offset of the first header that is none of those skipped.
-    pub l4: usize,
-    /// Offset of the fragment header; 0 where there is none.
-    pub fragment: usize,
-}
-
-/// Skips the extension headers of an IPv6 packet, of which the first stands at `at` and is of the type `tuple.protocol`: at most
-/// [`EXTENSIONS`] of together [`EXTENSION_BYTES`]. Past the bounds the protocol is that of an extension header.
-#[inline(always)]
-pub fn skip_extensions<P: Packet>(p: &mut P, at: usize, tuple: &mut Tuple) -> Extensions {
-    walk_extensions(p, at, tuple);
-    // In the machine's order: of a number whose bytes are swapped a verifier before 6.3 knows no bounds.
-    let [l4, fragment] = [tuple.src_port, tuple.dst_port].map(|port| usize::from(u16::from_ne_bytes(port.bytes())));
-    p.reach(l4 + TRANSPORT_HEADER);
-    Extensions { l4, fragment }
-}
-
-/// Puts the protocol and, in place of the ports, which are not known yet, the two offsets into `tuple`: memory of which the
-/// kernel's verifier knows nothing, so that it need not follow each way through the loop any further.
-///
-/// A routing header that has not led to its end yet is not skipped: the destination is not the packet's last (RFC 8200 section
-/// 4.4). In a fragment that is not the first nothing stands behind its header. Not inlined, so that LLVM does not look through
-/// the memory either.
-#[inline(never)]
-fn walk_extensions<P: Packet>(p: &mut P, at: usize, tuple: &mut Tuple) {
-    let end = at + EXTENSION_BYTES;
-    let (mut at, mut fragment) = (at, 0);
-    for _ in 0..EXTENSIONS {
-        let next = tuple.protocol;
-        if !is_extension(next) {
-            break;
-        }
-        p.reach(at + FRAGMENT_HEADER + TRANSPORT_HEADER);
-        p.reach(at + FRAGMENT_HEADER);
-        let Ok(b) = p.read::<4>(at) else { break };
-        let is_fragment = next == IPV6_FRAGMENT;
-        let length = if is_fragment { FRAGMENT_HEADER } else { (usize::from(b[1]) + 1) * 8 };
-        let leads_on = next == ROUTING && b[3] != 0;
-        if leads_on || is_fragment && fragment != 0 || at + length > end {
-            break;
-        }
-        if is_fragment {
-            fragment = at;
-        }
-        tuple.protocol = b[0];
-        at += length;
-        if is_fragment && (b[2] != 0 || b[3] & 0xf8 != 0) {
-            break;
-        }
-    }
-    tuple.src_port = Port::from_wire((at as u16).to_ne_bytes());
-    tuple.dst_port = Port::from_wire((fragment as u16).to_ne_bytes());
 }
 
 #[inline(always)]

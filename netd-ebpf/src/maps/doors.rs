@@ -1,0 +1,66 @@
+//! What a call of a socket and a frame in an uplink's driver see of the maps.
+
+use netd_common::{
+    prefilter, sock,
+    tables::{Dialled, DialledKey, Publication, PublicationKey, SourceKey},
+    tuple::{Address, Tuple},
+};
+
+use super::{DIALLED, FLOWS, HOST_ADDRESSES, is_source, publication};
+
+/// Those that a call of a socket sees.
+pub struct Sockets;
+
+impl sock::Tables for Sockets {
+    #[inline(always)]
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        publication(key)
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        is_source(key)
+    }
+
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
+        // SAFETY: as for devices; what another socket's call makes of the element tells a wrong name and no more.
+        unsafe { DIALLED.get(key) }
+    }
+
+    #[inline(always)]
+    fn keep_dialled(&self, key: &DialledKey, dialled: &Dialled) {
+        // Without it the socket is told the container's own address.
+        let _ = DIALLED.insert(key, dialled, 0);
+    }
+}
+
+/// Those that a frame sees before it is a packet.
+pub struct Early;
+
+impl prefilter::Tables for Early {
+    #[inline(always)]
+    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
+        publication(key)
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        is_source(key)
+    }
+
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        FLOWS.get_ptr(tuple).is_some()
+    }
+}

@@ -1,0 +1,132 @@
+//! The BPF maps. `packets` is what a packet sees of them, `doors` what a socket's call and a frame see; `flow` copies and ends an
+//! element of the flow table while other CPUs use it, and `ask` has the questions to the kernel's own tables.
+
+mod ask;
+mod doors;
+mod flow;
+mod packets;
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
+};
+use netd_common::{
+    evict::FOLLOW,
+    tables::{
+        AllowanceKey, CURSORS, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
+        Fragment, FragmentKey, Hook, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, ReservedPorts,
+        SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
+    },
+    tuple::{Address, Tuple},
+};
+
+pub use self::{
+    doors::{Early, Sockets},
+    packets::Maps,
+};
+
+/// What a publication's bits count into.
+type Place = [u8; PublicationKey::PLACE];
+/// What a source's bits count into.
+type SourcePlace = [u8; SourceKey::PLACE];
+
+const HOOKS: u32 = Hook::ALL.len() as u32;
+
+// The sizes of the hash maps are the daemon's to say when it creates them.
+#[map]
+static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static DEVICES: Array<Device> = Array::with_max_entries(DEVICE_SLOTS, 0);
+#[map]
+static DEVICES_FAR: HashMap<u32, Device> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static PUBLICATIONS: LpmTrie<Place, Publication> = LpmTrie::with_max_entries(65_536, 0);
+#[map]
+static SOURCES: LpmTrie<SourcePlace, u8> = LpmTrie::with_max_entries(65_536, 0);
+#[map]
+static ALLOWANCES: HashMap<AllowanceKey, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map(name = "CURSORS")]
+static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+#[map]
+static RESERVED: Array<ReservedPorts> = Array::with_max_entries(1, 0);
+#[map]
+static GUARD: Array<u32> = Array::with_max_entries(1, 0);
+#[map(name = "SEARCHES")]
+static SEARCHES_MADE: PerCpuArray<u64> = PerCpuArray::with_max_entries(SEARCHES, 0);
+#[map]
+static AGES: Queue<Tuple> = Queue::with_max_entries(262_144, 0);
+// Whoever finds it full asks again a tick later.
+#[map]
+static UNFOLLOWED: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+// Least recently used first: a lost entry costs one packet, a full table would cost every one.
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(8_192, 0);
+// Apart from those of packets that are known: what anybody may send from outside takes no place of theirs.
+#[map]
+static ORPHANS: LruHashMap<FragmentKey, Orphans> = LruHashMap::with_max_entries(1_024, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(HOOKS + 2, 0);
+
+// Networks that span hosts. Least recently used first, of what is learned: a lost station costs a flood.
+#[map]
+static SEGMENTS: HashMap<u32, Segment> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static REMOTES: HashMap<RemoteKey, Remote> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static VTEPS: HashMap<VtepKey, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static PEERS: HashMap<PeerKey, Address> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static STATIONS: LruHashMap<StationKey, Station> = LruHashMap::with_max_entries(65_536, 0);
+
+// The sizes say enough: one byte for each address, and the oldest dialled place goes first.
+#[map]
+static HOST_ADDRESSES: HashMap<Address, u8> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(65_536, 0);
+
+/// This CPU's scratch of a hook.
+#[inline(always)]
+pub fn scratch(hook: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: a hook does not interrupt itself on a CPU, and no other program uses its element. A chapter has it while its hook,
+    // which has handed it over, waits for the answer.
+    SCRATCH.get_ptr_mut(hook).map(|s| unsafe { &mut *s })
+}
+
+/// This CPU's scratch of an order of the daemon's, whose program interrupts hooks and is interrupted by them.
+#[inline(always)]
+pub fn orders_scratch(which: u32) -> Option<&'static mut Scratch> {
+    let element = if which == FOLLOW { HOOKS + 1 } else { HOOKS };
+    // SAFETY: the daemon runs one collector at a time and one follower, and no other program uses their elements.
+    SCRATCH.get_ptr_mut(element).map(|s| unsafe { &mut *s })
+}
+
+/// This CPU's counters of a hook.
+#[inline(always)]
+pub fn counters(hook: Hook) -> Option<&'static mut Counters> {
+    // SAFETY: as for the scratch; the daemon only reads.
+    COUNTERS.get_ptr_mut(hook as u32).map(|c| unsafe { &mut *c })
+}
+
+#[inline(always)]
+fn publication(key: &PublicationKey) -> Option<&'static Publication> {
+    // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
+    let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
+    PUBLICATIONS.get(key)
+}
+
+#[inline(always)]
+fn is_source(key: &SourceKey) -> bool {
+    // SAFETY: as for publications.
+    let key = unsafe { &*ptr::from_ref(key).cast::<Key<SourcePlace>>() };
+    SOURCES.get(key).is_some()
+}
