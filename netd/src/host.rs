@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use netd_common::{
     tables::{Counters, Flow, Hook, Instant},
     tuple::{Address, Tuple, Zone},
@@ -25,7 +26,7 @@ use crate::{
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, HostPort, Kernel, LinkName, Process, Program, Relays,
-        ResolverState, Sandbox, State, Step,
+        ResolverState, Sandbox, State, Step, Use,
     },
     relay::Relay,
     resolver::Resolver,
@@ -288,6 +289,11 @@ impl Kernel for Host {
         self.forwarding.follow_renames()?;
         let (uplinks, mut uses) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         uses.extend(self.links.ruled().await?.into_iter().chain(link::resolvers()));
+        // What is routed there too is told of once.
+        let routed = |device: &String, net: &IpNet| uses.contains(&(*net, Use::Route { device: device.clone() }));
+        let allowed = self.links.allowed_by_wireguard().await?;
+        let allowed: Vec<_> = allowed.into_iter().filter(|(device, net)| !routed(device, net)).collect();
+        uses.extend(allowed.into_iter().map(|(device, net)| (net, Use::WireGuard { device })));
         let vxlan_devices = self.links.foreign_tunnels().await?;
         let routes_by_marks = self.links.routes_by_marks().await?;
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();

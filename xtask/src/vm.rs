@@ -13,8 +13,9 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{build_ebpf, command, debian, tools, workspace};
 
-/// What virtual machines need: qemu, modprobe and depmod, the guest's device names, and what virtiofsd is built with.
-const PACKAGES: [&str; 9] = [
+/// What virtual machines need: qemu, modprobe and depmod, the guest's device names, what virtiofsd is built with, and what the
+/// guest's cases call.
+const PACKAGES: [&str; 10] = [
     "busybox-static",
     "ca-certificates",
     "gcc",
@@ -24,6 +25,7 @@ const PACKAGES: [&str; 9] = [
     "python3-pip",
     "qemu-system-x86",
     "udev",
+    "wireguard-tools",
 ];
 
 /// Options of the subcommand.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload},
     packet_route::{RouteNetlinkMessage, address::AddressMessage, link::LinkMessage, route::RouteMessage},
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    sys::{Socket, protocols::NETLINK_ROUTE},
 };
 
 use super::{
     Filter,
+    asked::{dump, socket},
     filters::{egress_of, filter},
-    kernel::{Assigned, DUMPS, every_route},
+    kernel::{Assigned, every_route},
     ours::Link,
     watch::Changed,
 };
@@ -168,25 +168,19 @@ fn visit(sandbox: &Sandbox) -> Result<Inside> {
     let namespace = Namespace::of(sandbox)?;
     let look = || {
         let _inside = Entered::new(&namespace)?;
-        socket()
+        socket(NETLINK_ROUTE)
     };
     let socket = look().with_context(|| format!("cannot look into {}", sandbox.path.display()))?;
     Inside::listed(&socket).with_context(|| format!("cannot list what is in {}", sandbox.path.display()))
-}
-
-fn socket() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
 }
 
 impl Inside {
     /// What is in a namespace.
     pub fn of(namespace: &Namespace) -> Result<Self> {
         let path = namespace.sandbox().path.display();
-        let listed =
-            namespace.inside(|| Self::listed(&socket()?)).with_context(|| format!("cannot look into {path}"))?;
+        let listed = namespace
+            .inside(|| Self::listed(&socket(NETLINK_ROUTE)?))
+            .with_context(|| format!("cannot look into {path}"))?;
         listed.with_context(|| format!("cannot list what is in {path}"))
     }
 
@@ -215,38 +209,4 @@ impl Inside {
         inside.filters = dump(socket, &filters)?.iter().filter_map(|message| filter(message, true)).collect();
         Ok(inside)
     }
-}
-
-/// A listing that nothing changed under, as [`super::Links`] lists.
-fn dump(socket: &Socket, request: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-    for _ in 0..DUMPS {
-        let mut message = NetlinkMessage::from(request.clone());
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        socket.send(&bytes, 0)?;
-        let (mut listed, mut torn, mut done) = (Vec::new(), false, false);
-        while !done {
-            let (datagram, _) = socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest).map_err(|error| anyhow!("{error}"))?.length() as usize;
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|e| anyhow!("{e}"))?;
-                torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(message) => listed.push(message),
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
-                    NetlinkPayload::Done(_) => done = true,
-                    _ => {}
-                }
-                // Each begins at a multiple of four bytes.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
-        if !torn {
-            return Ok(listed);
-        }
-    }
-    bail!("it changed in the middle, {DUMPS} times over")
 }

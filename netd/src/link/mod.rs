@@ -3,6 +3,7 @@
 //! What is ours has a name that starts with [`PREFIX`] and an `ifalias` that names its owner. A link that lacks either is
 //! invisible here, so nothing here can change or delete it.
 
+mod asked;
 mod bridge;
 pub mod conntrack;
 mod departure;
@@ -22,6 +23,7 @@ mod tunnel;
 mod uses;
 mod veth;
 mod watch;
+mod wireguard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -57,6 +57,8 @@ pub enum Use {
     /// It routes them by a device that is not ours, in any table; `blackhole` and the like stand for the device of such a
     /// route.
     Route { device: String },
+    /// A peer of a WireGuard device of its may have them, routed there or not.
+    WireGuard { device: String },
     /// A rule of its routing names them.
     Rule,
     /// It asks a resolver there.
@@ -67,6 +69,7 @@ impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Route { device } => write!(f, "which the host routes by {device}"),
+            Self::WireGuard { device } => write!(f, "which a peer of the host's WireGuard device {device} may have"),
             Self::Rule => write!(f, "which a routing rule of the host names"),
             Self::Resolver => write!(f, "a resolver of the host"),
         }

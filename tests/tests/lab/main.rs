@@ -41,3 +41,4 @@ mod the_lab;
 mod town;
 mod tunnels;
 mod uninstall;
+mod wireguard;

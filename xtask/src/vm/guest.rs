@@ -8,7 +8,7 @@ use crate::{command::quoted, workspace};
 pub enum Work {
     /// A command of the user's.
     Command(Vec<String>),
-    /// Loading the kernel's programs, and running the Lab's core cases.
+    /// Loading the kernel's programs, and running the Lab's core cases, with those that take what only a guest's kernel has.
     Load {
         /// This program.
         xtask: PathBuf,
@@ -28,7 +28,10 @@ pub fn script(work: &Work) -> String {
         Work::Command(words) => script += &words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
         Work::Load { xtask, lab } => {
             script += &format!("{} programs {} || exit\n", path(xtask), path(&workspace::object()));
-            script += &lab.iter().map(|lab| format!("{} core --test-threads=1", path(lab))).collect::<String>();
+            script += &lab
+                .iter()
+                .map(|lab| format!("{} core wireguard --include-ignored --test-threads=1", path(lab)))
+                .collect::<String>();
         }
     }
     script + "\n"
@@ -49,7 +52,8 @@ mod tests {
     fn the_lab_runs_after_the_programs_were_loaded() {
         let script = script(&Work::Load { xtask: "/x/xtask".into(), lab: Some("/x/lab".into()) });
 
-        let (programs, lab) = (script.find("/x/xtask programs"), script.find("/x/lab core --test-threads=1"));
+        let (programs, lab) =
+            (script.find("/x/xtask programs"), script.find("/x/lab core wireguard --include-ignored --test-threads=1"));
         assert!(programs.is_some() && programs < lab, "{script}");
     }
 }
