@@ -114,6 +114,7 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
     let reservations = Reservations::of_sockets();
     let opened = (store, model);
     let mut daemon = Daemon::start(kernel, opened, &config, reservations, membership, Box::new(rng), about).await?;
+    return_memory();
 
     let (requests, inbox) = mpsc::channel(WAITING);
     let (ends, ended) = oneshot::channel::<()>();
@@ -141,6 +142,15 @@ fn made_directory(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(path)
         .and_then(|()| fs::canonicalize(path))
         .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Has the allocator give back what a start takes and what comes after does not: most of it was the eBPF object, read and relocated.
+fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and any number of bytes may be left at the top.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Every published port is a socket: as many as the kernel lets a process have, and not the thousand of a shell.

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
+    Ebpf,
     maps::{MapData, RingBuf},
     programs::ProgramFd,
 };
@@ -38,8 +39,8 @@ pub struct Follower(Arc<AtomicBool>);
 
 impl Follower {
     /// Starts it in the network namespace of the calling thread.
-    pub fn start(programs: &mut Programs) -> Result<Self> {
-        let asked = programs.object.take_map(names::UNFOLLOWED).context("the object lacks its ring buffer")?;
+    pub fn start(object: &mut Ebpf, programs: &Programs) -> Result<Self> {
+        let asked = object.take_map(names::UNFOLLOWED).context("the object lacks its ring buffer")?;
         let asked = RingBuf::try_from(asked)?;
         let program = programs.get(object::COLLECT).context("the object lacks its collector")?;
         let program = program.fd()?.try_clone().context("cannot keep the collector's descriptor")?;

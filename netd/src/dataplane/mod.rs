@@ -31,7 +31,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     maps::MapInfo,
-    programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp},
+    programs::{ProgramError, ProgramInfo, SchedClassifier},
 };
 use netd_common::tables::{Hook, names};
 
@@ -90,13 +90,13 @@ impl Dataplane {
         object::check_built_in()?;
         requirements::check(&bpf_dir)?;
         let pins = Pins::create(bpf_dir)?;
-        let mut programs = object::load(&pins, options)?;
+        let (mut object, programs) = object::load(&pins, options)?;
         #[cfg(feature = "log")]
-        log::read(&mut programs.object)?;
+        log::read(&mut object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
-        let tables = Tables::take(&mut programs.object, flows.max_entries())?;
-        let guard = cgroup::guard(&mut programs.object, &pins, &options.cgroup)?;
-        let _follower = Follower::start(&mut programs)?;
+        let tables = Tables::take(&mut object, flows.max_entries())?;
+        let guard = cgroup::guard(&mut object, &pins, &options.cgroup)?;
+        let _follower = Follower::start(&mut object, &programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
         let inside = Inside::open(pins.clone());
         let (early, collector) = (Early::open(pins, options.xdp), Collector::default());
@@ -108,7 +108,7 @@ impl Dataplane {
     /// Attaches the program of `hook`, or replaces ours there.
     pub fn attach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
         let attached = match hook {
-            Hook::UplinkXdp => self.early.attach(early_program(&mut self.programs)?, link, index),
+            Hook::UplinkXdp => self.early.attach(self.programs.early_mut(), link, index),
             _ => self.attachments.attach(self.programs.loaded(hook.name())?, link, index, hook),
         };
         attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
@@ -215,7 +215,7 @@ impl Dataplane {
     /// `None` for a program that is not loaded.
     fn info(&self, hook: Hook) -> Option<Result<ProgramInfo, ProgramError>> {
         if hook == Hook::UplinkXdp {
-            return self.programs.object.program(hook.name()).map(aya::programs::Program::info);
+            return Some(self.programs.early().info());
         }
         self.programs.get(hook.name()).map(SchedClassifier::info)
     }
@@ -247,15 +247,9 @@ impl Dataplane {
         }
         let replaced = self.inside.replace(self.programs.loaded(Hook::DnsLo.name())?);
         replaced.with_context(|| format!("cannot replace the attached program {}", Hook::DnsLo.name()))?;
-        let replaced = self.early.replace(early_program(&mut self.programs)?);
+        let replaced = self.early.replace(self.programs.early_mut());
         replaced.with_context(|| format!("cannot replace the attached program {}", Hook::UplinkXdp.name()))?;
         self.programs.forget_others()?;
         self.attachments.pins().forget_qdiscs_but(links)
     }
-}
-
-fn early_program(programs: &mut Programs) -> Result<&mut Xdp> {
-    let program =
-        programs.object.program_mut(Hook::UplinkXdp.name()).context("the object lacks one of its programs")?;
-    Ok(program.try_into()?)
 }

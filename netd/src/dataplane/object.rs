@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aya::{EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Xdp};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo};
 use aya_obj::Object;
 use netd_common::tables::{Hook, names};
 
@@ -69,11 +69,19 @@ pub fn check_built_in() -> Result<()> {
     Ok(())
 }
 
-/// Loads the object's maps, pinned, and its programs.
-pub fn load(pins: &Pins, options: &Options) -> Result<Programs> {
+/// Loads the object's maps, pinned, and its programs; the object is what to take the maps out of.
+pub fn load(pins: &Pins, options: &Options) -> Result<(Ebpf, Programs)> {
+    let mut object = opened(pins, options.flows_max)?;
+    let wanted = Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]);
+    let programs = Programs::of(&mut object, &wanted.collect::<Vec<_>>(), pins.clone(), cgroup::netns_cookie()?)?;
+    Ok((object, programs))
+}
+
+/// The object with its maps, those that outlive the daemon pinned. A flow table that is not pinned yet gets this many entries.
+pub fn opened(pins: &Pins, flows_max: Option<u32>) -> Result<Ebpf> {
     let expected = Object::parse(OBJECT).context("the eBPF object in this binary is damaged")?;
     let pinned = fitting_maps(&expected, pins)?;
-    let flows = pinned.or(options.flows_max).unwrap_or_else(|| entries_for(memory()));
+    let flows = pinned.or(flows_max).unwrap_or_else(|| entries_for(memory()));
 
     let netns = cgroup::netns_cookie()?;
     let mut loader = EbpfLoader::new();
@@ -83,15 +91,7 @@ pub fn load(pins: &Pins, options: &Options) -> Result<Programs> {
     }
     loader.map_max_entries(names::FLOWS, flows);
     loader.map_max_entries(names::AGES, places_for(flows));
-    let object = loader.load(OBJECT).context("the kernel refused the eBPF maps")?;
-    let mut programs = Programs::new(object, pins.clone(), netns);
-    let wanted = Hook::OF_PACKETS.into_iter().filter(|hook| !is_rare(*hook)).map(Hook::name).chain([COLLECT]);
-    programs.load(&wanted.collect::<Vec<_>>())?;
-    let early =
-        programs.object.program_mut(Hook::UplinkXdp.name()).context("the eBPF object has no program for frames")?;
-    let early: &mut Xdp = early.try_into()?;
-    early.load().with_context(|| format!("the kernel refused the program {}", Hook::UplinkXdp.name()))?;
-    Ok(programs)
+    loader.load(OBJECT).context("the kernel refused the eBPF maps")
 }
 
 /// Whether a hook's program is loaded when it is first needed: few hosts have such a device, and the verifier takes its time.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     thread,
@@ -14,42 +15,48 @@ use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf,
     maps::MapInfo,
-    programs::{Program, ProgramInfo, SchedClassifier},
+    programs::{Program, ProgramInfo, SchedClassifier, Xdp},
 };
+
+use aya_obj::programs::XdpAttachType;
+use netd_common::tables::Hook;
 
 use super::{Pins, object};
 
-/// The object's programs, as far as they are in the kernel.
+/// The object's programs, as far as they are in the kernel. The object itself is not kept: it takes more memory than all else.
 pub struct Programs {
-    /// The object, for its maps and for programs of other types.
-    pub object: Ebpf,
     pins: Pins,
     identity: u64,
     kept: BTreeMap<String, SchedClassifier>,
+    early: Xdp,
 }
 
 impl Programs {
-    /// None yet but for what `object`, whose constants are `constants`, has itself.
-    pub fn new(object: Ebpf, pins: Pins, constants: impl Hash) -> Self {
+    /// The programs of these names and that for frames, of an object whose constants are `constants`.
+    pub fn of(object: &mut Ebpf, names: &[&str], pins: Pins, constants: impl Hash) -> Result<Self> {
         let mut hasher = DefaultHasher::new();
         object::OBJECT.hash(&mut hasher);
         constants.hash(&mut hasher);
-        Self { object, pins, identity: hasher.finish(), kept: BTreeMap::new() }
+        let identity = hasher.finish();
+        let early = early(object, &pins, identity)?;
+        let mut programs = Self { pins, identity, kept: BTreeMap::new(), early };
+        programs.load(object, names)?;
+        Ok(programs)
     }
 
     /// Has these in the kernel: those that are not yet are loaded at the same time.
-    pub fn load(&mut self, names: &[&str]) -> Result<()> {
+    fn load(&mut self, object: &mut Ebpf, names: &[&str]) -> Result<()> {
         let maps = pinned_maps(&self.pins)?;
         for name in names {
             let path = self.pins.program(name, self.identity);
-            if !self.kept.contains_key(*name) && is_on(&path, &maps) {
+            if is_on(&path, &maps) {
                 let program = SchedClassifier::from_pin(&path);
                 self.kept.insert((*name).to_owned(), program.with_context(|| cannot_open(&path))?);
             }
         }
         let missing: BTreeSet<&str> = names.iter().copied().filter(|name| !self.kept.contains_key(*name)).collect();
         let (pins, identity) = (&self.pins, self.identity);
-        let loading = self.object.programs_mut().filter(|(name, _)| missing.contains(name));
+        let loading = object.programs_mut().filter(|(name, _)| missing.contains(name));
         let loaded = thread::scope(|scope| {
             let threads: Vec<_> = loading
                 .map(|(name, program)| (name, scope.spawn(move || loaded(program, &pins.program(name, identity)))))
@@ -72,10 +79,20 @@ impl Programs {
         self.kept.get(name)
     }
 
+    /// The one that meets frames.
+    pub const fn early(&self) -> &Xdp {
+        &self.early
+    }
+
+    /// The same, to attach.
+    pub const fn early_mut(&mut self) -> &mut Xdp {
+        &mut self.early
+    }
+
     /// One, loaded if it is not yet in the kernel.
     pub fn loaded(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         if !self.kept.contains_key(name) {
-            self.load(&[name])?;
+            self.load(&mut object::opened(&self.pins, None)?, &[name])?;
         }
         self.kept.get_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
     }
@@ -91,11 +108,26 @@ fn loaded(program: &mut Program, path: &Path) -> Result<SchedClassifier> {
     let program: &mut SchedClassifier = program.try_into()?;
     program.load()?;
     if path.exists() {
-        std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     program.pin(path).with_context(|| format!("cannot pin {}", path.display()))?;
     program.unload()?;
     SchedClassifier::from_pin(path).with_context(|| cannot_open(path))
+}
+
+/// The program that meets frames, which the verifier is soon done with, and which is pinned by the way.
+fn early(object: &mut Ebpf, pins: &Pins, identity: u64) -> Result<Xdp> {
+    let name = Hook::UplinkXdp.name();
+    let program = object.program_mut(name).context("the eBPF object has no program for frames")?;
+    let program: &mut Xdp = program.try_into()?;
+    program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+    let path = pins.program(name, identity);
+    if path.exists() {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    program.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+    program.unload()?;
+    Xdp::from_pin(&path, XdpAttachType::Interface).with_context(|| cannot_open(&path))
 }
 
 fn cannot_open(path: &Path) -> String {
