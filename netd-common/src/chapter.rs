@@ -51,6 +51,12 @@ pub enum Chapter {
     OfHost,
     /// An ICMP error of the host's own.
     ErrorByHost,
+    /// A translated packet of the mesh, into the tunnel to where it goes.
+    IntoTunnel,
+    /// A client's packet for a container of another host.
+    PassOn,
+    /// An ICMP error about a flow of the mesh, from another host, on its [`Way`](hooks::Way) `with`.
+    ErrorFromOverlay,
 }
 
 /// Tells a chapter: what the kernel's functions do, and in their place whatever has no such functions.
@@ -74,6 +80,9 @@ pub fn tell<P: Packet, T: Tables>(chapter: Chapter, p: &mut P, t: &T, s: &mut Sc
         Chapter::LeaveForwarded => settle(hooks::leave_translated(p, t, s)),
         Chapter::OfHost => settle(guard::leave(p, t, s)),
         Chapter::ErrorByHost => settle(guard::error(p, t, s)),
+        Chapter::IntoTunnel => settle(overlay::mesh::into_tunnel(p, t, s)),
+        Chapter::PassOn => settle(overlay::mesh::pass_on(p, t, s)),
+        Chapter::ErrorFromOverlay => settle(overlay::mesh::error(p, t, s, with)),
     }
 }
 

@@ -187,10 +187,11 @@ pub fn unmark<P: Packet, T: Tables>(p: &mut P, t: &T) {
 }
 
 /// Whether the flow in `s.flow` enters or leaves by an uplink: between containers, and between a container and the host, the
-/// firewall's way for what is forwarded does not lie.
+/// firewall's way for what is forwarded does not lie, and none leads the stack to a container of another host.
 #[inline(always)]
 pub fn crosses(s: &Scratch) -> bool {
-    s.key.zone != s.flow.becomes.zone && (s.key.zone == Zone::HOST || s.flow.becomes.zone == Zone::HOST)
+    let at_uplink = s.key.zone == Zone::HOST || s.flow.becomes.zone == Zone::HOST;
+    at_uplink && s.key.zone != s.flow.becomes.zone && s.flow.via != Via::Tunnel as u8
 }
 
 /// Whether the flow in `s.flow` must not leave nf_conntrack's sight yet.

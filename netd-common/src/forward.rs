@@ -1,6 +1,8 @@
 //! Where a packet goes after its translation, and what keeps it from the fast path.
 
 use crate::{
+    chapter::Chapter,
+    overlay::mesh,
     packet::{ETH, Label, Packet},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
     tables::{Device, DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
@@ -13,8 +15,8 @@ const TCP_HEADER: usize = 20;
 /// Bytes of a UDP header.
 const UDP_HEADER: usize = 8;
 
-/// Fills in `s.flow`'s way to the container that a packet which has become `s.flow.becomes` is for. An address without a
-/// container is nobody's: the packet is dropped, not left to whoever has the address next.
+/// Fills in `s.flow`'s way to the container that a packet which has become `s.flow.becomes` is for, here or, where its port is
+/// published on every host, elsewhere. An address without a container is nobody's: the packet is dropped, not left to whoever has the address next.
 #[inline(always)]
 pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> {
     if s.flow.becomes.zone == Zone::HOST {
@@ -24,7 +26,7 @@ pub fn find_way_in<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> 
         return Ok(());
     }
     s.endpoint = EndpointKey { address: s.flow.becomes.dst, zone: s.flow.becomes.zone, pad: 0 };
-    let Some(endpoint) = t.endpoint(&s.endpoint) else { return Err(DropReason::NoEndpoint) };
+    let Some(endpoint) = t.endpoint(&s.endpoint) else { return mesh::find_way(t, s) };
     s.flow.next = NextHop::peer(endpoint.device, endpoint.mtu, endpoint.mac, endpoint.gateway_mac);
     s.flow.via = Via::Peer as u8;
     Ok(())
@@ -147,7 +149,10 @@ fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize,
 
 /// Sends a translated packet on its way.
 #[inline(always)]
-pub fn send<P: Packet>(p: &mut P, s: &Scratch) -> Result<Packed, DropReason> {
+pub fn send<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Result<Packed, DropReason> {
+    if s.flow.via == Via::Tunnel as u8 {
+        return p.tell(Chapter::IntoTunnel, t, s, 0).decided();
+    }
     p.set_label(Label::Approved);
     if s.flow.via == Via::Peer as u8 {
         let ethertype = if s.key.src.is_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

@@ -2,7 +2,7 @@
 
 use crate::{
     forward,
-    tables::{Device, Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables},
+    tables::{Device, Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables, Via},
     verdict::DropReason,
 };
 
@@ -38,6 +38,11 @@ pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch, from: &Device, hosts: bool
     }
     become_published(s, &publication);
     forward::find_way_in(t, s)?;
+    if s.flow.via == Via::Tunnel as u8 {
+        // The other host knows this one's addresses alone.
+        s.flow.becomes.src = s.key.dst;
+        return Ok(hosts && from.gateway(s.key.dst) != s.key.dst);
+    }
     let Some(target) = t.device(s.flow.next.device) else { return Err(DropReason::UnknownDevice) };
     if !hosts && from.keeps(s.key.src) {
         return Ok(true);

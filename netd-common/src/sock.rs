@@ -5,7 +5,7 @@
 //! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
 
 use crate::{
-    tables::{Dialled, DialledKey, Publication, PublicationKey, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, SourceKey},
     tuple::{Address, Port, TCP, UDP},
 };
 
@@ -23,6 +23,9 @@ pub trait Tables {
 
     /// Whether this is an address of the host, those of its loopback aside.
     fn is_hosts(&self, address: &Address) -> bool;
+
+    /// Whether a container is on another host, where no socket of this one's can be led.
+    fn is_elsewhere(&self, key: &EndpointKey) -> bool;
 
     /// What a socket dialled that was led to this place.
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled>;
@@ -88,7 +91,8 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
     if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
         return Dial::Refused;
     }
-    if !can_speak(socket, publication.address) {
+    let container = EndpointKey { address: publication.address, zone: publication.zone, pad: 0 };
+    if !can_speak(socket, publication.address) || t.is_elsewhere(&container) {
         return Dial::Alone;
     }
     let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };

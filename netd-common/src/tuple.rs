@@ -217,7 +217,8 @@ impl Mac {
     }
 }
 
-/// Where a tuple is unique: a network's number, or [`Zone::HOST`]. Two networks may use one subnet.
+/// Where a tuple is unique: a network's number, [`Zone::HOST`], or one that stands for another host. Two networks may use one
+/// subnet, and one client may come with the same tuple by two hosts.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
 pub struct Zone(pub u16);
@@ -225,6 +226,24 @@ pub struct Zone(pub u16);
 impl Zone {
     /// The host and everything behind its uplinks.
     pub const HOST: Self = Self(0);
+    /// The highest number of a network.
+    pub const LAST_NETWORK: Self = Self(0x7fff);
+
+    /// What comes to a port of this host's containers by another host, whose VTEP this is. Hosts whose addresses are alike but for
+    /// their last 15 bits have zones of their own.
+    #[inline(always)]
+    pub const fn of_vtep(vtep: Address) -> Self {
+        let [a, b, c, d] = vtep.words();
+        let word = u32::from_be(a) ^ u32::from_be(b) ^ u32::from_be(c) ^ u32::from_be(d);
+        let folded = word ^ word >> 15 ^ word >> 30;
+        Self(folded as u16 | !Self::LAST_NETWORK.0)
+    }
+
+    /// Whether it stands for another host.
+    #[inline(always)]
+    pub const fn is_of_vtep(self) -> bool {
+        self.0 > Self::LAST_NETWORK.0
+    }
 }
 
 /// Values of [`Tuple::echo`].
@@ -279,6 +298,8 @@ impl Tuple {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -287,6 +308,24 @@ mod tests {
             let address: IpAddr = text.parse().unwrap();
             assert_eq!(Address::new(address).ip(), address);
         }
+    }
+
+    #[test]
+    fn hosts_that_differ_in_their_last_bits_alone_have_zones_of_their_own_and_no_networks() {
+        let mut zones: std::vec::Vec<_> = (0..1 << 15)
+            .map(|n: u16| {
+                let [a, b] = n.to_be_bytes();
+                Zone::of_vtep(Address::v4([192, 0, a, b]))
+            })
+            .collect();
+        zones.sort_unstable();
+        zones.dedup();
+
+        assert_eq!(zones.len(), 1 << 15);
+        assert!(zones.iter().all(|zone| zone.is_of_vtep() && *zone > Zone::LAST_NETWORK));
+        let v6 = |last| Zone::of_vtep(Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]));
+        assert!(v6(1).is_of_vtep() && v6(1) != v6(2));
+        assert!(!Zone::HOST.is_of_vtep() && !Zone::LAST_NETWORK.is_of_vtep());
     }
 
     #[test]

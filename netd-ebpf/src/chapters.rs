@@ -67,6 +67,9 @@ chapters! {
     LeaveForwarded: leave_forwarded, l3_leave_forwarded;
     OfHost: of_host, l3_of_host;
     ErrorByHost: error_by_host, l3_error_by_host;
+    IntoTunnel: into_tunnel, l3_into_tunnel;
+    PassOn: pass_on, l3_pass_on;
+    ErrorFromOverlay: error_from_overlay, l3_error_from_overlay;
 }
 
 #[inline(always)]

@@ -191,7 +191,7 @@ impl Kernel for Host {
             settings,
             reserved,
         } = self.dataplane.tables().records(&names)?;
-        let OverlayRecords { segments, remotes, vteps, peers } = overlay;
+        let OverlayRecords { segments, remotes, vteps, mesh, peers } = overlay;
         let resolvers = self.resolvers(&loopbacks)?;
         Ok(State {
             bridges,
@@ -211,6 +211,7 @@ impl Kernel for Host {
             segments,
             remotes,
             vteps,
+            mesh,
             peers,
             addresses,
             accepts: self.firewall.facts().accepted(),
@@ -238,6 +239,8 @@ impl Kernel for Host {
             Step::RemoveSegment(vni) => self.dataplane.tables_mut().overlay.remove_segment(*vni),
             Step::RemoveRemote(key) => self.dataplane.tables_mut().overlay.remove_remote(*key),
             Step::RemoveVtep(key) => self.dataplane.tables_mut().overlay.remove_vtep(*key),
+            Step::RemoveMeshEnd(key) => self.dataplane.tables_mut().overlay.remove_mesh_end(*key),
+            Step::PutMeshEnd(key, end) => self.dataplane.tables_mut().overlay.put_mesh_end(*key, *end),
             Step::RemovePeer(key) => self.dataplane.tables_mut().overlay.remove_peer(*key),
             Step::PutTunnel(link, tunnel) => self.links.put_tunnel(link, tunnel).await,
             Step::PutSegment(vni, record) => {

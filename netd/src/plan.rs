@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+pub mod mesh;
 mod relays;
 
 pub use relays::{LONGEST, relays};
@@ -73,6 +74,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     for network in model.networks.values() {
         overlay::add_remotes(&mut state, network, &choices.remotes);
     }
+    mesh::add(&mut state, model, &choices.remotes, &choices.from);
     let subnets = || model.networks.values().flat_map(|network| &network.subnets);
     let gateways = subnets().filter(|subnet| subnet.has_gateway()).map(|subnet| subnet.gateway);
     state.addresses = facts.addresses.iter().copied().chain(gateways).map(Address::new).collect();

@@ -74,7 +74,7 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         make(p, t, s)?;
     }
     fragment::remember(t, s, s.noted.headers());
-    send(p, s)
+    send(p, t, s)
 }
 
 /// Out of a network that spans hosts, or to another of its containers.
@@ -97,7 +97,7 @@ pub fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratc
     if answers && s.flow.becomes.zone != Zone::HOST {
         forward::find_way_in(t, s)?;
         icmp::translate(p, t, s, Ttl::Keep)?;
-        return forward::send(p, s);
+        return forward::send(p, t, s);
     }
     let way = forward::find_way_out(t, s, device, answers)?;
     if s.flow.generation != 0 || !matches!(way, WayOut::Uplink(_)) {
@@ -111,13 +111,13 @@ pub fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratc
         return Ok(PASS);
     }
     icmp::translate(p, t, s, Ttl::Decrement)?;
-    forward::send(p, s)
+    forward::send(p, t, s)
 }
 
 /// Sends a container's packet of a flow beyond its network, or to another container on its link, where the network keeps them
 /// apart.
 #[inline(always)]
-fn send<P: Packet>(p: &mut P, s: &mut Scratch) -> Decided {
+fn send<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
     if s.on_link != 0 {
         return forward::deliver(p, s.flow.next.device);
@@ -132,7 +132,7 @@ fn send<P: Packet>(p: &mut P, s: &mut Scratch) -> Decided {
         return Ok(firewall::SHOW);
     }
     nat::rewrite(p, &h, s, if within { Ttl::Keep } else { Ttl::Decrement })?;
-    forward::send(p, s)
+    forward::send(p, t, s)
 }
 
 /// Leads a container's packet that belongs to no flow: what it becomes in the one that it opens. What has no ports has no flow, on

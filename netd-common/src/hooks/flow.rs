@@ -4,6 +4,7 @@ use super::container::find_containers_way;
 use crate::{
     chapter::Chapter,
     conntrack, forward, nat,
+    overlay::mesh,
     packet::Packet,
     parse::{self, Headers, Transport},
     tables::{Scratch, Tables, Via},
@@ -22,6 +23,10 @@ pub enum Way {
     Forwarded = 2,
     /// The host's own, whose way is the stack's.
     OfHost = 3,
+    /// Passed on by the host where its client knocked, for a container.
+    Arriving = 4,
+    /// A container's answer, at the host where its client knocked.
+    Answering = 5,
 }
 
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
@@ -75,6 +80,12 @@ fn find_way<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, way: u64) -> Re
         let (Some(from), Some(uplink)) = (t.device(p.came_by()), t.device(p.device())) else { return Ok(false) };
         let source = forward::source(t, from, uplink, s.key.src);
         return Ok(s.flow.direction != 0 || Some(s.flow.becomes.src) == source);
+    }
+    if way == Way::Arriving as u64 {
+        return mesh::find_container(t, s).map(|()| true);
+    }
+    if way == Way::Answering as u64 {
+        return mesh::find_client(t, s).map(|()| true);
     }
     Ok(true)
 }

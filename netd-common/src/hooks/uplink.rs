@@ -9,6 +9,7 @@ use crate::{
     chapter::Chapter,
     conntrack, firewall, forward, fragment, guard, icmp,
     nat::{self, Ttl},
+    overlay::mesh,
     packet::{Label, Packet},
     parse::{self, Transport},
     publish,
@@ -76,7 +77,7 @@ pub fn error_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratc
         return Ok(PASS);
     }
     icmp::translate(p, t, s, Ttl::Decrement)?;
-    forward::send(p, s)
+    forward::send(p, t, s)
 }
 
 /// Whether a packet from outside opens a flow, to a published port: then what it becomes is filled in. It is the host's if not.
@@ -96,7 +97,8 @@ pub fn lead_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch
     }
     forward::require_outside_source(t, s, p.device())?;
     publish::become_published(s, &publication);
-    forward::find_way_in(t, s).map(|()| true)
+    forward::find_way_in(t, s)?;
+    Ok(s.flow.via != Via::Tunnel as u8 || !mesh::is_hosts(t, s))
 }
 
 /// Translates a packet and puts it into its container, or leaves it to the stack to route there.
@@ -104,6 +106,9 @@ pub fn lead_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch
 fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
     fragment::remember(t, s, h);
+    if s.flow.via == Via::Tunnel as u8 {
+        return p.tell(Chapter::PassOn, t, s, 0).decided();
+    }
     let shows = firewall::must_show(s, h);
     if shows || forward::needs_stack(p, h, s.flow.next.mtu)? {
         nat::rewrite(p, &h, s, Ttl::Keep)?;
@@ -111,7 +116,7 @@ fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
         return Ok(if shows { firewall::SHOW } else { PASS });
     }
     nat::rewrite(p, &h, s, Ttl::Decrement)?;
-    forward::send(p, s)
+    forward::send(p, t, s)
 }
 
 /// Egress of an uplink: the host's own traffic, what the fast path sends, and what the stack forwarded for a container.

@@ -5,6 +5,7 @@
 //! peers, and learns from them which station is where.
 
 mod answer;
+pub mod mesh;
 mod refuse;
 
 pub use refuse::refuse;
@@ -214,9 +215,14 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     if policy::is_arp(frame) {
         return enter_arp(p, t, s, segment.zone, frame.destination);
     }
-    match parse::note(p, s, frame.ethertype)? {
-        Some(_) => deliver_or_refuse(p, t, s),
-        None => Err(DropReason::Untranslatable),
+    if parse::note(p, s, frame.ethertype)?.is_none() {
+        return Err(DropReason::Untranslatable);
+    }
+    let gateway = if segment.has(segment_flags::LEARNS) { Mac::default() } else { segment.gateway_mac };
+    match (frame.source == gateway, frame.destination == gateway) {
+        (true, _) => mesh::arrive(p, t, s),
+        (_, true) => mesh::answer(p, t, s),
+        _ => deliver_or_refuse(p, t, s),
     }
 }
 

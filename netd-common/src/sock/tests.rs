@@ -24,6 +24,7 @@ struct Host {
     publications: BTreeMap<PublicationKey, Publication>,
     sources: BTreeSet<SourceKey>,
     addresses: BTreeSet<Address>,
+    elsewhere: BTreeSet<EndpointKey>,
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
 
@@ -38,6 +39,10 @@ impl Tables for Host {
 
     fn is_hosts(&self, address: &Address) -> bool {
         self.addresses.contains(address)
+    }
+
+    fn is_elsewhere(&self, key: &EndpointKey) -> bool {
+        self.elsewhere.contains(key)
     }
 
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
@@ -113,6 +118,14 @@ fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
         assert_eq!(dial(&host, &socket, address, Port::new(port)), Dial::Alone, "{socket:?} {address:?} {port}");
         assert!(host.dialled.borrow().is_empty());
     }
+}
+
+#[test]
+fn no_socket_is_led_to_a_container_of_another_host() {
+    let mut host = host();
+    host.elsewhere.insert(EndpointKey { address: CONTAINER, zone: Zone(1), pad: 0 });
+
+    assert_eq!(dial(&host, &socket(TCP, Speaks::V4), HOST, Port::new(8080)), Dial::Alone);
 }
 
 #[test]

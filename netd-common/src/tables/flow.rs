@@ -18,6 +18,8 @@ pub enum Via {
     Peer = 1,
     /// To a neighbour on an uplink.
     Neighbour = 2,
+    /// Into the tunnel to another host: to the container of a published port there, or back to where its client knocked.
+    Tunnel = 3,
 }
 
 /// Where a packet goes next. Which of the two readings of `hop` holds, [`Flow::via`] says.
@@ -28,7 +30,8 @@ pub struct NextHop {
     pub device: u32,
     /// Largest IP packet that device takes, in bytes.
     pub mtu: u32,
-    /// For [`Via::Neighbour`] the neighbour's address; for [`Via::Peer`] destination MAC, source MAC and four zeroes.
+    /// For [`Via::Neighbour`] the neighbour's address; for [`Via::Peer`] destination MAC, source MAC and four zeroes;
+    /// nothing for [`Via::Tunnel`], whose way each packet asks for.
     pub hop: [u32; 4],
 }
 

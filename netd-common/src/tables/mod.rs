@@ -18,7 +18,8 @@ pub use allowance::AllowanceKey;
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Orphans, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
-    PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey, overhead, segment_flags,
+    MeshEnd, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey, overhead,
+    segment_flags,
 };
 pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
@@ -63,6 +64,8 @@ pub mod names {
     pub const REMOTES: &str = "REMOTES";
     /// [`VtepKey`](super::VtepKey) → nothing of meaning, hash.
     pub const VTEPS: &str = "VTEPS";
+    /// [`EndpointKey`](super::EndpointKey) → [`MeshEnd`](super::MeshEnd), hash.
+    pub const MESH: &str = "MESH";
     /// [`PeerKey`](super::PeerKey) → [`Address`](super::super::tuple::Address), hash.
     pub const PEERS: &str = "PEERS";
     /// [`StationKey`](super::StationKey) → [`Station`](super::Station), LRU hash.
@@ -180,6 +183,9 @@ pub trait Tables {
 
     /// Whether a host may send into a segment.
     fn is_vtep(&self, key: &VtepKey) -> bool;
+
+    /// Another host's end of what is published on every host.
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd>;
 
     /// One of the hosts that a segment floods to.
     fn peer(&self, key: &PeerKey) -> Option<&Address>;

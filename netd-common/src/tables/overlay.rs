@@ -105,6 +105,21 @@ pub struct VtepKey {
     pub vni: u32,
 }
 
+/// Value of the table of the mesh: another host's end of a flow. By a container's place that of a container there which publishes
+/// a port on every host; by no address and a host's zone ([`Zone::of_vtep`]) the host itself.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct MeshEnd {
+    /// The host's address.
+    pub vtep: Address,
+    /// The container's segment; 0 for a host.
+    pub vni: u32,
+    /// The container's link-layer address.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: u16,
+}
+
 /// Key of the table of peers, whose values are their addresses.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]

@@ -2,11 +2,11 @@
 
 use netd_common::{
     prefilter, sock,
-    tables::{Dialled, DialledKey, Publication, PublicationKey, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, SourceKey},
     tuple::{Address, Tuple},
 };
 
-use super::{DIALLED, FLOWS, HOST_ADDRESSES, is_source, publication};
+use super::{DIALLED, FLOWS, HOST_ADDRESSES, MESH, is_source, publication};
 
 /// Those that a call of a socket sees.
 pub struct Sockets;
@@ -25,6 +25,11 @@ impl sock::Tables for Sockets {
     #[inline(always)]
     fn is_hosts(&self, address: &Address) -> bool {
         HOST_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn is_elsewhere(&self, key: &EndpointKey) -> bool {
+        MESH.get_ptr(key).is_some()
     }
 
     #[inline(always)]

@@ -17,8 +17,8 @@ use netd_common::{
     evict::FOLLOW,
     tables::{
         AllowanceKey, CURSORS, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        Fragment, FragmentKey, Hook, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, ReservedPorts,
-        SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
+        Fragment, FragmentKey, Hook, MeshEnd, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
+        ReservedPorts, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
     },
     tuple::{Address, Tuple},
 };
@@ -83,6 +83,8 @@ static SEGMENTS: HashMap<u32, Segment> = HashMap::with_max_entries(4_096, BPF_F_
 static REMOTES: HashMap<RemoteKey, Remote> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 #[map]
 static VTEPS: HashMap<VtepKey, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static MESH: HashMap<EndpointKey, MeshEnd> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 static PEERS: HashMap<PeerKey, Address> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]

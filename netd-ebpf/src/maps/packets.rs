@@ -10,17 +10,17 @@ use netd_common::{
     conntrack::{self, Noted},
     firewall,
     tables::{
-        AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Segment, Settings, SourceKey, Station,
-        StationKey, Tables, VtepKey,
+        AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, MeshEnd,
+        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Segment, Settings, SourceKey,
+        Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::DropReason,
 };
 
 use super::{
-    AGES, ALLOWANCES, CURSORS_USED, DEVICES, DEVICES_FAR, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, ORPHANS, PEERS, REMOTES,
-    RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS,
+    AGES, ALLOWANCES, CURSORS_USED, DEVICES, DEVICES_FAR, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, MESH, ORPHANS, PEERS,
+    REMOTES, RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS,
     ask::{has_socket, has_socket_at, route},
     counters,
     flow::{copy, end},
@@ -98,6 +98,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_vtep(&self, key: &VtepKey) -> bool {
         VTEPS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        // SAFETY: as for devices.
+        unsafe { MESH.get(key) }
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::firewall::Mode;
+use crate::{firewall::Mode, model::PublishMode};
 
 pub use cluster::{ClusterArgs, NodeCommand, OverlayCommand, PsArgs};
 pub use network::{ConnectArgs, NetworkCommand, NetworkCreateArgs};
@@ -40,7 +40,7 @@ pub enum Command {
         name: String,
     },
     /// Open ports of the host to a container
-    Publish(PortsArgs),
+    Publish(PublishArgs),
     /// Close ports of the host again
     Unpublish(PortsArgs),
     /// Let an endpoint open something to another of a network that keeps them apart
@@ -233,6 +233,9 @@ pub struct ConnectionArgs {
     /// A port to publish: [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]
     #[arg(short = 'p', long = "publish", value_name = "SPEC")]
     pub ports: Vec<String>,
+    /// On which hosts of the cluster: the container's own, or every one
+    #[arg(long, value_name = "MODE", default_value = "host")]
+    pub publish_mode: PublishMode,
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -249,6 +252,17 @@ pub struct PortsArgs {
     /// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR[,CIDR]…]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<String>,
+}
+
+/// Of `publish`.
+#[derive(Args, Debug)]
+pub struct PublishArgs {
+    /// Which ports of which endpoint.
+    #[command(flatten)]
+    pub which: PortsArgs,
+    /// On which hosts of the cluster: the container's own, or every one
+    #[arg(long, value_name = "MODE", default_value = "host")]
+    pub publish_mode: PublishMode,
 }
 
 /// What an endpoint may open to another.

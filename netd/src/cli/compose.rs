@@ -22,6 +22,7 @@ use crate::{
     api::Client,
     compose::{self, File, PROJECT, PlannedService, Project},
     daemon::{EndpointView, NetworkView},
+    model::PublishMode,
 };
 
 /// Names that a Compose file has, the first that exists counts.
@@ -100,6 +101,7 @@ fn job(service: &PlannedService, directory: &Path) -> Job {
         name: service.name.clone(),
         networks: service.networks.clone(),
         ports: service.ports.clone(),
+        publish_mode: PublishMode::Host,
         labels: service.labels.clone(),
         dns: service.dns.clone(),
         command: service.command.clone(),

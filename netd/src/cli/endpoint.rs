@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::{
-    args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs},
+    args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs, PublishArgs},
     filters::{Filters, has_label},
     job, names, out, route, sandbox, table, wrong_usage,
 };
@@ -37,6 +37,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         pid: args.pid,
         networks: args.connection.networks,
         ports: args.connection.ports,
+        publish_mode: args.connection.publish_mode,
         labels: args.connection.labels.into_iter().collect(),
         dns: args.connection.dns,
         ..Default::default()
@@ -62,9 +63,10 @@ pub async fn detach(client: &Client, name: &str) -> Result<ExitCode> {
 }
 
 /// `netd publish`.
-pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
+pub async fn publish(client: &Client, args: PublishArgs) -> Result<ExitCode> {
+    let PublishArgs { which: args, publish_mode } = args;
     let path = format!("{}/ports", route("endpoints", &args.name)?);
-    let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone() }).await?;
+    let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone(), publish_mode }).await?;
     warn(&endpoint);
     let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
     let asked = |port: &PortView| {
@@ -82,7 +84,7 @@ pub async fn publish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
 /// `netd unpublish`.
 pub async fn unpublish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
     let path = format!("{}/ports", route("endpoints", &args.name)?);
-    client.delete::<EndpointView>(&path, &PortsOrder { ports: args.ports }).await?;
+    client.delete::<EndpointView>(&path, &PortsOrder { ports: args.ports, ..Default::default() }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,7 @@ use super::{endpoint, names, route, sandbox, start::FAILED};
 use crate::{
     api::{CallError, Client},
     daemon::{EndpointOrder, EndpointView},
-    model::{Mode, Name},
+    model::{Mode, Name, PublishMode},
 };
 
 /// What is to run, and how it is connected.
@@ -33,6 +33,8 @@ pub struct Job {
     pub networks: Vec<String>,
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+    /// On which hosts these are published.
+    pub publish_mode: PublishMode,
     /// The user's own.
     pub labels: BTreeMap<String, String>,
     /// DNS servers for what is no name of its networks.
@@ -186,6 +188,7 @@ impl Starter {
             command: job.command.clone(),
             networks: job.networks.clone(),
             ports: job.ports.clone(),
+            publish_mode: job.publish_mode,
             labels: job.labels.clone(),
             dns: job.dns.clone(),
         };

@@ -69,6 +69,7 @@ async fn run(client: &Client, args: RunArgs) -> Result<ExitCode> {
         name: name.clone(),
         networks: args.connection.networks,
         ports: args.connection.ports,
+        publish_mode: args.connection.publish_mode,
         labels: args.connection.labels.into_iter().collect(),
         dns: args.connection.dns,
         command: args.command,

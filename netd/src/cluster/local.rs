@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Announcement, Place, SharedNetwork, SharedSubnet, View, announced, remotes};
+use super::{Announcement, Place, SharedNetwork, SharedSubnet, View, announced, mesh_ports, remotes, taken};
 use crate::{
     model::{
         self, Driver, Endpoint, Model, Name, Network, PortPublication, RemoteEndpoint, Remotes, Segment, Subnet,
@@ -158,6 +158,7 @@ pub fn announcements(model: &Model) -> BTreeMap<String, Announcement> {
         places: endpoint.attachments.iter().filter_map(|attachment| place(model, attachment)).collect(),
         networks: networks(endpoint),
         ports: endpoint.publications.iter().map(port).collect(),
+        mesh: mesh_ports(model, endpoint),
         created: endpoint.created,
     };
     model.endpoints.values().map(|endpoint| (endpoint.id.clone(), announcement(endpoint))).collect()
@@ -225,5 +226,6 @@ pub fn known(view: &View, me: &Name) -> (Remotes, Vec<Elsewhere>) {
             names.push(Elsewhere { network: place.network.clone(), names: all, addresses });
         }
     }
-    (Remotes { vteps, endpoints }, names)
+    let ports = taken(view, me).into_iter().map(|taken| taken.port).collect();
+    (Remotes { vteps, endpoints, ports, ..Remotes::default() }, names)
 }

@@ -8,7 +8,7 @@ use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Key;
-use crate::model::{GatewayMode, Name, mac};
+use crate::model::{GatewayMode, Name, Protocol, mac};
 
 /// What a key holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -117,8 +117,31 @@ pub struct Announcement {
     /// Its published ports, as `port` prints them.
     #[serde(default)]
     pub ports: Vec<String>,
+    /// Those that every node publishes.
+    #[serde(default)]
+    pub mesh: Vec<MeshPort>,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub created: u64,
+}
+
+/// A port that every node publishes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MeshPort {
+    /// The network by which the endpoint answers, by its id.
+    pub network_id: String,
+    /// The endpoint's address there.
+    pub address: IpAddr,
+    /// The first that clients come to, at every address of each node.
+    pub node_port: u16,
+    /// The first in the container.
+    pub port: u16,
+    /// How many.
+    pub count: u16,
+    /// Of both.
+    pub protocol: Protocol,
+    /// Who may come; where it is empty, whom each node lets in.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
 }
 
 /// An endpoint's place in a network of all nodes.

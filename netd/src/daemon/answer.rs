@@ -16,7 +16,7 @@ use crate::{
     ipam::Pools,
     model::{
         self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Mode, Model, Name, NetSpec, NetworkOrder, PortSpec,
-        Rejection, Surroundings,
+        PublishMode, Rejection, Surroundings,
     },
     reconcile::{HostFacts, Kernel},
     reserve::Fresh,
@@ -113,7 +113,7 @@ impl<K: Kernel> Daemon<K> {
         let process = process_of(&order);
         let sandbox = self.sandbox_of(&order, &mode, process.as_ref()).await?;
         let interfaces = if joins { self.kernel.interfaces(&sandbox).await? } else { BTreeSet::new() };
-        let ports = order.ports;
+        let (ports, publish_mode) = (order.ports, order.publish_mode);
         let order = AttachOrder {
             name: name.clone(),
             sandbox,
@@ -131,7 +131,7 @@ impl<K: Kernel> Daemon<K> {
                 model::attach(next, AttachOrder { joining, ..order.clone() }, now(), rng)
             })
             .await?;
-        let attached = self.published(next, &name, &ports).await;
+        let attached = self.published(next, &name, &ports, publish_mode).await;
         self.kept(attached, claimed).await?;
         info!(endpoint = %name, "attached");
         self.tell_of_endpoint(EndpointAction::Attach, &name, None);
@@ -140,8 +140,14 @@ impl<K: Kernel> Daemon<K> {
     }
 
     /// Commits a model with these ports of an endpoint published.
-    async fn published(&mut self, mut next: Model, name: &Name, ports: &[String]) -> Result<(), Failure> {
-        let (publications, fresh) = self.taken_ports(&next, name, ports).await?;
+    async fn published(
+        &mut self,
+        mut next: Model,
+        name: &Name,
+        ports: &[String],
+        mode: PublishMode,
+    ) -> Result<(), Failure> {
+        let (publications, fresh) = self.taken_ports(&next, name, ports, mode).await?;
         model::publish(&mut next, name, &publications)?;
         Ok(self.commit(next, fresh).await?)
     }
@@ -191,7 +197,10 @@ impl<K: Kernel> Daemon<K> {
 
     async fn publish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
         self.model.endpoint(name)?;
-        self.published(self.model.clone(), name, &order.ports).await?;
+        self.published(self.model.clone(), name, &order.ports, order.publish_mode).await?;
+        if order.publish_mode == PublishMode::Mesh {
+            self.settle().await;
+        }
         info!(endpoint = %name, ports = order.ports.join(" "), "published");
         self.tell_of_ports(PortAction::Publish, name, &order.ports);
         self.endpoint_with_ports(name, &order.ports)

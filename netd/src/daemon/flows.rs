@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
 
 use super::{Daemon, Failure, Reply};
-use crate::{model::Rejection, reconcile::Kernel};
+use crate::{
+    model::{Rejection, lets_in},
+    reconcile::Kernel,
+};
 
 /// A flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -119,6 +122,9 @@ impl<K: Kernel> Daemon<K> {
             to.sources.is_anyone() || sources.iter().any(|range| range.covers(to.sources, from))
         };
         let leads_there = |tuple: &Tuple, flow: &Flow| {
+            if tuple.zone.is_of_vtep() {
+                return self.lets_in_from_elsewhere(tuple, flow);
+            }
             let answers = [tuple.dst, tuple.dst.any_of_family()]
                 .map(|address| PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers());
             let to = answers.into_iter().flatten().find_map(|key| publications.get(&key));
@@ -133,6 +139,22 @@ impl<K: Kernel> Daemon<K> {
             }
         })?;
         self.kernel.forget_flows(&ending)
+    }
+
+    /// Whether what came by another host is for a port that every host publishes, and its client one that may come.
+    fn lets_in_from_elsewhere(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        let (to, from) = (flow.becomes.dst.ip(), tuple.src.ip());
+        let Some((_, endpoint)) = self.endpoint_at(flow.becomes.zone.0, to) else { return false };
+        endpoint.publications.iter().filter(|publication| publication.mesh).any(|publication| {
+            let family = publication.family();
+            let Some((network, attachment)) = self.model.way_out(endpoint, family) else { return false };
+            let sources = lets_in(publication, network, &self.choices.from);
+            let is_port = publication.pairs().any(|(_, port)| port == flow.becomes.dst_port.number());
+            attachment.address(family) == Some(to)
+                && publication.protocol.number() == tuple.protocol
+                && is_port
+                && (sources.is_empty() || sources.iter().any(|net| net.contains(&from)))
+        })
     }
 
     /// Flows that are alive and that the filter lets through, by the tuple of their first packet.
@@ -155,8 +177,8 @@ impl<K: Kernel> Daemon<K> {
         let inside = source.or_else(target);
         FlowView {
             protocol: protocol_name(tuple.protocol),
-            network: inside.map(|(network, _)| network.to_string()),
-            container: inside.map(|(_, endpoint)| endpoint.name.to_string()),
+            network: inside.map(|(network, _)| network.to_string()).or_else(|| self.network_of(flow)),
+            container: inside.map(|(_, endpoint)| endpoint.name.to_string()).or_else(|| self.elsewhere(flow)),
             original: ends(tuple),
             translated: ends(&flow.becomes),
             state: state(tuple.protocol, flow.legs).to_owned(),
@@ -164,6 +186,18 @@ impl<K: Kernel> Daemon<K> {
             idle: now.seconds_since(flow.last_seen),
             timeout: flow.deadline.seconds_since(now),
         }
+    }
+
+    /// The network that a flow leads into.
+    fn network_of(&self, flow: &Flow) -> Option<String> {
+        let network = self.model.networks.values().find(|network| network.zone() == flow.becomes.zone)?;
+        Some(network.name.to_string())
+    }
+
+    /// The container of another host that a flow leads to.
+    fn elsewhere(&self, flow: &Flow) -> Option<String> {
+        let network = self.network_of(flow)?;
+        self.name_elsewhere(&network, flow.becomes.dst.ip())
     }
 }
 

@@ -8,7 +8,7 @@ use super::{EndpointView, FlowFilter, FlowView, NeighbourView, NetworkView, Node
 use crate::{
     doctor::Finding,
     exposure::Exposure,
-    model::{NetworkOrder, ProcessMark, RenumberOrder},
+    model::{NetworkOrder, ProcessMark, PublishMode, RenumberOrder},
 };
 
 /// What is asked. Names and specifications are as the user wrote them.
@@ -100,6 +100,8 @@ pub struct EndpointOrder {
     pub networks: Vec<String>,
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+    /// On which hosts these are published.
+    pub publish_mode: PublishMode,
     /// DNS servers for what is no name of its networks.
     pub dns: Vec<String>,
 }
@@ -143,6 +145,9 @@ pub struct DisconnectOrder {
 pub struct PortsOrder {
     /// As [`PortSpec`](crate::model::PortSpec) reads them.
     pub ports: Vec<String>,
+    /// On which hosts they are published.
+    #[serde(default)]
+    pub publish_mode: PublishMode,
 }
 
 /// What an endpoint may open, or may no more.

@@ -6,7 +6,11 @@ use netd_common::tables::PortRange;
 
 use super::{Daemon, Failure};
 use crate::{
-    model::{Model, Name, Place, PortPublication, PortSpec, Protocol, Rejection, first_conflict, places},
+    cluster::Taken,
+    model::{
+        Model, Name, Place, PortPublication, PortSpec, Protocol, PublishMode, Rejection, first_conflict, mesh_places,
+        places,
+    },
     plan::LONGEST,
     reconcile::{Guard, Kernel, Process},
     reserve::{self, Fresh},
@@ -23,11 +27,17 @@ impl<K: Kernel> Daemon<K> {
         model: &Model,
         endpoint: &Name,
         specs: &[String],
+        mode: PublishMode,
     ) -> Result<(Vec<PortPublication>, Fresh), Failure> {
         let (mut publications, mut fresh) = (Vec::<PortPublication>::new(), Fresh::new());
+        let is_mesh = mode == PublishMode::Mesh && !specs.is_empty();
+        let everywhere = if is_mesh { self.taken_everywhere()? } else { Vec::new() };
         for text in specs {
             let spec: PortSpec = text.parse()?;
-            let places = places(model, endpoint, &spec, &self.usual_addresses)?;
+            let places = match mode {
+                PublishMode::Host => places(model, endpoint, &spec, &self.usual_addresses)?,
+                PublishMode::Mesh => mesh_places(model, endpoint, &spec)?,
+            };
             if let (Some(ip), Guard::Sockets { why }) = (spec.host_ip, self.kernel.guard())
                 && ip.is_loopback()
                 && spec.count > LONGEST
@@ -35,7 +45,7 @@ impl<K: Kernel> Daemon<K> {
                 return Err(Rejection::LoopbackUnreached { spec: spec.text, why }.into());
             }
             let clash = |wish: &PortPublication| {
-                first_conflict(model, endpoint, wish).or_else(|| {
+                first_conflict(model, endpoint, wish).or_else(|| taken_by(&everywhere, wish)).or_else(|| {
                     let others = publications.iter().filter(|other| !(wish.direct && *other == wish));
                     let port = others.into_iter().find_map(|other| other.clash(wish))?;
                     let why = format!("port {port} is asked for twice");
@@ -45,7 +55,7 @@ impl<K: Kernel> Daemon<K> {
             let (chosen, taken) = match spec.host_port {
                 // A port of the host is not needed where clients come to the container's own address.
                 given if given.is_some() || places.iter().all(|place| place.direct) => {
-                    let wishes = publications_at(&spec, &places, given.unwrap_or(spec.port));
+                    let wishes = publications_at(&spec, &places, given.unwrap_or(spec.port), is_mesh);
                     if let Some(rejection) = wishes.iter().find_map(clash) {
                         return Err(rejection.into());
                     }
@@ -58,7 +68,7 @@ impl<K: Kernel> Daemon<K> {
                 _ => {
                     let free = candidates(self.facts.ephemeral.unwrap_or(EPHEMERAL), spec.count);
                     let mut free = free
-                        .map(|port| publications_at(&spec, &places, port))
+                        .map(|port| publications_at(&spec, &places, port, is_mesh))
                         .filter(|wishes| wishes.iter().all(|wish| clash(wish).is_none()));
                     let exhausted = || Rejection::NoFreePort { count: spec.count, protocol: spec.protocol };
                     loop {
@@ -123,8 +133,17 @@ fn held_by(port: u16, protocol: Protocol, process: Option<Process>) -> Rejection
     }
 }
 
+/// Why a port cannot be published on every node: who has it there.
+fn taken_by(everywhere: &[Taken], wish: &PortPublication) -> Option<Rejection> {
+    everywhere.iter().find_map(|taken| {
+        let port = taken.port.publication.clash(wish)?;
+        let (by, node) = (taken.endpoint.clone(), taken.node.clone());
+        Some(Rejection::MeshTaken { port, protocol: wish.protocol, by, node })
+    })
+}
+
 /// What a specification publishes if its first port of the host is `host_port`.
-fn publications_at(spec: &PortSpec, places: &[Place], host_port: u16) -> Vec<PortPublication> {
+fn publications_at(spec: &PortSpec, places: &[Place], host_port: u16, mesh: bool) -> Vec<PortPublication> {
     let at = |place: &Place| PortPublication {
         host_ip: place.address,
         direct: place.direct,
@@ -133,6 +152,7 @@ fn publications_at(spec: &PortSpec, places: &[Place], host_port: u16) -> Vec<Por
         count: spec.count,
         protocol: spec.protocol,
         from: spec.from.clone(),
+        mesh,
     };
     places.iter().map(at).collect()
 }

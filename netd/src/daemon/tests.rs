@@ -204,7 +204,10 @@ async fn every_bad_request_is_refused_with_its_line_and_changes_nothing() {
     bench.bound.borrow_mut().extend([9090, 9091]);
     let nginx = Process { pid: 123, command: "nginx".into() };
     bench.daemon.kernel.holders.insert((TCP, 9090), nginx);
-    let ports = |ports: &[&str]| PortsOrder { ports: ports.iter().map(|text| (*text).to_owned()).collect() };
+    let ports = |ports: &[&str]| PortsOrder {
+        ports: ports.iter().map(|text| (*text).to_owned()).collect(),
+        ..Default::default()
+    };
     let attach = |name, networks: &[&str], ports: &[&str]| Request::Attach(wish(name, networks, ports));
     let nowhere = EndpointOrder { netns: Some("/etc/passwd".into()), ..wish("c2", &[], &[]) };
     let pid = EndpointOrder { netns: None, pid: Some(u32::MAX), ..wish("c2", &[], &[]) };

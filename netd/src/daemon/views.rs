@@ -18,7 +18,8 @@ use super::{ClusterView, Daemon, Failure, Reply, cluster::Cluster, is_alive, mom
 use crate::{
     firewall::{FirewallFacts, Mode as FirewallMode},
     model::{
-        Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, Segment, Subnet, format_mac,
+        Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, PublishMode, Segment,
+        Subnet, format_mac,
     },
     plan::{primary, there},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
@@ -144,6 +145,9 @@ pub struct PortView {
     /// What of the host's INPUT chains would deny it from outside, which they do not see.
     #[serde(default)]
     pub input: Option<String>,
+    /// On which hosts it is published.
+    #[serde(default)]
+    pub publish_mode: PublishMode,
 }
 
 /// How the daemon is.
@@ -342,11 +346,12 @@ fn allowance_view(allowance: &Allowance) -> AllowanceView {
 }
 
 fn port_view(publication: &PortPublication, facts: &HostFacts) -> PortView {
-    let PortPublication { host_ip, direct, host_port, port, count, protocol, from } = publication.clone();
+    let PortPublication { host_ip, direct, host_port, port, count, protocol, from, mesh } = publication.clone();
+    let publish_mode = if mesh { PublishMode::Mesh } else { PublishMode::Host };
     let uplinks = facts.uplinks.keys().map(ToString::to_string);
     let denial = || facts.firewall.denial_at_input(uplinks, host_ip, protocol.number(), host_port);
     let input = if direct || host_ip.is_loopback() { None } else { denial() };
-    PortView { host_ip, host_port, port, count, proto: protocol, from, input }
+    PortView { host_ip, host_port, port, count, proto: protocol, from, input, publish_mode }
 }
 
 impl<K: Kernel> Daemon<K> {

@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -31,6 +31,7 @@ pub const PINNED: [&str; 23] = [
     names::SEGMENTS,
     names::REMOTES,
     names::VTEPS,
+    names::MESH,
     names::PEERS,
     names::STATIONS,
     names::SETTINGS,

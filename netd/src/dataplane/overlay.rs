@@ -8,7 +8,7 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use netd_common::{
-    tables::{PeerKey, Remote, RemoteKey, Segment, VtepKey, names},
+    tables::{EndpointKey, MeshEnd, PeerKey, Remote, RemoteKey, Segment, VtepKey, names},
     tuple::Address,
 };
 
@@ -23,6 +23,7 @@ pub struct Overlay {
     segments: HashMap<MapData, u32, Wire<Segment>>,
     remotes: Hash<RemoteKey, Remote>,
     vteps: Hash<VtepKey, u8>,
+    mesh: Hash<EndpointKey, MeshEnd>,
     peers: Hash<PeerKey, Address>,
 }
 
@@ -35,6 +36,8 @@ pub struct OverlayRecords {
     pub remotes: BTreeMap<RemoteKey, Remote>,
     /// Hosts that may send.
     pub vteps: BTreeSet<VtepKey>,
+    /// Other hosts' ends of what is published on every host.
+    pub mesh: BTreeMap<EndpointKey, MeshEnd>,
     /// Hosts that are flooded to.
     pub peers: BTreeMap<PeerKey, Address>,
 }
@@ -46,6 +49,7 @@ impl Overlay {
             segments: taken(object, names::SEGMENTS)?,
             remotes: taken(object, names::REMOTES)?,
             vteps: taken(object, names::VTEPS)?,
+            mesh: taken(object, names::MESH)?,
             peers: taken(object, names::PEERS)?,
         })
     }
@@ -91,6 +95,16 @@ impl Overlay {
         removed(self.vteps.remove(&Wire(key)))
     }
 
+    /// Writes another host's end of what is published on every host.
+    pub fn put_mesh_end(&mut self, key: EndpointKey, end: MeshEnd) -> Result<()> {
+        self.mesh.insert(Wire(key), Wire(end), 0).context("cannot write an end of the mesh")
+    }
+
+    /// Takes that back.
+    pub fn remove_mesh_end(&mut self, key: EndpointKey) -> Result<()> {
+        removed(self.mesh.remove(&Wire(key)))
+    }
+
     /// Writes a host that a segment floods to.
     pub fn put_peer(&mut self, key: PeerKey, address: Address) -> Result<()> {
         self.peers.insert(Wire(key), Wire(address), 0).context("cannot write a peer")
@@ -122,6 +136,8 @@ impl Overlay {
         records.remotes = remotes.into_iter().map(|(Wire(key), Wire(remote))| (key, remote)).collect();
         let vteps = entries(&self.vteps).context("cannot read the VTEPs")?;
         records.vteps = vteps.into_iter().map(|(Wire(key), _)| key).collect();
+        let mesh = entries(&self.mesh).context("cannot read the ends of the mesh")?;
+        records.mesh = mesh.into_iter().map(|(Wire(key), Wire(end))| (key, end)).collect();
         let peers = entries(&self.peers).context("cannot read the peers")?;
         records.peers = peers.into_iter().map(|(Wire(key), Wire(address))| (key, address)).collect();
         Ok(records)

@@ -10,8 +10,8 @@ use netd_common::tuple::Mac;
 use rand::RngCore;
 
 use super::{
-    Attachment, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark, Rejection,
-    Subnet, allowances,
+    Attachment, Driver, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark,
+    Rejection, Subnet, allowances,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
@@ -22,6 +22,9 @@ use crate::{
 
 /// Ports that a Linux bridge has (`BR_PORT_BITS` is 10, and 0 is none).
 const BRIDGE_PORTS: usize = 1023;
+
+/// The longest range of ports that every host publishes: each host's table has room for 65,536 blocks of ports in all.
+const LONGEST_MESH: u16 = 1024;
 
 /// A checked wish for an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,6 +101,29 @@ pub struct Place {
     pub direct: bool,
 }
 
+/// The places of a specification that every host of the cluster publishes: every address of each family in which the endpoint has a
+/// way out, which must be by a network of theirs, for answers go back by it.
+pub fn mesh_places(model: &Model, name: &Name, spec: &PortSpec) -> Result<Vec<Place>, Rejection> {
+    if let Some(ip) = spec.host_ip {
+        return Err(Rejection::MeshAtAddress { ip, spec: spec.text.clone() });
+    }
+    if spec.count > LONGEST_MESH {
+        return Err(Rejection::MeshTooLong { count: spec.count, most: LONGEST_MESH, spec: spec.text.clone() });
+    }
+    let endpoint = model.endpoint(name)?;
+    let places = places(model, name, spec, &[])?;
+    for place in &places {
+        let Some((network, _)) = model.way_out(endpoint, Family::of(place.address)) else { continue };
+        let spans = matches!(network.driver, Driver::Overlay(_));
+        if !spans || place.direct {
+            let (endpoint, network, family) = (name.clone(), network.name.clone(), Family::of(place.address));
+            let why = if spans { "is routed" } else { "is of this host alone" };
+            return Err(Rejection::NotOfMesh { endpoint, network, family, why });
+        }
+    }
+    Ok(places)
+}
+
 /// The places of a specification, of each family at most one: without an address of the host every family in which the
 /// endpoint has a way out, at the address that is `usual` there; where some are and none of a family, nothing of that one.
 pub fn places(model: &Model, name: &Name, spec: &PortSpec, usual: &[IpAddr]) -> Result<Vec<Place>, Rejection> {
@@ -150,7 +176,10 @@ pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Res
         }
         let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
         match endpoint.publications.iter_mut().find(|p| p.is_same_place(wish)) {
-            Some(there) => there.from.clone_from(&wish.from),
+            Some(there) => {
+                there.from.clone_from(&wish.from);
+                there.mesh = wish.mesh;
+            }
             None => endpoint.publications.push(wish.clone()),
         }
     }
@@ -174,7 +203,9 @@ pub fn follow_way_out(model: &mut Model, name: &Name) {
 pub fn first_conflict(model: &Model, name: &Name, wish: &PortPublication) -> Option<Rejection> {
     model.endpoints.values().find_map(|endpoint| {
         let is_this = |p: &&PortPublication| {
-            endpoint.name == *name && p.is_same_place(wish) && (wish.direct || p.from != wish.from)
+            endpoint.name == *name
+                && p.is_same_place(wish)
+                && (wish.direct || (&p.from, p.mesh) != (&wish.from, wish.mesh))
         };
         let others = endpoint.publications.iter().filter(|p| !is_this(p));
         let (theirs, port) = others.into_iter().find_map(|p| Some((p, p.clash(wish)?)))?;

@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 
 pub use allowances::{Allowance, Target, allow, allowed, deny};
 pub use attaching::{
-    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, ignored, netns_of, places, publish,
-    unpublish,
+    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, ignored, mesh_places, netns_of,
+    places, publish, unpublish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};
@@ -52,10 +52,10 @@ pub use networks::{
     NetworkOrder, Surroundings, adopt_network, create_network, ensure_default_network, remove_network, servers,
 };
 pub use options::Options;
-pub use portspec::{PortSpec, Protocol};
+pub use portspec::{PortSpec, Protocol, PublishMode};
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
-pub use segment::{Driver, RemoteEndpoint, Remotes, Segment, VXLAN_PORT};
+pub use segment::{Driver, Kept, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT};
 pub use sources::{lets_in, set_sources, source_list};
 
 use crate::reconcile::{Family, LinkName};
@@ -311,12 +311,15 @@ pub struct PortPublication {
     /// Who may come; where it is empty, whom the network lets in.
     #[serde(default)]
     pub from: Vec<IpNet>,
+    /// Whether every host of the cluster publishes it.
+    #[serde(default)]
+    pub mesh: bool,
 }
 
 impl PortPublication {
-    /// Whether both are the same ports of the same address, whoever may come to them.
+    /// Whether both are the same ports of the same address, whoever may come to them, and on however many hosts.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        *self == Self { from: self.from.clone(), ..other.clone() }
+        *self == Self { from: self.from.clone(), mesh: self.mesh, ..other.clone() }
     }
 
     /// Of the address that clients come to, and so of the container's.

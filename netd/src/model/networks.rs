@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use netd_common::tuple::Mac;
+use netd_common::tuple::{Mac, Zone};
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
@@ -389,7 +389,7 @@ fn subnet_of_family<'a>(
 }
 
 fn free_zone(model: &Model) -> Result<u16, Rejection> {
-    (1..=u16::MAX)
+    (1..=Zone::LAST_NETWORK.0)
         .find(|zone| model.networks.values().all(|network| network.zone != *zone))
         .ok_or(Rejection::NoFreeZone)
 }

@@ -53,6 +53,17 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// On which hosts a port is published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishMode {
+    /// On the container's own.
+    #[default]
+    Host,
+    /// On every host of the cluster.
+    Mesh,
+}
+
 /// A wish to publish ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortSpec {

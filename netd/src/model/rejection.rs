@@ -33,6 +33,17 @@ pub enum Rejection {
     AddressesInUse { network: Name, endpoints: Vec<Name> },
     #[error("every one of the 65535 network numbers is in use")]
     NoFreeZone,
+    #[error("`{spec}`: a port that every host publishes is open at every address, not at {ip} alone")]
+    MeshAtAddress { ip: IpAddr, spec: String },
+    #[error("`{spec}` is {count} ports; every host publishes {most} of a range at most")]
+    MeshTooLong { count: u16, most: u16, spec: String },
+    #[error(
+        "every host can publish ports of an endpoint whose way out is by a network of driver overlay: that of {endpoint} in \
+         {family} is by {network}, which {why}"
+    )]
+    NotOfMesh { endpoint: Name, network: Name, family: Family, why: &'static str },
+    #[error("port {port}/{protocol} is published on every host by {by} on node {node}")]
+    MeshTaken { port: u16, protocol: Protocol, by: Name, node: Name },
 
     #[error("{0} is not supported by this version")]
     Unsupported(String),

@@ -6,12 +6,12 @@ use std::{
 };
 
 use netd_common::{
-    tables::{PEERS_MAX, overhead},
+    tables::{EndpointKey, MeshEnd, PEERS_MAX, Publication, PublicationKey, SourceKey, overhead},
     tuple::Mac,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Model, NetworkOrder, Rejection, networks::Surroundings};
+use super::{Model, NetworkOrder, PortPublication, Rejection, networks::Surroundings};
 use crate::reconcile::{Family, LinkName};
 
 /// The UDP port of VXLAN (RFC 7348 section 8). Linux's own default, 8472, is older.
@@ -91,6 +91,32 @@ pub struct Remotes {
     pub vteps: BTreeSet<IpAddr>,
     /// Their containers, by the VNI and the container's address.
     pub endpoints: BTreeMap<(u32, IpAddr), RemoteEndpoint>,
+    /// Their ports that every host publishes, each port once.
+    pub ports: Vec<RemotePort>,
+    /// What an earlier daemon has left of such ports, until the cluster's state is known.
+    pub kept: Kept,
+}
+
+/// A port of another host's container that every host publishes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemotePort {
+    /// The container's network.
+    pub vni: u32,
+    /// The container's address there.
+    pub address: IpAddr,
+    /// The port, at every address of the family.
+    pub publication: PortPublication,
+}
+
+/// Entries of tables as they were found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Kept {
+    /// Other ends of flows.
+    pub ends: BTreeMap<EndpointKey, MeshEnd>,
+    /// Publications that lead to these.
+    pub publications: BTreeMap<PublicationKey, Publication>,
+    /// Who may come to them.
+    pub sources: BTreeSet<SourceKey>,
 }
 
 /// A container on another host.

@@ -52,6 +52,7 @@ fn publication(spec: &PortSpec, place: Place) -> PortPublication {
         count: spec.count,
         protocol: spec.protocol,
         from: spec.from.clone(),
+        mesh: false,
     }
 }
 

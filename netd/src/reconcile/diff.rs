@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use netd_common::{
     tables::{
-        AllowanceKey, DeviceKind, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote,
+        AllowanceKey, DeviceKind, EndpointKey, Hook, MeshEnd, PeerKey, PortRange, Publication, PublicationKey, Remote,
         RemoteKey, Settings, SourceKey, VtepKey,
     },
     tuple::Address,
@@ -46,6 +46,8 @@ pub enum Step {
     RemoveRemote(RemoteKey),
     /// Takes an entry out of the table of VTEPs.
     RemoveVtep(VtepKey),
+    /// Takes an entry out of the table of the mesh.
+    RemoveMeshEnd(EndpointKey),
     /// Takes an entry out of the table of peers.
     RemovePeer(PeerKey),
     /// Deletes a VXLAN device of ours.
@@ -85,6 +87,8 @@ pub enum Step {
     ConnectVeth(LinkName, Veth),
     /// Writes an entry of the table of VTEPs.
     PutVtep(VtepKey),
+    /// Writes an entry of the table of the mesh.
+    PutMeshEnd(EndpointKey, MeshEnd),
     /// Writes an entry of the table of peers.
     PutPeer(PeerKey, Address),
     /// Writes an entry of the table of remote containers.
@@ -299,6 +303,10 @@ impl fmt::Display for Step {
             }
             Self::RemoveVtep(key) => write!(f, "forget the host {} of segment {}", key.address.ip(), key.vni),
             Self::PutVtep(key) => write!(f, "record the host {} of segment {}", key.address.ip(), key.vni),
+            Self::RemoveMeshEnd(key) => write!(f, "forget {} of zone {} elsewhere", key.address.ip(), key.zone.0),
+            Self::PutMeshEnd(key, end) => {
+                write!(f, "record {} of zone {} at {}", key.address.ip(), key.zone.0, end.vtep.ip())
+            }
             Self::RemovePeer(key) => write!(f, "forget peer {} of segment {}", key.index, key.vni),
             Self::PutPeer(key, address) => write!(f, "record the peer {} of segment {}", address.ip(), key.vni),
             Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),

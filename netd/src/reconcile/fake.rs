@@ -104,6 +104,8 @@ impl FakeKernel {
             Step::RemoveSegment(vni) => drop(state.segments.remove(&vni)),
             Step::RemoveRemote(key) => drop(state.remotes.remove(&key)),
             Step::RemoveVtep(key) => drop(state.vteps.remove(&key)),
+            Step::RemoveMeshEnd(key) => drop(state.mesh.remove(&key)),
+            Step::PutMeshEnd(key, end) => drop(state.mesh.insert(key, end)),
             Step::RemovePeer(key) => drop(state.peers.remove(&key)),
             Step::DeleteTunnel(link) => {
                 state.tunnels.remove(&link);

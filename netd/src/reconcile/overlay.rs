@@ -12,11 +12,13 @@ pub fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName
     let segments = segments.filter(|(vni, found)| !desired.segments.contains_key(vni) || stands_on(found, doomed));
     let remotes = observed.remotes.keys().filter(|key| !desired.remotes.contains_key(key));
     let vteps = observed.vteps.difference(&desired.vteps);
+    let mesh = observed.mesh.keys().filter(|key| !desired.mesh.contains_key(key));
     let peers = observed.peers.keys().filter(|key| !desired.peers.contains_key(key));
     segments
         .map(|(vni, _)| Step::RemoveSegment(*vni))
         .chain(remotes.map(|key| Step::RemoveRemote(*key)))
         .chain(vteps.map(|key| Step::RemoveVtep(*key)))
+        .chain(mesh.map(|key| Step::RemoveMeshEnd(*key)))
         .chain(peers.map(|key| Step::RemovePeer(*key)))
         .collect()
 }
@@ -28,6 +30,8 @@ pub fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>)
     steps.extend(peers.map(|(key, address)| Step::PutPeer(*key, *address)));
     let remotes = desired.remotes.iter().filter(|(key, remote)| observed.remotes.get(key) != Some(remote));
     steps.extend(remotes.map(|(key, remote)| Step::PutRemote(*key, *remote)));
+    let mesh = desired.mesh.iter().filter(|(key, end)| observed.mesh.get(key) != Some(end));
+    steps.extend(mesh.map(|(key, end)| Step::PutMeshEnd(*key, *end)));
     let segments = desired
         .segments
         .iter()

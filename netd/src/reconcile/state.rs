@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        AllowanceKey, EndpointKey, Hook, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey, Settings,
-        SourceKey, VtepKey,
+        AllowanceKey, EndpointKey, Hook, MeshEnd, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey,
+        Settings, SourceKey, VtepKey,
     },
     tuple::{Address, Mac, Zone},
 };
@@ -149,6 +149,8 @@ pub struct State {
     pub remotes: BTreeMap<RemoteKey, Remote>,
     /// The table of VTEPs.
     pub vteps: BTreeSet<VtepKey>,
+    /// The table of the mesh.
+    pub mesh: BTreeMap<EndpointKey, MeshEnd>,
     /// The table of peers.
     pub peers: BTreeMap<PeerKey, Address>,
     /// The table of the host's own addresses, those of its loopback aside.

@@ -48,6 +48,8 @@ pub struct Frame {
     pub label: Label,
     /// The host and the segment that it came from.
     pub tunnel: Option<TunnelKey>,
+    /// Where a tunnel took it.
+    pub sent_to: Option<TunnelKey>,
     /// Copies that went into a VXLAN device: the device, where to, and their bytes.
     pub copies: Vec<(u32, TunnelKey, Vec<u8>)>,
 }
@@ -67,6 +69,7 @@ impl Frame {
             mark: 0,
             label: Label::None,
             tunnel: None,
+            sent_to: None,
             copies: Vec::new(),
         }
     }

@@ -13,9 +13,9 @@ use netd_common::{
     conntrack::{self, Noted},
     hooks,
     tables::{
-        AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, NextHop,
-        Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings, SourceKey,
-        Station, StationKey, Tables, VtepKey,
+        AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, MeshEnd,
+        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings,
+        SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::{DropReason, Verdict},
@@ -100,6 +100,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn is_vtep(&self, key: &VtepKey) -> bool {
         self.world.is_vtep(key)
+    }
+
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        self.world.mesh_end(key)
     }
 
     fn peer(&self, key: &PeerKey) -> Option<&Address> {

@@ -11,8 +11,8 @@ use netd_common::{
     firewall, hooks, prefilter,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
-        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings,
-        SourceKey, Station, StationKey, Tables, VtepKey,
+        MeshEnd, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment,
+        Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::{DropReason, Verdict},
@@ -56,6 +56,8 @@ pub struct World {
     pub remotes: BTreeMap<RemoteKey, Remote>,
     /// The table of VTEPs.
     pub vteps: BTreeSet<VtepKey>,
+    /// The table of the mesh.
+    pub mesh: BTreeMap<EndpointKey, MeshEnd>,
     /// The table of peers.
     pub peers: BTreeMap<PeerKey, Address>,
     /// The table of stations.
@@ -97,9 +99,12 @@ pub struct World {
 impl World {
     /// Runs a hook on a packet and counts the verdict.
     pub fn run(&self, hook: Hook, frame: &mut Frame) -> Verdict {
-        let verdict = hooks::run(hook, frame, self, &mut Scratch::default());
+        let mut scratch = Scratch::default();
+        let verdict = hooks::run(hook, frame, self, &mut scratch);
         self.counters.borrow_mut().entry(hook).or_default().count(verdict);
-        verdict.verdict()
+        let verdict = verdict.verdict();
+        frame.sent_to = matches!(verdict, Verdict::Tunnel(_)).then_some(scratch.tunnel);
+        verdict
     }
 
     /// What the program in an uplink's driver makes of a frame.
@@ -185,6 +190,10 @@ impl Tables for World {
 
     fn is_vtep(&self, key: &VtepKey) -> bool {
         self.vteps.contains(key)
+    }
+
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        self.mesh.get(key)
     }
 
     fn peer(&self, key: &PeerKey) -> Option<&Address> {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
     net::IpAddr,
     sync::{Arc, atomic::AtomicBool},
     thread,
@@ -266,6 +267,19 @@ fn on_street(lab: &Lab, street: &Host, host: &Host, number: usize) -> String {
     street.ip(&format!("address flush dev {port}"));
     street.ip(&format!("link set {port} master street"));
     port
+}
+
+/// Says back on a port what it hears, however long it hears nothing.
+pub fn patient_echo(container: &Container, port: u16) -> Server {
+    container.serve_tcp(port, |mut stream| {
+        stream.set_read_timeout(None).expect("a socket can wait");
+        let mut buffer = [0; 64];
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+        }
+    })
 }
 
 /// Waits until something is so.

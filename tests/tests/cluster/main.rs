@@ -3,6 +3,7 @@
 mod as_a_bridge;
 mod cluster;
 mod lossy;
+mod mesh;
 mod moving;
 mod parting;
 mod sharing;

@@ -11,7 +11,7 @@ use std::{
 use netd_tests::lab::{Container, traffic::Server};
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, LEASE, PATIENCE, options, vtep, wait_until};
+use crate::cluster::{Cluster, LEASE, PATIENCE, options, patient_echo, vtep, wait_until};
 
 /// Two nodes with a container each, and two connections between them that do nothing: one is open, one is closed by the server's
 /// side alone.
@@ -31,7 +31,7 @@ impl Pair {
         let one = cluster.nodes[0].container("one", "web");
         let two = cluster.nodes[1].container("two", "web");
         let (half, last_words) = half_closing(&two);
-        let servers = [patient_echo(&two), half];
+        let servers = [patient_echo(&two, 7), half];
         let server = cluster.nodes[1].address("two");
         let open = |port: u16| {
             let mut stream = None;
@@ -70,19 +70,6 @@ impl Pair {
         let Some(address) = found.lines().next() else { return false };
         one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5)).is_ok()
     }
-}
-
-/// Says back on port 7 what it hears, however long it hears nothing.
-fn patient_echo(container: &Container) -> Server {
-    container.serve_tcp(7, |mut stream| {
-        stream.set_read_timeout(None).expect("a socket can wait");
-        let mut buffer = [0; 64];
-        while let Ok(length @ 1..) = stream.read(&mut buffer) {
-            if stream.write_all(&buffer[..length]).is_err() {
-                return;
-            }
-        }
-    })
 }
 
 /// Closes its side of a connection to port 8 at once, and tells what comes by it until the other side closes.

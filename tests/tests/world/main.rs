@@ -9,6 +9,7 @@ mod fragments;
 mod guard;
 mod icc;
 mod lifetime;
+mod mesh;
 mod names;
 mod neighbours;
 mod passing;

@@ -19,6 +19,19 @@ const fn fault(name: &'static str, file: &'static str, right: &'static str, wron
 /// All, by where they are.
 pub const FAULTS: &[Fault] = &[
     fault(
+        "client of the mesh given to who has the address now",
+        "overlay/mesh.rs",
+        "if parse::ethernet(p)?.destination.0 != [a, b, c, d, e, f] {",
+        "if parse::ethernet(p)?.destination.is_group() && [a, b, c, d, e, f] == [0; 6] {",
+    ),
+    fault(
+        "clients of two hosts taken for one",
+        "overlay/mesh.rs",
+        "s.key.zone = Zone::of_vtep(s.tunnel.vtep);",
+        "s.key.zone = Zone::of_vtep(Address::ANY_V6);",
+    ),
+    fault("flow of the mesh shown to the firewall", "firewall.rs", " && s.flow.via != Via::Tunnel as u8", ""),
+    fault(
         "transport checksum not told of the addresses",
         "nat.rs",
         "p.replace_l4(l4 + field, s.flow.address_delta, Covers::PseudoHeader, zero)?;",

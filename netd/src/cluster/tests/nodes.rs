@@ -178,6 +178,7 @@ impl Cluster {
             places: vec![place],
             networks: BTreeMap::new(),
             ports: Vec::new(),
+            mesh: Vec::new(),
             created: 0,
         };
         self.nodes[node].endpoints.insert(id, told);

@@ -1,5 +1,6 @@
 //! The daemon among others: it makes its host what all have, says what it has, and takes what all have to agree on.
 
+mod found;
 mod told;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -11,6 +12,7 @@ use tracing::{error, info, warn};
 
 pub use told::{ClusterView, NeighbourView, NodeView};
 
+use self::found::{hidden, remembered, ways};
 use super::{
     Daemon, Failure, Reply,
     answer::on,
@@ -20,12 +22,13 @@ use super::{
 };
 use crate::{
     cluster::{
-        Answer, Elsewhere, Here, View, Wanted, Way, adopt, announcements, elsewhere, free_vni, known, shared, wanted,
+        Answer, Elsewhere, Here, Taken, View, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, taken,
+        wanted,
     },
     dns::Directory,
     membership::{Denial, Membership},
-    model::{self, Driver, Model, Name, NetworkOrder, Rejection, RemoteEndpoint, Remotes, Segment},
-    reconcile::{Family, HostFacts, Kernel, State},
+    model::{self, Driver, Model, Name, NetworkOrder, Rejection, Segment},
+    reconcile::{Family, HostFacts, Kernel},
     reserve::Fresh,
 };
 
@@ -149,6 +152,7 @@ impl<K: Kernel> Daemon<K> {
         let (mut next, me) = (self.model.clone(), settings.node.clone());
         let lines = adopt(&mut next, view, here);
         let (remotes, names) = known(view, &me);
+        let lines = lines.into_iter().chain(hidden(&next, view, &me)).collect();
         let is_new = (&next, &remotes, &names) != (&self.model, &self.choices.remotes, &cluster.names);
         let before = cluster.view.replace(Arc::clone(view));
         (cluster.names, cluster.lines) = (names, lines);
@@ -200,6 +204,13 @@ impl<K: Kernel> Daemon<K> {
         })
     }
 
+    /// The name of the container of another host at an address of a network.
+    pub(super) fn name_elsewhere(&self, network: &str, address: IpAddr) -> Option<String> {
+        let mut elsewhere = self.cluster.iter().flat_map(|cluster| &cluster.names);
+        let there = elsewhere.find(|one| one.network.as_str() == network && one.addresses.contains(&address))?;
+        there.names.first().cloned()
+    }
+
     /// Says what this host has.
     pub(super) fn tell_cluster(&self) {
         if let Some(cluster) = &self.cluster {
@@ -215,6 +226,13 @@ impl<K: Kernel> Daemon<K> {
         {
             warn!("the others do not know yet what has changed here: {denial}");
         }
+    }
+
+    /// The ports that endpoints of other nodes have on every node.
+    pub(super) fn taken_everywhere(&self) -> Result<Vec<Taken>, Rejection> {
+        let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
+        let view = cluster.latest()?;
+        Ok(taken(&view, &cluster.membership.settings().node))
     }
 
     /// A network of several hosts is as it was made.
@@ -356,33 +374,4 @@ impl<K: Kernel> Daemon<K> {
             let _ = reply.send(answer);
         });
     }
-}
-
-/// The ways to containers of other hosts that a host has, of the networks of several hosts.
-fn ways(model: &Model, observed: &State) -> Vec<Way> {
-    let ours = |vni: u32| {
-        let mut drivers = model.networks.values().map(|network| &network.driver);
-        drivers.any(|driver| matches!(driver, Driver::Overlay(segment) if segment.vni == vni))
-    };
-    let remotes = observed.remotes.iter().filter(|(key, _)| ours(key.vni));
-    remotes
-        .map(|(key, remote)| Way { vni: key.vni, address: key.address.ip(), mac: remote.mac, vtep: remote.vtep.ip() })
-        .collect()
-}
-
-fn remembered(model: &Model, observed: &State) -> Remotes {
-    let vnis: Vec<u32> = model
-        .networks
-        .values()
-        .filter_map(|network| match &network.driver {
-            Driver::Overlay(segment) => Some(segment.vni),
-            _ => None,
-        })
-        .collect();
-    let vteps = observed.vteps.iter().filter(|key| vnis.contains(&key.vni)).map(|key| key.address.ip());
-    let endpoints = observed.remotes.iter().filter(|(key, _)| vnis.contains(&key.vni)).map(|(key, remote)| {
-        let endpoint = RemoteEndpoint { mac: remote.mac, vtep: remote.vtep.ip(), incarnation: remote.incarnation };
-        ((key.vni, key.address.ip()), endpoint)
-    });
-    Remotes { vteps: vteps.collect(), endpoints: endpoints.collect() }
 }

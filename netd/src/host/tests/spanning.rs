@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use netd_common::{
-    tables::{Hook, PeerKey, Remote, RemoteKey, VtepKey},
+    tables::{EndpointKey, Hook, MeshEnd, PeerKey, Remote, RemoteKey, VtepKey},
     tuple::{Address, Mac, Zone},
 };
 
@@ -22,6 +22,10 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
         let peer = Address::v4([192, 0, 2, 2]);
         let (vtep, flooded) = (VtepKey { address: peer, vni: 7 }, PeerKey { vni: 7, index: 0 });
         let (key, remote) = (RemoteKey { address: address(9), vni: 7 }, Remote { vtep: peer, ..Remote::default() });
+        let end = (
+            EndpointKey { address: address(9), zone: Zone(5), pad: 0 },
+            MeshEnd { vtep: peer, vni: 7, mac: Mac([2; 6]), pad: 0 },
+        );
         let segment = SegmentRecord {
             tunnel: link("ndx-4789"),
             bridge: link("nd1"),
@@ -38,6 +42,7 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
             Step::PutTunnel(link("ndx-4789"), tunnel.clone()),
             Step::Attach(link("ndx-4789"), Hook::FromOverlay),
             Step::PutVtep(vtep),
+            Step::PutMeshEnd(end.0, end.1),
             Step::PutPeer(flooded, peer),
             Step::PutRemote(key, remote),
             Step::PutSegment(7, segment.clone()),
@@ -50,8 +55,8 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
         assert_eq!(state.tunnels, [(link("ndx-4789"), tunnel.clone())].into());
         assert_eq!(state.segments, [(7, segment)].into());
         assert_eq!(
-            (state.remotes, state.vteps, state.peers),
-            ([(key, remote)].into(), [vtep].into(), [(flooded, peer)].into())
+            (state.remotes, state.vteps, state.mesh, state.peers),
+            ([(key, remote)].into(), [vtep].into(), [end].into(), [(flooded, peer)].into())
         );
         assert!(state.hooks.contains(&(link("ndx-4789"), Hook::FromOverlay)));
         assert!(host.facts(&BTreeSet::new()).await.unwrap().vxlan_devices.is_empty(), "it is ours");
@@ -66,6 +71,7 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
             Step::RemoveSegment(7),
             Step::RemoveRemote(key),
             Step::RemoveVtep(vtep),
+            Step::RemoveMeshEnd(end.0),
             Step::RemovePeer(flooded),
             Step::DeleteTunnel(link("ndx-4789")),
         ] {
@@ -74,6 +80,7 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
         }
         let state = host.observe().await.unwrap();
         assert!(state.tunnels.is_empty() && state.segments.is_empty() && state.hooks.is_empty());
+        assert!(state.mesh.is_empty());
     });
 }
 

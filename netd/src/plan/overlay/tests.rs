@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use netd_common::tuple::Mac;
+use netd_common::{
+    tables::MeshEnd,
+    tuple::{Mac, Port, Zone},
+};
 
 use super::*;
 use crate::{
-    model::{Model, tests},
+    model::{self, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
     reconcile::{LinkName, Uplink},
 };
@@ -67,7 +70,7 @@ fn a_segment_by_hand_floods_to_its_peers_and_hears_nobody_else() {
 fn an_overlay_has_what_the_cluster_says_of_its_own_segment_and_no_other() {
     let endpoint = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
     let endpoints = [((7, ip("10.9.0.5")), endpoint), ((8, ip("10.9.0.6")), endpoint)].into();
-    let remotes = Remotes { vteps: [ip("192.0.2.2"), ip("192.0.2.3")].into(), endpoints };
+    let remotes = Remotes { vteps: [ip("192.0.2.2"), ip("192.0.2.3")].into(), endpoints, ..Remotes::default() };
 
     let state = planned(&of_cluster(), &remotes);
 
@@ -88,13 +91,69 @@ fn what_the_cluster_still_says_of_an_address_that_a_container_here_has_is_not_pl
     let sandbox = crate::reconcile::Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode };
     model.endpoints.insert(endpoint.name.clone(), endpoint);
     let elsewhere = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
-    let remotes = Remotes { vteps: [].into(), endpoints: [((7, ip("10.9.0.5")), elsewhere)].into() };
+    let remotes = Remotes { endpoints: [((7, ip("10.9.0.5")), elsewhere)].into(), ..Remotes::default() };
     let facts = HostFacts { sandboxes: [(sandbox.path.clone(), sandbox)].into(), ..facts(1500) };
 
     let state = plan(&model, &facts, &choices(&remotes));
 
     assert_eq!((state.remotes.len(), state.endpoints.len()), (0, 1));
     assert!(state.devices.values().any(|device| device.vni == 7));
+}
+
+fn port_of_the_mesh(node_port: u16, from: &[&str]) -> RemotePort {
+    let publication = PortPublication {
+        host_ip: ip("0.0.0.0"),
+        direct: false,
+        host_port: node_port,
+        port: 80,
+        count: 2,
+        protocol: model::Protocol::Tcp,
+        from: from.iter().map(|net| net.parse().unwrap()).collect(),
+        mesh: true,
+    };
+    RemotePort { vni: 7, address: ip("10.9.0.5"), publication }
+}
+
+#[test]
+fn what_another_host_publishes_everywhere_is_published_here_and_leads_there() {
+    let endpoint = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
+    let ports = vec![port_of_the_mesh(8080, &["198.51.100.0/24"])];
+    let endpoints: BTreeMap<_, _> = [((7, ip("10.9.0.5")), endpoint)].into();
+    let remotes = Remotes { vteps: [ip("192.0.2.2")].into(), endpoints, ports, ..Remotes::default() };
+    let model = of_cluster();
+
+    let state = planned(&model, &remotes);
+
+    let zone = model.networks.values().next().unwrap().zone();
+    let (address, vtep) = (Address::from(ip("10.9.0.5")), Address::from(ip("192.0.2.2")));
+    let host = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(vtep), pad: 0 };
+    assert_eq!(state.mesh[&EndpointKey { address, zone, pad: 0 }], MeshEnd { vtep, vni: 7, mac: MAC, pad: 0 });
+    assert_eq!((state.mesh[&host], state.mesh.len()), (MeshEnd { vtep, ..MeshEnd::default() }, 2));
+    let [(key, to)] = state.publications.iter().collect::<Vec<_>>()[..] else { panic!("{:?}", state.publications) };
+    assert_eq!((key.address, key.ports(), to.address, to.zone), (Address::ANY_V4, 2, address, zone));
+    assert_eq!((to.port(Port::new(8081)).number(), to.sources.is_anyone(), state.sources.len()), (81, false, 1));
+
+    assert!(planned(&by_hand(), &remotes).mesh.is_empty(), "a host without networks of the cluster has no part in it");
+    let gone = Remotes { endpoints: [].into(), ..remotes };
+    assert!(planned(&of_cluster(), &gone).publications.is_empty(), "and a container that is nowhere no port");
+}
+
+#[test]
+fn a_port_that_this_host_has_is_its_own_here() {
+    let mut model = of_cluster();
+    let mut endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    endpoint.publications =
+        vec![PortPublication { host_port: 8081, count: 1, mesh: false, ..port_of_the_mesh(0, &[]).publication }];
+    model.endpoints.insert(endpoint.name.clone(), endpoint);
+    let elsewhere = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
+    let ports = vec![port_of_the_mesh(8080, &[]), port_of_the_mesh(9000, &[])];
+    let remotes = Remotes { endpoints: [((7, ip("10.9.0.5")), elsewhere)].into(), ports, ..Remotes::default() };
+
+    let state = planned(&model, &remotes);
+
+    let published: Vec<_> = state.publications.keys().map(|key| key.port.number()).collect();
+    assert_eq!(published, [9000], "8080 and 8081 would hide the endpoint's own");
+    assert_eq!(crate::plan::mesh::obstacle(&model, &remotes.ports[0]).map(|(_, port)| port), Some(8081));
 }
 
 #[test]

@@ -85,6 +85,12 @@ fn spanning(bits: u32, state: State) -> State {
             .filter_map(|i| Some((RemoteKey { address: address(i), vni: 1 }, remote(kind(4 + i)?))))
             .collect(),
         vteps: (0..2).filter(|i| kind(7 + i).is_some()).map(|i| VtepKey { address: address(i), vni: 1 }).collect(),
+        mesh: (0..2)
+            .filter_map(|i| {
+                let end = MeshEnd { vtep: address(kind(5 + i)?), ..MeshEnd::default() };
+                Some((EndpointKey { address: address(i), zone: Zone(1), pad: 0 }, end))
+            })
+            .collect(),
         peers: (0..2).filter_map(|i| Some((PeerKey { vni: 1, index: i }, address(kind(8 + i)?)))).collect(),
         hooks: state.hooks.into_iter().chain(hooks).collect(),
         tunnels,

@@ -1,0 +1,180 @@
+//! Ports that every node publishes: what a node tells of its own, and what it makes of the others'.
+
+use std::net::IpAddr;
+
+use super::{Key, MeshPort, Record, View};
+use crate::{
+    model::{Driver, Endpoint, Model, Name, PortPublication, RemotePort},
+    reconcile::Family,
+};
+
+/// A port that another node's endpoint has on every node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// The node.
+    pub node: Name,
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The port.
+    pub port: RemotePort,
+}
+
+/// What an endpoint of this host has on every node.
+pub fn mesh_ports(model: &Model, endpoint: &Endpoint) -> Vec<MeshPort> {
+    let port = |publication: &PortPublication| {
+        let (network, attachment) = model.way_out(endpoint, publication.family())?;
+        let spans = matches!(network.driver, Driver::Overlay(_));
+        let address = attachment.address(publication.family()).filter(|_| spans)?;
+        Some(MeshPort {
+            network_id: network.id.clone(),
+            address,
+            node_port: publication.host_port,
+            port: publication.port,
+            count: publication.count,
+            protocol: publication.protocol,
+            from: if publication.from.is_empty() { network.from.clone() } else { publication.from.clone() },
+        })
+    };
+    endpoint.publications.iter().filter(|publication| publication.mesh).filter_map(port).collect()
+}
+
+/// What the endpoints of other nodes have on every node, each port once: of two that chose one port at the same time, before
+/// either could hear of the other, the first by the names of their nodes has it.
+pub fn taken(view: &View, me: &Name) -> Vec<Taken> {
+    let mut taken = Vec::<Taken>::new();
+    for (node, _, endpoint) in view.endpoints().filter(|(node, ..)| *node != me) {
+        for port in &endpoint.mesh {
+            let Some(vni) = vni(view, port) else { continue };
+            let is_held = match view.record(&Key::Claim(port.network_id.clone(), port.address)) {
+                Some(Record::Claim(claim)) => claim.node == *node && claim.endpoint == endpoint.name,
+                _ => false,
+            };
+            let publication = publication(port);
+            let is_free = !taken.iter().any(|other| other.port.publication.clash(&publication).is_some());
+            if is_held && is_free && is_sound(port) {
+                let port = RemotePort { vni, address: port.address, publication };
+                taken.push(Taken { node: node.clone(), endpoint: endpoint.name.clone(), port });
+            }
+        }
+    }
+    taken
+}
+
+fn vni(view: &View, port: &MeshPort) -> Option<u32> {
+    view.networks().find(|(_, network)| network.id == port.network_id).map(|(_, network)| network.vni)
+}
+
+/// Whether the ports are ports: another version may have written them.
+fn is_sound(port: &MeshPort) -> bool {
+    let fits = |first: u16| first > 0 && u32::from(first) + u32::from(port.count) <= 1 << 16;
+    port.count > 0 && fits(port.node_port) && fits(port.port)
+}
+
+fn publication(port: &MeshPort) -> PortPublication {
+    let host_ip: IpAddr = Family::of(port.address).unspecified();
+    PortPublication {
+        host_ip,
+        direct: false,
+        host_port: port.node_port,
+        port: port.port,
+        count: port.count,
+        protocol: port.protocol,
+        from: port.from.clone(),
+        mesh: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::{Announcement, Claim, Entry, Event, Node, SharedNetwork, SharedSubnet},
+        model::Protocol,
+    };
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn put(key: Key, record: Record) -> Event {
+        Event::Put(key, Entry { record, revision: 1, lease: 0 })
+    }
+
+    fn network() -> SharedNetwork {
+        let subnet = SharedSubnet {
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            gateway: "10.9.0.1".parse().unwrap(),
+            ip_range: None,
+            gateway_mode: None,
+            aux_addresses: Default::default(),
+        };
+        let json = serde_json::json!({
+            "id": "0123456789ab", "vni": 7, "subnets": [subnet], "internal": false, "created": 0
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// A node with an endpoint `web` at 10.9.0.LAST, which has these ports on every node.
+    fn node(node: &str, last: u8, ports: &[(u16, u16)]) -> Vec<Event> {
+        let address = IpAddr::from([10, 9, 0, last]);
+        let port = |(node_port, count): &(u16, u16)| MeshPort {
+            network_id: "0123456789ab".to_owned(),
+            address,
+            node_port: *node_port,
+            port: 80,
+            count: *count,
+            protocol: Protocol::Tcp,
+            from: Vec::new(),
+        };
+        let endpoint = Announcement {
+            incarnation: 1,
+            name: name("web"),
+            places: Vec::new(),
+            networks: Default::default(),
+            ports: Vec::new(),
+            mesh: ports.iter().map(port).collect(),
+            created: 0,
+        };
+        let vtep = IpAddr::from([192, 0, 2, last]);
+        let version = String::new();
+        let there = Node { incarnation: 1, host: node.to_owned(), vtep, vxlan_port: 4789, version };
+        let claim = Claim { node: name(node), endpoint: name("web") };
+        vec![
+            put(Key::Node(name(node)), Record::Node(there)),
+            put(Key::Endpoint(name(node), "e".to_owned()), Record::Endpoint(Box::new(endpoint))),
+            put(Key::Claim("0123456789ab".to_owned(), address), Record::Claim(claim)),
+        ]
+    }
+
+    fn view(events: impl IntoIterator<Item = Vec<Event>>) -> View {
+        let network = put(Key::Network(name("blue")), Record::Network(Box::new(network())));
+        View::read(1, events.into_iter().flatten().chain([network]))
+    }
+
+    fn told(view: &View) -> Vec<(String, u16)> {
+        let ports = taken(view, &name("me"));
+        ports.iter().map(|taken| (taken.node.to_string(), taken.port.publication.host_port)).collect()
+    }
+
+    #[test]
+    fn a_port_is_one_nodes_and_that_of_who_asks_is_not_another_s() {
+        let of = |node: &str, port: u16| (node.to_owned(), port);
+        let all = [node("b", 2, &[(8080, 1), (9000, 10)]), node("a", 1, &[(8080, 1)]), node("me", 3, &[(7000, 1)])];
+
+        assert_eq!(told(&view(all.clone())), [of("a", 8080), of("b", 9000)]);
+        let a_port_of_a_range = [node("b", 2, &[(9000, 10)]), node("c", 4, &[(9009, 1)])];
+        assert_eq!(told(&view(a_port_of_a_range)), [of("b", 9000)]);
+    }
+
+    #[test]
+    fn what_has_no_claim_no_network_or_no_sense_is_nobodys() {
+        let mut unclaimed = node("a", 1, &[(8080, 1)]);
+        unclaimed.pop();
+
+        assert_eq!(told(&view([unclaimed])), []);
+        assert_eq!(told(&View::read(1, node("a", 1, &[(8080, 1)]))), []);
+        for nonsense in [(0, 1), (8080, 0), (65_535, 2)] {
+            assert_eq!(told(&view([node("a", 1, &[nonsense])])), [], "{nonsense:?}");
+        }
+    }
+}

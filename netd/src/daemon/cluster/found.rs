@@ -1,0 +1,64 @@
+//! What is found on the host of others: their containers and ports in its tables, and what of its own is in their way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netd_common::tables::{EndpointKey, Publication, SourceKey};
+
+use crate::{
+    cluster::{Taken, View, Way, taken},
+    model::{Driver, Kept, Model, Name, RemoteEndpoint, Remotes},
+    plan::mesh,
+    reconcile::State,
+};
+
+/// Ports that every node publishes and this one does not, since something of its own has them, one line each.
+pub fn hidden(model: &Model, view: &View, me: &Name) -> Vec<String> {
+    let line = |taken: &Taken| {
+        let (ours, port) = mesh::obstacle(model, &taken.port)?;
+        let (protocol, Taken { node, endpoint, .. }) = (taken.port.publication.protocol, taken);
+        Some(format!("port {port}/{protocol} leads to {} here, not to {endpoint} on node {node}", ours.name))
+    };
+    let lines: BTreeSet<String> = taken(view, me).iter().filter_map(line).collect();
+    lines.into_iter().collect()
+}
+
+/// The ways to containers of other hosts that a host has, of the networks of several hosts.
+pub fn ways(model: &Model, observed: &State) -> Vec<Way> {
+    let ours = |vni: u32| {
+        let mut drivers = model.networks.values().map(|network| &network.driver);
+        drivers.any(|driver| matches!(driver, Driver::Overlay(segment) if segment.vni == vni))
+    };
+    let remotes = observed.remotes.iter().filter(|(key, _)| ours(key.vni));
+    remotes
+        .map(|(key, remote)| Way { vni: key.vni, address: key.address.ip(), mac: remote.mac, vtep: remote.vtep.ip() })
+        .collect()
+}
+
+/// What an earlier daemon has left of the others.
+pub fn remembered(model: &Model, observed: &State) -> Remotes {
+    let vnis: Vec<u32> = model
+        .networks
+        .values()
+        .filter_map(|network| match &network.driver {
+            Driver::Overlay(segment) => Some(segment.vni),
+            _ => None,
+        })
+        .collect();
+    let vteps = observed.vteps.iter().filter(|key| vnis.contains(&key.vni)).map(|key| key.address.ip());
+    let endpoints = observed.remotes.iter().filter(|(key, _)| vnis.contains(&key.vni)).map(|(key, remote)| {
+        let endpoint = RemoteEndpoint { mac: remote.mac, vtep: remote.vtep.ip(), incarnation: remote.incarnation };
+        ((key.vni, key.address.ip()), endpoint)
+    });
+    Remotes { vteps: vteps.collect(), endpoints: endpoints.collect(), ports: Vec::new(), kept: kept(observed) }
+}
+
+/// What the host has of ports that other hosts publish everywhere.
+fn kept(observed: &State) -> Kept {
+    let ends = observed.mesh.clone();
+    let leads_there = |to: &Publication| ends.contains_key(&EndpointKey { address: to.address, zone: to.zone, pad: 0 });
+    let publications: BTreeMap<_, _> =
+        observed.publications.iter().filter(|(_, to)| leads_there(to)).map(|(key, to)| (*key, *to)).collect();
+    let of_these = |range: &&SourceKey| publications.values().any(|to| to.sources == range.list());
+    let sources = observed.sources.iter().filter(of_these).copied().collect();
+    Kept { ends, publications, sources }
+}

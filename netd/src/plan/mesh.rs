@@ -1,0 +1,58 @@
+//! Ports of containers of other hosts that this host publishes too, and the other ends of their flows.
+
+use ipnet::IpNet;
+use netd_common::{
+    tables::{EndpointKey, MeshEnd, Publication, PublicationKey, SourceKey},
+    tuple::{Address, Zone},
+};
+
+use crate::{
+    model::{self, Driver, Model, PortPublication, RemotePort, Remotes},
+    reconcile::State,
+};
+
+/// Opens what other hosts publish on every host. A port that something of this host has is that one's here.
+pub fn add(state: &mut State, model: &Model, remotes: &Remotes, configured: &[IpNet]) {
+    if !model.networks.values().any(|network| matches!(network.driver, Driver::Overlay(_))) {
+        return;
+    }
+    state.mesh.extend(remotes.kept.ends.iter().map(|(key, end)| (*key, *end)));
+    state.publications.extend(remotes.kept.publications.iter().map(|(key, to)| (*key, *to)));
+    state.sources.extend(&remotes.kept.sources);
+    for vtep in &remotes.vteps {
+        let vtep = Address::from(*vtep);
+        let key = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(vtep), pad: 0 };
+        state.mesh.entry(key).or_insert(MeshEnd { vtep, ..MeshEnd::default() });
+    }
+    for port in remotes.ports.iter().filter(|port| obstacle(model, port).is_none()) {
+        publish(state, model, remotes, port, configured);
+    }
+}
+
+fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePort, configured: &[IpNet]) {
+    let of = |network: &&model::Network| network.driver.segment().is_some_and(|segment| segment.vni == port.vni);
+    let Some(network) = model.networks.values().find(of) else { return };
+    let Some(container) = remotes.endpoints.get(&(port.vni, port.address)) else { return };
+    let address = Address::from(port.address);
+    let key = EndpointKey { address, zone: network.zone(), pad: 0 };
+    if state.endpoints.contains_key(&key) {
+        return;
+    }
+    let end = MeshEnd { vtep: container.vtep.into(), vni: port.vni, mac: container.mac, pad: 0 };
+    state.mesh.insert(key, end);
+    let publication = &port.publication;
+    let from = model::lets_in(publication, network, configured);
+    let list = model::source_list(from);
+    state.sources.extend(from.iter().map(|net| SourceKey::range(list, net.addr().into(), net.prefix_len())));
+    let PortPublication { host_port, count, protocol, .. } = publication;
+    let to = Publication::new(network.zone(), address, *host_port, publication.port).with_sources(list);
+    let blocks = PublicationKey::blocks(address.any_of_family(), protocol.number(), *host_port, u32::from(*count));
+    state.publications.extend(blocks.map(|block| (block, to)));
+}
+
+/// What of this host's own has a port that another host publishes on every host: the endpoint and the port.
+pub fn obstacle<'a>(model: &'a Model, port: &RemotePort) -> Option<(&'a model::Endpoint, u16)> {
+    let ours = model.endpoints.values();
+    let mut ours = ours.flat_map(|endpoint| endpoint.publications.iter().map(move |ours| (endpoint, ours)));
+    ours.find_map(|(endpoint, ours)| Some((endpoint, ours.clash(&port.publication)?)))
+}

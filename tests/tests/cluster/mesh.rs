@@ -1,0 +1,137 @@
+//! Ports that every node publishes (`--publish-mode mesh`), wherever their container runs.
+
+use std::{
+    io::{Read, Write},
+    thread,
+    time::Duration,
+};
+
+use netd_tests::lab::{Container, traffic::IMPATIENCE};
+
+use crate::{
+    as_a_bridge::{BOTH_FAMILIES, OUTSIDE, at, ipv6, reaches, street_of_both_families},
+    cluster::{Cluster, Node, PATIENCE, patient_echo, vtep, wait_until},
+};
+
+const MESH: &str = "--network web -p 8080:80 -p 5353:53/udp --publish-mode mesh";
+
+fn attached(node: &Node, name: &str, words: &str) -> Container {
+    let container = match node.host.path(format!("/run/netns/{name}")).exists() {
+        true => node.host.existing_container(name),
+        false => node.host.container(name),
+    };
+    wait_until(&format!("{name} is attached"), || {
+        node.netd.say(&format!("attach {name} --netns /run/netns/{name} {words}")).succeeded()
+    });
+    container
+}
+
+fn with_a_network(nodes: usize) -> Cluster {
+    let cluster = Cluster::new(nodes, 1);
+    cluster.nodes[0].netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
+    wait_until("the network is everywhere", || {
+        cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
+    });
+    cluster
+}
+
+#[test]
+fn a_port_of_the_mesh_is_reached_on_every_node_and_the_client_stays_who_it_is() {
+    let cluster = with_a_network(3);
+    let outside = street_of_both_families(&cluster);
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    let two = attached(b, "two", MESH);
+    let (served, datagrams) = (two.serve_bulk(80), two.echo_udp(53));
+
+    for node in 0..3 {
+        for host in [vtep(node).to_string(), ipv6(node + 1)] {
+            wait_until(&format!("{host} has the port"), || outside.connect(&at(&host, 8080), IMPATIENCE * 5).is_ok());
+            outside.transfers(&at(&host, 8080), 300_000);
+            assert_eq!(outside.asks_udp(&at(&host, 5353), 3, 1000, PATIENCE), 3, "{host}");
+            // Of IPv6 the first is too large for the tunnel, which its sender is told.
+            wait_until(&format!("{host} in fragments"), || {
+                outside.asks_udp(&at(&host, 5353), 1, 4000, IMPATIENCE) == 1
+            });
+        }
+    }
+    for peer in served.peers().iter().chain(&datagrams.peers()).map(ToString::to_string) {
+        assert!(["192.0.2.150".to_owned(), ipv6(OUTSIDE)].contains(&peer), "the client comes as {peer}");
+    }
+
+    // A container of another node, of another network even, by an address of its own host.
+    c.netd.say("network create plain").ok();
+    let asker = attached(c, "asker", "--network plain");
+    asker.transfers("192.0.2.3:8080", 100_000);
+
+    // It is said where it leads, and nobody else may have it.
+    let flows = a.netd.say("flows --format json container=two network=web").json();
+    assert!(
+        flows.as_array().is_some_and(|flows| !flows.is_empty()),
+        "the node where it came in knows to whom: {flows}"
+    );
+    assert_eq!(b.netd.say("inspect two").json().pointer("/0/ports/0/publish_mode"), Some(&"mesh".into()));
+    a.host.container("rival");
+    a.netd
+        .say("attach rival --netns /run/netns/rival --network web -p 8080:80 --publish-mode mesh")
+        .refused(["8080", "two on node b"]);
+    cluster.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn what_came_in_elsewhere_outlives_the_daemons_and_ends_with_the_publication() {
+    let mut cluster = with_a_network(3);
+    let outside = street_of_both_families(&cluster);
+    let two = attached(&cluster.nodes[1], "two", MESH);
+    let _echo = patient_echo(&two, 80);
+    reaches(&outside, "192.0.2.1:8080");
+    let mut open = outside.connect("192.0.2.1:8080", PATIENCE).expect("it is open");
+    let mut still_there = || {
+        open.write_all(b"still there?")?;
+        open.read_exact(&mut [0; 12])
+    };
+    still_there().expect("it is answered");
+
+    for node in [0, 1] {
+        cluster.nodes[node].netd.kill();
+        still_there().expect("the programs carry on");
+        cluster.nodes[node].netd.start();
+        still_there().expect("and go on when the daemon is back");
+    }
+    reaches(&outside, "192.0.2.1:8080");
+
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    b.netd.say("unpublish two 8080:80").ok();
+    wait_until("it is nobody's any more", || outside.connect("192.0.2.1:8080", IMPATIENCE).is_err());
+    wait_until("what was open has ended", || {
+        thread::sleep(Duration::from_millis(100));
+        open.set_read_timeout(Some(IMPATIENCE)).expect("a socket has a timeout");
+        open.write_all(b"still there?").is_err() || open.read_exact(&mut [0; 12]).is_err()
+    });
+
+    // The container comes back elsewhere, and a process that has the port keeps it on its own node.
+    b.netd.say("detach two").ok();
+    let own = a.host.echo_tcp(8080);
+    let two = attached(c, "two", MESH);
+    let moved = two.echo_tcp(80);
+    reaches(&outside, "192.0.2.2:8080");
+    assert!(moved.peers().iter().all(|peer| peer.to_string() == "192.0.2.150") && !moved.peers().is_empty());
+    reaches(&outside, "192.0.2.1:8080");
+    assert!(!own.peers().is_empty(), "the process was asked");
+    cluster.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn what_no_node_could_publish_is_refused_with_the_reason() {
+    let cluster = with_a_network(1);
+    let node = &cluster.nodes[0];
+    node.netd.say("network create plain").ok();
+    let _of_one_host = attached(node, "one", "--network plain");
+    let _of_all = attached(node, "two", "--network web");
+    let publish = |what: &str| node.netd.say(&format!("publish {what} --publish-mode mesh"));
+
+    publish("one 8080:80").refused(["plain", "this host alone"]);
+    publish("two 192.0.2.1:8080:80").refused(["192.0.2.1", "every address"]);
+    publish("two 1000-3000:1000-3000").refused(["2001 ports"]);
+    publish("two 8080:80").ok();
+    assert_eq!(node.netd.say("publish two 8080:80").code(), 0, "and back to its own host alone");
+}

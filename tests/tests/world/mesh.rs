@@ -1,0 +1,283 @@
+//! A port that every host publishes: two hosts in memory, the client's and the container's, and the tunnel between them.
+
+use netd_common::{
+    packet::ETH,
+    parse::tcp_flags::{ACK, SYN},
+    tables::{Device, EndpointKey, Flow, Hook, MeshEnd, Segment, TunnelKey, Via, VtepKey},
+    tuple::{Address, Mac, TCP, UDP, Zone},
+    verdict::{DropReason, Verdict},
+};
+use netd_tests::{
+    packets::{Build, checksums_hold, icmp_error, ipv6_checksums_hold, ipv6_twin, tcp, twin, udp},
+    scene::{self, A, B, C, HOST, TUNNEL, UPLINK, UPLINK_MACS, bridge_mac, container_mac},
+    world::{Frame, World},
+};
+
+const VNI: u32 = 42;
+const CLIENT: &str = "198.51.100.7:4000";
+/// Where the client knocks.
+const KNOCKED: &str = "192.0.2.1:8000";
+/// The scene's container A, as the other host has it too.
+const CONTAINER: [u8; 4] = [10, 176, 1, 2];
+/// The two hosts' own addresses.
+const VTEPS: [Address; 2] = [Address::v4([192, 0, 2, 1]), Address::v4([192, 0, 2, 9])];
+
+/// The client's host, where network blue has no container A, and the container's, which knows no port 8000 of its own.
+struct Hosts {
+    ingress: World,
+    container: World,
+}
+
+impl Hosts {
+    fn new() -> Self {
+        let mut ingress = spanning(1);
+        ingress.devices.remove(&A);
+        for address in [Address::v4(CONTAINER), Address::v6(twin(CONTAINER))] {
+            let key = EndpointKey { address, zone: Zone(1), pad: 0 };
+            ingress.endpoints.remove(&key);
+            ingress.mesh.insert(key, MeshEnd { vtep: VTEPS[1], vni: VNI, mac: Mac(container_mac(A)), pad: 0 });
+        }
+        for protocol in [TCP, UDP] {
+            for (any, to) in
+                [(Address::ANY_V4, Address::v4(CONTAINER)), (Address::ANY_V6, Address::v6(twin(CONTAINER)))]
+            {
+                let key = netd_common::tables::PublicationKey::new(any, protocol, netd_common::tuple::Port::new(8000));
+                let publication = netd_common::tables::Publication::new(Zone(1), to, 8000, 80);
+                ingress.publications.insert(key, publication);
+            }
+        }
+        Self { ingress, container: spanning(0) }
+    }
+
+    /// A packet of the client's comes by the uplink of its host, and what comes of it by the tunnel to the container's.
+    fn knocks(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+        let frame = self.enters(bytes);
+        self.arrives(&frame, VTEPS[0])
+    }
+
+    fn enters(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let mut frame = Frame::at(UPLINK, bytes);
+        let verdict = self.ingress.run(Hook::FromUplink, &mut frame);
+        assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
+        whole(&frame.bytes);
+        frame.bytes
+    }
+
+    fn arrives(&self, bytes: &[u8], by: Address) -> (Verdict, Vec<u8>) {
+        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: by, vni: VNI }), ..Frame::at(TUNNEL, bytes.to_vec()) };
+        let verdict = self.container.run(Hook::FromOverlay, &mut frame);
+        whole(&frame.bytes);
+        (verdict, frame.bytes)
+    }
+
+    /// The container answers, and its answer comes back to the client's host.
+    fn answers(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+        let (verdict, bytes) = self.leaves(bytes);
+        assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
+        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: VTEPS[1], vni: VNI }), ..Frame::at(TUNNEL, bytes) };
+        let verdict = self.ingress.run(Hook::FromOverlay, &mut frame);
+        whole(&frame.bytes);
+        (verdict, frame.bytes)
+    }
+
+    fn leaves(&self, mut bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+        bytes[..6].copy_from_slice(&bridge_mac(20));
+        bytes[6..12].copy_from_slice(&container_mac(A));
+        let mut frame = Frame::at(A, bytes);
+        let verdict = self.container.run(Hook::FromContainer, &mut frame);
+        whole(&frame.bytes);
+        (verdict, frame.bytes)
+    }
+}
+
+/// The scene's host, its network blue a segment; `other` is the number of the host that it shares it with.
+fn spanning(other: usize) -> World {
+    let mut world = scene::world_of_both_families();
+    for container in [A, B] {
+        world.devices.get_mut(&container).expect("a container").vni = VNI;
+    }
+    let Device { gateway_ipv4, gateway_ipv6, gateway_mac, .. } = world.devices[&A];
+    let of_blue =
+        Segment { tunnel: TUNNEL, bridge: 20, underlay_mtu: 1550, zone: Zone(1), gateway_mac, ..Segment::default() };
+    world.segments.insert(VNI, Segment { gateway_ipv4, gateway_ipv6, ..of_blue });
+    let address = VTEPS[other];
+    world.vteps.insert(VtepKey { address, vni: VNI });
+    let place = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(address), pad: 0 };
+    world.mesh.insert(place, MeshEnd { vtep: address, ..MeshEnd::default() });
+    world
+}
+
+fn whole(bytes: &[u8]) {
+    if bytes[12] == 8 { checksums_hold(bytes) } else { ipv6_checksums_hold(bytes) }.expect("its checksums hold");
+}
+
+fn from_outside(build: Build) -> [Vec<u8>; 2] {
+    let bytes = build.macs(UPLINK_MACS[1], UPLINK_MACS[0]).bytes();
+    [bytes.clone(), ipv6_twin(&bytes)]
+}
+
+fn of_both(build: Build) -> [Vec<u8>; 2] {
+    let bytes = build.bytes();
+    [bytes.clone(), ipv6_twin(&bytes)]
+}
+
+#[test]
+fn a_client_reaches_a_container_of_another_host_as_itself_and_is_answered_by_whom_it_asked() {
+    for of in [tcp as fn(&str, &str) -> Build, udp] {
+        let knock = from_outside(of(CLIENT, KNOCKED));
+        let answer = of_both(of("10.176.1.2:80", CLIENT).flags(SYN | ACK));
+        let seen = of_both(of(CLIENT, "10.176.1.2:80"));
+        let heard = of_both(of(KNOCKED, CLIENT).flags(SYN | ACK));
+        for family in 0..2 {
+            let hosts = Hosts::new();
+
+            let (verdict, bytes) = hosts.knocks(knock[family].clone());
+            assert_eq!(verdict, Verdict::Peer(A));
+            assert_eq!(ends(&bytes), ends(&seen[family]), "as the client itself");
+            let (verdict, bytes) = hosts.answers(answer[family].clone());
+            assert_eq!(verdict, Verdict::Neighbour(UPLINK));
+            assert_eq!(ends(&bytes), ends(&heard[family]), "from where it knocked");
+            assert_eq!([hosts.ingress.flows.borrow().len(), hosts.container.flows.borrow().len()], [2, 2]);
+        }
+    }
+}
+
+/// Addresses and ports.
+fn ends(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (at, ip) = if bytes[12] == 8 { (26, 8) } else { (22, 32) };
+    (&bytes[at..at + ip], &bytes[at + ip..at + ip + 4])
+}
+
+#[test]
+fn one_client_may_knock_at_two_hosts_with_one_port() {
+    let hosts = Hosts::new();
+    let third = Address::v4([192, 0, 2, 10]);
+    let mut container = spanning(0);
+    container.vteps.insert(VtepKey { address: third, vni: VNI });
+    let place = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(third), pad: 0 };
+    container.mesh.insert(place, MeshEnd { vtep: third, ..MeshEnd::default() });
+    let hosts = Hosts { container, ..hosts };
+    let passed_on = hosts.enters(from_outside(tcp(CLIENT, KNOCKED))[0].clone());
+
+    let first = hosts.arrives(&passed_on, VTEPS[0]);
+    let second = hosts.arrives(&passed_on, third);
+
+    assert_eq!((first.0, second.0), (Verdict::Peer(A), Verdict::Peer(A)));
+    let [a, b] = [&first.1, &second.1].map(|bytes| u16::from_be_bytes([bytes[34], bytes[35]]));
+    assert!(a == 4000 && b != 4000, "the container sees two connections: {a} {b}");
+    for (port, vtep) in [(a, VTEPS[0]), (b, third)] {
+        let answer = tcp("10.176.1.2:80", &format!("198.51.100.7:{port}")).flags(SYN | ACK);
+        let mut frame = Frame::at(A, answer.macs(container_mac(A), bridge_mac(20)).bytes());
+        assert_eq!(hosts.container.run(Hook::FromContainer, &mut frame), Verdict::Tunnel(TUNNEL));
+        assert_eq!(frame.sent_to.map(|to| to.vtep), Some(vtep), "each back to its own host");
+        assert_eq!(ends(&frame.bytes).1, [0, 80, 0x0f, 0xa0], "to the port that the client has");
+    }
+}
+
+#[test]
+fn what_opens_nothing_or_comes_by_a_host_that_is_gone_ends() {
+    let mut hosts = Hosts::new();
+    let passed_on = hosts.enters(from_outside(tcp(CLIENT, KNOCKED))[0].clone());
+    let mut late = passed_on.clone();
+    late.truncate(ETH + 40);
+    // An ACK of nothing: the flag's byte and what it does to the checksum.
+    let ack = tcp(CLIENT, "10.176.1.2:80").flags(ACK).macs(bridge_mac(20), container_mac(A)).bytes();
+    assert_eq!(hosts.arrives(&ack, VTEPS[0]).0, Verdict::Drop(DropReason::NoFlow));
+
+    // To one who had the address before.
+    let mut stale = passed_on.clone();
+    stale[..6].copy_from_slice(&[2, 0, 0, 0, 9, 2]);
+    assert_eq!(hosts.arrives(&stale, VTEPS[0]).0, Verdict::Drop(DropReason::NoEndpoint));
+
+    assert_eq!(hosts.arrives(&passed_on, VTEPS[0]).0, Verdict::Peer(A));
+    hosts.container.mesh.clear();
+    let answer = tcp("10.176.1.2:80", CLIENT).flags(SYN | ACK).bytes();
+    assert_eq!(hosts.leaves(answer).0, Verdict::Drop(DropReason::NoEndpoint));
+    hosts.ingress.mesh.clear();
+    let mut again = Frame::at(UPLINK, from_outside(tcp(CLIENT, KNOCKED))[0].clone());
+    assert_eq!(hosts.ingress.run(Hook::FromUplink, &mut again), Verdict::Drop(DropReason::NoEndpoint));
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_goes_nowhere() {
+    let hosts = Hosts::new();
+    let answer = tcp("10.176.1.2:80", CLIENT).flags(SYN | ACK).macs(container_mac(A), bridge_mac(20)).bytes();
+    let mut frame = Frame { tunnel: Some(TunnelKey { vtep: VTEPS[1], vni: VNI }), ..Frame::at(TUNNEL, answer) };
+
+    assert_eq!(hosts.ingress.run(Hook::FromOverlay, &mut frame), Verdict::Drop(DropReason::NoFlow));
+}
+
+#[test]
+fn a_way_that_narrows_is_told_to_the_container_through_the_tunnel() {
+    for family in 0..2 {
+        let hosts = Hosts::new();
+        assert_eq!(hosts.knocks(from_outside(udp(CLIENT, KNOCKED))[family].clone()).0, Verdict::Peer(A));
+        let (_, heard) = hosts.answers(of_both(udp("10.176.1.2:80", CLIENT).payload(&[7; 400]))[family].clone());
+        // A router beyond the client's host cannot pass the answer on, and quotes it.
+        let answer = udp(KNOCKED, CLIENT).payload(&[7; 400]).bytes();
+        let error = icmp_error("203.0.113.1", "192.0.2.1", true, &answer, 28);
+        let error = from_outside(error)[family].clone();
+        if family == 1 {
+            // The twin of an IPv4 error is none of IPv6.
+            continue;
+        }
+
+        let (verdict, bytes) = hosts.knocks(error);
+
+        assert_eq!(verdict, Verdict::Peer(A));
+        assert_eq!(bytes[26..34], [203, 0, 113, 1, 10, 176, 1, 2], "the router's word, to the container");
+        assert_eq!(bytes[54..62], [10, 176, 1, 2, 198, 51, 100, 7], "about what it sent");
+        assert!(heard.len() > 400);
+    }
+}
+
+#[test]
+fn what_is_too_large_for_the_tunnel_is_the_stacks_to_refuse_or_cut_around_the_encapsulation() {
+    let hosts = Hosts::new();
+    let large = |uncut: bool| {
+        let build = udp(CLIENT, KNOCKED).payload(&[1; 1472]);
+        let mut bytes = from_outside(build)[0].clone();
+        // The scene's tunnel carries 1500 bytes: one that carries less.
+        bytes[20] = if uncut { 0x40 } else { 0 };
+        bytes[24..26].fill(0);
+        let checksum = (!netd_tests::packets::sum(&bytes[14..34])).to_be_bytes();
+        bytes[24..26].copy_from_slice(&checksum);
+        bytes
+    };
+    let mut hosts = hosts;
+    hosts.ingress.segments.get_mut(&VNI).expect("blue").underlay_mtu = 1500;
+
+    let mut frame = Frame::at(UPLINK, large(true));
+    assert_eq!(hosts.ingress.run(Hook::FromUplink, &mut frame), Verdict::Pass);
+    assert_eq!(frame.bytes[30..34], CONTAINER, "as the container would have got it");
+    assert_eq!(hosts.enters(large(false))[30..34], CONTAINER);
+}
+
+#[test]
+fn a_container_that_knocks_at_its_host_is_answered_through_it() {
+    let hosts = Hosts::new();
+    let knock = tcp("10.176.2.2:4000", KNOCKED).macs(container_mac(C), bridge_mac(30)).bytes();
+    let mut frame = Frame::at(C, knock);
+
+    assert_eq!(hosts.ingress.run(Hook::FromContainer, &mut frame), Verdict::Tunnel(TUNNEL));
+    whole(&frame.bytes);
+    assert_eq!(frame.bytes[26..34], [HOST, CONTAINER].concat(), "as the address it knocked at");
+    let port = u16::from_be_bytes([frame.bytes[34], frame.bytes[35]]);
+    assert_eq!(hosts.arrives(&frame.bytes, VTEPS[0]).0, Verdict::Peer(A));
+
+    let (verdict, bytes) = hosts.answers(tcp("10.176.1.2:80", &format!("192.0.2.1:{port}")).flags(SYN | ACK).bytes());
+    assert_eq!((verdict, ends(&bytes)), (Verdict::Peer(C), ends(&tcp(KNOCKED, "10.176.2.2:4000").bytes())));
+}
+
+#[test]
+fn no_flow_of_the_mesh_asks_for_the_hosts_firewall() {
+    let mut hosts = Hosts::new();
+    let settings = hosts.ingress.settings.as_mut().expect("the scene has settings");
+    settings.firewall.generation = 7;
+
+    assert_eq!(hosts.knocks(from_outside(tcp(CLIENT, KNOCKED))[0].clone()).0, Verdict::Peer(A));
+
+    let flows = hosts.ingress.flows.borrow();
+    let into: Vec<&Flow> = flows.values().filter(|flow| flow.via == Via::Tunnel as u8).collect();
+    assert!(matches!(into[..], [flow] if flow.generation == 0), "nothing leads the stack there: {into:?}");
+}
