@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use crate::cluster::{Cluster, LEASE, Placed, vtep, wait_until};
+use crate::cluster::{Cluster, LEASE, PATIENCE, Placed, vtep, wait_until, wait_within};
 
 /// How many there are: enough that each host has some of every other's addresses. `NETD_MOVING` of them, of 200 at most, where that is
 /// set.
@@ -93,8 +93,11 @@ fn attached(cluster: &Cluster, n: usize, number: usize, round: usize) -> Placed 
     };
     let address = format!("10.50.0.{}", place(number, round).1);
     let attach = format!("attach {name} --netns /run/netns/{name} --network web:ip={address}");
-    // What was there before may be leaving yet, and while etcd has no leader nobody comes.
-    wait_until(&format!("{name} has {address} on {}", node.host.name()), || node.netd.say(&attach).succeeded());
+    // What was there before may be leaving yet, and while etcd has no leader, or the host no etcd, nobody comes.
+    let patience = PATIENCE + Duration::from_secs(cut());
+    wait_within(patience, &format!("{name} has {address} on {}", node.host.name()), || {
+        node.netd.say(&attach).succeeded()
+    });
     Placed { node: n, container, address: address.parse().expect("an address") }
 }
 
