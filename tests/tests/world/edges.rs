@@ -5,7 +5,7 @@ use netd_common::{
     nat,
     packet::ETH,
     parse::{
-        self,
+        self, ETHERTYPE_IPV4,
         tcp_flags::{ACK, FIN, RST, SYN},
     },
     tables::{Device, EndpointKey, Hook, PortRange, Scratch},
@@ -298,4 +298,16 @@ fn open_and_close(world: &World, from: &str, to: &str) -> netd_tests::story::Arr
     enter(world, tcp(to, &syn.source()).flags(FIN | ACK), false);
     leave(world, A, tcp(from, to).flags(ACK), false);
     syn
+}
+
+#[test]
+fn what_had_no_ethernet_header_enters_its_container_with_one_of_its_own_family() {
+    let world = scene::world();
+    let knock = tcp("198.51.100.9:4000", "192.0.2.1:443").bytes();
+    let mut packet = Frame { layer3: true, ..Frame::at(UPLINK, knock[ETH..].to_vec()) };
+
+    let verdict = world.run(Hook::FromL3Uplink, &mut packet);
+
+    assert!(matches!(verdict, Verdict::Peer(_)), "{verdict:?}");
+    assert_eq!(packet.bytes[12..ETH], ETHERTYPE_IPV4);
 }
