@@ -57,5 +57,9 @@ pub fn require_reachable<T: Tables>(t: &T, to: &Device, came_by: u32) -> Result<
     if from.zone != to.zone {
         return Err(DropReason::Isolated);
     }
+    if from.is(DeviceKind::Join) {
+        // Judged where it left the other bridge of the network.
+        return Ok(());
+    }
     if to.has(device_flags::NO_ICC) { Err(DropReason::NotAllowed) } else { Ok(()) }
 }

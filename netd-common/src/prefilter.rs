@@ -30,6 +30,9 @@ pub trait Tables {
 
     /// Whether there is a flow with this tuple.
     fn has_flow(&self, tuple: &Tuple) -> bool;
+
+    /// Whether a UDP socket of the host is connected to the sender of a packet with this tuple, and would get it.
+    fn has_connected(&self, tuple: &Tuple) -> bool;
 }
 
 /// What becomes of a frame that comes by an uplink.
@@ -51,8 +54,9 @@ fn is_denied<F: Frame, T: Tables>(frame: &F, t: &T, s: &mut Scratch) -> Option<b
         return Some(false);
     }
     s.source = SourceKey::new(publication.sources, s.key.src);
-    // What goes on with a flow is its flow's: an answer to a container that asked before the port was published.
-    Some(!t.is_source(&s.source) && !t.has_flow(&s.key))
+    // What goes on with a flow is its flow's: an answer to a container that asked before the port was published. So is an answer
+    // to a socket of the host the socket's.
+    Some(!t.is_source(&s.source) && !t.has_flow(&s.key) && (s.key.protocol != UDP || !t.has_connected(&s.key)))
 }
 
 /// The publication that the tuple in `s.key` knocks at.

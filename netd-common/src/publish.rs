@@ -3,6 +3,7 @@
 use crate::{
     forward,
     tables::{Device, Publication, PublicationKey, Route, Scratch, SourceKey, SourceList, Tables, Via},
+    tuple::UDP,
     verdict::DropReason,
 };
 
@@ -31,6 +32,9 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
 pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch, from: &Device, hosts: bool) -> Result<bool, DropReason> {
     let published = exactly(t, s).or_else(|| if hosts { everywhere(t, s) } else { None });
     let Some(publication) = published else { return Ok(false) };
+    if answers_host(t, s) {
+        return Ok(false);
+    }
     require_source(t, s, publication.sources)?;
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.
@@ -52,6 +56,15 @@ pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch, from: &Device, hosts: bool
         return Err(DropReason::NoEndpoint);
     }
     Ok(true)
+}
+
+/// Whether a packet with the tuple `s.key` that knocks at a publication answers a socket of the host: a datagram does not say
+/// whether it asks or answers, and a socket that is connected to its sender has asked. A segment that answers opens nothing.
+///
+/// Not inlined, as what calls it.
+#[inline(never)]
+pub fn answers_host<T: Tables>(t: &T, s: &Scratch) -> bool {
+    s.key.protocol == UDP && t.has_connected(&s.key)
 }
 
 /// Refuses a packet with the tuple `s.key` whose source is not of a publication's list: a client's address as it came, a

@@ -27,6 +27,9 @@ pub trait Tables {
     /// Whether a container is on another host, where no socket of this one's can be led.
     fn is_elsewhere(&self, key: &EndpointKey) -> bool;
 
+    /// Whether a socket of the host would answer at this place.
+    fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool;
+
     /// What a socket dialled that was led to this place.
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled>;
 
@@ -92,12 +95,25 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
         return Dial::Refused;
     }
     let container = EndpointKey { address: publication.address, zone: publication.zone, pad: 0 };
-    if !can_speak(socket, publication.address) || t.is_elsewhere(&container) {
+    if t.is_elsewhere(&container) {
         return Dial::Alone;
     }
+    if can_speak(socket, publication.address) {
+        return lead(t, socket, (address, source, port), (to, to_port));
+    }
+    // Its family is none of the container's: the relay is at the loopback.
+    if address.is_loopback() || address == address.any_of_family() {
+        return Dial::Alone;
+    }
+    lead(t, socket, (address, source, port), (address.loopback_of_family(), port))
+}
+
+#[inline(always)]
+fn lead<T: Tables>(t: &T, socket: &Socket, dialled: (Address, Address, Port), to: (Address, Port)) -> Dial {
+    let (address, source, port) = dialled;
     let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };
-    t.keep_dialled(&DialledKey::new(socket.cookie, to, to_port), &dialled);
-    Dial::Led(to, to_port)
+    t.keep_dialled(&DialledKey::new(socket.cookie, to.0, to.1), &dialled);
+    Dial::Led(to.0, to.1)
 }
 
 /// Whom a socket takes its peer at this place for, if it was led there.
@@ -140,7 +156,13 @@ fn published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Op
     if !address.is_loopback() && !t.is_hosts(&address) {
         return None;
     }
-    t.publication(&PublicationKey::new(address.any_of_family(), protocol, port)).copied()
+    let everywhere = |any: Address| t.publication(&PublicationKey::new(any, protocol, port)).copied();
+    if let Some(publication) = everywhere(address.any_of_family()) {
+        return Some(publication);
+    }
+    // A container of one family is published in that one alone. What the host itself serves in the other is left to it.
+    let other = if address.is_v4() { Address::ANY_V6 } else { Address::ANY_V4 };
+    everywhere(other).filter(|_| !t.has_server(protocol, address, port))
 }
 
 /// Whether a socket can speak to this address, by its family and by that of the address it has.

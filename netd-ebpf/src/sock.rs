@@ -115,6 +115,11 @@ impl Call {
     }
 
     #[inline(always)]
+    fn tables(&self) -> Sockets {
+        Sockets::new(self.context)
+    }
+
+    #[inline(always)]
     fn cookie(&self) -> u64 {
         // SAFETY: the context in hand.
         unsafe { bpf_get_socket_cookie(self.context.cast()) }
@@ -170,7 +175,7 @@ impl Call {
 pub fn dial<F: Family>(context: &SockAddrContext, speaks: Speaks) -> i32 {
     let Some(call) = Call::of_host(context) else { return GO_ON };
     let Some(socket) = call.socket::<F>(speaks) else { return GO_ON };
-    match sock::dial(&Sockets, &socket, F::address(&call), call.port()) {
+    match sock::dial(&call.tables(), &socket, F::address(&call), call.port()) {
         Dial::Alone => GO_ON,
         Dial::Led(address, port) => {
             call.put::<F>((address, port));
@@ -184,7 +189,7 @@ pub fn dial<F: Family>(context: &SockAddrContext, speaks: Speaks) -> i32 {
 #[inline(always)]
 pub fn peer<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(call) = Call::of_host(context) else { return GO_ON };
-    if let Some(dialled) = sock::peer(&Sockets, call.cookie(), F::address(&call), call.port()) {
+    if let Some(dialled) = sock::peer(&call.tables(), call.cookie(), F::address(&call), call.port()) {
         call.put::<F>(dialled);
     }
     GO_ON
@@ -197,7 +202,7 @@ pub fn bind<F: Family>(context: &SockAddrContext) -> i32 {
     if call.mark() == sock::KEEPER_MARK {
         return GO_ON;
     }
-    if sock::may_bind(&Sockets, call.protocol(), F::address(&call), call.port()) {
+    if sock::may_bind(&call.tables(), call.protocol(), F::address(&call), call.port()) {
         return GO_ON;
     }
     refuse(EADDRINUSE)

@@ -39,7 +39,7 @@ pub fn run(context: &XdpContext) -> u32 {
     let hook = Hook::UplinkXdp;
     let (Some(scratch), Some(counters)) = (maps::scratch(hook as u32), maps::counters(hook)) else { return XDP_PASS };
     let frame = Buffer { data: context.data(), end: context.data_end() };
-    let verdict = prefilter::judge(&frame, &maps::Early, scratch);
+    let verdict = prefilter::judge(&frame, &maps::Early::new(context), scratch);
     counters.count(verdict);
     if verdict.action() == Action::Drop { XDP_DROP } else { XDP_PASS }
 }

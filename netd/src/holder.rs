@@ -1,4 +1,5 @@
-//! Who has a port of the host: `/proc/net`'s tables matched to the process that holds the socket.
+//! Who has a port of the host: `/proc/net`'s tables, and what the kernel tells beside them, matched to the process that holds the
+//! socket.
 
 use std::{
     fs, io,
@@ -9,18 +10,21 @@ use std::{
 
 use netd_common::tuple::{TCP, UDP};
 
-use crate::reconcile::Process;
+use crate::{link::sockets, reconcile::Process};
 
 /// `TCP_LISTEN` and `TCP_TIME_WAIT` of `net/tcp_states.h`.
 const LISTEN: u8 = 0x0a;
 const TIME_WAIT: u8 = 0x06;
+/// `TCP_BOUND_INACTIVE`: bound, and nothing else yet.
+const BOUND: u8 = 0x0d;
 
 /// The first of `ports` of `address` that is taken, and the process that has it, in the calling thread's namespace; one of id
 /// 0 if it is in none that can be seen. `None` if all are free, or the protocol has no ports that the kernel lists.
 pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Option<(u16, Process)>> {
-    let there = sockets(address, protocol, ports)?.into_iter();
-    let first =
-        there.filter(|socket| protocol != TCP || socket.state == LISTEN).min_by_key(|socket| socket.local.port());
+    let there = those_at(address, protocol, ports)?.into_iter();
+    let first = there
+        .filter(|socket| protocol != TCP || [LISTEN, BOUND].contains(&socket.state))
+        .min_by_key(|socket| socket.local.port());
     Ok(first.map(|socket| {
         let process = owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() });
         (socket.local.port(), process)
@@ -29,25 +33,30 @@ pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::
 
 /// Whether a connection of one of these ports of `address` is over and waits for stragglers (TIME-WAIT), and no socket listens.
 pub fn has_closed(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<bool> {
-    let there = sockets(address, protocol, ports)?;
+    let there = those_at(address, protocol, ports)?;
     let any = |state| there.iter().any(|socket| socket.state == state);
     Ok(any(TIME_WAIT) && !any(LISTEN))
 }
 
 /// The sockets of the calling thread's namespace that have one of these ports of `address`, as far as the kernel lists them.
-fn sockets(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Vec<Socket>> {
+fn those_at(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Vec<Socket>> {
     let tables: &[&str] = match protocol {
         TCP => &["tcp", "tcp6"],
         UDP => &["udp", "udp6"],
         _ => &[],
     };
+    let has = |socket: &Socket| ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address);
     let mut found = Vec::new();
+    if protocol == TCP {
+        // A kernel that does not tell leaves the others to be told.
+        let bound = sockets::bound().unwrap_or_default().into_iter();
+        found.extend(bound.map(|(local, inode)| Socket { local, state: BOUND, inode }).filter(has));
+    }
     for table in tables {
         let text = match fs::read_to_string(Path::new("/proc/thread-self/net").join(table)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             read => read?,
         };
-        let has = |socket: &Socket| ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address);
         found.extend(text.lines().filter_map(parse).filter(has));
     }
     Ok(found)
@@ -187,6 +196,23 @@ mod tests {
         assert_eq!((held, found.pid), (port, std::process::id()));
         assert!(!found.command.is_empty());
         assert_eq!(holder(Ipv4Addr::UNSPECIFIED.into(), UDP, port..=port).unwrap(), None);
+    }
+
+    #[test]
+    fn a_tcp_socket_that_is_bound_and_nothing_else_has_its_port() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockname, socket};
+        use std::os::fd::AsRawFd;
+        for (family, address) in [(AddressFamily::Inet, "127.0.0.1:0"), (AddressFamily::Inet6, "[::1]:0")] {
+            let socket = socket(family, SockType::Stream, SockFlag::empty(), None).unwrap();
+            let wanted: SocketAddr = address.parse().unwrap();
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(wanted)).unwrap();
+            let bound: SockaddrStorage = getsockname(socket.as_raw_fd()).unwrap();
+            let v6 = bound.as_sockaddr_in6().map(|bound| bound.port());
+            let port = bound.as_sockaddr_in().map(|bound| bound.port()).or(v6).unwrap();
+
+            let (held, found) = holder(wanted.ip(), TCP, port..=port).unwrap().unwrap();
+            assert_eq!((held, found.pid), (port, std::process::id()));
+        }
     }
 
     #[test]

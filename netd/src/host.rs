@@ -25,7 +25,7 @@ use crate::{
     link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
-        Checkup, Collected, Family, Guard, HostFacts, HostPort, Kernel, LinkName, Process, Program, Relays,
+        Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Process, Program, Relays,
         ResolverState, Sandbox, State, Step, Use,
     },
     relay::Relay,
@@ -103,7 +103,9 @@ impl Host {
 
     async fn attach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
         let index = needed_index(link)?;
+        // The blocks of both directions come together, and a join has a program in one alone.
         if let Some((filter, program)) = self.dataplane.shared(hook)?
+            && !link.as_str().starts_with(Join::NEAR)
             && self.links.share_blocks(index).await?
         {
             self.links.put_into_block(&filter, program).await?;
@@ -170,7 +172,7 @@ impl Kernel for Host {
     async fn observe(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, veths, tunnels, misnamed, unclear, loopbacks } =
+        let Ours { bridges, joins, veths, tunnels, misnamed, unclear, loopbacks } =
             self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
@@ -195,6 +197,7 @@ impl Kernel for Host {
         let resolvers = self.resolvers(&loopbacks)?;
         Ok(State {
             bridges,
+            joins,
             veths,
             misnamed,
             unclear,
@@ -235,7 +238,9 @@ impl Kernel for Host {
             },
             Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
             Step::Detach(link, hook) => self.detach(link, *hook).await,
-            Step::DeleteVeth(link) | Step::DeleteBridge(link) | Step::DeleteTunnel(link) => self.delete(link).await,
+            Step::DeleteVeth(link) | Step::DeleteJoin(link) | Step::DeleteBridge(link) | Step::DeleteTunnel(link) => {
+                self.delete(link).await
+            }
             Step::RemoveSegment(vni) => self.dataplane.tables_mut().overlay.remove_segment(*vni),
             Step::RemoveRemote(key) => self.dataplane.tables_mut().overlay.remove_remote(*key),
             Step::RemoveVtep(key) => self.dataplane.tables_mut().overlay.remove_vtep(*key),
@@ -261,6 +266,8 @@ impl Kernel for Host {
                 let announced = self.links.with_announced_routes().await?;
                 self.forwarding.switch_on(link, *family, &announced)
             }
+            Step::CreateJoin(link, join) => self.links.create_join(link, join).await,
+            Step::ConnectJoin(link, join) => self.links.connect_join(link, join).await,
             Step::CreateVeth(link, veth) => {
                 self.links.create_veth(link, veth).await?;
                 self.sandboxes.insert(link.clone(), veth.sandbox.clone());

@@ -20,8 +20,8 @@ use crate::{
     firewall::{FirewallFacts, Mode},
     model::{self, Attachment, Endpoint, GatewayMode, Model, Network, Remotes, Subnet},
     reconcile::{
-        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, LinkName, ResolverState, Sandbox, State,
-        Uplink, Veth,
+        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, Join, LinkName, ResolverState, Sandbox,
+        State, Uplink, Veth,
     },
 };
 
@@ -152,6 +152,34 @@ fn add_network(state: &mut State, network: &Network) {
     state.devices.insert(link, record);
 }
 
+/// The bridge of a network with this number, with what joins it to the first if it is a further one: frames pass it both ways, and
+/// those to its containers only past the program that judges them where they leave the first.
+fn add_bridge_of(state: &mut State, network: &Network, number: u8) -> LinkName {
+    if number == 0 {
+        return network.bridge();
+    }
+    let further = network.further_bridge(number);
+    let (near, far) = (network.join(number), network.far_side(number));
+    let owner = format!("{} {number}", network.name);
+    let (mac, mtu) = (network.further_mac(number), network.mtu);
+    let bridge = Bridge { owner: owner.clone(), mac, mtu, addresses: BTreeSet::new(), intact: true };
+    let record = DeviceRecord { kind: DeviceKind::Join as u8, ..record_in(network) };
+    state.devices.extend([&near, &far].map(|side| (side.clone(), record.clone())));
+    let join = Join {
+        owner,
+        bridge: network.bridge(),
+        far,
+        further: further.clone(),
+        mtu,
+        intact: true,
+        apart: network.no_icc,
+    };
+    state.hooks.insert((near.clone(), Hook::ToContainer));
+    state.joins.insert(near, join);
+    state.bridges.insert(further.clone(), bridge);
+    further
+}
+
 /// An address with the prefix length of its subnet.
 fn with_prefix(address: IpAddr, subnet: &Subnet) -> IpNet {
     IpNet::new_assert(address, subnet.subnet.prefix_len())
@@ -208,7 +236,7 @@ fn add_attachment(
         .collect();
     let veth = Veth {
         owner: endpoint.name.to_string(),
-        bridge: network.bridge(),
+        bridge: add_bridge_of(state, network, attachment.bridge),
         mtu: network.mtu,
         intact: true,
         apart: network.no_icc,

@@ -7,7 +7,7 @@ use netd_common::{
     packet::ETH,
     parse::tcp_flags,
     tables::{Firewall, Hook, Instant},
-    tuple::{Address, TCP, Tuple, UDP, Zone, echo},
+    tuple::{Address, Port, TCP, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
@@ -55,6 +55,9 @@ fn packets_are_equal(v6: bool, firewall: Firewall) {
         let _asked_by_tcp = std::net::TcpListener::bind((resolver, dns::FIRST_SOCKET)).expect("the namespace is empty");
         let at = Address::from(resolver);
         world.sockets_at.extend([(UDP, at, dns::FIRST_SOCKET + 1), (TCP, at, dns::FIRST_SOCKET)]);
+        let (_connected, tuples): (Vec<_>, Vec<_>) = CONNECTED.map(|ends| connected(v6, ends)).into_iter().unzip();
+        world.connected.extend(tuples);
+        layer3.connected = world.connected.clone();
         (layer3.sockets, layer3.sockets_at) = (world.sockets.clone(), world.sockets_at.clone());
         let mut kernel = Kernel::like(&world);
         let mut random = StdRng::seed_from_u64(SEED);
@@ -116,6 +119,26 @@ fn packets_are_equal(v6: bool, firewall: Firewall) {
         assert!(flows.len() > 200, "only {} flows: the packets are too alike", flows.len());
         assert!(seen.len() >= 16, "only {} kinds of verdict: {seen:?}", seen.len());
     });
+}
+
+/// An address and a port.
+type End = ([u8; 4], u16);
+
+/// The ends of UDP sockets of the host that are connected, at published ports: their own and the other's.
+const CONNECTED: [(End, End); 3] = [
+    ((scene::HOST, 5353), ([198, 51, 100, 7], 5000)),
+    ((scene::HOST, 443), ([203, 0, 113, 9], 33_000)),
+    (([10, 176, 1, 1], 443), ([10, 176, 1, 2], 1024)),
+];
+
+/// Such a socket, and the tuple of the packets that it gets.
+fn connected(v6: bool, (own, to): (End, End)) -> (std::net::UdpSocket, Tuple) {
+    let of = |v4: [u8; 4]| if v6 { Address::v6(packets::twin(v4)) } else { Address::v4(v4) };
+    let socket = std::net::UdpSocket::bind((of(own.0).ip(), own.1)).expect("the port is free");
+    socket.connect((of(to.0).ip(), to.1)).expect("there is a way");
+    let (src, dst) = (of(to.0), of(own.0));
+    let (src_port, dst_port) = (Port::new(to.1), Port::new(own.1));
+    (socket, Tuple { src, dst, src_port, dst_port, protocol: UDP, echo: echo::NONE, zone: Zone::HOST })
 }
 
 /// The monotonic clock, not within a quarter of a second before a tick: the kernel's next packet falls into the same.

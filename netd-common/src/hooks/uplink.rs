@@ -87,6 +87,9 @@ pub fn lead_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch
         return Ok(false);
     }
     let Some(publication) = publish::at(t, s, p.device()) else { return Ok(false) };
+    if publish::answers_host(t, s) {
+        return Ok(false);
+    }
     publish::require_source(t, s, publication.sources)?;
     if publication.address.is_v4() != s.key.dst.is_v4() {
         // No process has the port, so the host refuses at once.

@@ -25,6 +25,7 @@ struct Host {
     sources: BTreeSet<SourceKey>,
     addresses: BTreeSet<Address>,
     elsewhere: BTreeSet<EndpointKey>,
+    servers: BTreeSet<(u8, Address, u16)>,
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
 
@@ -43,6 +44,10 @@ impl Tables for Host {
 
     fn is_elsewhere(&self, key: &EndpointKey) -> bool {
         self.elsewhere.contains(key)
+    }
+
+    fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool {
+        self.servers.contains(&(protocol, address, port.number()))
     }
 
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
@@ -110,7 +115,6 @@ fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
         (Socket { on_device: true, ..v4 }, HOST, 8080),
         (Socket { source: LOOPBACK, ..v4 }, LOOPBACK, 8080),
         (Socket { source: LOOPBACK_V6, ..socket(TCP, Speaks::Both) }, LOOPBACK_V6, 8080),
-        (Socket { source: HOST_V6, ..socket(TCP, Speaks::Both) }, HOST_V6, 8080),
         (socket(UDP, Speaks::V6), LOOPBACK_V6, 8080),
     ] {
         let host = host();
@@ -203,4 +207,33 @@ fn a_published_port_cannot_be_bound_where_it_is_published() {
         }
     }
     assert!(may_bind(&host, SCTP, HOST, Port::new(8080)));
+}
+
+/// A container of one family, published at every address of that.
+#[test]
+fn a_socket_of_the_other_family_is_led_where_it_can_speak_and_else_to_the_relay_but_to_no_servers_place() {
+    for protocol in [TCP, UDP] {
+        let mut host = Host { addresses: [HOST, HOST_V6].into(), ..Host::default() };
+        let publish = |host: &mut Host, any, port, to| {
+            let key = PublicationKey::new(any, protocol, Port::new(port));
+            host.publications.insert(key, Publication::new(Zone(1), to, port, 80));
+        };
+        publish(&mut host, Address::ANY_V4, 8004, CONTAINER);
+        publish(&mut host, Address::ANY_V6, 8006, CONTAINER_V6);
+        let (four, six, to) = (Port::new(8004), Port::new(8006), Port::new(80));
+        let [v4, v6, both] = [Speaks::V4, Speaks::V6, Speaks::Both].map(|speaks| socket(protocol, speaks));
+
+        assert_eq!(dial(&host, &both, HOST_V6, four), Dial::Led(CONTAINER, to));
+        assert_eq!(dial(&host, &v6, HOST_V6, four), Dial::Led(LOOPBACK_V6, four));
+        assert_eq!(dial(&host, &v4, HOST, six), Dial::Led(LOOPBACK, six));
+        assert_eq!(peer(&host, v4.cookie, LOOPBACK, six), Some((HOST, six)), "it is told what it dialled");
+        assert_eq!(dial(&host, &v4, LOOPBACK, six), Dial::Alone, "the relay is there");
+        assert_eq!(dial(&host, &v4, ELSEWHERE, six), Dial::Alone);
+
+        host.servers.extend([(protocol, HOST_V6, 8004), (protocol, HOST, 8006)]);
+        for socket in [&both, &v6] {
+            assert_eq!(dial(&host, socket, HOST_V6, four), Dial::Alone, "the host's own server");
+        }
+        assert_eq!(dial(&host, &v4, HOST, six), Dial::Alone, "the host's own server");
+    }
 }

@@ -270,6 +270,9 @@ pub trait Tables {
     /// Whether a socket of the host would get the answers to a packet with this tuple.
     fn has_socket(&self, tuple: &Tuple) -> bool;
 
+    /// Whether a UDP socket of the host is connected to the sender of a packet with this tuple, and would get it.
+    fn has_connected(&self, tuple: &Tuple) -> bool;
+
     /// Whether a socket at exactly its destination, and not at every address, would get a packet with this IPv4 tuple, in the
     /// namespace that the packet is in.
     fn has_socket_at(&self, tuple: &Tuple) -> bool;

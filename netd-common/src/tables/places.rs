@@ -15,6 +15,8 @@ pub enum DeviceKind {
     Bridge = 2,
     /// A device towards the outside.
     Uplink = 3,
+    /// A side of what joins a further bridge of a network to its first.
+    Join = 4,
 }
 
 /// Flags of a [`Device`].

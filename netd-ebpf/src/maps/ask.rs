@@ -1,11 +1,11 @@
 //! Questions to the kernel's own tables: its sockets and its routing.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, bpf_fib_lookup as FibLookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        __sk_buff, BPF_TCP_ESTABLISHED, bpf_fib_lookup as FibLookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     tables::{NextHop, Route, fib},
-    tuple::{Address, TCP, Tuple, UDP},
+    tuple::{Address, Port, TCP, Tuple, UDP},
 };
 
 const AF_INET: u8 = 2;
@@ -34,20 +34,9 @@ static SOCKET_QUESTION: PerCpuArray<bpf_sock_tuple> = PerCpuArray::with_max_entr
 /// Looks for the socket that the answers to `tuple` would reach. Not inlined, as [`route`].
 #[inline(never)]
 pub fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
-    let (src, dst) = (tuple.dst.words(), tuple.src.words());
-    let sport = u16::from_ne_bytes(tuple.dst_port.bytes());
-    let dport = u16::from_ne_bytes(tuple.src_port.bytes());
-    let Some(answer) = SOCKET_QUESTION.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's element, which nothing interrupts between here and the call.
-    let answer = unsafe { &mut *answer };
-    let mut size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
-    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: src, daddr: dst, sport, dport };
-    answer.__bindgen_anon_1.ipv6 = ipv6;
-    if tuple.src.is_v4() {
-        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: src[3], daddr: dst[3], sport, dport };
-        answer.__bindgen_anon_1.ipv4 = ipv4;
-        size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
-    }
+    let Some((answer, size)) = socket_question((&tuple.dst, tuple.dst_port), (&tuple.src, tuple.src_port)) else {
+        return false;
+    };
     // SAFETY: the context in hand, and a tuple that lives through the call with its size told; what is found is given back.
     unsafe {
         let socket = match tuple.protocol {
@@ -61,6 +50,74 @@ pub fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
         bpf_sk_release(socket.cast());
     }
     true
+}
+
+/// Looks for the UDP socket that a packet with this tuple would reach, and whether it is connected: then to the packet's sender, and
+/// it goes before any other of its port. `context` is a packet's or a frame's. Not inlined, as [`route`].
+#[inline(never)]
+pub fn has_connected(context: *mut c_void, tuple: &Tuple) -> bool {
+    let Some((packet, size)) = socket_question((&tuple.src, tuple.src_port), (&tuple.dst, tuple.dst_port)) else {
+        return false;
+    };
+    // SAFETY: the context in hand, and a tuple that lives through the call with its size told; what is found is given back.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(context, packet, size, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return false;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        // What `connect` makes of a UDP socket too.
+        state == BPF_TCP_ESTABLISHED
+    }
+}
+
+/// Looks for the socket that a packet to this place from the place itself would reach: what a call of a socket interrupts asks with a
+/// tuple of its own. Not inlined, as [`route`].
+#[inline(never)]
+pub fn has_server(context: *mut c_void, protocol: u8, address: &Address, port: Port) -> bool {
+    let words = address.words();
+    let dport = u16::from_ne_bytes(port.bytes());
+    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: words, daddr: words, sport: 0, dport };
+    let mut size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
+    let mut packet = bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } };
+    if address.is_v4() {
+        packet.__bindgen_anon_1.ipv4 =
+            bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: words[3], daddr: words[3], sport: 0, dport };
+        size = IPV4_TUPLE;
+    }
+    // SAFETY: the context in hand, and a tuple that lives through the call with its size told; what is found is given back.
+    unsafe {
+        let socket = match protocol {
+            TCP => bpf_skc_lookup_tcp(context, &mut packet, size, CURRENT_NETNS, 0),
+            UDP => bpf_sk_lookup_udp(context, &mut packet, size, CURRENT_NETNS, 0),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
+}
+
+/// The tuple of a packet between two ends as the kernel's socket tables are asked with it, and its size.
+#[inline(always)]
+fn socket_question(from: (&Address, Port), to: (&Address, Port)) -> Option<(&'static mut bpf_sock_tuple, u32)> {
+    let (src, dst) = (from.0.words(), to.0.words());
+    let sport = u16::from_ne_bytes(from.1.bytes());
+    let dport = u16::from_ne_bytes(to.1.bytes());
+    // SAFETY: this CPU's element, which nothing interrupts between here and the call.
+    let question = unsafe { &mut *SOCKET_QUESTION.get_ptr_mut(0)? };
+    let mut size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
+    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: src, daddr: dst, sport, dport };
+    question.__bindgen_anon_1.ipv6 = ipv6;
+    if from.0.is_v4() {
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: src[3], daddr: dst[3], sport, dport };
+        question.__bindgen_anon_1.ipv4 = ipv4;
+        size = IPV4_TUPLE;
+    }
+    Some((question, size))
 }
 
 /// Looks for the socket that a packet with this IPv4 tuple would reach, and whether it is bound to that address.

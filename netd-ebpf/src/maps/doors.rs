@@ -1,15 +1,32 @@
 //! What a call of a socket and a frame in an uplink's driver see of the maps.
 
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::bpf_sock_addr, programs::XdpContext};
 use netd_common::{
     prefilter, sock,
     tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, SourceKey},
-    tuple::{Address, Tuple},
+    tuple::{Address, Port, Tuple},
 };
 
-use super::{DIALLED, FLOWS, HOST_ADDRESSES, MESH, is_source, publication};
+use super::{
+    DIALLED, FLOWS, HOST_ADDRESSES, MESH,
+    ask::{has_connected, has_server},
+    is_source, publication,
+};
 
 /// Those that a call of a socket sees.
-pub struct Sockets;
+pub struct Sockets {
+    context: *mut bpf_sock_addr,
+}
+
+impl Sockets {
+    /// The maps for the call of this context.
+    #[inline(always)]
+    pub fn new(context: *mut bpf_sock_addr) -> Self {
+        Self { context }
+    }
+}
 
 impl sock::Tables for Sockets {
     #[inline(always)]
@@ -33,6 +50,11 @@ impl sock::Tables for Sockets {
     }
 
     #[inline(always)]
+    fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool {
+        has_server(self.context.cast(), protocol, &address, port)
+    }
+
+    #[inline(always)]
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
         // SAFETY: as for devices; what another socket's call makes of the element tells a wrong name and no more.
         unsafe { DIALLED.get(key) }
@@ -46,7 +68,17 @@ impl sock::Tables for Sockets {
 }
 
 /// Those that a frame sees before it is a packet.
-pub struct Early;
+pub struct Early {
+    context: *mut c_void,
+}
+
+impl Early {
+    /// The maps for the frame of this context.
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        Self { context: context.ctx.cast() }
+    }
+}
 
 impl prefilter::Tables for Early {
     #[inline(always)]
@@ -67,5 +99,10 @@ impl prefilter::Tables for Early {
     #[inline(always)]
     fn has_flow(&self, tuple: &Tuple) -> bool {
         FLOWS.get_ptr(tuple).is_some()
+    }
+
+    #[inline(always)]
+    fn has_connected(&self, tuple: &Tuple) -> bool {
+        has_connected(self.context, tuple)
     }
 }

@@ -21,7 +21,7 @@ use netd_common::{
 use super::{
     AGES, ALLOWANCES, CURSORS_USED, DEVICES, DEVICES_FAR, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, MESH, ORPHANS, PEERS,
     REMOTES, RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS,
-    ask::{has_socket, has_socket_at, route},
+    ask::{has_connected, has_socket, has_socket_at, route},
     counters,
     flow::{copy, end},
     is_source, publication,
@@ -284,6 +284,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn has_socket(&self, tuple: &Tuple) -> bool {
         has_socket(self.skb, tuple)
+    }
+
+    #[inline(always)]
+    fn has_connected(&self, tuple: &Tuple) -> bool {
+        has_connected(self.skb.cast(), tuple)
     }
 
     #[inline(always)]

@@ -1,7 +1,14 @@
 //! A network's bridge: the gateway's address, and nothing that moves by itself.
 
+use std::{collections::BTreeSet, net::Ipv6Addr};
+
 use anyhow::{Context, Result, bail};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, packet_route::link::BridgeStpState};
+use ipnet::IpNet;
+use netd_common::tuple::Mac;
+use rtnetlink::{
+    LinkBridge, LinkMessageBuilder, LinkUnspec,
+    packet_route::{address::AddressHeaderFlags, link::BridgeStpState},
+};
 
 use super::{
     GROUP, Links,
@@ -13,10 +20,11 @@ use crate::reconcile::{Bridge, LinkName};
 
 /// What a bridge of ours is found to be.
 pub fn observed(link: &Link, owner: String, addresses: &Addresses) -> Bridge {
-    let assigned = addresses.get(&link.index).into_iter().flatten();
-    let addresses = assigned.filter(|a| a.set && link.up).map(|a| a.address).collect();
-    let intact = link.options_hold && keeps_to_what_is_set(&link.name);
-    Bridge { owner, mac: link.mac, mtu: link.mtu, addresses, intact }
+    let assigned = || addresses.get(&link.index).into_iter().flatten();
+    let own = assigned().filter(|a| a.set && link.up).map(|a| a.address).collect();
+    let asks = assigned().any(|a| a.address == link_local(link.mac));
+    let intact = link.options_hold && keeps_to_what_is_set(&link.name) && (!link.up || asks == has_ipv6(&own));
+    Bridge { owner, mac: link.mac, mtu: link.mtu, addresses: own, intact }
 }
 
 impl Links {
@@ -67,8 +75,35 @@ impl Links {
             self.set(message).await.with_context(|| format!("cannot set its MTU to {}", bridge.mtu))?;
         }
         self.set_up(link.index).await?;
-        self.assign(link.index, &bridge.addresses).await
+        self.assign(link.index, &bridge.addresses).await?;
+        self.ask_neighbours(link.index, bridge).await
     }
+
+    /// Gives a bridge with a gateway of IPv6 a link-local address: with that alone the kernel asks who has an address to which it
+    /// forwards what another has sent (`ndisc_send_ns`).
+    async fn ask_neighbours(&self, index: u32, bridge: &Bridge) -> Result<()> {
+        let own = link_local(bridge.mac);
+        let mut request = self.handle.address().add(index, own.addr(), own.prefix_len()).replace();
+        if has_ipv6(&bridge.addresses) {
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+            return request.execute().await.map_err(refusal).with_context(|| format!("cannot assign {own}"));
+        }
+        if self.addresses().await?.iter().any(|a| a.index == index && a.address == own) {
+            let gone = self.handle.address().del(request.message_mut().clone()).execute().await;
+            gone.map_err(refusal).with_context(|| format!("cannot take away {own}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn has_ipv6(addresses: &BTreeSet<IpNet>) -> bool {
+    addresses.iter().any(|address| address.addr().is_ipv6())
+}
+
+/// The link-local address made of a link-layer address (RFC 4291 appendix A).
+fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
+    let address = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    IpNet::new_assert(address.into(), 64)
 }
 
 /// What has a bridge make up no address of its own and learn none. 1 is IN6_ADDR_GEN_MODE_NONE.

@@ -12,6 +12,7 @@ mod filters;
 mod firewall;
 mod forwarding;
 mod inside;
+mod join;
 mod kept;
 mod kernel;
 mod known;
@@ -51,7 +52,7 @@ use self::{
 };
 use crate::{
     netns::{Namespace, Unfit},
-    reconcile::{Bridge, LinkName, Sandbox, Tunnel, Veth},
+    reconcile::{Bridge, Join, LinkName, Sandbox, Tunnel, Veth},
 };
 
 /// What is found of ours.
@@ -59,6 +60,8 @@ use crate::{
 pub struct Ours {
     /// Networks' bridges.
     pub bridges: BTreeMap<LinkName, Bridge>,
+    /// What joins bridges of one network, by the sides at the first.
+    pub joins: BTreeMap<LinkName, Join>,
     /// The host's sides of endpoints' veths, with the other sides.
     pub veths: BTreeMap<LinkName, Veth>,
     /// VXLAN devices.
@@ -171,10 +174,13 @@ impl Links {
                     };
                     ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, inside));
                 }
+                Some(Owner::Join { of, far: false }) => {
+                    ours.joins.insert(link.name.clone(), join::observed(link, of, &links));
+                }
                 Some(Owner::Tunnel(port)) => {
                     ours.tunnels.insert(link.name.clone(), tunnel::observed(link, port));
                 }
-                None => {}
+                Some(Owner::Join { far: true, .. }) | None => {}
             }
         }
         Ok(ours)

@@ -14,6 +14,13 @@ use crate::reconcile::LinkName;
 pub enum Owner {
     /// The bridge of a network.
     Network(String),
+    /// A side of what joins a further bridge of a network to its first.
+    Join {
+        /// The network, and the further bridge's number.
+        of: String,
+        /// Whether it is the side at the further one.
+        far: bool,
+    },
     /// The host's side of an endpoint's veth pair.
     Endpoint(String),
     /// The VXLAN device of a UDP port.
@@ -22,6 +29,8 @@ pub enum Owner {
 
 impl Owner {
     const NETWORK: &str = "netd network ";
+    const JOIN: &str = "netd join ";
+    const FAR: &str = " far";
     const ENDPOINT: &str = "netd endpoint ";
     const TUNNEL: &str = "netd tunnel ";
 
@@ -29,6 +38,7 @@ impl Owner {
     pub fn alias(&self) -> String {
         match self {
             Self::Network(owner) => format!("{}{owner}", Self::NETWORK),
+            Self::Join { of, far } => format!("{}{of}{}", Self::JOIN, if *far { Self::FAR } else { "" }),
             Self::Endpoint(owner) => format!("{}{owner}", Self::ENDPOINT),
             Self::Tunnel(port) => format!("{}{port}", Self::TUNNEL),
         }
@@ -37,14 +47,19 @@ impl Owner {
     fn of(alias: &str) -> Option<Self> {
         let network = || alias.strip_prefix(Self::NETWORK).map(|owner| Self::Network(owner.to_owned()));
         let endpoint = || alias.strip_prefix(Self::ENDPOINT).map(|owner| Self::Endpoint(owner.to_owned()));
+        let join = || {
+            let of = alias.strip_prefix(Self::JOIN)?;
+            let far = of.strip_suffix(Self::FAR);
+            Some(Self::Join { of: far.unwrap_or(of).to_owned(), far: far.is_some() })
+        };
         let tunnel = || alias.strip_prefix(Self::TUNNEL)?.parse().ok().map(Self::Tunnel);
-        network().or_else(endpoint).or_else(tunnel)
+        network().or_else(endpoint).or_else(join).or_else(tunnel)
     }
 
     fn kind(&self) -> InfoKind {
         match self {
             Self::Network(_) => InfoKind::Bridge,
-            Self::Endpoint(_) => InfoKind::Veth,
+            Self::Endpoint(_) | Self::Join { .. } => InfoKind::Veth,
             Self::Tunnel(_) => InfoKind::Vxlan,
         }
     }
@@ -54,6 +69,7 @@ impl Owner {
 pub fn quoted(owner: &Owner) -> String {
     match owner {
         Owner::Network(name) => format!("network {name}"),
+        Owner::Join { of, .. } => format!("join of network {of}"),
         Owner::Endpoint(name) => format!("endpoint {name}"),
         Owner::Tunnel(port) => format!("tunnel of UDP port {port}"),
     }
@@ -104,6 +120,8 @@ pub struct Link {
     pub vxlan_port: Option<u16>,
     /// Whether it is a port between which and other such ports its bridge lets nothing through.
     pub apart: bool,
+    /// Whether it is a port that gets what is for nobody its bridge knows.
+    pub floods: bool,
     /// Whether its options as a bridge, as a port of one, or as a VXLAN device are those of ours. Of any other device, they are.
     pub options_hold: bool,
 }
@@ -171,6 +189,7 @@ impl Link {
             peer_namespace: None,
             vxlan_port: None,
             apart: false,
+            floods: false,
             options_hold: true,
         };
         for attribute in message.attributes {
@@ -187,6 +206,7 @@ impl Link {
                     link.options_hold = infos.iter().all(holds);
                     link.vxlan_port = infos.iter().find_map(vxlan_port);
                     link.apart = infos.iter().any(keeps_apart);
+                    link.floods = infos.iter().any(floods);
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
                         _ => None,
@@ -214,8 +234,12 @@ fn keeps_apart(info: &LinkInfo) -> bool {
     options.iter().any(|option| matches!(option, InfoBridgePort::Isolated(true)))
 }
 
-/// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing, and get what is for
-/// nobody known from nobody. A VXLAN device of ours takes each packet's VNI from a program.
+fn floods(info: &LinkInfo) -> bool {
+    let LinkInfo::PortData(InfoPortData::BridgePort(options)) = info else { return false };
+    options.iter().any(|option| matches!(option, InfoBridgePort::UnicastFlood(true)))
+}
+
+/// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing. A VXLAN device of ours takes each packet's VNI from a program.
 fn holds(info: &LinkInfo) -> bool {
     match info {
         LinkInfo::Data(InfoData::Bridge(options)) => options.iter().all(|option| match option {
@@ -225,7 +249,7 @@ fn holds(info: &LinkInfo) -> bool {
         }),
         LinkInfo::Data(InfoData::Vxlan(options)) => options.contains(&InfoVxlan::CollectMetadata(true)),
         LinkInfo::PortData(InfoPortData::BridgePort(options)) => options.iter().all(|option| match option {
-            InfoBridgePort::Learning(on) | InfoBridgePort::UnicastFlood(on) => !on,
+            InfoBridgePort::Learning(on) => !on,
             _ => true,
         }),
         _ => true,

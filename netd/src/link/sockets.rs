@@ -1,9 +1,10 @@
-//! Sockets of the calling thread's network namespace, ended by sock_diag(7): their process reads ECONNABORTED, or finds that a UDP
-//! socket has no peer any more (EDESTADDRREQ).
+//! Sockets of the calling thread's network namespace by sock_diag(7): ended, so that their process reads ECONNABORTED or finds that a
+//! UDP socket has no peer any more (EDESTADDRREQ); and those that no table of `/proc/net` has.
 
 use std::{
     collections::BTreeSet,
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -30,6 +31,10 @@ const ID: usize = 48;
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in too, and `TCP_LISTEN`, as bits.
 const ESTABLISHED: u32 = 1 << 1;
 const LISTEN: u32 = 1 << 10;
+/// `TCP_BOUND_INACTIVE`, as a bit.
+const BOUND: u32 = 1 << 13;
+/// Bytes from the start of `inet_diag_msg` to the socket's inode.
+const INODE_IN_MESSAGE: usize = 68;
 
 /// Ends the connected TCP and UDP sockets that have these cookies; how many there were.
 pub fn end(cookies: &BTreeSet<u64>) -> Result<usize> {
@@ -48,6 +53,33 @@ pub fn end(cookies: &BTreeSet<u64>) -> Result<usize> {
     Ok(ended)
 }
 
+/// TCP sockets that are bound and neither listen nor are connected: where each is bound, and its inode. Kernels before 6.8 do not
+/// tell of them (91051f003948, "tcp: Dump bound-only sockets in inet_diag").
+pub fn bound() -> io::Result<Vec<(SocketAddr, u64)>> {
+    let netlink = open()?;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        let listed = listed(&netlink, family, TCP, BOUND)?;
+        found.extend(listed.iter().filter_map(|message| {
+            let id = message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?;
+            let inode = message.get(INODE_IN_MESSAGE..INODE_IN_MESSAGE + 4)?;
+            Some((bound_to(family, id)?, u32::from_ne_bytes(inode.try_into().ok()?).into()))
+        }));
+    }
+    Ok(found)
+}
+
+/// The address and port of an `inet_diag_sockid`: ports of source and destination, then their addresses, all in network order.
+fn bound_to(family: u8, id: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(id.get(..2)?.try_into().ok()?);
+    let address = if family == libc::AF_INET as u8 {
+        IpAddr::from(<[u8; 4]>::try_from(id.get(4..8)?).ok()?)
+    } else {
+        IpAddr::from(<[u8; 16]>::try_from(id.get(4..20)?).ok()?).to_canonical()
+    };
+    Some(SocketAddr::new(address, port))
+}
+
 fn open() -> io::Result<OwnedFd> {
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     // The kernel answers at once; a daemon that waited for ever would answer nobody.
@@ -57,19 +89,23 @@ fn open() -> io::Result<OwnedFd> {
 
 /// The ids of all sockets of a family and protocol in these states.
 fn connected(netlink: &OwnedFd, family: u8, protocol: u8, states: u32) -> io::Result<Vec<[u8; ID]>> {
+    let id = |message: &Vec<u8>| message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?.try_into().ok();
+    Ok(listed(netlink, family, protocol, states)?.iter().filter_map(id).collect())
+}
+
+/// The `inet_diag_msg` of each of them.
+fn listed(netlink: &OwnedFd, family: u8, protocol: u8, states: u32) -> io::Result<Vec<Vec<u8>>> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     send(netlink, BY_FAMILY, flags, family, protocol, states, &[0; ID])?;
-    let mut ids = Vec::new();
+    let mut found = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         for (kind, payload) in messages(&buffer[..length]) {
             match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(ids),
+                libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => answer(payload).map(drop)?,
-                _ => ids.extend(
-                    payload.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID).and_then(|id| <[u8; ID]>::try_from(id).ok()),
-                ),
+                _ => found.push(payload.to_vec()),
             }
         }
     }

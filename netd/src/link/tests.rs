@@ -63,6 +63,58 @@ fn two_containers_reach_each_other_through_the_bridge_alone() {
 }
 
 #[test]
+fn a_further_bridge_is_joined_to_the_first_and_what_differs_is_mended() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let (web, db) = (web(sandbox()), Veth { bridge: link("nd2"), ..db(sandbox()) });
+        let further = Bridge { owner: "blue 1".into(), mac: Mac([6, 0, 0, 0, 0, 1]), addresses: nets(&[]), ..blue() };
+        let join = Join {
+            owner: "blue 1".into(),
+            bridge: link("nd1"),
+            far: link("nd22"),
+            further: link("nd2"),
+            mtu: 1400,
+            intact: true,
+            apart: false,
+        };
+        let near = link("nd21");
+        links.create_bridge(&link("nd1"), &blue()).await.unwrap();
+        links.create_bridge(&link("nd2"), &further).await.unwrap();
+        for _ in 0..2 {
+            links.create_join(&near, &join).await.unwrap();
+            links.connect_join(&near, &join).await.unwrap();
+            assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().joins, [(near.clone(), join.clone())].into());
+        }
+        for (name, veth) in [("nd11", &web), ("nd12", &db)] {
+            links.create_veth(&link(name), veth).await.unwrap();
+            links.connect_veth(&link(name), veth).await.unwrap();
+        }
+
+        let socket = |veth: &Veth, address: &str| {
+            Namespace::of(&veth.sandbox).unwrap().inside(|| UdpSocket::bind(address).unwrap()).unwrap()
+        };
+        let (client, server) = (socket(&web, "10.176.0.2:0"), socket(&db, "10.176.0.3:53"));
+        let gateway = UdpSocket::bind("10.176.0.1:53").unwrap();
+        for (from, to) in [(&client, &server), (&server, &client), (&server, &gateway), (&gateway, &server)] {
+            to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            from.send_to(b"who", to.local_addr().unwrap()).unwrap();
+            assert_eq!(to.recv_from(&mut [0; 8]).unwrap(), (3, from.local_addr().unwrap()));
+        }
+
+        for spoilt in
+            ["set nd22 nomaster", "set nd21 down", "set nd22 mtu 1300", "set nd21 type bridge_slave flood off"]
+        {
+            ip(&format!("link {spoilt}"));
+            assert_ne!(links.observe(&BTreeMap::new()).await.unwrap().joins[&near], join, "{spoilt}");
+            links.connect_join(&near, &join).await.unwrap();
+            assert_eq!(links.observe(&BTreeMap::new()).await.unwrap().joins[&near], join, "{spoilt}");
+        }
+        links.delete(&near).await.unwrap();
+        assert!(links.named(&join.far).await.unwrap().is_none());
+    });
+}
+
+#[test]
 fn what_differs_is_mended() {
     on_a_host_of_its_own(async |_| {
         let links = Links::open().unwrap();
@@ -87,6 +139,31 @@ fn what_differs_is_mended() {
         let Ours { bridges, veths, .. } = links.observe(&sandboxes).await.unwrap();
         assert_eq!(bridges[&link("nd1")], bridge);
         assert_eq!(veths[&link("nd11")], veth);
+    });
+}
+
+#[test]
+fn a_gateway_of_ipv6_has_what_it_takes_to_ask_for_neighbours_and_another_bridge_says_nothing() {
+    on_a_host_of_its_own(async |_| {
+        let links = Links::open().unwrap();
+        let six = Bridge { addresses: nets(&["10.176.0.1/24", "fd00::1/64"]), ..blue() };
+        let of_link = || async {
+            let addresses = links.addresses().await.unwrap().into_iter().map(|assigned| assigned.address);
+            addresses.filter(|address| address.to_string().starts_with("fe80")).collect::<Vec<_>>()
+        };
+        let observed = || async { links.observe(&BTreeMap::new()).await.unwrap().bridges.remove(&link("nd1")) };
+
+        links.create_bridge(&link("nd1"), &six).await.unwrap();
+        assert_eq!(of_link().await, ["fe80::ff:fe00:1/64".parse().unwrap()]);
+        assert_eq!(observed().await, Some(six.clone()));
+
+        ip("address del fe80::ff:fe00:1/64 dev nd1");
+        assert_ne!(observed().await, Some(six.clone()));
+        links.update_bridge(&link("nd1"), &six).await.unwrap();
+        assert_eq!(observed().await, Some(six));
+
+        links.update_bridge(&link("nd1"), &blue()).await.unwrap();
+        assert_eq!((of_link().await, observed().await), (vec![], Some(blue())));
     });
 }
 

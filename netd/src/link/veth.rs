@@ -41,7 +41,7 @@ pub fn observed(
     let mtu = if link.mtu == mtu { mtu } else { 0 };
     let bridge = bridge.cloned().unwrap_or_else(no_name);
     let known = stations.contains(&(link.index, interface.mac));
-    let intact = link.options_hold && known && sysctl_is(&no_ipv6(&link.name), "1");
+    let intact = link.options_hold && !link.floods && known && sysctl_is(&no_ipv6(&link.name), "1");
     Veth { owner, bridge, mtu, intact, apart: link.apart, sandbox, interface }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Ports that a Linux bridge has (`BR_PORT_BITS` is 10, and 0 is none).
 const BRIDGE_PORTS: usize = 1023;
+/// Endpoints that are ports of one bridge of a network. What is left of its first is for what joins the others to it.
+const ENDPOINTS: usize = 1000;
 
 /// The longest range of ports that every host publishes: each host's table has room for 65,536 blocks of ports in all.
 const LONGEST_MESH: u16 = 1024;
@@ -276,6 +278,7 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
             ifname,
             aliases: spec.aliases.clone(),
             gw_priority: spec.gw_priority.unwrap_or(0),
+            bridge: bridge_with_room(model, &spec.network)?,
         };
         for address in addresses {
             match address {
@@ -296,6 +299,21 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
         attachments.push(attachment);
     }
     Ok(attachments)
+}
+
+/// The first of a network's bridges that has room, made if need be.
+fn bridge_with_room(model: &Model, network: &Name) -> Result<u8, Rejection> {
+    let mut taken = [0; BRIDGE_PORTS - ENDPOINTS + 1];
+    for (_, attachment) in model.attachments_of(network) {
+        if let Some(endpoints) = taken.get_mut(usize::from(attachment.bridge)) {
+            *endpoints += 1;
+        }
+    }
+    // A network of an earlier version may have more on its first.
+    let bridges = 1 + BRIDGE_PORTS - taken[0].clamp(ENDPOINTS, BRIDGE_PORTS);
+    let full = || Rejection::NetworkFull { network: network.clone(), endpoints: taken.iter().sum() };
+    let found = taken.iter().take(bridges).position(|endpoints| *endpoints < ENDPOINTS);
+    found.and_then(|number| number.try_into().ok()).ok_or_else(full)
 }
 
 /// The next name of `eth0`, `eth1`, …, or what the network has in place of `eth`, that is free, taken.
@@ -319,10 +337,6 @@ fn addresses(
         if let (Some(given), None) = (spec.address(family), network.subnet(family)) {
             return Err(Rejection::NoSubnetFor { given: given.to_string(), network: network.name.clone(), family });
         }
-    }
-    let attachments = model.attachments_of(&network.name).count();
-    if attachments >= BRIDGE_PORTS {
-        return Err(Rejection::NetworkFull { network: network.name.clone(), ports: attachments });
     }
     let macs: BTreeMap<_, _> = model
         .attachments_of(&network.name)

@@ -58,7 +58,7 @@ pub use renumbering::{RenumberOrder, renumber};
 pub use segment::{Driver, Kept, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT};
 pub use sources::{lets_in, set_sources, source_list};
 
-use crate::reconcile::{Family, LinkName};
+use crate::reconcile::{Family, Join, LinkName};
 
 /// Name of the network that is made on first use.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -124,9 +124,31 @@ pub struct Network {
 }
 
 impl Network {
-    /// Its bridge.
+    /// Its bridge: the first, which has the gateways' addresses.
     pub fn bridge(&self) -> LinkName {
         link_name("ndb-", &self.id)
+    }
+
+    /// One of its further bridges, each joined to the first: 1 and up, as a bridge has no more ports than 1,023.
+    pub fn further_bridge(&self, number: u8) -> LinkName {
+        numbered("ndb-", &self.id, number)
+    }
+
+    /// The side at the first bridge of what joins a further one to it.
+    pub fn join(&self, number: u8) -> LinkName {
+        numbered(Join::NEAR, &self.id, number)
+    }
+
+    /// The side of that at the further one.
+    pub fn far_side(&self, number: u8) -> LinkName {
+        numbered("ndk-", &self.id, number)
+    }
+
+    /// The link-layer address of a further bridge, to which nobody sends: another than the first one's, whose frames must pass it.
+    pub fn further_mac(&self, number: u8) -> Mac {
+        let [first, others @ .., last] = self.mac.0;
+        let [b, c, d, e] = others;
+        Mac([first ^ 4, b, c, d, e, last ^ number])
     }
 
     /// What its containers leave as whatever the uplink, if anything.
@@ -270,6 +292,9 @@ pub struct Attachment {
     /// The container's way out is by the network with the highest, of equal ones by the one joined first.
     #[serde(default)]
     pub gw_priority: i32,
+    /// Which of the network's bridges it is a port of: 0 is the first.
+    #[serde(default)]
+    pub bridge: u8,
 }
 
 impl Attachment {
@@ -388,6 +413,11 @@ impl Model {
 }
 
 /// `prefix` and the first eight digits of `id`: twelve bytes, always a link name.
+fn numbered(prefix: &str, id: &str, number: u8) -> LinkName {
+    let first = link_name(prefix, id);
+    LinkName::new(format!("{first}-{number}")).unwrap_or_else(|| unreachable!("at most two digits"))
+}
+
 fn link_name(prefix: &str, id: &str) -> LinkName {
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     LinkName::new(format!("{prefix}{digits}")).unwrap_or_else(|| unreachable!("twelve clean bytes"))

@@ -122,8 +122,8 @@ pub enum Rejection {
     MacTaken { mac: String, network: Name, by: String },
     #[error("no free address is left in {pool} of network {network}: in use by {}", list(users))]
     PoolExhausted { pool: IpNet, network: Name, users: Vec<String> },
-    #[error("network {network} has {ports} endpoints, as many as a bridge takes")]
-    NetworkFull { network: Name, ports: usize },
+    #[error("network {network} has {endpoints} endpoints, and no bridge of it has a port for another")]
+    NetworkFull { network: Name, endpoints: usize },
     #[error("the container has an interface {0} already")]
     InterfaceTaken(String),
     #[error("{0}")]

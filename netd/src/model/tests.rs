@@ -704,3 +704,40 @@ fn a_port_of_the_host_is_ignored_with_a_word_where_the_network_is_routed() {
     assert_eq!(ignored("8080:80"), [line]);
     assert!(ignored("80").is_empty() && ignored("192.0.2.1:8080:80").is_empty());
 }
+
+#[test]
+fn an_endpoint_that_the_bridges_of_its_network_have_no_port_for_has_the_next() {
+    let mut model = Model::default();
+    let mut rng = StdRng::seed_from_u64(1);
+    let subnets = vec!["10.1.0.0/16".to_owned()];
+    create(&mut model, NetworkOrder { name: "wide".into(), subnets, ..Default::default() }).unwrap();
+    attach(&mut model, order("c0", &["wide"]), 0, &mut rng).unwrap();
+    let one = model.endpoints.values().next().unwrap().clone();
+    let number = |model: &Model, name: &str| model.endpoints[&name.parse::<Name>().unwrap()].attachments[0].bridge;
+    let fill = |model: &mut Model, bridge: u8, endpoints: usize| {
+        for n in 0..endpoints {
+            let mut other = one.clone();
+            other.name = format!("b{bridge}-{n}").parse().unwrap();
+            other.attachments[0].bridge = bridge;
+            other.attachments[0].ip = None;
+            model.endpoints.insert(other.name.clone(), other);
+        }
+    };
+
+    fill(&mut model, 0, 999);
+    attach(&mut model, order("c1", &["wide"]), 0, &mut rng).unwrap();
+    assert_eq!(number(&model, "c1"), 1);
+    detach(&mut model, &"c0".parse().unwrap()).unwrap();
+    attach(&mut model, order("c2", &["wide"]), 0, &mut rng).unwrap();
+    assert_eq!(number(&model, "c2"), 0, "a port that is free again is taken");
+
+    (1..24).for_each(|bridge| fill(&mut model, bridge, 1000));
+    detach(&mut model, &"c1".parse().unwrap()).unwrap();
+    let refused = attach(&mut model, order("c3", &["wide"]), 0, &mut rng).unwrap_err().to_string();
+    assert!(refused.contains("wide has 24000 endpoints"), "{refused}");
+    // As an earlier version has filled it, up to the last port.
+    model.endpoints.retain(|_, endpoint| endpoint.attachments[0].bridge == 0);
+    fill(&mut model, 0, 1022);
+    let refused = attach(&mut model, order("c3", &["wide"]), 0, &mut rng).unwrap_err().to_string();
+    assert!(refused.contains("wide has 1023 endpoints"), "{refused}");
+}

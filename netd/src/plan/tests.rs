@@ -112,6 +112,34 @@ fn both_families_of_a_network_are_planned_alike() {
 }
 
 #[test]
+fn a_further_bridge_is_planned_for_whom_the_first_has_no_port_and_joined_to_it() {
+    let mut model = two_networks_and_an_endpoint();
+    for endpoint in model.endpoints.values_mut() {
+        endpoint.attachments[1].bridge = 2;
+    }
+    let state = plan(&model, &facts(false), &choices());
+    let attachment = &model.endpoints.values().next().unwrap().attachments[1];
+    let network = &model.networks[&attachment.network];
+    let [further, near, far] = ["ndb", "ndj", "ndk"].map(|kind| link(&format!("{kind}-{}-2", &network.id[..8])));
+
+    assert_eq!(state.veths[&attachment.veth()].bridge, further);
+    assert_eq!(
+        state.devices[&attachment.veth()].bridge,
+        Some(network.bridge()),
+        "the host has its routes by the first"
+    );
+    let (first, second) = (&state.bridges[&network.bridge()], &state.bridges[&further]);
+    assert!(second.addresses.is_empty() && second.mac != first.mac && second.mtu == first.mtu);
+    let join = &state.joins[&near];
+    assert_eq!((&join.bridge, &join.far, &join.further), (&network.bridge(), &far, &further));
+    assert!(state.hooks.contains(&(near.clone(), Hook::ToContainer)));
+    for side in [&near, &far] {
+        assert_eq!((state.devices[side].kind, state.devices[side].zone), (DeviceKind::Join as u8, network.zone()));
+    }
+    assert_eq!((state.bridges.len(), state.joins.len()), (3, 1), "nothing for what nobody needs");
+}
+
+#[test]
 fn containers_with_global_addresses_keep_them() {
     let model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
     let state = plan(&model, &facts(true), &choices());

@@ -10,7 +10,9 @@ use netd_common::{
     tuple::Address,
 };
 
-use super::{Bridge, DeviceRecord, EndpointRecord, Family, LinkName, SegmentRecord, State, Tunnel, Veth, overlay};
+use super::{
+    Bridge, DeviceRecord, EndpointRecord, Family, Join, LinkName, SegmentRecord, State, Tunnel, Veth, overlay,
+};
 use crate::firewall::Xtables;
 
 /// One change of the host.
@@ -38,6 +40,8 @@ pub enum Step {
     CloseResolver(u64),
     /// Deletes a host-side veth of ours, and its other side and its programs with it.
     DeleteVeth(LinkName),
+    /// Deletes what joins two bridges of ours, and its programs with it.
+    DeleteJoin(LinkName),
     /// Deletes a bridge of ours.
     DeleteBridge(LinkName),
     /// Takes an entry out of the segment table: nothing goes or comes by it any more.
@@ -67,6 +71,10 @@ pub enum Step {
     UpdateBridge(LinkName, Bridge),
     /// Takes a veth down: a container whose packets no program would check has no network.
     Close(LinkName),
+    /// Makes a veth pair for two bridges, both sides down and no ports yet.
+    CreateJoin(LinkName, Join),
+    /// Makes it a port of both, up. Also mends one that differs.
+    ConnectJoin(LinkName, Join),
     /// Makes a veth pair: the far side in the container's namespace, configured and up but for its routes' need of the
     /// near side; the near side down, not yet a port.
     CreateVeth(LinkName, Veth),
@@ -123,6 +131,7 @@ impl Step {
             Self::PutDevice(link, _) | Self::Forward(link, _) => link == missing,
             Self::PutSegment(_, segment) => segment.tunnel == *missing,
             Self::ConnectVeth(link, veth) => link == missing || veth.bridge == *missing,
+            Self::ConnectJoin(link, _) => link == missing,
             _ => false,
         }
     }
@@ -153,7 +162,12 @@ fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
         })
     });
     let tunnels = observed.tunnels.keys().filter(|link| !desired.tunnels.contains_key(link));
-    bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).chain(tunnels).collect()
+    let joins = observed
+        .joins
+        .iter()
+        .filter(|(link, join)| desired.joins.get(link).is_none_or(|wanted| wanted.owner != join.owner))
+        .flat_map(|(link, join)| [link, &join.far]);
+    bridges.map(|(link, _)| link).chain(veths.map(|(link, _)| link)).chain(joins).chain(tunnels).collect()
 }
 
 fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
@@ -167,6 +181,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     let hooks = observed.hooks.iter().filter(|hook| !desired.hooks.contains(hook) && !doomed.contains(&hook.0));
     let resolvers = observed.resolvers.keys().filter(|namespace| !desired.resolvers.contains_key(namespace));
     let veths = observed.veths.keys().filter(|link| doomed.contains(link));
+    let joins = observed.joins.keys().filter(|link| doomed.contains(link));
     let bridges = observed.bridges.keys().filter(|link| doomed.contains(link));
     let tunnels = observed.tunnels.keys().filter(|link| doomed.contains(link));
     let forwarding =
@@ -185,6 +200,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .chain(hooks.map(|(link, hook)| Step::Detach(link.clone(), *hook)))
         .chain(resolvers.map(|namespace| Step::CloseResolver(*namespace)))
         .chain(veths.map(|link| Step::DeleteVeth(link.clone())))
+        .chain(joins.map(|link| Step::DeleteJoin(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
         .chain(tunnels.map(|link| Step::DeleteTunnel(link.clone())))
         .collect()
@@ -207,6 +223,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
             Some(_) => {}
         }
     }
+    let absent = |link: &LinkName| !observed.joins.contains_key(link) || !stays(link);
+    let joins = desired.joins.iter().filter(|(link, _)| absent(link));
+    steps.extend(joins.map(|(link, join)| Step::CreateJoin(link.clone(), join.clone())));
     let new = |link: &LinkName| !observed.veths.contains_key(link) || !stays(link);
     let veths = desired.veths.iter().filter(|(link, _)| new(link));
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
@@ -235,6 +254,10 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         .iter()
         .filter(|(key, record)| observed.endpoints.get(key).is_none_or(|f| f != *record || !stays(&f.device)));
     steps.extend(endpoints.map(|(key, record)| Step::PutEndpoint(*key, record.clone())));
+    let joins = desired.joins.iter().filter(|(link, join)| {
+        absent(link) || observed.joins.get(link) != Some(join) || remade(&join.bridge) || remade(&join.further)
+    });
+    steps.extend(joins.map(|(link, join)| Step::ConnectJoin(link.clone(), join.clone())));
     let veths = desired
         .veths
         .iter()
@@ -273,6 +296,7 @@ impl fmt::Display for Step {
             Self::CloseResolver(namespace) => write!(f, "end the resolver in namespace {namespace}"),
             Self::OpenResolver(namespace) => write!(f, "open the resolver in namespace {namespace}"),
             Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
+            Self::DeleteJoin(link) => write!(f, "delete the join {link}"),
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),
             Self::Rename(link, current) => write!(f, "give {link} its name back, which is called {current}"),
@@ -286,6 +310,8 @@ impl fmt::Display for Step {
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
             Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),
             Self::Forward(link, family) => write!(f, "switch {family} forwarding on for {link}"),
+            Self::CreateJoin(link, join) => write!(f, "make the join {link} of network {}", join.owner),
+            Self::ConnectJoin(link, join) => write!(f, "join {} to {} by {link}", join.further, join.bridge),
             Self::CreateVeth(link, veth) => write!(f, "make the veth {link} of endpoint {}", veth.owner),
             Self::Attach(link, hook) => write!(f, "attach {} to {link}", hook.name()),
             Self::PutDevice(link, _) => write!(f, "record the device {link}"),

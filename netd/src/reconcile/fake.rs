@@ -17,8 +17,8 @@ use netd_common::{
 use crate::dns::Directory;
 
 use super::{
-    Checkup, Collected, Guard, HostFacts, HostPort, Kernel, LinkName, Process, Program, Relays, ResolverState, Sandbox,
-    State, Step,
+    Checkup, Collected, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Process, Program, Relays, ResolverState,
+    Sandbox, State, Step,
 };
 
 /// The double of the host.
@@ -70,10 +70,23 @@ impl FakeKernel {
                 state.veths.remove(&link);
                 lose(state, &link);
             }
+            Step::DeleteJoin(link) => {
+                if let Some(join) = state.joins.remove(&link) {
+                    lose(state, &join.far);
+                }
+                lose(state, &link);
+            }
             Step::DeleteBridge(link) => {
                 state.bridges.remove(&link);
                 for veth in state.veths.values_mut().filter(|veth| veth.bridge == link) {
                     veth.bridge = nothing();
+                }
+                for join in state.joins.values_mut() {
+                    for side in [&mut join.bridge, &mut join.further] {
+                        if *side == link {
+                            *side = nothing();
+                        }
+                    }
                 }
                 for record in state.devices.values_mut().filter(|record| record.bridge.as_ref() == Some(&link)) {
                     record.bridge = Some(nothing());
@@ -88,6 +101,11 @@ impl FakeKernel {
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
                 state.bridges.insert(link, bridge);
             }
+            Step::CreateJoin(link, join) => {
+                let unconnected = Join { bridge: nothing(), further: nothing(), intact: false, ..join };
+                state.joins.insert(link, unconnected);
+            }
+            Step::ConnectJoin(link, join) => drop(state.joins.insert(link, join)),
             Step::Forward(link, family) => drop(state.forwarding.insert((link, family))),
             Step::CreateVeth(link, mut veth) => {
                 veth.bridge = nothing();

@@ -19,6 +19,6 @@ pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, 
 pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;
 pub use state::{
-    Bridge, DeviceRecord, EndpointRecord, Family, Interface, LinkName, ResolverState, Sandbox, SegmentRecord, State,
-    Tunnel, Veth,
+    Bridge, DeviceRecord, EndpointRecord, Family, Interface, Join, LinkName, ResolverState, Sandbox, SegmentRecord,
+    State, Tunnel, Veth,
 };

@@ -12,6 +12,8 @@ pub fn repair(step: &Step, observed: &State) -> String {
             let found = observed.bridges.get(link).map(|found| of_bridge(wanted, found)).unwrap_or_default();
             format!("network {}: the bridge {link} {}", wanted.owner, listed(&found))
         }
+        Step::CreateJoin(link, join) => format!("network {}: the join {link} was missing", join.owner),
+        Step::ConnectJoin(link, join) => format!("network {}: {link} was not as it should be", join.owner),
         Step::CreateVeth(link, veth) => {
             let (endpoint, interface) = (&veth.owner, &veth.interface.name);
             format!("endpoint {endpoint}: {link}, which is {interface} inside, was missing")
@@ -29,6 +31,7 @@ pub fn repair(step: &Step, observed: &State) -> String {
 /// Whose a link is, where that is known.
 fn of(link: &LinkName, observed: &State) -> String {
     let network = observed.bridges.get(link).map(|bridge| format!("network {}: ", bridge.owner));
+    let network = network.or_else(|| observed.joins.get(link).map(|join| format!("network {}: ", join.owner)));
     let endpoint = || observed.veths.get(link).map(|veth| format!("endpoint {}: ", veth.owner));
     network.or_else(endpoint).unwrap_or_default()
 }

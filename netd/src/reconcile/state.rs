@@ -115,8 +115,10 @@ impl fmt::Display for Family {
 /// Everything of ours, in the order in which it depends on one another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
-    /// One bridge a network.
+    /// One bridge a network, or several where it has more endpoints than a bridge has ports.
     pub bridges: BTreeMap<LinkName, Bridge>,
+    /// What joins further bridges to the first one of their networks, by the name of the side at the first.
+    pub joins: BTreeMap<LinkName, Join>,
     /// One veth pair an attachment, by the name of its host side.
     pub veths: BTreeMap<LinkName, Veth>,
     /// Bridges and veths that somebody has given another name: theirs, and the other one. Desired is always empty.
@@ -175,7 +177,7 @@ pub enum ResolverState {
 /// A network's bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {
-    /// The network it belongs to: the rest of its `ifalias` after `netd network `.
+    /// The network it belongs to, and its number if it is a further one of that: the rest of its `ifalias` after `netd network `.
     pub owner: String,
     /// Fixed at creation, so that it does not follow its ports.
     pub mac: Mac,
@@ -185,6 +187,30 @@ pub struct Bridge {
     pub addresses: BTreeSet<IpNet>,
     /// Whether the options that every bridge of ours has are as they were made.
     pub intact: bool,
+}
+
+/// A veth pair between two bridges of a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Join {
+    /// The network, and the number of the further bridge: the rest of its `ifalias` after `netd join `.
+    pub owner: String,
+    /// The first bridge of the network.
+    pub bridge: LinkName,
+    /// The side at the further one.
+    pub far: LinkName,
+    /// The further one.
+    pub further: LinkName,
+    /// In bytes, on both sides.
+    pub mtu: u32,
+    /// Whether both sides are up, and their options are as they were made.
+    pub intact: bool,
+    /// Whether the first bridge lets nothing through between it and containers.
+    pub apart: bool,
+}
+
+impl Join {
+    /// What the name of its side at the first bridge begins with.
+    pub const NEAR: &str = "ndj-";
 }
 
 /// A container's veth pair: the host's side, and the interface at the other end.

@@ -5,6 +5,7 @@
 //! dial datagram TARGET [FROM]      sends without connecting, prints whom the answer is from and the answer
 //! dial talk TARGET                 connects by UDP, says a line every 20 ms and prints each answer until it fails
 //! dial bind tcp|udp ADDRESS:PORT   binds
+//! dial hold tcp|udp ADDRESS:PORT   binds, says so and stays, without listening
 //! ```
 //!
 //! A failure is printed as the kernel's number for it, such as `error 98`.
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["talk", target] => talk(place(target)),
         ["bind", "tcp", at] => TcpListener::bind(place(at)).map(|_| "bound".to_owned()),
         ["bind", "udp", at] => UdpSocket::bind(place(at)).map(|_| "bound".to_owned()),
+        ["hold", kind, at] => hold(kind, place(at)),
         _ => {
             eprintln!("dial does not understand {words:?}");
             return ExitCode::from(2);
@@ -110,5 +112,16 @@ fn talk(target: SocketAddr) -> io::Result<String> {
         socket.recv(&mut answer)?;
         println!("answered");
         thread::sleep(PAUSE);
+    }
+}
+
+fn hold(kind: &str, at: SocketAddr) -> io::Result<String> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let kind = if kind == "tcp" { SockType::Stream } else { SockType::Datagram };
+    let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(made.as_raw_fd(), &SockaddrStorage::from(at))?;
+    println!("bound");
+    loop {
+        thread::park();
     }
 }

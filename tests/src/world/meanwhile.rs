@@ -221,6 +221,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.has_socket(tuple)
     }
 
+    fn has_connected(&self, tuple: &Tuple) -> bool {
+        self.world.has_connected(tuple)
+    }
+
     fn has_socket_at(&self, tuple: &Tuple) -> bool {
         self.world.has_socket_at(tuple)
     }

@@ -14,7 +14,7 @@ use netd_common::{
         MeshEnd, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment,
         Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
-    tuple::{Address, Tuple},
+    tuple::{Address, Tuple, Zone},
     verdict::{DropReason, Verdict},
 };
 
@@ -70,6 +70,8 @@ pub struct World {
     pub sockets: BTreeSet<(u8, u16)>,
     /// Sockets that are bound to one address, by protocol, address and port.
     pub sockets_at: BTreeSet<(u8, Address, u16)>,
+    /// Tuples of the packets that UDP sockets of the host get because they are connected to the sender.
+    pub connected: BTreeSet<Tuple>,
     /// Nanoseconds of the clock.
     pub clock: Cell<u64>,
     /// By hook.
@@ -144,6 +146,10 @@ impl prefilter::Tables for World {
 
     fn has_flow(&self, tuple: &Tuple) -> bool {
         self.flows.borrow().contains_key(tuple)
+    }
+
+    fn has_connected(&self, tuple: &Tuple) -> bool {
+        Tables::has_connected(self, tuple)
     }
 }
 
@@ -328,6 +334,10 @@ impl Tables for World {
 
     fn has_socket(&self, tuple: &Tuple) -> bool {
         self.sockets.contains(&(tuple.protocol, tuple.src_port.number()))
+    }
+
+    fn has_connected(&self, tuple: &Tuple) -> bool {
+        self.connected.contains(&Tuple { zone: Zone::HOST, ..*tuple })
     }
 
     fn has_socket_at(&self, tuple: &Tuple) -> bool {

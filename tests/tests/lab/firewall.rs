@@ -14,7 +14,7 @@ use netd_tests::lab::{
 
 use self::play::{LONG, Play, asks, hears_group, moves, stops};
 use crate::{
-    says,
+    ipv6, says,
     town::{FRONT, INTERNET, wait_until},
 };
 
@@ -86,6 +86,50 @@ fn a_drop_stops_exactly_what_it_names_live_flows_included() {
     wait_until("a rule of the older iptables is seen", || play.status().contains("shown\":true"));
     assert!(play.town.client.asks_tcp(&format!("{FRONT}:9090"), IMPATIENCE).is_err());
     play.goes_on();
+}
+
+#[test]
+fn so_it_is_by_ipv6() {
+    for command in ["ip6tables-nft", "ip6tables-legacy"] {
+        let play = Play::of_both_families(&[&format!("{command} -P FORWARD DROP")]);
+        play.goes_on_by_ipv6();
+        play.is_fast_by_ipv6(command);
+        let mut out = play.app_connects_by_ipv6();
+        let mut inward = play.client_connects_by_ipv6();
+        let app = says::text(&says::inspected(&play.town.netd, "inspect app"), "/networks/0/ip6");
+
+        play.does(&format!("{command} -F"));
+        let accept = || play.host().run([command, "-S", "FORWARD"]).ok().contains("netd");
+        wait_until("the accept is put back", accept);
+        asks(&mut out).expect("an established flow goes on");
+        asks(&mut inward).expect("an established flow goes on");
+        play.goes_on_by_ipv6();
+
+        play.does(&format!("{command} -I FORWARD -s {app} -p tcp -j DROP"));
+        stops(&mut out);
+        stops(&mut inward);
+        assert!(
+            play.app.asks_tcp(&format!("[{}]:7", ipv6::INTERNET), IMPATIENCE).is_err(),
+            "what is new is stopped too"
+        );
+        assert_eq!(play.app.asks_udp(&format!("[{}]:7", ipv6::INTERNET), 3, 100, PATIENCE), 3, "and nothing else");
+        play.goes_on();
+    }
+    let play = Play::of_both_families(&[
+        "nft add table ip6 guard",
+        "nft add chain ip6 guard forward { type filter hook forward priority 0 ; }",
+        "nft add rule ip6 guard forward ct state invalid counter drop",
+        "nft add rule ip6 guard forward tcp dport 80 reject with tcp reset",
+    ]);
+    let refused = play.town.client.connect(&format!("[{}]:8080", ipv6::FRONT), IMPATIENCE).expect_err("it is rejected");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the client is told: {refused}");
+    let mut out = play.app_connects_by_ipv6();
+    moves(&mut out, LONG);
+    play.does("nft add rule ip6 guard forward tcp dport 1 drop");
+    thread::sleep(TOLD);
+    asks(&mut out).expect("a change of the ruleset loses no connection");
+    moves(&mut out, 1 << 20);
+    play.town.lab.assert_no_checksum_errors();
 }
 
 #[test]

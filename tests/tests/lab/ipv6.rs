@@ -24,9 +24,9 @@ const HOST: &str = "2001:db8:1::1";
 /// The internet's address on the wire.
 const NEIGHBOUR: &str = "2001:db8:1::2";
 /// The internet's address behind the default route.
-const INTERNET: &str = "2001:db8:ffff::80";
+pub const INTERNET: &str = "2001:db8:ffff::80";
 /// The host's address towards the client.
-const FRONT: &str = "2001:db8:2::1";
+pub const FRONT: &str = "2001:db8:2::1";
 /// The client's address.
 const CLIENT: &str = "2001:db8:2::2";
 
@@ -213,7 +213,18 @@ pub fn paved(kind: Offloads) -> Town {
     town
 }
 
-fn pave(town: &Town) {
+/// The same, whose host routes for whoever sends to it.
+pub fn paved_router() -> Town {
+    let mut town = Town::before_netd();
+    for sysctl in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+        town.host.run(["sysctl", "-qw", sysctl]).ok();
+    }
+    town.netd.start();
+    pave(&town);
+    town
+}
+
+pub fn pave(town: &Town) {
     let give = |node: &Node, address: &str, device: &str| {
         node.ip(&format!("address add {address} dev {device} nodad"));
     };

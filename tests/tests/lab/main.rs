@@ -11,6 +11,7 @@ mod core;
 mod crowd;
 mod doctor;
 mod edges;
+mod elsewhere;
 mod events;
 mod firewall;
 mod forwarding;

@@ -2,14 +2,15 @@
 
 use std::{
     fs,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use netd_tests::lab::{Node, Offloads, traffic::PATIENCE};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use crate::town::{HOST, INTERNET, Town};
+use crate::town::{CLIENT, FRONT, HOST, INTERNET, Town};
 
 #[test]
 fn a_socket_of_the_host_that_takes_a_containers_port_later_gets_its_own_answers() {
@@ -96,12 +97,53 @@ fn flows_that_are_over_leave_the_table() {
     }
 }
 
+/// The kernel picks the port of a socket that nobody has bound, and asks no program: it may be one of a published range.
+#[test]
+fn a_connected_socket_of_the_host_gets_its_answers_at_a_published_port_too() {
+    for kind in Offloads::BOTH {
+        let town = Town::new(kind);
+        town.network("blue");
+        let web = town.container("web", "blue", &["41000-41099:41000-41099/udp"]);
+        let beside = town.container("beside", "blue", &[]);
+        let published: Vec<_> = (41_000..41_100).map(|port| web.echo_udp(port)).collect();
+        let outside = town.internet.echo_udp(7);
+        let inside = beside.echo_udp(7);
+        set(&town.host, "ipv4/ip_local_port_range", "41000 41099");
+
+        for server in [format!("{INTERNET}:7"), town.at("beside", 7)] {
+            let ours = unbound(&town.host, &server);
+            let port = ours.local_addr().unwrap().port();
+            assert!((41_000..41_100).contains(&port), "{port}");
+            ours.send(b"there?").unwrap();
+            assert_eq!(ours.recv(&mut [0; 8]).expect("its answer"), 6);
+            // A client is led to the container as ever.
+            let at = format!("{FRONT}:{port}");
+            assert_eq!(town.client.asks_udp(&at, 2, 64, PATIENCE), 2);
+        }
+
+        outside.assert_seen_only(HOST);
+        assert!(!inside.peers().is_empty());
+        assert!(published.iter().flat_map(|server| server.peers()).all(|peer| peer.to_string() == CLIENT));
+        town.lab.assert_no_checksum_errors();
+    }
+}
+
 fn entries(town: &Town) -> u64 {
     town.netd.json("status")["flows"]["entries"].as_u64().unwrap()
 }
 
 fn bound(node: &Node, port: u16) -> UdpSocket {
     let socket = node.enter(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Connected, its port the kernel's choice.
+fn unbound(node: &Node, server: &str) -> UdpSocket {
+    let server: SocketAddr = server.parse().unwrap();
+    let made = node.enter(|| socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)).unwrap();
+    let socket = UdpSocket::from(made);
+    socket.connect(server).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }

@@ -9,7 +9,7 @@ use netd_tests::lab::{Host, NetdOptions, Offloads, flattened, netd_binary, traff
 
 use crate::{
     says,
-    town::{CLIENT, FRONT, Town},
+    town::{CLIENT, FRONT, Town, dial, wait_until},
 };
 
 #[test]
@@ -77,7 +77,16 @@ fn ports_that_cannot_be_published_are_refused_and_nothing_changes() {
     // A socket of a process that the host cannot see.
     let _held_udp = town.host.echo_udp(8082);
     wait_until_bound(&town.host, 8081);
-    let cases: [(&str, &[&str]); 9] = [
+    let _holders = ["udp 0.0.0.0:8084", "udp [::]:8085", "tcp [::]:8086", "tcp 0.0.0.0:8087"].map(|what| {
+        let holder = town.host.spawn(dial(&format!("hold {what}")));
+        wait_until("it has its port", || holder.log().contains("bound"));
+        holder
+    });
+    let cases: [(&str, &[&str]); 13] = [
+        ("publish app 8084:80/udp", &["8084/udp", "dial"]),
+        ("publish app 8085:80/udp", &["8085/udp", "dial"]),
+        ("publish app 8086:80", &["8086/tcp", "dial"]),
+        ("publish app 8083-8199:8083-8199/udp", &["8084/udp", "dial"]),
         ("publish app 8080:80", &["8080/tcp", "web"]),
         ("publish app 8070-8090:70-90", &["web"]),
         ("publish web 8080:81", &["8080/tcp", "web"]),

@@ -82,7 +82,32 @@ fn clients_of_the_host_reach_a_container_without_their_family_and_others_are_ref
     }
     says_all_before_it_listens(&town.host, "[::1]:8014");
     says_all_before_it_listens(&town.host, "127.0.0.1:8016");
+    // By the addresses that others know the host by, too.
+    let own = "[2001:db8:2::1]:8004";
+    for kind in ["tcp", "udp", "datagram"] {
+        assert_eq!(dialled(&town, &format!("{kind} {own}")), format!("{own} hello\n"), "{kind}");
+    }
+    for kind in ["tcp", "udp", "datagram"] {
+        assert_eq!(dialled(&town, &format!("{kind} {FRONT}:8006")), format!("{FRONT}:8006 hello\n"), "{kind}");
+    }
+    // But where the host itself serves in the other family.
+    let own = town.host.enter(|| TcpListener::bind((HOST, 8006))).expect("it is the host's");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = own.accept().expect("somebody comes");
+            stream.read_exact(&mut [0; 6]).expect("it says a line");
+            stream.write_all(b"it is I").expect("it is connected");
+        });
+        assert_eq!(dialled(&town, &format!("tcp {HOST}:8006")), format!("{HOST}:8006 it is\n"));
+    });
     for server in ["[2001:db8:2::1]:8004", &format!("{FRONT}:8006")] {
+        let bound = if server.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let datagram = town.client.enter(|| UdpSocket::bind(bound)).expect("a port is free");
+        datagram.connect(server).expect("there is a way");
+        datagram.set_read_timeout(Some(PATIENCE)).expect("a socket can be given a timeout");
+        datagram.send(b"?").expect("it is sent");
+        let refused = datagram.recv(&mut [0; 8]).expect_err("no family in common");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{server} by UDP");
         let refused = town.client.connect(server, PATIENCE).expect_err("no family in common");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{server}");
     }

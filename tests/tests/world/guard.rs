@@ -3,13 +3,13 @@
 use netd_common::{
     packet::Packet,
     parse::tcp_flags::{ACK, SYN},
-    tables::Hook,
-    tuple::Zone,
+    tables::{Hook, PublicationKey, SourceList},
+    tuple::{Address, Port, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
     packets::{icmp_error, tcp, udp},
-    scene::{self, A, UPLINK},
+    scene::{self, A, B, UPLINK},
     story::{SERVER, enter, host_sends, leave, of},
     world::Frame,
 };
@@ -89,4 +89,40 @@ fn an_error_about_a_moved_flow_of_the_host_quotes_what_the_host_sent() {
     assert_eq!(error.verdict, Verdict::Pass);
     let quoted_port = &error.bytes[14 + 20 + 8 + 20..][..2];
     assert_eq!(quoted_port, 5000u16.to_be_bytes());
+}
+
+/// A socket of the host's that a process has connected before its port was published, or at a port that the kernel has picked from a
+/// published range: no program is asked when it does.
+#[test]
+fn a_datagram_that_answers_a_connected_socket_of_the_host_is_the_hosts_where_its_port_is_published() {
+    let mut world = scene::world();
+    let asked = |from: [u8; 4], to: [u8; 4]| Tuple {
+        src: Address::v4(from),
+        dst: Address::v4(to),
+        src_port: Port::new(53),
+        dst_port: Port::new(9000),
+        protocol: UDP,
+        echo: echo::NONE,
+        zone: Zone::HOST,
+    };
+    world.connected.extend([asked([198, 51, 100, 7], scene::HOST), asked([10, 176, 1, 3], [10, 176, 1, 1])]);
+    for list in [SourceList::ANYONE, scene::LIST] {
+        scene::publish(&mut world, Address::ANY_V4, UDP, 9000..=9000, [10, 176, 1, 2], 90);
+        let key = PublicationKey::new(Address::ANY_V4, UDP, Port::new(9000));
+        world.publications.entry(key).and_modify(|to| *to = to.with_sources(list));
+        let outside = udp("198.51.100.7:53", "192.0.2.1:9000");
+        let early = world.run_early(&outside.clone().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
+
+        assert_eq!(early, Verdict::Pass);
+        assert_eq!(enter(&world, outside, false).verdict, Verdict::Pass);
+        assert_eq!(leave(&world, B, udp("10.176.1.3:53", "10.176.1.1:9000"), false).verdict, Verdict::Pass);
+    }
+    assert_eq!(world.flows.borrow().len(), 0);
+
+    for (from, port) in [("198.51.100.7", 54), ("198.51.100.8", 53)] {
+        let client = enter(&world, udp(&format!("{from}:{port}"), "192.0.2.1:9000"), false);
+        assert_eq!((client.verdict, client.destination()), (Verdict::Peer(A), "10.176.1.2:90".to_owned()));
+    }
+    let by_tcp = enter(&world, tcp("198.51.100.7:53", "192.0.2.1:8080"), false).verdict;
+    assert_eq!(by_tcp, Verdict::Peer(A), "a segment says itself whether it answers");
 }

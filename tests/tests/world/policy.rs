@@ -1,15 +1,18 @@
 //! Who may send what, and to whom.
 
 use netd_common::{
-    tables::Hook,
+    tables::{Device, DeviceKind, Hook},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
     packets::{Build, tcp},
-    scene::{self, A, B, C, D, UPLINK},
+    scene::{self, A, B, C, D, E, UPLINK},
     story::{enter, leave},
     world::Frame,
 };
+
+/// Interface index of a side of a join.
+const JOIN: u32 = 90;
 
 #[test]
 fn networks_are_isolated_and_an_internal_one_has_no_way_out() {
@@ -40,6 +43,28 @@ fn the_slow_path_delivers_to_a_container_only_from_its_network_and_from_the_host
     assert_eq!(delivered(20), Verdict::Drop(DropReason::Isolated));
     assert_eq!(delivered(UPLINK), Verdict::Drop(DropReason::NotPublished));
     assert_eq!(delivered(scene::FOREIGN), Verdict::Drop(DropReason::NotPublished));
+}
+
+/// A network of more containers than a bridge has ports has further bridges, and what is to their containers is judged at the join.
+#[test]
+fn what_has_passed_a_join_has_been_judged_there_and_a_join_lets_through_what_a_container_may_get() {
+    for (bridge, container, inside) in [(30, C, Verdict::Pass), (80, E, Verdict::Drop(DropReason::NotAllowed))] {
+        let mut world = scene::world();
+        let join = Device { ifindex: JOIN, kind: DeviceKind::Join as u8, ..world.devices[&bridge] };
+        world.devices.insert(JOIN, join);
+        let delivered = |at, came_by| {
+            let mut frame = Frame::at(at, tcp("10.176.1.2:1", "10.176.2.2:80").bytes());
+            frame.came_by = came_by;
+            world.run(Hook::ToContainer, &mut frame)
+        };
+
+        assert_eq!(delivered(container, JOIN), Verdict::Pass);
+        assert_eq!(delivered(JOIN, 0), Verdict::Pass, "from the host");
+        assert_eq!(delivered(JOIN, JOIN + 1), Verdict::Drop(DropReason::NotPublished), "of no network");
+        assert_eq!(delivered(JOIN, bridge), inside, "back by the gateway");
+        assert_eq!(delivered(JOIN, 20), Verdict::Drop(DropReason::Isolated));
+        assert_eq!(delivered(JOIN, UPLINK), Verdict::Drop(DropReason::NotPublished));
+    }
 }
 
 #[test]

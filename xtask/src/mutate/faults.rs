@@ -114,6 +114,12 @@ pub const FAULTS: &[Fault] = &[
         "if t.release_seen(&s.evicted_key, &s.evicted) {",
         "t.release(&s.evicted_key);\n    if true {",
     ),
+    fault(
+        "answer to a socket of the host's taken for a client's",
+        "publish.rs",
+        "s.key.protocol == UDP && t.has_connected(&s.key)",
+        "s.key.protocol == UDP && s.key.dst_port == s.key.src_port && t.has_connected(&s.key)",
+    ),
     fault("quoted header left alone", "icmp.rs", "rewrite_quoted(p, h.v4, s)?;", ""),
     fault(
         "first fragment remembered whoever sent it",

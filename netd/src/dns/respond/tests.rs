@@ -325,6 +325,7 @@ fn endpoint(name: &str, id: &str, netns_inode: u64, places: &[(&str, [u8; 4])]) 
         ifname: LinkName::new(format!("eth{i}")).unwrap(),
         aliases: Vec::new(),
         gw_priority: 0,
+        bridge: 0,
     };
     Endpoint {
         name: name.parse().unwrap(),

@@ -42,6 +42,18 @@ fn veth() -> impl Strategy<Value = Veth> {
     })
 }
 
+fn join() -> impl Strategy<Value = Join> {
+    (0..2_u8, 0..3_usize, 0..3_usize).prop_map(|(owner, bridge, further)| Join {
+        owner: owner.to_string(),
+        bridge: link(["ndb-a", "ndb-b", "ndb-c"][bridge]),
+        far: link("ndk-a"),
+        further: link(["ndb-a", "ndb-b", "ndb-c"][further]),
+        mtu: 1500,
+        intact: true,
+        apart: bridge == 1,
+    })
+}
+
 fn record(bridge: usize, mtu: u32) -> DeviceRecord {
     DeviceRecord {
         kind: 1,
@@ -118,6 +130,7 @@ fn state() -> impl Strategy<Value = State> {
     let links = (
         btree_map(names(&["ndb-a", "ndb-b", "ndb-c"]), bridge(), 0..3),
         btree_map(names(&["ndv-a", "ndv-b"]), veth(), 0..3),
+        btree_map(names(&["ndj-a"]), join(), 0..2),
     );
     let tables = (
         btree_map(0..4_u8, 0..2_u32, 0..4),
@@ -126,8 +139,10 @@ fn state() -> impl Strategy<Value = State> {
         subsequence(vec![1001_u32, 1002], 0..=2),
     );
     (links, tables, any::<u32>()).prop_map(
-        |((bridges, veths), (endpoints, publications, (secret, resolvers), orphans), bits)| {
-            let all: Vec<LinkName> = bridges.keys().chain(veths.keys()).cloned().chain([link("eth0")]).collect();
+        |((bridges, veths, joins), (endpoints, publications, (secret, resolvers), orphans), bits)| {
+            let sides = joins.iter().flat_map(|(near, join)| [near, &join.far]);
+            let all = bridges.keys().chain(veths.keys()).chain(sides).cloned().chain([link("eth0")]);
+            let all: Vec<LinkName> = all.collect();
             let some = |salt: u32| {
                 let chosen = move |i: usize| bits.rotate_left(salt * 5) >> i & 1 == 1;
                 all.iter().enumerate().filter(move |(i, _)| chosen(*i)).map(|(_, link)| link.clone())
@@ -178,6 +193,7 @@ fn state() -> impl Strategy<Value = State> {
                 addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
                 settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
                 bridges,
+                joins,
                 veths,
                 ..State::default()
             };
@@ -194,9 +210,11 @@ fn desired() -> impl Strategy<Value = State> {
         state.settings.get_or_insert_default();
         let bridges = state.bridges.clone();
         state.veths.retain(|_, veth| bridges.contains_key(&veth.bridge));
+        state.joins.retain(|_, join| bridges.contains_key(&join.bridge) && bridges.contains_key(&join.further));
         state.devices.retain(|_, record| record.bridge.as_ref().is_some_and(|bridge| bridges.contains_key(bridge)));
         let there = |link: &LinkName| {
-            let ours = bridges.contains_key(link) || state.veths.contains_key(link);
+            let is_side = state.joins.iter().any(|(near, join)| near == link || join.far == *link);
+            let ours = bridges.contains_key(link) || state.veths.contains_key(link) || is_side;
             ours || state.tunnels.contains_key(link) || link.as_str() == "eth0"
         };
         state.devices.retain(|link, _| there(link));

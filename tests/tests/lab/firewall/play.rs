@@ -14,6 +14,7 @@ use netd_tests::lab::{
 use serde_json::Value;
 
 use crate::{
+    ipv6::{FRONT as FRONT6, INTERNET as INTERNET6, paved},
     says,
     town::{FRONT, INTERNET, NEIGHBOUR, Town, wait_until},
 };
@@ -42,10 +43,19 @@ impl Play {
 
     pub fn starting(kind: Offloads, arguments: &[&str], rules: &[&str]) -> Self {
         let town = Town::with(kind, NetdOptions::default().arguments(arguments));
+        Self::in_town(town, "", rules, !rules.is_empty() && arguments.is_empty())
+    }
+
+    /// In a town with IPv6 in its streets, where the container has both families.
+    pub fn of_both_families(rules: &[&str]) -> Self {
+        Self::in_town(paved(Offloads::On), "--ipv6", rules, true)
+    }
+
+    fn in_town(town: Town, options: &str, rules: &[&str], shown: bool) -> Self {
         for rule in rules {
             does(&town.host, rule);
         }
-        town.network("blue");
+        town.netd.say(&format!("network create blue {options}")).ok();
         let app = town.container("app", "blue", &["8080:80", "8090:90"]);
         let servers = vec![
             app.echo_tcp(80),
@@ -55,7 +65,6 @@ impl Play {
             town.internet.serve_bulk(9),
         ];
         let play = Self { app, _servers: servers, town };
-        let shown = !rules.is_empty() && arguments.is_empty();
         wait_until("the rules are seen", || !shown || play.status().contains("shown\":true"));
         play
     }
@@ -93,15 +102,33 @@ impl Play {
         assert_eq!(self.app.pings(NEIGHBOUR, 2, PATIENCE), 2, "echoes are answered");
     }
 
+    /// The same by IPv6.
+    #[track_caller]
+    pub fn goes_on_by_ipv6(&self) {
+        self.town.client.asks_tcp(&format!("[{FRONT6}]:8080"), PATIENCE).expect("the port is published");
+        self.app.asks_tcp(&format!("[{INTERNET6}]:7"), PATIENCE).expect("the container gets out");
+        assert_eq!(self.app.asks_udp(&format!("[{INTERNET6}]:7"), 3, 100, PATIENCE), 3, "datagrams are answered");
+        assert_eq!(self.app.pings(INTERNET6, 2, PATIENCE), 2, "echoes are answered");
+    }
+
     /// Long flows in both directions are on the fast path; prints the share.
     #[track_caller]
     pub fn is_fast(&self, what: &str) {
+        self.are_fast(what, self.app_connects(), self.client_connects());
+    }
+
+    /// The same by IPv6.
+    #[track_caller]
+    pub fn is_fast_by_ipv6(&self, what: &str) {
+        self.are_fast(what, self.app_connects_by_ipv6(), self.client_connects_by_ipv6());
+    }
+
+    #[track_caller]
+    fn are_fast(&self, what: &str, mut out: TcpStream, mut inward: TcpStream) {
         let counted = || {
             let status: Value = self.town.netd.json("status");
             (says::number(&status, "/firewall/fast"), says::number(&status, "/firewall/by_stack"))
         };
-        let mut out = self.app_connects();
-        let mut inward = self.client_connects();
         // What comes before nf_conntrack can follow it is shown.
         moves(&mut out, 1 << 16);
         moves(&mut inward, 1 << 16);
@@ -122,6 +149,18 @@ impl Play {
     #[track_caller]
     pub fn app_connects(&self) -> TcpStream {
         connected(self.app.connect(&format!("{INTERNET}:7"), PATIENCE))
+    }
+
+    /// The same by IPv6.
+    #[track_caller]
+    pub fn app_connects_by_ipv6(&self) -> TcpStream {
+        connected(self.app.connect(&format!("[{INTERNET6}]:7"), PATIENCE))
+    }
+
+    /// A connection of the client's to the published port by IPv6, established.
+    #[track_caller]
+    pub fn client_connects_by_ipv6(&self) -> TcpStream {
+        connected(self.town.client.connect(&format!("[{FRONT6}]:8080"), PATIENCE))
     }
 
     /// A connection of the client's to the published port, established.
