@@ -100,7 +100,7 @@ impl Task {
                 warn!("not among the nodes: {why}");
             }
             self.end_verifications(&why);
-            if !refuse(doors, &why, RETRY).await {
+            if !refuse(doors, &mut self.pending, &why, RETRY).await {
                 return;
             }
         }
@@ -310,14 +310,16 @@ impl Task {
     }
 }
 
-/// Meets no wish for a while, and says why. Whether the daemon is still there.
-async fn refuse(doors: &mut Doors, why: &str, duration: Duration) -> bool {
+/// Meets no wish for a while, and says why; but what is given back is not kept, or nobody would ever have it again. Whether the daemon
+/// is still there.
+async fn refuse(doors: &mut Doors, pending: &mut Vec<Wanted>, why: &str, duration: Duration) -> bool {
     let pause = sleep(duration);
     tokio::pin!(pause);
     loop {
         select! {
             () = &mut pause => return true,
             wish = doors.wishes.recv() => match wish {
+                Some(Wish::Abandon { addresses }) => pending.retain(|one| !addresses.contains(one)),
                 Some(wish) => wish.refuse(why),
                 None => return false,
             }
@@ -337,5 +339,26 @@ async fn until(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_given_back_while_etcd_is_away_is_not_kept() {
+        let address = |last: u8| ("web".parse().unwrap(), "0123456789ab".to_owned(), [10, 9, 0, last].into());
+        let (wishes, inbox) = mpsc::channel(1);
+        let (_own, said) = watch::channel(BTreeMap::new());
+        let mut doors = Doors { wishes: inbox, own: said };
+        let mut pending: Vec<Wanted> = vec![address(2), address(3)];
+        wishes.try_send(Wish::Abandon { addresses: vec![address(2)] }).unwrap();
+        drop(wishes);
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let there = runtime.block_on(refuse(&mut doors, &mut pending, "it is away", RETRY));
+
+        assert_eq!((there, pending), (false, vec![address(3)]));
     }
 }
