@@ -4,6 +4,7 @@
 //! Invariant: pure. Rulesets come in as the text that `nft --json list ruleset` and `iptables-save` print.
 
 mod iptables;
+mod marks;
 mod nft;
 mod ruleset;
 #[cfg(test)]
@@ -158,6 +159,11 @@ impl FirewallFacts {
     /// Whether a rule gives packets a mark, as far as is known.
     pub fn sets_marks(&self) -> bool {
         self.unread.is_some() || self.ruleset.sets_marks
+    }
+
+    /// Rules that take the bit of netd's packets away.
+    pub fn wiping(&self) -> impl Iterator<Item = &str> {
+        self.ruleset.marking.iter().filter(|(_, left)| left & self.mark != self.mark).map(|(rule, _)| rule.as_str())
     }
 
     /// The iptables whose FORWARD chain drops what no rule of it decides about: there netd's accept must stand.

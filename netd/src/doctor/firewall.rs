@@ -22,6 +22,7 @@ pub fn add(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     }
     if host.is_shown() {
         stopped(facts, found);
+        wiped(facts, found);
     }
     open_though_denied(facts, found);
     if found.len() == before {
@@ -48,6 +49,23 @@ fn stopped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
                 }
             }
         }
+    }
+}
+
+/// Rules that take netd's bit off its packets. What matters of it is netd's accept, which a policy of DROP needs.
+fn wiped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let host = &facts.host.firewall;
+    if host.closed().is_empty() {
+        return;
+    }
+    for rule in host.wiping() {
+        found.push(Finding::new(
+            CHECK,
+            Severity::Warning,
+            format!("{rule} takes netd's mark {:#x} away from what it meets", host.mark),
+            "FORWARD drops by its policy, and netd's accept at its end knows netd's packets by that bit.",
+            "Give the rule a mask of its own bits (--set-xmark 1/1; in nft, `meta mark set meta mark or 1`), or netd another bit (`mark` in netd.toml).",
+        ));
     }
 }
 

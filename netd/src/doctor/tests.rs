@@ -6,6 +6,7 @@ use netd_common::tables::Hook;
 
 use super::*;
 use crate::{
+    firewall::{self, FirewallFacts},
     model::tests::two_networks_and_an_endpoint,
     reconcile::{LinkName, Sandbox, Uplink, Use},
 };
@@ -97,6 +98,25 @@ fn whatever_is_wrong_is_found_with_its_meaning() {
         assert!(patient.wrong().contains(&(check.to_owned(), severity)), "{check}: {:?}", patient.findings());
         let wrong = patient.findings().into_iter().filter(|finding| finding.severity > Severity::Fine);
         assert!(wrong.into_iter().all(|finding| !finding.meaning.is_empty()));
+    }
+}
+
+#[test]
+fn a_rule_that_takes_netds_mark_away_is_named_where_the_mark_is_needed() {
+    for (policy, named) in [("DROP", true), ("ACCEPT", false)] {
+        let mut patient = Patient::healthy();
+        let saved = format!(
+            "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j MARK --set-xmark 0x1/0xffffffff\nCOMMIT\n\
+            *filter\n:FORWARD {policy} [0:0]\nCOMMIT\n"
+        );
+        let ruleset = firewall::of_save(&saved, firewall::Family::Ip, false);
+        patient.host.firewall =
+            FirewallFacts { ruleset, mark: firewall::MARK, generation: 1, ..FirewallFacts::default() };
+
+        let mut found = patient.findings().into_iter().map(|finding| finding.found);
+        let line =
+            "`-A PREROUTING -j MARK --set-xmark 0x1/0xffffffff` takes netd's mark 0x8000000 away from what it meets";
+        assert_eq!(found.any(|found| found == line), named, "{policy}");
     }
 }
 

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ruleset::{Action, Chain, Family, Hook, Match, Matches, Rule, Ruleset};
+use super::{
+    marks,
+    ruleset::{Action, Chain, Family, Hook, Match, Matches, Rule, Ruleset},
+};
 
 /// Reads what the command of one family prints. What is not understood counts as what netd does not know.
 pub fn of_save(text: &str, family: Family, nft: bool) -> Ruleset {
@@ -35,6 +38,7 @@ pub fn of_save(text: &str, family: Family, nft: bool) -> Ruleset {
             ruleset.tracks |=
                 words.iter().any(|word| matches!(word.as_str(), "conntrack" | "state" | "CT" | "connmark"));
             ruleset.sets_marks |= words.iter().any(|word| matches!(word.as_str(), "MARK" | "CONNMARK" | "TPROXY"));
+            ruleset.marking.extend(marks::left_by_words(words).map(|left| (format!("`-A {rule}`"), left)));
             if let Some(chain) = ruleset.chains.iter_mut().find(|c| c.table == table && c.name == *chain) {
                 chain.rules.push(read(words, rule));
             }

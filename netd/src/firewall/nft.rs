@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::ruleset::{Action, Chain, Family, Hook, Match, Matches, Rule, Ruleset};
+use super::{
+    marks,
+    ruleset::{Action, Chain, Family, Hook, Match, Matches, Rule, Ruleset},
+};
 
 /// Reads it. What is not understood counts as what netd does not know.
 pub fn of_json(text: &str) -> Result<Ruleset, String> {
@@ -24,6 +27,8 @@ pub fn of_json(text: &str) -> Result<Ruleset, String> {
                 && Family::named(text_of(&rule["family"])) == Some(chain.family)
         };
         if let Some(chain) = ruleset.chains.iter_mut().find(|chain| of(chain)) {
+            let left = marks::left_by_statements(rule);
+            ruleset.marking.extend(left.map(|left| (format!("rule {} of {}", rule["handle"], chain.title()), left)));
             let read = rules(rule, &chain.title());
             chain.rules.extend(read);
         }

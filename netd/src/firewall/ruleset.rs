@@ -13,6 +13,8 @@ pub struct Ruleset {
     pub tracks: bool,
     /// Whether something in it gives packets a mark.
     pub sets_marks: bool,
+    /// Rules that set a mark, each with the bits of it that survive.
+    pub marking: Vec<(String, u32)>,
 }
 
 /// The packets that a table is for.
@@ -201,6 +203,7 @@ impl Ruleset {
         self.chains.extend(other.chains);
         self.tracks |= other.tracks;
         self.sets_marks |= other.sets_marks;
+        self.marking.extend(other.marking);
         self
     }
 

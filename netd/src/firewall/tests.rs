@@ -148,6 +148,24 @@ fn rules_without_end_are_not_followed_without_end() {
     assert!(rule.is_accept_of(1) && !rule.is_accept_of(0));
 }
 
+#[test]
+fn a_rule_that_takes_netds_bit_away_is_named() {
+    let saved = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j MARK --set-xmark 0x1/0x1\n\
+        -A PREROUTING -i eth0 -j MARK --set-xmark 0x2/0xffffffff\nCOMMIT\n";
+    let wipes = nft(
+        r#"{"chain": {"family": "inet", "table": "t", "name": "c", "hook": "forward", "prio": 0, "policy": "accept"}},
+            {"rule": {"family": "inet", "table": "t", "chain": "c", "handle": 7,
+                "expr": [{"mangle": {"key": {"meta": {"key": "mark"}}, "value": 1}}]}}"#,
+    );
+
+    let both = facts(of_save(saved, Family::Ip, false).and(wipes));
+
+    let wiping: Vec<_> = both.wiping().collect();
+    assert_eq!(wiping.len(), 2, "{wiping:?}");
+    assert_eq!(wiping[0], "`-A PREROUTING -i eth0 -j MARK --set-xmark 0x2/0xffffffff`");
+    assert!(wiping[1].starts_with("rule 7 of "), "{wiping:?}");
+}
+
 fn facts(ruleset: Ruleset) -> FirewallFacts {
     FirewallFacts { ruleset, mark: MARK, generation: 1, ..FirewallFacts::default() }
 }
