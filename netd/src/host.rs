@@ -26,7 +26,7 @@ use crate::{
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Process, Program, Relays,
-        ResolverState, Sandbox, State, Step, Use,
+        ResolverState, Sandbox, State, Step, Use, Ways,
     },
     relay::Relay,
     resolver::Resolver,
@@ -59,6 +59,8 @@ pub struct Host {
     uplinks: Vec<LinkName>,
     sandboxes: BTreeMap<LinkName, Sandbox>,
     firewall: Firewall,
+    /// Other hosts of the cluster, and of networks made by hand.
+    vteps: [BTreeSet<IpAddr>; 2],
 }
 
 impl Host {
@@ -80,7 +82,8 @@ impl Host {
         let forwarding = Forwarding::open(&options.state_dir)?;
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
         let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
-        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall })
+        let vteps = Default::default();
+        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall, vteps })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -317,9 +320,12 @@ impl Kernel for Host {
             }
         }
         let addresses = self.links.host_addresses().await?;
+        let [nodes, peers] = &self.vteps;
+        let ways = Ways { nodes: self.links.ways(nodes).await?, peers: self.links.ways(peers).await? };
         let early = uplinks.keys().filter(|link| self.dataplane.meets_frames(link)).cloned().collect();
         Ok(HostFacts {
             early,
+            ways,
             uplinks,
             uses,
             vxlan_devices,
@@ -339,6 +345,10 @@ impl Kernel for Host {
 
     async fn sandbox(&mut self, path: &Path) -> Result<Sandbox> {
         Ok(Namespace::open(path)?.sandbox().clone())
+    }
+
+    fn know_vteps(&mut self, nodes: &BTreeSet<IpAddr>, peers: &BTreeSet<IpAddr>) {
+        self.vteps = [nodes.clone(), peers.clone()];
     }
 
     fn know_names(&mut self, directory: Directory) {

@@ -57,7 +57,7 @@ use crate::{
     config::Config,
     ipam::{self, Pools},
     membership::Membership,
-    model::{Model, NetworkOrder, Rejection},
+    model::{Model, NetworkOrder, Rejection, peers},
     plan::{Choices, plan, relays, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
     reserve::{Fresh, Reservations},
@@ -257,6 +257,7 @@ impl<K: Kernel> Daemon<K> {
 
     /// Compares the host with what should exist, and mends what differs, as far as it goes.
     async fn reconcile(&mut self) -> Result<()> {
+        self.kernel.know_vteps(&self.choices.remotes.vteps, &peers(&self.model));
         let facts = self.kernel.facts(&self.model.sandboxes()).await?;
         let desired = plan(&self.model, &facts, &self.choices);
         let observed = self.kernel.observe().await?;

@@ -205,7 +205,7 @@ fn priority(route: &RouteMessage) -> u32 {
 }
 
 /// The MTU that a route has for itself.
-fn mtu(route: &RouteMessage) -> Option<u32> {
+pub(super) fn mtu(route: &RouteMessage) -> Option<u32> {
     let metrics = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => Some(metrics),
         _ => None,

@@ -24,6 +24,7 @@ mod tunnel;
 mod uses;
 mod veth;
 mod watch;
+mod ways;
 mod wireguard;
 
 use std::{

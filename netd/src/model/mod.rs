@@ -45,7 +45,7 @@ pub use connecting::{connect, disconnect, unused_networks};
 pub use gateway::GatewayMode;
 pub use mac::format_mac;
 pub use mode::Mode;
-pub use mtu::{follow_mtu, set_mtu};
+pub use mtu::{follow_mtu, set_mtu, underlay};
 pub use name::Name;
 pub use netspec::NetSpec;
 pub use networks::{
@@ -55,7 +55,7 @@ pub use options::Options;
 pub use portspec::{PortSpec, Protocol, PublishMode};
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
-pub use segment::{Driver, Kept, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT};
+pub use segment::{Driver, Kept, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT, peers};
 pub use sources::{lets_in, set_sources, source_list};
 
 use crate::reconcile::{Family, Join, LinkName};

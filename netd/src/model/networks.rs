@@ -116,7 +116,7 @@ pub fn create_network(
         name: name.clone(),
         id: fresh_id(rng, |id| model.networks.values().any(|other| other.id[..8] == id[..8])),
         zone: free_zone(model)?,
-        mtu: mtu::chosen(mtu, &subnets, driver.overhead(), on.facts)?,
+        mtu: mtu::chosen(mtu, &subnets, &driver, on.facts)?,
         snat_ips: snat::sources(&snat_ips, &subnets)?,
         subnets,
         internal: order.internal,
@@ -165,8 +165,7 @@ pub fn adopt_network(
         return Err(Rejection::VniTaken { vni, network: other.name.clone() });
     }
     network.zone = free_zone(model)?;
-    (network.mtu, network.mtu_follows) =
-        (mtu::chosen(mtu, &network.subnets, network.driver.overhead(), facts)?, mtu.is_none());
+    (network.mtu, network.mtu_follows) = (mtu::chosen(mtu, &network.subnets, &network.driver, facts)?, mtu.is_none());
     model.networks.insert(network.name.clone(), network);
     Ok(())
 }

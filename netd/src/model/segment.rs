@@ -130,6 +130,12 @@ pub struct RemoteEndpoint {
     pub incarnation: u64,
 }
 
+/// The other hosts of every network that is made by hand.
+pub fn peers(model: &Model) -> BTreeSet<IpAddr> {
+    let segments = model.networks.values().filter_map(|network| network.driver.segment());
+    segments.flat_map(|segment| &segment.peers).copied().collect()
+}
+
 /// The driver that an order asks for.
 pub(super) fn driver(model: &Model, order: &NetworkOrder, on: Surroundings<'_>) -> Result<Driver, Rejection> {
     let segment = match order.driver.as_deref().unwrap_or("bridge") {

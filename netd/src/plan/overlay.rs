@@ -7,7 +7,7 @@ use netd_common::{
 
 use super::{EndpointKey, ipv4, ipv6};
 use crate::{
-    model::{Driver, Network, RemoteEndpoint, Remotes, Segment},
+    model::{self, Driver, Network, RemoteEndpoint, Remotes, Segment},
     reconcile::{Family, HostFacts, SegmentRecord, State, Tunnel},
 };
 
@@ -30,7 +30,8 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
     SegmentRecord {
         tunnel: segment.tunnel(),
         bridge: network.bridge(),
-        underlay_mtu: facts.narrowest().unwrap_or_else(|| network.mtu + network.driver.overhead()),
+        underlay_mtu: model::underlay(&network.driver, facts)
+            .unwrap_or_else(|| network.mtu + network.driver.overhead()),
         peers: segment.peers.len() as u32,
         flags: if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 },
         zone: network.zone(),

@@ -204,6 +204,8 @@ impl Kernel for FakeKernel {
         self.namespaces.get(path).cloned().with_context(|| format!("{} is no network namespace", path.display()))
     }
 
+    fn know_vteps(&mut self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) {}
+
     fn know_names(&mut self, directory: Directory) {
         self.directory = directory;
     }

@@ -28,6 +28,8 @@ pub struct HostFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// VXLAN devices that are not ours, by their UDP port.
     pub vxlan_devices: BTreeMap<u16, LinkName>,
+    /// Largest packets by the host's routes to other hosts of its networks.
+    pub ways: Ways,
     /// Uplinks whose drivers may meet frames (XDP) before the kernel makes packets of them.
     pub early: BTreeSet<LinkName>,
     /// Whether a rule of the host's picks routes by a mark or a type of service.
@@ -49,6 +51,15 @@ impl HostFacts {
     pub fn narrowest(&self) -> Option<u32> {
         self.uplinks.values().map(|uplink| uplink.path_mtu).min()
     }
+}
+
+/// Largest packets, in bytes, to those other hosts that the host has a route to, by their addresses (VTEPs).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ways {
+    /// Of the cluster.
+    pub nodes: BTreeMap<IpAddr, u32>,
+    /// Of networks made by hand.
+    pub peers: BTreeMap<IpAddr, u32>,
 }
 
 /// How the host uses addresses.
@@ -140,6 +151,9 @@ pub trait Kernel {
 
     /// The namespace at `path`, or why it is none that a container can have (no such file, no network namespace, the host's own).
     async fn sandbox(&mut self, path: &std::path::Path) -> anyhow::Result<Sandbox>;
+
+    /// Says to which other hosts, of the cluster and of networks made by hand, the facts tell the ways from now on.
+    fn know_vteps(&mut self, nodes: &BTreeSet<IpAddr>, peers: &BTreeSet<IpAddr>);
 
     /// Says what the resolvers answer from now on.
     fn know_names(&mut self, directory: Directory);

@@ -15,7 +15,7 @@ mod state;
 
 pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
-pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use};
+pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use, Ways};
 pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;
 pub use state::{

@@ -112,6 +112,12 @@ impl Cluster {
         self.street.ip(&format!("link set {} up", self.nodes[node].port));
     }
 
+    /// Gives a node's device and its port on the street an MTU.
+    pub fn set_mtu(&self, node: usize, mtu: u32) {
+        self.street.ip(&format!("link set {} mtu {mtu}", self.nodes[node].port));
+        self.nodes[node].host.ip(&format!("link set eth0 mtu {mtu}"));
+    }
+
     /// Every node's map is what the others have, exactly: as each says itself, and as the map is.
     #[track_caller]
     pub fn assert_all_as_desired(&self, containers: &[Placed]) {
@@ -216,11 +222,20 @@ pub fn vtep(number: usize) -> IpAddr {
 
 impl Member {
     fn all(lab: &Lab, street: &Host, count: usize) -> Vec<Self> {
-        let address = |n: usize| format!("192.0.2.{}", 101 + n);
+        Self::from(lab, street, 101, count)
+    }
+
+    /// One more, of a cluster of its own.
+    pub fn alone(cluster: &Cluster, number: usize) -> Self {
+        Self::from(&cluster.lab, &cluster.street, number, 1).remove(0)
+    }
+
+    fn from(lab: &Lab, street: &Host, first: usize, count: usize) -> Vec<Self> {
+        let address = |n: usize| format!("192.0.2.{}", first + n);
         let all = (0..count).map(|n| format!("m{n}=http://{}:2380", address(n))).collect::<Vec<_>>().join(",");
         let member = |n: usize| {
-            let host = lab.host(&format!("etcd{n}"));
-            on_street(lab, street, &host, 101 + n);
+            let host = lab.host(&format!("etcd{}", first + n));
+            on_street(lab, street, &host, first + n);
             let (client, peer) = (format!("http://{}:2379", address(n)), format!("http://{}:2380", address(n)));
             // Soon to notice that a leader is gone.
             let words = format!(

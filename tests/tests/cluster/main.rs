@@ -2,8 +2,11 @@
 
 mod as_a_bridge;
 mod cluster;
+mod core;
 mod lossy;
 mod mesh;
 mod moving;
 mod parting;
 mod sharing;
+mod sizes;
+mod strangers;

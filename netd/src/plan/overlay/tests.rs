@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     model::{self, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
-    reconcile::{LinkName, Uplink},
+    reconcile::{LinkName, Uplink, Ways},
 };
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -168,6 +168,22 @@ fn the_mtu_is_that_of_the_underlay_less_the_encapsulation_and_follows_it() {
             assert_eq!(state.segments[&7].underlay_mtu, underlay);
         }
     }
+}
+
+#[test]
+fn the_way_to_another_host_counts_whatever_else_is_narrow_but_what_leaves_must_fit_too() {
+    let mut model = of_cluster();
+    let mut mtu = |out: u32, nodes: &[(&str, u32)]| {
+        let nodes = nodes.iter().map(|(vtep, mtu)| (ip(vtep), *mtu)).collect();
+        let facts = HostFacts { ways: Ways { nodes, peers: [(ip("192.0.2.9"), 576)].into() }, ..facts(out) };
+        crate::model::follow_mtu(&mut model, &facts);
+        let state = plan(&model, &facts, &choices(&Remotes::default()));
+        (model.networks.values().next().unwrap().mtu, state.segments[&7].underlay_mtu)
+    };
+
+    assert_eq!(mtu(1500, &[("192.0.2.2", 9000), ("192.0.2.3", 1400)]), (1350, 1400), "the narrowest to a node");
+    assert_eq!(mtu(1500, &[("192.0.2.2", 9000)]), (1500, 9000), "and no further than out");
+    assert_eq!(mtu(1400, &[]), (1350, 1400), "as long as no node is known");
 }
 
 #[test]

@@ -1,0 +1,48 @@
+//! How large packets may be on the host's ways to other hosts of its networks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use rtnetlink::{RouteMessageBuilder, packet_route::route::RouteMessage};
+
+use super::{
+    Links,
+    facts::mtu,
+    kernel::{output, refusal},
+};
+
+impl Links {
+    /// The largest packet by the route to each of these, in bytes: what the route says of itself or a router on the way has
+    /// said, else what its device takes. Those to whom there is no route are left out.
+    pub async fn ways(&self, vteps: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>> {
+        let mut ways = BTreeMap::new();
+        if vteps.is_empty() {
+            return Ok(ways);
+        }
+        let links = self.seen_links().await?;
+        for vtep in vteps {
+            let Some(route) = self.route_to(*vtep).await? else { continue };
+            let device = output(&route).and_then(|index| links.get(&index)).map(|link| link.mtu);
+            ways.extend(mtu(&route).into_iter().chain(device).min().map(|mtu| (*vtep, mtu)));
+        }
+        Ok(ways)
+    }
+
+    /// The route by which the host would send to an address, as `ip route get` shows it; `None` where it would not.
+    async fn route_to(&self, address: IpAddr) -> Result<Option<RouteMessage>> {
+        let question = match address {
+            IpAddr::V4(ip) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+        };
+        match self.handle.route().get(question).execute().try_next().await {
+            Ok(route) => Ok(route),
+            // No route, or one that says no.
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(error) => Err(refusal(error)).with_context(|| format!("cannot ask for the route to {address}")),
+        }
+    }
+}

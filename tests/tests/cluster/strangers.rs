@@ -1,0 +1,128 @@
+//! What is forged, and what is of another network with the same addresses, reaches nobody.
+
+use std::net::{IpAddr, UdpSocket};
+
+use netd_tests::{lab::Host, packets::udp};
+
+use crate::cluster::{Cluster, Member, Node, PATIENCE, options, vtep, wait_until};
+
+/// The UDP port of the tunnels.
+const VXLAN: u16 = 4789;
+
+/// A frame for a host's tunnel: a datagram between two containers, in a VXLAN header (RFC 7348 section 5).
+fn encapsulated(vni: u32, macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let header = [8, 0, 0, 0, a, b, c, 0];
+    let frame = udp(&format!("{from}:4000"), &format!("{to}:7")).macs(macs[0], macs[1]).bytes();
+    [&header[..], &frame].concat()
+}
+
+/// Sends one from a host's own address to a node.
+fn forge(from: &Host, to: IpAddr, frame: &[u8]) {
+    from.enter(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
+        socket.send_to(frame, (to, VXLAN)).expect("it is sent");
+    });
+}
+
+fn mac_of(node: &Node, endpoint: &str) -> [u8; 6] {
+    let shown = node.netd.say(&format!("inspect {endpoint}")).json();
+    let text = shown.pointer("/0/networks/0/mac").and_then(|mac| mac.as_str()).expect("it has one").to_owned();
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("two digits")).collect();
+    bytes.try_into().expect("six bytes")
+}
+
+fn vni_of(node: &Node, network: &str) -> u32 {
+    let shown = node.netd.say(&format!("network inspect {network}")).json();
+    shown.pointer("/0/segment/vni").and_then(|vni| vni.as_u64()).expect("it has one") as u32
+}
+
+/// How often the program at the tunnel has dropped something for this reason.
+fn dropped(node: &Node, reason: &str) -> u64 {
+    let status = node.netd.json("status");
+    let programs = status["programs"].as_array().expect("programs").clone();
+    let program = programs.into_iter().find(|one| one["name"] == "from_overlay").expect("from_overlay");
+    program["dropped"][reason].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
+    let cluster = Cluster::new(2, 1);
+    let stranger = cluster.lab.host("stranger");
+    cluster.add_to_street(&stranger, 150);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    for network in ["web", "other"] {
+        a.netd.say(&format!("network create -d overlay {network}")).ok();
+        wait_until("it is everywhere", || b.netd.say(&format!("network inspect {network}")).succeeded());
+    }
+    let one = a.container("one", "web");
+    let _others = [b.container("two", "web"), a.container("three", "other")];
+    wait_until("a knows two", || a.map().len() == 1);
+    let served = one.echo_udp(7);
+    let macs = [mac_of(b, "two"), mac_of(a, "one")];
+    let (from, to) = (b.address("two"), a.address("one"));
+    let [web, other] = ["web", "other"].map(|network| vni_of(a, network));
+
+    let honest = encapsulated(web, macs, from, to);
+    let as_another = encapsulated(web, [macs[0], mac_of(a, "three")], from, to);
+    for (what, sender, frame, reason) in [
+        ("from a stranger, in everything else right", &stranger, honest.clone(), "unknown_vtep"),
+        ("from a node, of no network", &b.host, encapsulated(0x00ff_ff00, macs, from, to), "unknown_segment"),
+        ("from a node, of another network", &b.host, encapsulated(other, macs, from, to), "no_endpoint"),
+        ("from a node, to another's link-layer address", &b.host, as_another, "no_endpoint"),
+    ] {
+        let before = dropped(a, reason);
+        forge(sender, vtep(0), &frame);
+        wait_until(&format!("{what}: it is counted"), || dropped(a, reason) == before + 1);
+        assert!(served.peers().is_empty(), "{what}: it arrived");
+    }
+    forge(&b.host, vtep(0), &honest);
+    wait_until("what a node says in its own name arrives", || served.peers() == [from]);
+}
+
+#[test]
+fn two_networks_with_one_subnet_and_two_vnis_never_leak() {
+    let cluster = Cluster::new(2, 1);
+    // Another cluster on the same wire, whose network of that name has the same addresses.
+    let mut etcd = Member::alone(&cluster, 111);
+    etcd.start();
+    let others = [(3, "c"), (4, "d")].map(|(number, name)| {
+        let host = cluster.lab.host(name);
+        cluster.add_to_street(&host, number);
+        let netd = host.netd_with(options(name, vtep(number - 1), &[etcd.url.clone()]));
+        (host, netd)
+    });
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let [(c, netd_c), (d, netd_d)] = &others;
+    wait_until("the others are nodes", || netd_c.json("node ls").as_array().is_some_and(|nodes| nodes.len() == 2));
+    netd_c.say("network create -d overlay first").ok();
+    for (netd, other) in [(&a.netd, &b.netd), (netd_c, netd_d)] {
+        netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+        wait_until("it is everywhere", || other.say("network inspect web").succeeded());
+    }
+    let vni = |netd: &netd_tests::lab::Netd| netd.say("network inspect web").json()[0]["segment"]["vni"].clone();
+    assert_ne!(vni(&a.netd), vni(netd_c), "two networks");
+
+    let attach = |netd: &netd_tests::lab::Netd, host: &Host, name: &str, last: u8| {
+        let container = host.container(name);
+        let place = format!("--netns /run/netns/{name} --network web:ip=10.50.0.{last}");
+        netd.say(&format!("attach {name} {place}")).ok();
+        container
+    };
+    let clients = [attach(&a.netd, &a.host, "client", 10), attach(netd_c, c, "client", 10)];
+    let servers = [attach(&b.netd, &b.host, "server", 11), attach(netd_d, d, "server", 11)];
+    let _alone = attach(netd_d, d, "alone", 12);
+    let served = servers.each_ref().map(|server| server.echo_tcp(7));
+    for (client, count) in clients.iter().zip([5, 3]) {
+        wait_until("they reach each other", || client.asks_tcp("10.50.0.11:7", PATIENCE).is_ok());
+        (1..count).for_each(|_| client.asks_tcp("10.50.0.11:7", PATIENCE).expect("again"));
+    }
+
+    assert!(served[0].peers().len() >= 5 && served[1].peers().len() >= 3, "each its own");
+    let heard = served.each_ref().map(|served| served.peers().len());
+    clients[0].asks_tcp("10.50.0.11:7", PATIENCE).expect("once more");
+    assert_eq!(served.each_ref().map(|served| served.peers().len()), [heard[0] + 1, heard[1]], "and nobody else's");
+    assert_eq!(clients[0].pings("10.50.0.12", 1, netd_tests::lab::traffic::IMPATIENCE), 0, "who is there alone");
+    assert_eq!(clients[1].pings("10.50.0.12", 1, PATIENCE), 1);
+    assert_eq!(a.map().into_iter().collect::<Vec<_>>(), [("10.50.0.11".parse().expect("an address"), vtep(1))]);
+}
