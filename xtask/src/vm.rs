@@ -7,7 +7,7 @@ mod guest;
 mod kernel;
 mod machine;
 
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -15,9 +15,11 @@ use crate::{build_ebpf, command, debian, tools, workspace};
 
 /// What virtual machines need: qemu, modprobe and depmod, the guest's device names, what virtiofsd is built with, and what the
 /// guest's cases call.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 12] = [
+    "bind9-dnsutils",
     "busybox-static",
     "ca-certificates",
+    "etcd-server",
     "gcc",
     "kmod",
     "libcap-ng-dev",
@@ -94,30 +96,39 @@ fn work(options: &Options) -> Result<(guest::Work, Option<&'static str>)> {
     build_ebpf::ensure_built()?;
     let xtask = std::env::current_exe().context("cannot find this program's own file")?;
     if options.load_only {
-        return Ok((guest::Work::Load { xtask, lab: None }, None));
+        return Ok((guest::Work::Load { xtask, suites: Vec::new() }, None));
     }
     command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
-    let lab = lab()?;
-    let complaint = lab.is_none().then_some(
+    let suites = suites()?;
+    let complaint = suites.is_empty().then_some(
         "THE LAB DID NOT RUN in the guest: netd-tests has no test target `lab`; --load-only says that this is meant",
     );
-    Ok((guest::Work::Load { xtask, lab }, complaint))
+    Ok((guest::Work::Load { xtask, suites }, complaint))
 }
 
-/// The Lab's test binary, built, with at least one core case in it; `None` if there is no such target.
-fn lab() -> Result<Option<std::path::PathBuf>> {
+/// Suites of which a guest runs the core cases: one host, and several.
+const SUITES: [&str; 2] = ["lab", "cluster"];
+
+/// Their test binaries, built, with at least one core case in each; none if there is no such target.
+fn suites() -> Result<Vec<PathBuf>> {
     if !has_lab(&command::text(&mut workspace::cargo(["metadata", "--no-deps", "--format-version=1"]))?)? {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     println!("building the Lab");
-    let mut cargo = workspace::with_artifacts(workspace::cargo(["test", "-p", "netd-tests", "--test", "lab"]));
+    let mut cargo = workspace::with_artifacts(workspace::cargo(["test", "-p", "netd-tests"]));
+    cargo.args(SUITES.iter().flat_map(|suite| ["--test", suite]));
     let messages = command::text_showing_errors(cargo.args(["--no-run", "--message-format=json-render-diagnostics"]))?;
-    let binary = executable(&messages).ok_or_else(|| anyhow!("cargo does not say where it put the test `lab`"))?;
+    SUITES.iter().map(|suite| with_core_cases(&messages, suite)).collect()
+}
+
+fn with_core_cases(messages: &str, suite: &str) -> Result<PathBuf> {
+    let binary =
+        executable(messages, suite).ok_or_else(|| anyhow!("cargo does not say where it put the test `{suite}`"))?;
     let cases = command::text(Command::new(&binary).args(["core", "--list"]))?;
     if !cases.lines().any(|line| line.ends_with(": test")) {
-        bail!("the test `lab` has no case with `core` in its name");
+        bail!("the test `{suite}` has no case with `core` in its name");
     }
-    Ok(Some(binary.into()))
+    Ok(binary.into())
 }
 
 fn has_lab(metadata: &str) -> Result<bool> {
@@ -128,10 +139,10 @@ fn has_lab(metadata: &str) -> Result<bool> {
     Ok(targets.any(|targets| targets.iter().any(|target| target["name"] == "lab" && target["kind"][0] == "test")))
 }
 
-/// The file of the test `lab`, from cargo's messages, one JSON object a line.
-fn executable(messages: &str) -> Option<String> {
+/// The file of a suite's test, from cargo's messages, one JSON object a line.
+fn executable(messages: &str, suite: &str) -> Option<String> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut files = messages.filter(|message| message["target"]["name"] == "lab").filter_map(|message| {
+    let mut files = messages.filter(|message| message["target"]["name"] == suite).filter_map(|message| {
         let file = message["executable"].as_str()?;
         Some(file.to_owned())
     });
@@ -153,8 +164,9 @@ mod tests {
             "\n"
         );
 
-        assert_eq!(executable(messages).as_deref(), Some("/x/lab-1"));
-        assert_eq!(executable(r#"{"reason":"build-finished","success":false}"#), None);
+        assert_eq!(executable(messages, "lab").as_deref(), Some("/x/lab-1"));
+        assert_eq!(executable(messages, "cluster"), None);
+        assert_eq!(executable(r#"{"reason":"build-finished","success":false}"#, "lab"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -67,9 +68,27 @@ pub struct Netd {
     host: Host,
     binary: PathBuf,
     options: NetdOptions,
+    life: Mutex<Life>,
+}
+
+#[derive(Default)]
+struct Life {
     daemon: Option<Running>,
     /// Logs of daemons that have ended.
     earlier_logs: String,
+}
+
+impl Life {
+    #[track_caller]
+    fn running(&mut self) -> &mut Running {
+        self.daemon.as_mut().expect("the daemon was started")
+    }
+
+    fn ended(&mut self) -> Outcome {
+        let outcome = self.daemon.take().expect("the daemon was started").wait();
+        self.earlier_logs += &format!("{}{}-- ended with {}\n", outcome.stdout, outcome.stderr, outcome.code());
+        outcome
+    }
 }
 
 impl Host {
@@ -96,7 +115,7 @@ impl Host {
     /// The CLI of a host on which no daemon runs.
     pub fn netd_stopped(&self, options: NetdOptions) -> Netd {
         let binary = options.binary.clone().unwrap_or_else(binary);
-        Netd { host: self.clone(), binary, options, daemon: None, earlier_logs: String::new() }
+        Netd { host: self.clone(), binary, options, life: Mutex::default() }
     }
 }
 
@@ -108,10 +127,28 @@ impl Netd {
     #[track_caller]
     pub fn start(&mut self) {
         self.start_without_waiting();
+        self.wait_until_it_answers();
+    }
+
+    /// Kills the daemon as `kill -9` does, in the middle of whatever it does, and starts another, while others use the command line.
+    ///
+    /// # Panics
+    /// As [`Netd::start`].
+    #[track_caller]
+    pub fn restart_beside_others(&self) {
+        let mut life = self.life();
+        life.running().signal(Signal::SIGKILL);
+        life.ended();
+        life.daemon = Some(self.spawn_daemon());
+        drop(life);
+        self.wait_until_it_answers();
+    }
+
+    #[track_caller]
+    fn wait_until_it_answers(&self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.run(["status"]).succeeded() {
-            let daemon = self.daemon.as_mut().expect("it has just been started");
-            if let Some(status) = daemon.ended() {
+            if let Some(status) = self.life().running().ended() {
                 panic!("the daemon has ended before it answered: {status}");
             }
             assert!(Instant::now() < deadline, "the daemon does not answer for {PATIENCE:?}");
@@ -125,10 +162,20 @@ impl Netd {
     /// When it runs already.
     #[track_caller]
     pub fn start_without_waiting(&mut self) {
-        assert!(self.daemon.is_none(), "the daemon of {} runs already", self.host.name());
+        assert!(self.life().daemon.is_none(), "the daemon of {} runs already", self.host.name());
+        let daemon = self.spawn_daemon();
+        self.life().daemon = Some(daemon);
+    }
+
+    #[track_caller]
+    fn spawn_daemon(&self) -> Running {
         let mut words = vec![self.binary.clone().into_os_string(), "daemon".into()];
         words.extend(self.options.arguments.iter().cloned());
-        self.daemon = Some(self.host.spawn_with(words, &self.options.variables));
+        self.host.spawn_with(words, &self.options.variables)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills the daemon as `kill -9` does, in the middle of whatever it does.
@@ -147,14 +194,12 @@ impl Netd {
     /// When it was not started or does not end.
     #[track_caller]
     pub fn wait(&mut self) -> Outcome {
-        let outcome = self.daemon.take().expect("the daemon was started").wait();
-        self.earlier_logs += &format!("{}{}-- ended with {}\n", outcome.stdout, outcome.stderr, outcome.code());
-        outcome
+        self.life().ended()
     }
 
     #[track_caller]
     fn end(&mut self, signal: Signal) -> Outcome {
-        self.daemon.as_ref().expect("the daemon was started").signal(signal);
+        self.life().running().signal(signal);
         self.wait()
     }
 
@@ -168,7 +213,7 @@ impl Netd {
     /// # Panics
     /// When it does not run.
     pub fn id(&self) -> u32 {
-        self.daemon.as_ref().expect("the daemon was started").id_inside()
+        self.life().running().id_inside()
     }
 
     /// Runs the CLI to its end.
@@ -204,7 +249,8 @@ impl Netd {
 
     /// What all daemons of this handle have written.
     pub fn log(&self) -> String {
-        self.earlier_logs.clone() + &self.daemon.as_ref().map(Running::log).unwrap_or_default()
+        let life = self.life();
+        life.earlier_logs.clone() + &life.daemon.as_ref().map(Running::log).unwrap_or_default()
     }
 }
 

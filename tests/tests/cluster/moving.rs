@@ -2,7 +2,10 @@
 
 use std::{thread, time::Duration};
 
-use crate::cluster::{Cluster, LEASE, PATIENCE, Placed, vtep, wait_until, wait_within};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, LEASE, Node, PATIENCE, Placed, vtep, wait_until, wait_within};
 
 /// How many there are: enough that each host has some of every other's addresses. `NETD_MOVING` of them, of 200 at most, where that is
 /// set.
@@ -18,6 +21,15 @@ fn cut() -> u64 {
 /// Hosts that they are on.
 const NODES: usize = 4;
 
+/// By which daemons are killed, and when: `NETD_SEED`, where that is set.
+fn seed() -> u64 {
+    std::env::var("NETD_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"))
+}
+
+/// How many daemons are killed in a round, at moments apart by this at most.
+const KILLS: usize = 3;
+const APART: Duration = Duration::from_secs(2);
+
 /// Where a container is in a round, and the last byte of its address there: every address is somebody else's on another host.
 fn place(container: usize, round: usize) -> (usize, usize) {
     ((container + round) % NODES, 10 + (container + 7 * round) % containers())
@@ -25,13 +37,18 @@ fn place(container: usize, round: usize) -> (usize, usize) {
 
 #[test]
 fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
-    let mut cluster = Cluster::new(NODES, 3);
+    let cluster = Cluster::new(NODES, 3);
     cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
     });
     let mut containers = Vec::new();
+    let seed = seed();
+    println!("NETD_SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
     for round in 0..4 {
+        let kills: Vec<_> =
+            (0..KILLS).map(|_| (chance.random_range(0..NODES), chance.random_range(Duration::ZERO..APART))).collect();
         containers = moved(&cluster, &containers, round, |cluster| match round {
             // etcd's leader is killed in the middle.
             1 => {
@@ -44,13 +61,12 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
                 thread::sleep(Duration::from_secs(cut()));
                 cluster.join(2);
             }
-            _ => {}
+            // Daemons are killed in the middle of whatever they do, and come back.
+            _ => kills.iter().for_each(|(node, after)| {
+                thread::sleep(*after);
+                cluster.nodes[*node].netd.restart_beside_others();
+            }),
         });
-        if round == 2 {
-            // A daemon is killed when all is moving, and comes back.
-            cluster.nodes[3].netd.kill();
-            cluster.nodes[3].netd.start();
-        }
         cluster.assert_all_as_desired(&containers);
         assert_pairs_connect(&containers);
     }
@@ -65,13 +81,13 @@ fn moved(cluster: &Cluster, before: &[Placed], round: usize, meanwhile: impl Fn(
                 scope.spawn(move || {
                     let node = &cluster.nodes[n];
                     for placed in before.iter().filter(|placed| placed.node == n) {
-                        node.netd.say(&format!("detach {}", placed.container.name())).ok();
+                        detached(node, placed.container.name());
                     }
                 })
             })
             .collect();
-        moving.into_iter().for_each(|thread| thread.join().expect("they detach"));
         scope.spawn(|| meanwhile(cluster));
+        moving.into_iter().for_each(|thread| thread.join().expect("they detach"));
         let moving: Vec<_> = (0..NODES)
             .map(|n| {
                 scope.spawn(move || {
@@ -94,11 +110,31 @@ fn attached(cluster: &Cluster, n: usize, number: usize, round: usize) -> Placed 
     let address = format!("10.50.0.{}", place(number, round).1);
     let attach = format!("attach {name} --netns /run/netns/{name} --network web:ip={address}");
     // What was there before may be leaving yet, and while etcd has no leader, or the host no etcd, nobody comes.
+    // A daemon that is killed may have done it all the same.
     let patience = PATIENCE + Duration::from_secs(cut());
     wait_within(patience, &format!("{name} has {address} on {}", node.host.name()), || {
-        node.netd.say(&attach).succeeded()
+        node.netd.say(&attach).succeeded() || inspected(node, &name).is_some_and(|found| found == address)
     });
     Placed { node: n, container, address: address.parse().expect("an address") }
+}
+
+fn detached(node: &Node, name: &str) {
+    wait_within(PATIENCE, &format!("{name} is not on {} any more", node.host.name()), || {
+        node.netd.say(&format!("detach {name}")).succeeded() || !listed(node, name)
+    });
+}
+
+/// Whether an endpoint is there, or may be, since no daemon says so.
+fn listed(node: &Node, name: &str) -> bool {
+    let listing = node.netd.say("ps -q");
+    !listing.succeeded() || listing.stdout.lines().any(|line| line == name)
+}
+
+/// The address of an endpoint, as far as a daemon says so.
+fn inspected(node: &Node, name: &str) -> Option<String> {
+    let shown = node.netd.say(&format!("inspect {name}"));
+    let shown: Value = serde_json::from_str(&shown.stdout).ok()?;
+    Some(shown.pointer("/0/networks/0/ip")?.as_str()?.to_owned())
 }
 
 /// Two containers of each host to two of each.

@@ -8,12 +8,12 @@ use crate::{command::quoted, workspace};
 pub enum Work {
     /// A command of the user's.
     Command(Vec<String>),
-    /// Loading the kernel's programs, and running the Lab's core cases, with those that take what only a guest's kernel has.
+    /// Loading the kernel's programs, and running the suites' core cases, with those that take what only a guest's kernel has.
     Load {
         /// This program.
         xtask: PathBuf,
-        /// The Lab's test binary.
-        lab: Option<PathBuf>,
+        /// The suites' test binaries.
+        suites: Vec<PathBuf>,
     },
 }
 
@@ -26,12 +26,17 @@ pub fn script(work: &Work) -> String {
     }
     match work {
         Work::Command(words) => script += &words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
-        Work::Load { xtask, lab } => {
+        Work::Load { xtask, suites } => {
             script += &format!("{} programs {} || exit\n", path(xtask), path(&workspace::object()));
-            script += &lab
+            // Every suite runs, whatever fails.
+            script += "status=0\n";
+            script += &suites
                 .iter()
-                .map(|lab| format!("{} core wireguard --include-ignored --test-threads=1", path(lab)))
+                .map(|suite| {
+                    format!("{} core wireguard --include-ignored --test-threads=1 || status=$?\n", path(suite))
+                })
                 .collect::<String>();
+            script += "exit $status";
         }
     }
     script + "\n"
@@ -49,11 +54,15 @@ mod tests {
     }
 
     #[test]
-    fn the_lab_runs_after_the_programs_were_loaded() {
-        let script = script(&Work::Load { xtask: "/x/xtask".into(), lab: Some("/x/lab".into()) });
+    fn the_suites_run_after_the_programs_were_loaded_and_the_guest_fails_if_one_does() {
+        let script =
+            script(&Work::Load { xtask: "/x/xtask".into(), suites: vec!["/x/lab".into(), "/x/cluster".into()] });
 
-        let (programs, lab) =
-            (script.find("/x/xtask programs"), script.find("/x/lab core wireguard --include-ignored --test-threads=1"));
-        assert!(programs.is_some() && programs < lab, "{script}");
+        let of = |suite: &str| {
+            script.find(&format!("{suite} core wireguard --include-ignored --test-threads=1 || status=$?\n"))
+        };
+        let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab"), of("/x/cluster"));
+        assert!(programs.is_some() && programs < lab && lab < cluster, "{script}");
+        assert!(script.ends_with("\nexit $status\n"), "{script}");
     }
 }
