@@ -59,6 +59,8 @@ pub struct DaemonConfig {
     pub uplinks: Vec<LinkName>,
     /// `--xdp`.
     pub xdp: Option<XdpWish>,
+    /// Whether what is in a tunnel may be summed and cut by the device that sends it, as without it.
+    pub tunnel_offload: Option<bool>,
     /// Entries of the flow table, two a flow, where there is none yet. Without it as the machine's memory says.
     pub flows_max: Option<FlowsMax>,
     /// `--firewall`.
@@ -336,8 +338,9 @@ mod tests {
 
         let Config { daemon, pools, bridge, publish, cluster } = parse(&uncommented).unwrap();
 
-        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark, xdp } = daemon;
-        assert_eq!(xdp, Some(XdpWish::Auto));
+        let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark, .. } =
+            daemon.clone();
+        assert_eq!((daemon.xdp, daemon.tunnel_offload), (Some(XdpWish::Auto), Some(true)));
         assert!(
             flows_max.is_some()
                 && [state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some)

@@ -3,6 +3,7 @@
 //! Invariant: pure. What is looked at comes in as values, read by the host and by the daemon.
 
 mod firewall;
+pub mod tunnels;
 
 use std::net::IpAddr;
 

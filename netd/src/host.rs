@@ -6,6 +6,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -25,8 +26,8 @@ use crate::{
     link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
     netns::Namespace,
     reconcile::{
-        Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Process, Program, Relays,
-        ResolverState, Sandbox, State, Step, Use, Ways,
+        Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program,
+        Relays, ResolverState, Sandbox, State, Step, TunnelProbe, Use, Ways,
     },
     relay::Relay,
     resolver::Resolver,
@@ -337,6 +338,10 @@ impl Kernel for Host {
             timeouts,
             sandboxes: there,
         })
+    }
+
+    fn probe(&self, probes: Vec<TunnelProbe>) -> JoinHandle<Probed> {
+        thread::spawn(move || link::probe(probes))
     }
 
     async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<Checkup> {

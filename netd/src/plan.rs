@@ -46,6 +46,8 @@ pub struct Choices {
     pub secret: [u32; 2],
     /// Who may come to ports that say nothing of it, nor their networks; empty for everybody.
     pub from: Vec<IpNet>,
+    /// Whether no device sums or cuts what is in a tunnel.
+    pub no_tunnel_offload: bool,
     /// What other hosts have of overlay networks.
     pub remotes: Remotes,
 }
@@ -62,7 +64,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     }
     for network in model.networks.values() {
         add_network(&mut state, network);
-        overlay::add_segment(&mut state, network, facts);
+        overlay::add_segment(&mut state, network, facts, !choices.no_tunnel_offload);
     }
     state.allowances = model::allowed(model);
     for endpoint in model.endpoints.values() {

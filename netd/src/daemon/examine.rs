@@ -1,10 +1,11 @@
 //! `netd doctor` and `netd exposure`, as far as the daemon knows and can look.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use tokio::sync::oneshot;
 
-use super::Daemon;
+use super::{Daemon, Failure, Reply};
 use crate::{
-    doctor::{Facts, Finding, findings},
+    doctor::{Facts, Finding, findings, tunnels},
     exposure::{self, Exposure, exposure},
     model::Protocol,
     reconcile::{Kernel, Process},
@@ -25,9 +26,30 @@ impl<K: Kernel> Daemon<K> {
         })
     }
 
-    /// Looks at everything anew, and mends nothing.
+    /// Has what is found told to who asked, when the tunnels have been tried too.
+    pub(super) async fn examine_with_tunnels(&mut self, reply: oneshot::Sender<Result<Reply, Failure>>) {
+        if let Err(failure) = self.look_at_the_host().await {
+            // Whoever asked may be gone.
+            return drop(reply.send(Err(failure)));
+        }
+        let found = self.examine().await;
+        let nodes = self.vteps();
+        let probes = tunnels::probes(&self.model, &self.facts, &self.choices.remotes, &nodes);
+        let (asking, facts) = (self.kernel.probe(probes), self.facts.clone());
+        tokio::task::spawn_blocking(move || {
+            let told = found.and_then(|mut found| {
+                let probed = asking.join().map_err(|_| anyhow!("what tries the tunnels broke down"))?;
+                found.extend(tunnels::findings(&probed, &facts, &nodes));
+                Ok(Reply::Findings(found))
+            });
+            // Whoever asked may be gone.
+            let _ = reply.send(told.map_err(Failure::from));
+        });
+    }
+
+    /// Looks at everything anew, tunnels aside, and mends nothing.
     pub(super) async fn examine(&mut self) -> Result<Vec<Finding>> {
-        let host = self.kernel.facts(&self.model.sandboxes()).await?;
+        let host = self.read_facts().await?;
         let observed = self.kernel.observe().await?;
         let checkup = self.kernel.checkup(&host.uplinks.keys().cloned().collect()).await?;
         let (taken, guard) = (self.taken_although_published().await?, self.kernel.guard());

@@ -162,7 +162,8 @@ impl<K: Kernel> Daemon<K> {
         about: About,
     ) -> Result<Self> {
         let from = config.publish.from.clone();
-        let choices = Choices { secret: store.secret(), from, ..Choices::default() };
+        let no_tunnel_offload = config.daemon.tunnel_offload == Some(false);
+        let choices = Choices { secret: store.secret(), from, no_tunnel_offload, ..Choices::default() };
         let pools = config.pools(Pools::automatic(ipam::unique_local(store.global_id())));
         let mut daemon = Self {
             kernel,
@@ -229,6 +230,10 @@ impl<K: Kernel> Daemon<K> {
                         self.verify(reply).await;
                         continue;
                     }
+                    if request == Request::Doctor {
+                        self.examine_with_tunnels(reply).await;
+                        continue;
+                    }
                     // Whoever asked may be gone.
                     let _ = reply.send(self.answer(request).await);
                 }
@@ -255,10 +260,15 @@ impl<K: Kernel> Daemon<K> {
         self.follow_the_mtu().await;
     }
 
+    /// What the plan depends on, as it is at this moment.
+    async fn read_facts(&mut self) -> Result<HostFacts> {
+        self.kernel.know_vteps(&self.choices.remotes.vteps, &peers(&self.model));
+        self.kernel.facts(&self.model.sandboxes()).await
+    }
+
     /// Compares the host with what should exist, and mends what differs, as far as it goes.
     async fn reconcile(&mut self) -> Result<()> {
-        self.kernel.know_vteps(&self.choices.remotes.vteps, &peers(&self.model));
-        let facts = self.kernel.facts(&self.model.sandboxes()).await?;
+        let facts = self.read_facts().await?;
         let desired = plan(&self.model, &facts, &self.choices);
         let observed = self.kernel.observe().await?;
         let steps = diff(&desired, &observed);

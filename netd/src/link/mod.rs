@@ -16,7 +16,9 @@ mod join;
 mod kept;
 mod kernel;
 mod known;
+mod offload;
 mod ours;
+mod probe;
 mod rules;
 mod shared;
 pub mod sockets;
@@ -43,7 +45,9 @@ use rtnetlink::{
     },
 };
 
-pub use self::{facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, uses::resolvers};
+pub use self::{
+    facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, probe::ask as probe, uses::resolvers,
+};
 use self::{
     inside::{Found, Insides},
     kernel::{answered, is, refusal},

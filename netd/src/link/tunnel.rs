@@ -8,6 +8,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use super::{
     GROUP, Links,
     kernel::{refusal, sysctl_is, write_sysctl},
+    offload,
     ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{LinkName, Tunnel};
@@ -18,7 +19,8 @@ const MTU: u32 = 65_535 - 70;
 /// What a VXLAN device of ours is found to be.
 pub fn observed(link: &Link, port: u16) -> Tunnel {
     let options_hold = link.options_hold && link.vxlan_port == Some(port) && link.mtu == MTU;
-    Tunnel { port, intact: link.up && options_hold && sysctl_is(&no_ipv6(&link.name), "1") }
+    let offload = offload::is_on(&link.name).unwrap_or(true);
+    Tunnel { port, offload, intact: link.up && options_hold && sysctl_is(&no_ipv6(&link.name), "1") }
 }
 
 impl Links {
@@ -34,23 +36,23 @@ impl Links {
         let owner = Owner::Tunnel(tunnel.port);
         if let Existing::Ours(link) = self.make_room(name, &owner).await? {
             if link.options_hold && link.vxlan_port == Some(tunnel.port) {
-                return self.keep(&link).await.with_context(|| format!("cannot set up {name}"));
+                return self.keep(&link, tunnel).await.with_context(|| format!("cannot set up {name}"));
             }
             self.delete_index(link.index).await.with_context(|| format!("cannot delete what {name} became"))?;
         }
-        let made = self.make_tunnel(name, tunnel.port, &owner).await;
+        let made = self.make_tunnel(name, tunnel, &owner).await;
         if made.is_err() {
             self.delete(name).await?;
         }
         made.with_context(|| format!("cannot make the VXLAN device {name}"))
     }
 
-    async fn make_tunnel(&self, name: &LinkName, port: u16, owner: &Owner) -> Result<()> {
+    async fn make_tunnel(&self, name: &LinkName, tunnel: &Tunnel, owner: &Owner) -> Result<()> {
         // Without a checksum of their own datagrams over IPv6 are taken too (RFC 6935): some switches send such.
         let message = LinkMessageBuilder::<LinkVxlan>::new(name.as_str())
             .collect_metadata(true)
             .learning(false)
-            .port(port)
+            .port(tunnel.port)
             .udp_zero_csum6_rx(true)
             .mtu(MTU)
             .link_group(GROUP)
@@ -59,12 +61,14 @@ impl Links {
         let Some(link) = self.named(name).await? else { bail!("it is gone again") };
         let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
         self.set(message).await.context("cannot mark it as netd's")?;
-        self.keep(&link).await
+        self.keep(&link, tunnel).await
     }
 
     /// It has no address, and says nothing of its own.
-    async fn keep(&self, link: &Link) -> Result<()> {
+    async fn keep(&self, link: &Link, tunnel: &Tunnel) -> Result<()> {
         write_sysctl(&no_ipv6(&link.name), "1")?;
+        offload::set(&link.name, tunnel.offload)
+            .with_context(|| format!("cannot set what {} leaves to devices", link.name))?;
         if link.mtu != MTU {
             self.set(LinkUnspec::new_with_index(link.index).mtu(MTU).build()).await.context("cannot set its MTU")?;
         }

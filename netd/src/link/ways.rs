@@ -14,11 +14,12 @@ use super::{
     facts::mtu,
     kernel::{output, refusal},
 };
+use crate::reconcile::Way;
 
 impl Links {
-    /// The largest packet by the route to each of these, in bytes: what the route says of itself or a router on the way has
-    /// said, else what its device takes. Those to whom there is no route are left out.
-    pub async fn ways(&self, vteps: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>> {
+    /// The way to each of these. The largest packet is what the route says of itself or a router on the way has said, else what
+    /// its device takes. Those to whom there is no route are left out.
+    pub async fn ways(&self, vteps: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Way>> {
         let mut ways = BTreeMap::new();
         if vteps.is_empty() {
             return Ok(ways);
@@ -26,8 +27,9 @@ impl Links {
         let links = self.seen_links().await?;
         for vtep in vteps {
             let Some(route) = self.route_to(*vtep).await? else { continue };
-            let device = output(&route).and_then(|index| links.get(&index)).map(|link| link.mtu);
-            ways.extend(mtu(&route).into_iter().chain(device).min().map(|mtu| (*vtep, mtu)));
+            let Some(link) = output(&route).and_then(|index| links.get(&index)) else { continue };
+            let mtu = mtu(&route).map_or(link.mtu, |mtu| mtu.min(link.mtu));
+            ways.insert(*vtep, Way { link: link.name.clone(), mtu });
         }
         Ok(ways)
     }

@@ -55,10 +55,12 @@ pub fn set_mtu(model: &mut Model, name: &Name, mtu: Option<u32>, facts: &HostFac
 pub fn underlay(driver: &Driver, facts: &HostFacts) -> Option<u32> {
     let ways = match driver {
         Driver::Bridge => None,
-        Driver::Overlay(_) => facts.ways.nodes.values().min(),
-        Driver::Vxlan(segment) => segment.peers.iter().filter_map(|peer| facts.ways.peers.get(peer)).min(),
+        Driver::Overlay(_) => facts.ways.nodes.values().map(|way| way.mtu).min(),
+        Driver::Vxlan(segment) => {
+            segment.peers.iter().filter_map(|peer| facts.ways.peers.get(peer)).map(|way| way.mtu).min()
+        }
     };
-    ways.copied().or_else(|| facts.narrowest()).map(within_bounds)
+    ways.or_else(|| facts.narrowest()).map(within_bounds)
 }
 
 /// What fits through every uplink, as their routes have it, and through the tunnels of the driver.

@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// What every host has of a network that spans hosts.
-pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts) {
+pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts, offload: bool) {
     let Some(segment) = network.driver.segment() else { return };
     let tunnel = segment.tunnel();
-    state.tunnels.insert(tunnel.clone(), Tunnel { port: segment.port, intact: true });
+    state.tunnels.insert(tunnel.clone(), Tunnel { port: segment.port, offload, intact: true });
     state.hooks.insert((tunnel, Hook::FromOverlay));
     state.segments.insert(segment.vni, record(network, segment, facts));
     for (index, peer) in (0..).zip(&segment.peers) {

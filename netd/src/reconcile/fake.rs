@@ -6,6 +6,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    thread::JoinHandle,
 };
 
 use anyhow::{Context, bail};
@@ -17,8 +18,8 @@ use netd_common::{
 use crate::dns::Directory;
 
 use super::{
-    Checkup, Collected, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Process, Program, Relays, ResolverState,
-    Sandbox, State, Step,
+    Checkup, Collected, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program, Relays,
+    ResolverState, Sandbox, State, Step, TunnelProbe,
 };
 
 /// The double of the host.
@@ -202,6 +203,10 @@ impl Kernel for FakeKernel {
 
     async fn sandbox(&mut self, path: &Path) -> anyhow::Result<Sandbox> {
         self.namespaces.get(path).cloned().with_context(|| format!("{} is no network namespace", path.display()))
+    }
+
+    fn probe(&self, _: Vec<TunnelProbe>) -> JoinHandle<Probed> {
+        std::thread::spawn(Vec::new)
     }
 
     fn know_vteps(&mut self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) {}

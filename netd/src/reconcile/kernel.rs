@@ -7,6 +7,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::OwnedFd,
     path::PathBuf,
+    thread::JoinHandle,
 };
 
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{Checkup, Family, HostPort, LinkName, Relays, Sandbox, State, Step};
+use super::{Checkup, Family, HostPort, LinkName, Probed, Relays, Sandbox, State, Step, TunnelProbe};
 use crate::{dns::Directory, firewall::FirewallFacts};
 
 /// What the plan depends on and netd does not decide.
@@ -28,7 +29,7 @@ pub struct HostFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// VXLAN devices that are not ours, by their UDP port.
     pub vxlan_devices: BTreeMap<u16, LinkName>,
-    /// Largest packets by the host's routes to other hosts of its networks.
+    /// The host's ways to other hosts of its networks.
     pub ways: Ways,
     /// Uplinks whose drivers may meet frames (XDP) before the kernel makes packets of them.
     pub early: BTreeSet<LinkName>,
@@ -53,13 +54,22 @@ impl HostFacts {
     }
 }
 
-/// Largest packets, in bytes, to those other hosts that the host has a route to, by their addresses (VTEPs).
+/// The ways to those other hosts that the host has a route to, by their addresses (VTEPs).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ways {
     /// Of the cluster.
-    pub nodes: BTreeMap<IpAddr, u32>,
+    pub nodes: BTreeMap<IpAddr, Way>,
     /// Of networks made by hand.
-    pub peers: BTreeMap<IpAddr, u32>,
+    pub peers: BTreeMap<IpAddr, Way>,
+}
+
+/// A way to another host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// The device by which it leads.
+    pub link: LinkName,
+    /// The largest packet, in bytes.
+    pub mtu: u32,
 }
 
 /// How the host uses addresses.
@@ -145,6 +155,9 @@ pub trait Kernel {
 
     /// Reads what the plan depends on. `sandboxes` are the namespace paths of the model.
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts>;
+
+    /// Asks containers of other hosts by TCP, on threads of its own. Takes seconds where something is not answered.
+    fn probe(&self, probes: Vec<TunnelProbe>) -> JoinHandle<Probed>;
 
     /// Reads what the doctor looks at beside that, of the host and of these uplinks. Takes a moment.
     async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> anyhow::Result<Checkup>;

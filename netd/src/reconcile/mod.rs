@@ -9,13 +9,15 @@ mod diff;
 pub mod fake;
 mod kernel;
 mod overlay;
+mod probe;
 mod relays;
 mod repair;
 mod state;
 
 pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
-pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use, Ways};
+pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use, Way, Ways};
+pub use probe::{Heard, Probed, Station, TunnelProbe};
 pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;
 pub use state::{

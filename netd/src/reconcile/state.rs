@@ -238,6 +238,8 @@ pub struct Veth {
 pub struct Tunnel {
     /// UDP port, also in its `ifalias` after `netd tunnel `.
     pub port: u16,
+    /// Whether what is in a tunnel may be summed and cut by the device that sends it; else it is before it goes in.
+    pub offload: bool,
     /// Whether it is up and its options are as they were made.
     pub intact: bool,
 }

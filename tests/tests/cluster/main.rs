@@ -6,6 +6,7 @@ mod core;
 mod lossy;
 mod mesh;
 mod moving;
+mod offload;
 mod parting;
 mod sharing;
 mod sizes;

@@ -204,6 +204,14 @@ impl<K: Kernel> Daemon<K> {
         })
     }
 
+    /// The other nodes that are there, by their VTEPs.
+    pub(super) fn vteps(&self) -> BTreeMap<IpAddr, String> {
+        let Some(cluster) = &self.cluster else { return BTreeMap::new() };
+        let nodes = cluster.view.iter().flat_map(|view| view.nodes());
+        let others = nodes.filter(|(name, _)| **name != cluster.membership.settings().node);
+        others.map(|(name, node)| (node.vtep, name.to_string())).collect()
+    }
+
     /// The name of the container of another host at an address of a network.
     pub(super) fn name_elsewhere(&self, network: &str, address: IpAddr) -> Option<String> {
         let mut elsewhere = self.cluster.iter().flat_map(|cluster| &cluster.names);

@@ -18,7 +18,7 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
     on_a_host_of_its_own(async |directory| {
         let mut host = open(&directory, false).await;
         let (bridge, _) = network(sandbox());
-        let tunnel = Tunnel { port: 4789, intact: true };
+        let tunnel = Tunnel { port: 4789, offload: true, intact: true };
         let peer = Address::v4([192, 0, 2, 2]);
         let (vtep, flooded) = (VtepKey { address: peer, vni: 7 }, PeerKey { vni: 7, index: 0 });
         let (key, remote) = (RemoteKey { address: address(9), vni: 7 }, Remote { vtep: peer, ..Remote::default() });
@@ -93,7 +93,7 @@ fn a_vxlan_device_of_anothers_on_the_port_is_named_and_ours_leaves_nothing() {
 
         let facts = host.facts(&BTreeSet::new()).await.unwrap();
         assert_eq!(facts.vxlan_devices, [(4789, link("vxlan0"))].into());
-        let step = Step::PutTunnel(link("ndx-4789"), Tunnel { port: 4789, intact: true });
+        let step = Step::PutTunnel(link("ndx-4789"), Tunnel { port: 4789, offload: true, intact: true });
         let refused = format!("{:#}", host.apply(&step).await.unwrap_err());
 
         assert!(refused.contains("UDP port 4789 is not to be had"), "{refused}");

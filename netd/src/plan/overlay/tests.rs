@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     model::{self, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
-    reconcile::{LinkName, Uplink, Ways},
+    reconcile::{LinkName, Uplink, Way, Ways},
 };
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -55,7 +55,7 @@ fn a_segment_by_hand_floods_to_its_peers_and_hears_nobody_else() {
     let state = planned(&by_hand(), &Remotes::default());
     let tunnel = LinkName::new("ndx-4789").unwrap();
 
-    assert_eq!(state.tunnels, [(tunnel.clone(), Tunnel { port: 4789, intact: true })].into());
+    assert_eq!(state.tunnels, [(tunnel.clone(), Tunnel { port: 4789, offload: true, intact: true })].into());
     assert!(state.hooks.contains(&(tunnel, Hook::FromOverlay)));
     let segment = &state.segments[&7];
     assert_eq!((segment.peers, segment.flags, segment.underlay_mtu), (2, segment_flags::LEARNS, 1500));
@@ -174,8 +174,9 @@ fn the_mtu_is_that_of_the_underlay_less_the_encapsulation_and_follows_it() {
 fn the_way_to_another_host_counts_whatever_else_is_narrow_but_what_leaves_must_fit_too() {
     let mut model = of_cluster();
     let mut mtu = |out: u32, nodes: &[(&str, u32)]| {
-        let nodes = nodes.iter().map(|(vtep, mtu)| (ip(vtep), *mtu)).collect();
-        let facts = HostFacts { ways: Ways { nodes, peers: [(ip("192.0.2.9"), 576)].into() }, ..facts(out) };
+        let way = |vtep: &str, mtu| (ip(vtep), Way { link: LinkName::new("eth1").unwrap(), mtu });
+        let nodes = nodes.iter().map(|(vtep, mtu)| way(vtep, *mtu)).collect();
+        let facts = HostFacts { ways: Ways { nodes, peers: [way("192.0.2.9", 576)].into() }, ..facts(out) };
         crate::model::follow_mtu(&mut model, &facts);
         let state = plan(&model, &facts, &choices(&Remotes::default()));
         (model.networks.values().next().unwrap().mtu, state.segments[&7].underlay_mtu)

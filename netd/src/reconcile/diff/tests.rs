@@ -76,7 +76,7 @@ fn spanning(bits: u32, state: State) -> State {
     let kind = |salt: u32| Some(bits.rotate_left(salt * 3) % 3).filter(|kind| *kind < 2);
     let names = ["ndx-4789", "ndx-8472"].map(link);
     let tunnels = (0..2).filter_map(|i| {
-        let tunnel = Tunnel { port: [4789, 8472][i], intact: kind(i as u32)? == 0 };
+        let tunnel = Tunnel { port: [4789, 8472][i], offload: i == 0, intact: kind(i as u32)? == 0 };
         Some((names[i].clone(), tunnel))
     });
     let tunnels: BTreeMap<_, _> = tunnels.collect();
