@@ -1,8 +1,13 @@
 //! Ports that every node publishes: what a node tells of its own, and what it makes of the others'.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use super::{Key, MeshPort, Record, View};
+use netd_common::tuple::Zone;
+
+use super::{Key, MeshPort, Record, View, Way, remotes};
 use crate::{
     model::{Driver, Endpoint, Model, Name, PortPublication, RemotePort},
     reconcile::Family,
@@ -58,6 +63,49 @@ pub fn taken(view: &View, me: &Name) -> Vec<Taken> {
         }
     }
     taken
+}
+
+/// The other ends of what a node publishes for others: their containers, and the hosts to which answers go back, of those that are
+/// one to it the first.
+pub fn ends(view: &View, me: &Name) -> (Vec<Way>, BTreeSet<IpAddr>) {
+    let remotes = remotes(view, me);
+    let place = |taken: &Taken| (taken.port.vni, taken.port.address);
+    let places: BTreeSet<(u32, IpAddr)> = taken(view, me).iter().map(place).collect();
+    let way = |place: &(u32, IpAddr)| {
+        let remote = remotes.get(place)?;
+        Some(Way { vni: place.0, address: place.1, mac: remote.mac, vtep: remote.vtep })
+    };
+    let mut hosts = BTreeMap::new();
+    for (_, vtep) in others(view, me) {
+        hosts.entry(Zone::of_vtep(vtep.into())).or_insert(vtep);
+    }
+    let hosts = if view.networks().next().is_some() { hosts.into_values().collect() } else { BTreeSet::new() };
+    (places.iter().filter_map(way).collect(), hosts)
+}
+
+/// Other nodes that are one to ports of the mesh, one line for each two: what knocks at one is answered by the way to the first.
+pub fn alike(view: &View, me: &Name) -> Vec<String> {
+    let mut first = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (name, vtep) in others(view, me) {
+        if let Some((other, theirs)) = first.get(&Zone::of_vtep(vtep.into())) {
+            lines.push(format!(
+                "nodes {other} and {name} are one to ports of the mesh by their VTEPs {theirs} and {vtep}: clients of the second are not \
+                 answered by containers of this host; give it another VTEP"
+            ));
+        } else {
+            first.insert(Zone::of_vtep(vtep.into()), (name, vtep));
+        }
+    }
+    lines
+}
+
+/// Other nodes by their VTEPs.
+fn others<'a>(view: &'a View, me: &Name) -> Vec<(&'a Name, IpAddr)> {
+    let mut others: Vec<_> =
+        view.nodes().filter(|(name, _)| *name != me).map(|(name, node)| (name, node.vtep)).collect();
+    others.sort_by_key(|(_, vtep)| *vtep);
+    others
 }
 
 fn vni(view: &View, port: &MeshPort) -> Option<u32> {
@@ -164,6 +212,75 @@ mod tests {
         assert_eq!(told(&view(all.clone())), [of("a", 8080), of("b", 9000)]);
         let a_port_of_a_range = [node("b", 2, &[(9000, 10)]), node("c", 4, &[(9009, 1)])];
         assert_eq!(told(&view(a_port_of_a_range)), [of("b", 9000)]);
+    }
+
+    #[test]
+    fn nodes_that_are_one_to_the_mesh_are_named_and_the_first_has_the_answers() {
+        // 15 bits up, the same bit twice.
+        let at = |name_of: &str, vtep: [u8; 4]| {
+            let version = String::new();
+            let node = Node { incarnation: 1, host: name_of.to_owned(), vtep: vtep.into(), vxlan_port: 4789, version };
+            vec![put(Key::Node(name(name_of)), Record::Node(node))]
+        };
+        let first = [10, 0, 0, 1];
+        let zone = |vtep: [u8; 4]| Zone::of_vtep(IpAddr::from(vtep).into());
+        let twin = (0..=u16::MAX)
+            .map(|low| [10, 1, (low >> 8) as u8, low as u8])
+            .find(|vtep| zone(*vtep) == zone(first))
+            .unwrap();
+        let view = view([at("b", twin), at("c", first), at("d", [10, 0, 0, 2]), at("me", [10, 0, 0, 3])]);
+
+        let lines = alike(&view, &name("me"));
+
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with("nodes c and b are one"), "{lines:?}");
+        let hosts: BTreeSet<IpAddr> = [first.into(), [10, 0, 0, 2].into()].into();
+        assert_eq!(ends(&view, &name("me")).1, hosts);
+    }
+
+    #[test]
+    fn what_a_node_has_of_the_mesh_otherwise_is_said_and_what_hides_it_is_not() {
+        use crate::cluster::{Answer, MeshAnswer, Missing, differences};
+
+        let mut view = view([node("a", 1, &[(8080, 1)]), node("b", 2, &[])]);
+        let place = crate::cluster::Place {
+            network: name("blue"),
+            network_id: "0123456789ab".to_owned(),
+            addresses: vec![[10, 9, 0, 1].into()],
+            mac: netd_common::tuple::Mac([2, 0, 0, 0, 0, 1]),
+            aliases: Vec::new(),
+        };
+        for entry in view.entries.values_mut() {
+            if let Record::Endpoint(endpoint) = &mut entry.record
+                && !endpoint.mesh.is_empty()
+            {
+                endpoint.places.push(place.clone());
+            }
+        }
+        let said = |node: &Name, mesh: MeshAnswer| {
+            let ways = crate::cluster::forwarding(&remotes(&view, node));
+            (node.clone(), Answer { revision: 1, ways, mesh: Some(mesh) })
+        };
+        let right = |node: &Name| {
+            let (ways, hosts) = ends(&view, node);
+            MeshAnswer { ways, hosts, hidden: BTreeSet::new() }
+        };
+        let [a, b] = ["a", "b"].map(name);
+        let told = |mesh: MeshAnswer| {
+            differences(&view, &a, &Missing::default(), &[said(&a, right(&a)), said(&b, mesh)].into())
+        };
+
+        assert_eq!(right(&b).ways.len(), 1, "b publishes what is on a");
+        assert_eq!(told(right(&b)), Vec::<String>::new());
+        let lacks = told(MeshAnswer { ways: Vec::new(), ..right(&b) });
+        assert!(
+            lacks.len() == 1 && lacks[0].starts_with("node b: lacks the way of published ports to 10.9.0.1"),
+            "{lacks:?}"
+        );
+        let hidden = [(7, [10, 9, 0, 1].into())].into();
+        assert_eq!(told(MeshAnswer { ways: Vec::new(), hidden, ..right(&b) }), Vec::<String>::new(), "its own has it");
+        let back = told(MeshAnswer { hosts: [[192, 0, 2, 9].into()].into(), ..right(&b) });
+        assert_eq!(back.len(), 2, "{back:?}");
     }
 
     #[test]

@@ -25,9 +25,11 @@ mod view;
 pub use claims::{Compare, Op, Txn, claim, create, remove};
 pub use keys::{Key, Range};
 pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
-pub use mesh::{Taken, mesh_ports, taken};
+pub use mesh::{Taken, alike, ends, mesh_ports, taken};
 pub use own::{Missing, Own, missing};
-pub use records::{Announcement, Answer, Claim, MeshPort, Node, Place, Record, SharedNetwork, SharedSubnet, Way};
+pub use records::{
+    Announcement, Answer, Claim, MeshAnswer, MeshPort, Node, Place, Record, SharedNetwork, SharedSubnet, Way,
+};
 pub use remotes::{Remote, Remotes, announced, remotes};
 pub use verify::differences;
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The values of records: JSON objects. A field that is not known is passed over, so that an older netd reads what a newer one
 //! of the same schema writes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netd_common::tuple::Mac;
@@ -168,6 +171,20 @@ pub struct Answer {
     pub revision: i64,
     /// Every entry of its map.
     pub ways: Vec<Way>,
+    /// What it has of ports that every node publishes; an older netd does not say.
+    #[serde(default)]
+    pub mesh: Option<MeshAnswer>,
+}
+
+/// What a node has of ports that every node publishes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MeshAnswer {
+    /// The containers of others that it publishes.
+    pub ways: Vec<Way>,
+    /// The hosts to which answers go back.
+    pub hosts: BTreeSet<IpAddr>,
+    /// Containers, by their network's number in tunnels and their address, that it does not publish: something of its own has every port.
+    pub hidden: BTreeSet<(u32, IpAddr)>,
 }
 
 /// An entry of a forwarding map.

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Answer, Missing, Remotes, View, Way, remotes};
+use super::{Answer, MeshAnswer, Missing, Remotes, View, Way, ends, remotes};
 use crate::model::{Name, format_mac};
 
 /// Desired or found entries, as an [`Answer`] has them.
@@ -31,7 +31,10 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
     lines.extend(view.unreadable.iter().map(|(key, why)| format!("store: {key} is not understood: {why}")));
     for (node, _) in view.nodes() {
         match answers.get(node) {
-            Some(answer) => lines.extend(of_node(view, node, &answer.ways)),
+            Some(answer) => {
+                lines.extend(of_node(view, node, &answer.ways));
+                lines.extend(answer.mesh.iter().flat_map(|found| of_mesh(view, node, found)));
+            }
             None => lines.push(format!("node {node} does not answer")),
         }
     }
@@ -40,20 +43,37 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
 
 /// What a node forwards otherwise than the store says.
 fn of_node(view: &View, node: &Name, found: &[Way]) -> Vec<String> {
-    let desired: BTreeMap<_, _> =
-        forwarding(&remotes(view, node)).into_iter().map(|way| ((way.vni, way.address), way)).collect();
-    let found: BTreeMap<_, _> = found.iter().map(|way| ((way.vni, way.address), way.clone())).collect();
+    compared(view, node, &forwarding(&remotes(view, node)), found, "the way")
+}
+
+/// What a node has of ports that every node publishes otherwise than the store says.
+fn of_mesh(view: &View, node: &Name, found: &MeshAnswer) -> Vec<String> {
+    let (mut ways, hosts) = ends(view, node);
+    ways.retain(|way| !found.hidden.contains(&(way.vni, way.address)));
+    let mut lines = compared(view, node, &ways, &found.ways, "the way of published ports");
+    lines.extend(
+        hosts.difference(&found.hosts).map(|vtep| format!("node {node}: lacks the way back to clients of {vtep}")),
+    );
+    let strange = found.hosts.difference(&hosts);
+    lines.extend(strange.map(|vtep| format!("node {node}: has a way back to clients of {vtep}, which is no node")));
+    lines
+}
+
+fn compared(view: &View, node: &Name, desired: &[Way], found: &[Way], what: &str) -> Vec<String> {
+    let by_place =
+        |ways: &[Way]| -> BTreeMap<_, Way> { ways.iter().map(|way| ((way.vni, way.address), way.clone())).collect() };
+    let (desired, found) = (by_place(desired), by_place(found));
     let places: BTreeSet<_> = desired.keys().chain(found.keys()).collect();
     let line = |place: &&(u32, IpAddr)| {
-        let what = match (desired.get(*place), found.get(*place)) {
-            (Some(desired), None) => format!("lacks the way to {}", said(view, desired)),
-            (None, Some(found)) => format!("has a way to {}, which nobody has", said(view, found)),
+        let differs = match (desired.get(*place), found.get(*place)) {
+            (Some(desired), None) => format!("lacks {what} to {}", said(view, desired)),
+            (None, Some(found)) => format!("has {what} to {}, which nobody has", said(view, found)),
             (Some(desired), Some(found)) if desired != found => {
-                format!("has the way to {}; the store says {}", said(view, found), said(view, desired))
+                format!("has {what} to {}; the store says {}", said(view, found), said(view, desired))
             }
             _ => return None,
         };
-        Some(format!("node {node}: {what}"))
+        Some(format!("node {node}: {differs}"))
     };
     places.iter().filter_map(line).collect()
 }

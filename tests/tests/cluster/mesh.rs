@@ -10,7 +10,7 @@ use netd_tests::lab::{Container, traffic::IMPATIENCE};
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, OUTSIDE, at, ipv6, reaches, street_of_both_families},
-    cluster::{Cluster, Node, PATIENCE, patient_echo, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, options, patient_echo, vtep, wait_until},
 };
 
 const MESH: &str = "--network web -p 8080:80 -p 5353:53/udp --publish-mode mesh";
@@ -74,6 +74,7 @@ fn a_port_of_the_mesh_is_reached_on_every_node_and_the_client_stays_who_it_is() 
     a.netd
         .say("attach rival --netns /run/netns/rival --network web -p 8080:80 --publish-mode mesh")
         .refused(["8080", "two on node b"]);
+    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
     cluster.lab.assert_no_checksum_errors();
 }
 
@@ -117,7 +118,40 @@ fn what_came_in_elsewhere_outlives_the_daemons_and_ends_with_the_publication() {
     assert!(moved.peers().iter().all(|peer| peer.to_string() == "192.0.2.150") && !moved.peers().is_empty());
     reaches(&outside, "192.0.2.1:8080");
     assert!(!own.peers().is_empty(), "the process was asked");
+    drop(own);
+    a.netd.say("network create plain").ok();
+    let _first = attached(a, "first", "--network plain -p 8080:80");
+    wait_until("what hides a port is no difference", || b.netd.say("overlay verify").succeeded());
     cluster.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn denied_clients_of_the_mesh_are_dropped_in_the_driver_of_whichever_node_they_knock_at() {
+    let mut cluster = with_a_network(2);
+    let outside = street_of_both_families(&cluster);
+    let friend = cluster.lab.host("friend");
+    cluster.add_to_street(&friend, 151);
+    // As a driver would that has XDP: on a veth the stack does it.
+    let urls = [cluster.etcd[0].url.clone()];
+    let a = &mut cluster.nodes[0];
+    a.netd.kill();
+    a.netd = a.host.netd_with(options("a", vtep(0), &urls).variable("NETD_FORCE_GENERIC_XDP", "1"));
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let two = attached(b, "two", "--network web -p 8080:80,from=192.0.2.151/32 --publish-mode mesh");
+    let served = two.echo_tcp(80);
+    let denied = |program: &str| {
+        let status = a.netd.json("status");
+        let programs = status["programs"].as_array().expect("programs");
+        let found = programs.iter().find(|one| one["name"] == program).expect("the program");
+        found["dropped"]["source_denied"].as_u64().unwrap_or(0)
+    };
+
+    wait_until("a, which has no such container, lets who is named in", || {
+        friend.asks_tcp("192.0.2.1:8080", IMPATIENCE * 5).is_ok()
+    });
+    assert!(outside.asks_tcp("192.0.2.1:8080", IMPATIENCE).is_err());
+    assert!(denied("uplink_xdp") > 0 && denied("from_uplink") == 0, "{}", a.netd.json("status"));
+    served.assert_seen_only("192.0.2.151");
 }
 
 #[test]

@@ -97,7 +97,7 @@ proptest! {
             let lacks = missing(&own, &view, &[]);
             prop_assert!(lacks.txns.is_empty() && lacks.conflicts.is_empty(), "{lacks:?}");
             let ways = forwarding(&remotes(&view, &own.name));
-            answers.insert(own.name.clone(), Answer { revision: view.revision, ways });
+            answers.insert(own.name.clone(), Answer { revision: view.revision, ways, mesh: None });
         }
         for node in cluster.nodes.iter().filter_map(nodes::Host::own) {
             prop_assert_eq!(differences(&view, &node.name, &missing(&node, &view, &[]), &answers), [""; 0]);
@@ -193,8 +193,8 @@ fn every_difference_of_a_map_is_said() {
     wrong[0].vtep = "192.0.2.77".parse().unwrap();
     wrong[1].address = "10.0.0.9".parse().unwrap();
     let answers = BTreeMap::from([
-        (name("n0"), Answer { revision: view.revision, ways: Vec::new() }),
-        (name("n1"), Answer { revision: view.revision, ways: wrong }),
+        (name("n0"), Answer { revision: view.revision, ways: Vec::new(), mesh: None }),
+        (name("n1"), Answer { revision: view.revision, ways: wrong, mesh: None }),
     ]);
 
     let own = cluster.nodes[0].own().unwrap();
@@ -203,7 +203,7 @@ fn every_difference_of_a_map_is_said() {
     let expected = [
         "node n1: has the way to 10.0.0.7 of network blue (02:00:00:00:00:07) by 192.0.2.77; the store says 10.0.0.7 of network blue (02:00:00:00:00:07) by 192.0.2.0",
         "node n1: lacks the way to 10.0.0.8 of network blue (02:00:00:00:00:08) by 192.0.2.0",
-        "node n1: has a way to 10.0.0.9 of network blue (02:00:00:00:00:08) by 192.0.2.0, which nobody has",
+        "node n1: has the way to 10.0.0.9 of network blue (02:00:00:00:00:08) by 192.0.2.0, which nobody has",
         "node n2 does not answer",
     ];
     assert_eq!(lines, expected);

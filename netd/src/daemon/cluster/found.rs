@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netd_common::tables::{EndpointKey, Publication, SourceKey};
+use netd_common::tables::{EndpointKey, MeshEnd, Publication, SourceKey};
 
 use crate::{
-    cluster::{Taken, View, Way, taken},
+    cluster::{MeshAnswer, Taken, View, Way, taken},
     model::{Driver, Kept, Model, Name, RemoteEndpoint, Remotes},
     plan::mesh,
     reconcile::State,
@@ -32,6 +32,25 @@ pub fn ways(model: &Model, observed: &State) -> Vec<Way> {
     remotes
         .map(|(key, remote)| Way { vni: key.vni, address: key.address.ip(), mac: remote.mac, vtep: remote.vtep.ip() })
         .collect()
+}
+
+/// What a host has of ports that every node publishes.
+pub fn published(model: &Model, observed: &State, view: &View, me: &Name) -> MeshAnswer {
+    let mut answer = MeshAnswer::default();
+    for (key, MeshEnd { vtep, vni, mac, .. }) in &observed.mesh {
+        let vtep = vtep.ip();
+        if key.zone.is_of_vtep() {
+            answer.hosts.insert(vtep);
+        } else {
+            answer.ways.push(Way { vni: *vni, address: key.address.ip(), mac: *mac, vtep });
+        }
+    }
+    let taken = taken(view, me);
+    let place = |taken: &Taken| (taken.port.vni, taken.port.address);
+    let shown: BTreeSet<_> =
+        taken.iter().filter(|taken| mesh::obstacle(model, &taken.port).is_none()).map(place).collect();
+    answer.hidden = taken.iter().map(place).filter(|place| !shown.contains(place)).collect();
+    answer
 }
 
 /// What an earlier daemon has left of the others.

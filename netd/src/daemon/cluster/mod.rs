@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 pub use told::{ClusterView, NeighbourView, NodeView};
 
-use self::found::{hidden, remembered, ways};
+use self::found::{hidden, published, remembered, ways};
 use super::{
     Daemon, Failure, Reply,
     answer::on,
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     cluster::{
-        Answer, Elsewhere, Here, Taken, View, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, taken,
-        wanted,
+        Answer, Elsewhere, Here, Taken, View, Wanted, adopt, alike, announcements, elsewhere, free_vni, known, shared,
+        taken, wanted,
     },
     dns::Directory,
     membership::{Denial, Membership},
@@ -137,7 +137,9 @@ impl<K: Kernel> Daemon<K> {
         if cluster.membership.is_asked(&view) {
             match self.kernel.observe().await {
                 Ok(observed) => {
-                    let answer = Answer { revision: view.revision, ways: ways(&self.model, &observed) };
+                    let me = &cluster.membership.settings().node;
+                    let mesh = Some(published(&self.model, &observed, &view, me));
+                    let answer = Answer { revision: view.revision, ways: ways(&self.model, &observed), mesh };
                     cluster.membership.answer(&view, answer).await;
                 }
                 Err(error) => warn!("cannot see what this host forwards: {error:#}"),
@@ -152,7 +154,7 @@ impl<K: Kernel> Daemon<K> {
         let (mut next, me) = (self.model.clone(), settings.node.clone());
         let lines = adopt(&mut next, view, here);
         let (remotes, names) = known(view, &me);
-        let lines = lines.into_iter().chain(hidden(&next, view, &me)).collect();
+        let lines = lines.into_iter().chain(hidden(&next, view, &me)).chain(alike(view, &me)).collect();
         let is_new = (&next, &remotes, &names) != (&self.model, &self.choices.remotes, &cluster.names);
         let before = cluster.view.replace(Arc::clone(view));
         (cluster.names, cluster.lines) = (names, lines);
