@@ -75,7 +75,7 @@ impl Cluster {
         let lossy = lossy.map(|number| {
             let host = lab.host("lossy");
             on_street(&lab, &street, &host, number);
-            lossy_way(&host, members[0].url.trim_start_matches("http://"))
+            lossy_way(&host, members.iter().map(|member| member.url.trim_start_matches("http://").to_owned()).collect())
         });
         let (lossy, losing) = lossy.unzip();
         let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members, other(n))).collect();
@@ -228,6 +228,19 @@ impl Member {
     /// One more, of a cluster of its own.
     pub fn alone(cluster: &Cluster, number: usize) -> Self {
         Self::from(&cluster.lab, &cluster.street, number, 1).remove(0)
+    }
+
+    /// As [`Member::alone`], one that asks for certificates of who signed its own, which are in this directory of its host.
+    pub fn secured(cluster: &Cluster, number: usize, files: &str) -> Self {
+        let mut member = Self::alone(cluster, number);
+        let secure =
+            |word: &String| if word.ends_with(":2379") { word.replace("http://", "https://") } else { word.clone() };
+        member.words = member.words.iter().map(secure).collect();
+        member.url = member.url.replace("http://", "https://");
+        let [ca, cert, key] = ["ca.pem", "own.pem", "own.key"].map(|file| format!("{files}/{file}"));
+        let given = ["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &cert, "--key-file", &key];
+        member.words.extend(given.map(str::to_owned));
+        member
     }
 
     fn from(lab: &Lab, street: &Host, first: usize, count: usize) -> Vec<Self> {

@@ -15,7 +15,7 @@ use netd_tests::lab::{Container, Host, traffic::Server};
 use crate::cluster::{Cluster, vtep, wait_until};
 
 /// Where the way with losses begins.
-const LOSSY: &str = "http://192.0.2.200:2379";
+pub const LOSSY: &str = "http://192.0.2.200:2379";
 
 #[test]
 fn a_host_that_was_not_told_of_a_move_reaches_the_service_within_seconds_all_the_same() {
@@ -59,14 +59,14 @@ fn reaches(from: &Container, name: &str) -> bool {
     from.curl(&format!("http://{address}/")).succeeded()
 }
 
-/// Passes on what comes to port 2379 of a host to `etcd`; of watches nothing while the flag is set.
-pub fn lossy_way(host: &Host, etcd: &str) -> (Server, Arc<AtomicBool>) {
+/// Passes on what comes to port 2379 of a host to the first member that is there; of watches nothing while the flag is set.
+pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Arc<AtomicBool>) {
     let losing = Arc::new(AtomicBool::new(false));
-    let (flag, inside, etcd) = (Arc::clone(&losing), host.clone(), etcd.to_owned());
+    let (flag, inside) = (Arc::clone(&losing), host.clone());
     let server = host.serve_tcp(2379, move |client| {
-        let member = inside.enter(|| TcpStream::connect(&etcd));
-        // A member that is not there ends the connection, as if the client had asked it.
-        let Ok(member) = member else { return };
+        let member = inside.enter(|| members.iter().find_map(|member| TcpStream::connect(member).ok()));
+        // Without one the connection ends, as if the client had asked it.
+        let Some(member) = member else { return };
         let (up, from) = (member.try_clone(), client.try_clone());
         let (Ok(mut up), Ok(from)) = (up, from) else { return };
         // Whoever watches says nothing for as long as it watches.

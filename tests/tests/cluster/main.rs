@@ -8,6 +8,7 @@ mod mesh;
 mod moving;
 mod offload;
 mod parting;
+mod secured;
 mod sharing;
 mod sizes;
 mod strangers;

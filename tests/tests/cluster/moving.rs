@@ -1,11 +1,14 @@
 //! Containers that move among hosts, with one another's addresses, while things break.
 
-use std::{thread, time::Duration};
+use std::{sync::atomic::Ordering, thread, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, LEASE, Node, PATIENCE, Placed, vtep, wait_until, wait_within};
+use crate::{
+    cluster::{Cluster, LEASE, Node, PATIENCE, Placed, vtep, wait_until, wait_within},
+    lossy::LOSSY,
+};
 
 /// How many there are: enough that each host has some of every other's addresses. `NETD_MOVING` of them, of 200 at most, where that is
 /// set.
@@ -37,7 +40,9 @@ fn place(container: usize, round: usize) -> (usize, usize) {
 
 #[test]
 fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
-    let cluster = Cluster::new(NODES, 3);
+    // One node hears by a way that can lose what a watch tells.
+    let cluster = Cluster::with(NODES, 3, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
+    let losing = cluster.losing.clone().expect("there is a way with losses");
     cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
@@ -49,6 +54,7 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
     for round in 0..4 {
         let kills: Vec<_> =
             (0..KILLS).map(|_| (chance.random_range(0..NODES), chance.random_range(Duration::ZERO..APART))).collect();
+        losing.store(round == 2, Ordering::SeqCst);
         containers = moved(&cluster, &containers, round, |cluster| match round {
             // etcd's leader is killed in the middle.
             1 => {
@@ -69,6 +75,9 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
         });
         cluster.assert_all_as_desired(&containers);
         assert_pairs_connect(&containers);
+        if round == 2 {
+            wait_until("what was lost is counted", || cluster.nodes[0].status("/cluster/missed") > Some(0));
+        }
     }
     cluster.lab.assert_no_checksum_errors();
 }

@@ -180,6 +180,36 @@ fn a_host_that_returns_under_another_address_is_reached_there() {
 }
 
 #[test]
+fn the_host_where_a_container_was_says_so_to_who_does_not_know_yet_and_counts_it() {
+    let pair = Pair::new(1);
+    let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
+    let (one, address) = (a.host.existing_container("one"), b.address("two"));
+    let refused = || {
+        let programs = b.netd.json("status")["programs"].as_array().expect("programs").clone();
+        let program = programs.into_iter().find(|one| one["name"] == "from_overlay").expect("from_overlay");
+        program["dropped"]["no_endpoint"].as_u64().unwrap_or(0)
+    };
+    assert_eq!((one.pings(&address.to_string(), 1, PATIENCE), refused()), (1, 0));
+
+    // Its daemon hears nothing of what happens.
+    let signal = |word: &str| drop(a.host.run(["kill", word, &a.netd.id().to_string()]).ok());
+    signal("-STOP");
+    b.netd.say("detach two").ok();
+    let said = one.run(["ping", "-c1", "-W5", &address.to_string()]).stdout;
+    assert!(said.contains("10.176.0.1 icmp_seq=1 Destination Host Unreachable"), "{said}");
+    assert!(refused() > 0, "it is counted");
+    assert!(one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5)).is_err());
+
+    // Nor is it given to who has the address next, by another link-layer address.
+    let heir = b.container("heir", &format!("web:ip={address}"));
+    let served = heir.echo_tcp(7);
+    let again = one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5));
+    assert!(again.is_err() && served.peers().is_empty(), "{again:?}");
+    signal("-CONT");
+    wait_until("it is known", || one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5)).is_ok());
+}
+
+#[test]
 fn an_entry_that_somebody_takes_away_is_put_back_and_the_difference_is_said_until_then() {
     let pair = Pair::new(1);
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
