@@ -215,7 +215,11 @@ fn an_entry_that_somebody_takes_away_is_put_back_and_the_difference_is_said_unti
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
     let ways = a.map();
 
-    a.clear_map();
+    wait_until("the difference is said", || {
+        a.clear_map();
+        let verified = b.netd.say("overlay verify");
+        verified.code() == 1 && verified.stdout.starts_with(&format!("node a: lacks the way to {}", b.address("two")))
+    });
     wait_until("it is put back", || a.map() == ways);
     assert!(b.netd.say("overlay verify").succeeded());
 

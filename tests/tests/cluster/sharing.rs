@@ -145,6 +145,10 @@ fn a_node_that_is_drained_takes_no_more_and_one_that_is_removed_leaves_its_addre
     });
     cluster.nodes[1].netd.say(more).ok();
 
+    let inspected = cluster.nodes[0].netd.say("node inspect b").json();
+    assert_eq!((&inspected[0]["state"], &inspected[0]["vtep"]), (&"ready".into(), &vtep(1).to_string().into()));
+    assert_eq!(inspected[0]["addresses"].as_array().map(Vec::len), Some(2), "{inspected}");
+    cluster.nodes[0].netd.say("node inspect nowhere").refused(["no node nowhere"]);
     cluster.nodes[0].netd.say("node rm b").refused(["node b", "is there"]);
     cluster.nodes[0].netd.say("node rm nowhere").refused(["no node nowhere"]);
     cluster.nodes[1].netd.kill();

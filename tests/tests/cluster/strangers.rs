@@ -126,3 +126,33 @@ fn two_networks_with_one_subnet_and_two_vnis_never_leak() {
     assert_eq!(clients[1].pings("10.50.0.12", 1, PATIENCE), 1);
     assert_eq!(a.map().into_iter().collect::<Vec<_>>(), [("10.50.0.11".parse().expect("an address"), vtep(1))]);
 }
+
+#[test]
+fn networks_of_the_cluster_and_by_hand_are_side_by_side_on_one_port() {
+    let cluster = Cluster::new(2, 1);
+    let plain = cluster.lab.host("plain");
+    cluster.add_to_street(&plain, 150);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    a.netd.say("network create -d overlay web").ok();
+    a.netd.say("network create -d vxlan hand --vni 42 --peer 192.0.2.150 --subnet 10.9.0.0/24").ok();
+    wait_until("it is everywhere", || b.netd.say("network inspect web").succeeded());
+    let (one, two) = (a.container("one", "web"), b.container("two", "web"));
+    let hand = a.container("hand", "hand:ip=10.9.0.11");
+    plain.ip(&format!("link add vx0 type vxlan id 42 dev eth0 dstport {VXLAN}"));
+    plain.ip("address add 10.9.0.100/24 dev vx0");
+    plain.ip("link set vx0 up");
+    plain.run("bridge fdb append 00:00:00:00:00:00 dev vx0 dst 192.0.2.1".split(' ')).ok();
+    let served = [two.echo_tcp(7), plain.echo_tcp(7), hand.echo_tcp(7)];
+
+    let far = format!("{}:7", b.address("two"));
+    wait_until("by the cluster", || one.asks_tcp(&far, PATIENCE).is_ok());
+    wait_until("by hand", || hand.asks_tcp("10.9.0.100:7", PATIENCE).is_ok());
+    plain.asks_tcp("10.9.0.11:7", PATIENCE).expect("and back");
+    one.asks_tcp(&far, PATIENCE).expect("still by the cluster");
+
+    assert_eq!(a.host.ip("-br link show type vxlan").lines().count(), 1, "one device carries both");
+    let seen = served.each_ref().map(|served| served.peers().len());
+    assert!(seen[0] >= 2 && seen[1] >= 1 && seen[2] == 1, "{seen:?}");
+    assert!(one.asks_tcp("10.9.0.100:7", netd_tests::lab::traffic::IMPATIENCE).is_err(), "and they are apart");
+    assert_eq!(a.map().len(), 1, "the cluster knows nothing of what is by hand");
+}

@@ -195,23 +195,29 @@ fn nothing_comes_in_from_a_stranger_or_of_another_segment() {
 fn packets_are_as_large_as_the_underlay_takes_and_larger_ones_are_refused() {
     let pair = Pair::new(Offloads::Off);
     pair.network("blue", 42, UNDERLAYS[0], "--subnet 10.9.0.0/24");
+    pair.network("green", 43, UNDERLAYS[1], "--subnet 10.9.1.0/24");
     let web = pair.container(0, "web", "blue:ip=10.9.0.11");
     let app = pair.container(1, "app", "blue:ip=10.9.0.12");
-    let large = |container: &Container, mtu: u32| {
+    let green = [pair.container(0, "web6", "green:ip=10.9.1.11"), pair.container(1, "app6", "green:ip=10.9.1.12")];
+    let large = |container: &Container, to: &str, mtu: u32| {
         let size = (mtu - 28).to_string();
-        container.run(["ping", "-c1", "-W2", "-M", "do", "-s", &size, "10.9.0.12"]).succeeded()
+        container.run(["ping", "-c1", "-W2", "-M", "do", "-s", &size, to]).succeeded()
     };
 
     for underlay in [1400, 1500, 9000] {
         for host in &pair.hosts {
             host.ip(&format!("link set eth0 mtu {underlay}"));
         }
-        let mtu = underlay - 50;
-        for container in [&web, &app] {
-            wait_until("the network follows", || container.ip("link show dev eth0").contains(&format!("mtu {mtu} ")));
+        for ([from, at], to, overhead) in [([&web, &app], "10.9.0.12", 50), (green.each_ref(), "10.9.1.12", 70)] {
+            let mtu = underlay - overhead;
+            for container in [from, at] {
+                wait_until("the network follows", || {
+                    container.ip("link show dev eth0").contains(&format!("mtu {mtu} "))
+                });
+            }
+            wait_until("as large as it takes", || large(from, to, mtu));
+            assert!(!large(from, to, mtu + 1), "{underlay} to {to}");
         }
-        assert!(large(&web, mtu), "{underlay}");
-        assert!(!large(&web, mtu + 1), "{underlay}");
     }
 
     // What a container sends that believes in more than the underlay has is answered by its gateway.
