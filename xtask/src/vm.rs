@@ -80,6 +80,8 @@ pub fn boot(options: &Options) -> Result<u8> {
     println!("booting {} (software emulation)", workspace::short(&kernel));
     let mut machine = vng;
     machine.arg("--run").arg(&kernel).args(["--disable-kvm", "--cpus", "2", "--memory", "2G"]);
+    // Two cards with a driver of their own (virtio-net), joined by a hub: a wire that is not a veth pair.
+    machine.args(["--network", "loop"]);
     // Wherever the checkout is, also below a directory that the guest has an empty one of its own for.
     machine.arg(format!("--rodir={}", workspace::root().display()));
     machine.args(["--", "sh"]).arg(&script).current_dir(workspace::root());

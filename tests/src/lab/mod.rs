@@ -15,6 +15,7 @@
 //! ```
 
 mod api;
+mod card;
 mod command;
 mod namespaces;
 mod netd;
@@ -26,6 +27,7 @@ mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use card::Cards;
 pub use command::{Outcome, Running};
 pub use netd::{Netd, NetdOptions, binary as netd_binary};
 pub use node::{Container, Host, Node, assert_no_checksum_errors};
@@ -72,6 +74,15 @@ impl Lab {
     /// The start of a sentence that lays a wire: `lab.wire(kind).from(&a, "eth0", "192.0.2.1/24").to(&b, "eth0", "192.0.2.2/24")`.
     pub fn wire(&self, offloads: Offloads) -> Wire {
         Wire::new(offloads)
+    }
+
+    /// The start of a sentence that joins hosts by two of the machine's own network cards, as [`Lab::wire`] does by a veth pair.
+    ///
+    /// # Panics
+    /// When the machine does not have two that are idle, such as `cargo xtask vm` gives its guests.
+    #[track_caller]
+    pub fn cards(&self) -> Cards {
+        Cards::idle()
     }
 
     /// Asserts that no host and no container of this Lab has received a packet with a wrong checksum.

@@ -2,6 +2,7 @@
 
 mod addressing;
 mod asking;
+mod cards;
 mod cases;
 mod clsact;
 mod compose;

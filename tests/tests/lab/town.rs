@@ -66,6 +66,17 @@ impl Town {
         Self { netd, host, internet, client, lab, tunnels }
     }
 
+    /// A town whose street to the internet is two network cards of the machine.
+    pub fn of_cards() -> Self {
+        let lab = Lab::new();
+        let (host, internet, client) = (lab.host("host"), lab.host("internet"), lab.host("client"));
+        lab.cards().from(&host, "eth0", "192.0.2.1/24").to(&internet, "eth0", "192.0.2.2/24");
+        lab.wire(Offloads::Off).from(&host, "eth1", "198.51.100.1/24").to(&client, "eth0", "198.51.100.2/24");
+        settle(&host, &internet, &client);
+        let netd = host.netd();
+        Self { netd, host, internet, client, lab, tunnels: Vec::new() }
+    }
+
     /// The hook where packets of its uplinks come in.
     pub fn ingress(&self) -> &'static str {
         if self.tunnels.is_empty() { "from_uplink" } else { "from_l3_uplink" }

@@ -33,7 +33,7 @@ pub fn script(work: &Work) -> String {
             script += &suites
                 .iter()
                 .map(|suite| {
-                    format!("{} core wireguard --include-ignored --test-threads=1 || status=$?\n", path(suite))
+                    format!("{} core cards:: wireguard --include-ignored --test-threads=1 || status=$?\n", path(suite))
                 })
                 .collect::<String>();
             script += "exit $status";
@@ -59,7 +59,7 @@ mod tests {
             script(&Work::Load { xtask: "/x/xtask".into(), suites: vec!["/x/lab".into(), "/x/cluster".into()] });
 
         let of = |suite: &str| {
-            script.find(&format!("{suite} core wireguard --include-ignored --test-threads=1 || status=$?\n"))
+            script.find(&format!("{suite} core cards:: wireguard --include-ignored --test-threads=1 || status=$?\n"))
         };
         let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab"), of("/x/cluster"));
         assert!(programs.is_some() && programs < lab && lab < cluster, "{script}");
