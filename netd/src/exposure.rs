@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    firewall::Stop,
     model::{self, Endpoint, GatewayMode, Model, Network, PortPublication, Protocol},
     plan::there,
     reconcile::{Family, HostFacts},
@@ -43,6 +44,8 @@ pub struct Exposure {
     pub from_by: SaidBy,
     /// What the host's own firewall would say of it, where it would deny the port; it is not asked.
     pub host_firewall: Option<String>,
+    /// What of the host's own firewall stops it, where it is asked and nothing comes through.
+    pub stopped: Option<Stop>,
 }
 
 /// What says who may come.
@@ -69,6 +72,8 @@ pub struct Facts<'a> {
     pub configured: &'a [IpNet],
     /// What of the host's firewall would deny a packet from outside to this port of an address, if anything would.
     pub denied_by: &'a dyn Fn(Protocol, IpAddr, u16) -> Option<String>,
+    /// What of it stops a packet from outside that is forwarded to this port (0: any) of a container of a network.
+    pub stopped_by: &'a dyn Fn(&Network, Protocol, IpAddr, u16) -> Option<Stop>,
 }
 
 /// Everything that is exposed, by endpoint: what it publishes in the order in which it did, then what is open without.
@@ -103,17 +108,20 @@ fn unprotected<'a>(facts: &'a Facts<'_>, endpoint: &'a Endpoint) -> impl Iterato
             from: Vec::new(),
             from_by: SaidBy::Nothing,
             host_firewall: None,
+            stopped: (facts.stopped_by)(network, proto, address, 0),
         })
     })
 }
 
 fn exposed(facts: &Facts<'_>, endpoint: &Endpoint, port: &PortPublication) -> Option<Exposure> {
     let family = port.family();
-    let (network, _) = facts.model.way_out(endpoint, family)?;
+    let (network, at) = facts.model.way_out(endpoint, family)?;
     let from = model::lets_in(port, network, facts.configured).iter().copied();
     let on_wire = !port.host_ip.is_loopback();
     let addresses = addresses(facts.host, port);
     let denied_by = |address: &IpAddr| (facts.denied_by)(port.protocol, *address, port.host_port);
+    let inside = at.addresses().filter(|address| on_wire && Family::of(*address) == family);
+    let stopped = inside.map(|address| (facts.stopped_by)(network, port.protocol, address, port.port)).next().flatten();
     Some(Exposure {
         endpoint: endpoint.name.to_string(),
         network: network.name.to_string(),
@@ -127,6 +135,7 @@ fn exposed(facts: &Facts<'_>, endpoint: &Endpoint, port: &PortPublication) -> Op
         from: from.filter(|net| Family::of(net.addr()) == family).collect(),
         from_by: said_by(port, network, facts.configured),
         host_firewall: addresses.iter().filter(|_| on_wire).find_map(denied_by),
+        stopped,
         addresses,
     })
 }
@@ -189,8 +198,12 @@ mod tests {
             (protocol == Protocol::Tcp && address.to_string() == "198.51.100.1" && port == 8080)
                 .then(|| "policy".to_owned())
         };
+        let stop = Stop { by: "reject".to_owned(), remedy: "accept".to_owned(), firewalld: false };
+        let stopped_by =
+            |_: &Network, protocol, _, port| (protocol == Protocol::Tcp && port == 80).then(|| stop.clone());
         let of = |model: &Model, configured: &[IpNet]| {
-            exposure(&Facts { model, host: &host, configured, denied_by: &denied_by }).remove(0)
+            exposure(&Facts { model, host: &host, configured, denied_by: &denied_by, stopped_by: &stopped_by })
+                .remove(0)
         };
 
         let open = of(&model, &[]);
@@ -198,6 +211,7 @@ mod tests {
         assert_eq!(addresses(&open), ["192.0.2.1", "198.51.100.1", "127.0.0.1"]);
         assert_eq!((open.mode.as_str(), open.uplinks, open.from.len()), ("nat", vec!["eth0".to_owned()], 0));
         assert_eq!((open.from_by, open.host_firewall.as_deref()), (SaidBy::Nothing, Some("policy")));
+        assert_eq!(open.stopped, Some(stop.clone()), "by the container's own port");
 
         let limited = of(&model, &configured);
         assert_eq!((limited.from_by, limited.from), (SaidBy::Configuration, vec![configured[0]]), "of its family");
@@ -206,6 +220,7 @@ mod tests {
         endpoint.publications[0].host_ip = Ipv4Addr::LOCALHOST.into();
         let local = of(&model, &[]);
         assert_eq!((addresses(&local), local.uplinks.len(), local.host_firewall), (vec!["127.0.0.1".into()], 0, None));
+        assert_eq!(local.stopped, None, "nothing comes from outside");
     }
 
     #[test]
@@ -216,7 +231,13 @@ mod tests {
             .networks
             .values_mut()
             .for_each(|network| network.subnets[0].gateway_mode = Some(GatewayMode::NatUnprotected));
-        let all = exposure(&Facts { model: &model, host: &host, configured: &[], denied_by: &|_, _, _| None });
+        let all = exposure(&Facts {
+            model: &model,
+            host: &host,
+            configured: &[],
+            denied_by: &|_, _, _| None,
+            stopped_by: &|_, _, _, _| None,
+        });
 
         let open: Vec<_> = all.iter().filter(|one| !one.published).collect();
         let leads_out = |at: &&model::Attachment| !model.networks[&at.network].internal;
@@ -233,7 +254,14 @@ mod tests {
         let mut model = two_networks_and_an_endpoint();
         let host = host(&model);
         let count = |model: &Model, host: &HostFacts| {
-            exposure(&Facts { model, host, configured: &[], denied_by: &|_, _, _| None }).len()
+            exposure(&Facts {
+                model,
+                host,
+                configured: &[],
+                denied_by: &|_, _, _| None,
+                stopped_by: &|_, _, _, _| None,
+            })
+            .len()
         };
 
         assert_eq!(count(&model, &host), 1);

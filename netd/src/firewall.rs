@@ -70,6 +70,17 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What stops a packet of ours at FORWARD.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stop {
+    /// The rule or policy.
+    pub by: String,
+    /// The command that would have netd's packets pass.
+    pub remedy: String,
+    /// Whether it is firewalld's, which makes its table anew whenever it is reloaded.
+    pub firewalld: bool,
+}
+
 /// One of the tables of iptables that a host may have at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Xtables {
@@ -201,23 +212,43 @@ impl FirewallFacts {
         })
     }
 
-    /// What stops everything that is forwarded between two devices; by what, and what would have netd's packets pass.
-    pub fn stop_at_forward(&self, from: &str, to: &str, family: reconcile::Family) -> Option<(String, String)> {
+    /// What stops everything that is forwarded between two devices.
+    pub fn stop_at_forward(&self, from: &str, to: &str, family: reconcile::Family) -> Option<Stop> {
         let address = match family {
             reconcile::Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             reconcile::Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let packet = Packet {
+        // Port 0 is none that a rule would name.
+        self.stop(&Packet {
             from: from.to_owned(),
             to: Some(to.to_owned()),
             address,
             protocol: TCP,
-            // None that a rule would name.
             port: 0,
             mark: self.mark,
-        };
-        match self.ruleset.says(Hook::Forward, &packet) {
-            Outcome::Stopped { by, chain } => Some((by, self.exception(&chain))),
+        })
+    }
+
+    /// What stops a client that no rule names on its way to a port of a container, whose network's device is `to`. Any of the
+    /// uplinks counts.
+    pub fn stop_of_port(
+        &self,
+        uplinks: impl IntoIterator<Item = String>,
+        to: &str,
+        address: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Option<Stop> {
+        uplinks.into_iter().find_map(|from| {
+            self.stop(&Packet { from, to: Some(to.to_owned()), address, protocol, port, mark: self.mark })
+        })
+    }
+
+    fn stop(&self, packet: &Packet) -> Option<Stop> {
+        match self.ruleset.says(Hook::Forward, packet) {
+            Outcome::Stopped { by, chain } => {
+                Some(Stop { by, remedy: self.exception(&chain), firewalld: chain.table == "firewalld" })
+            }
             Outcome::Passes | Outcome::Unclear(_) => None,
         }
     }

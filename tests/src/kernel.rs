@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
     process::Command,
     time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, Map, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use netd_common::{
@@ -37,6 +38,16 @@ const XDP_DROP: u32 = 1;
 struct Wire<T>(T);
 // SAFETY: `bytemuck::Pod` promises what `aya::Pod` asks: any bytes are a value, and there is no padding.
 unsafe impl<T: bytemuck::Pod> aya::Pod for Wire<T> {}
+
+/// Entries of a daemon's table of publications, which it has pinned at `path`.
+///
+/// # Panics
+/// When there is none.
+pub fn publications(path: &Path) -> usize {
+    let map = MapData::from_pin(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let publications = LpmTrie::<_, [u8; PublicationKey::PLACE], Wire<Publication>>::try_from(Map::LpmTrie(map));
+    publications.expect("it is such a table").keys().filter(Result::is_ok).count()
+}
 
 /// The loaded programs, their maps filled as the World's.
 pub struct Kernel {

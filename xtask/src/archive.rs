@@ -46,13 +46,6 @@ impl Archive {
         Ok(archive)
     }
 
-    /// The address of the machine's own mirror.
-    pub fn mirror(&self) -> Result<String> {
-        let indexes = command::text(Command::new("apt-get").args(["update", "--print-uris"]))?;
-        mirror_of(&indexes, |suite| SUITES.contains(&suite))
-            .context("no mirror of Debian in this machine's apt configuration")
-    }
-
     /// Every version of the package `name`.
     pub fn versions(&self, name: &str) -> Result<Vec<Package>> {
         Ok(madison(&command::text(self.apt("apt-cache").args(["madison", name]))?))
@@ -124,6 +117,13 @@ impl Archive {
         }
         apt
     }
+}
+
+/// The address of the machine's own mirror.
+pub fn mirror() -> Result<String> {
+    let indexes = command::text(Command::new("apt-get").args(["update", "--print-uris"]))?;
+    mirror_of(&indexes, |suite| SUITES.contains(&suite))
+        .context("no mirror of Debian in this machine's apt configuration")
 }
 
 /// `directory` exists and holds nothing.

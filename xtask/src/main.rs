@@ -10,6 +10,7 @@ mod fuzz;
 mod lint;
 mod mutate;
 mod programs;
+mod root;
 mod run;
 mod stage;
 mod test;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, command, debian, lint, mutate, vm, workspace};
+use crate::{build_ebpf, command, debian, lint, mutate, root, vm, workspace};
 
 /// What the tests themselves run.
 const PACKAGES: [&str; 14] = [
@@ -59,6 +59,7 @@ pub fn everything(options: &Options) -> Result<()> {
 
 fn requirements(with_vm: bool) -> Result<()> {
     debian::ensure_packages(&PACKAGES)?;
+    root::firewalls()?;
     if with_vm { vm::ensure_requirements() } else { Ok(()) }
 }
 

@@ -31,6 +31,11 @@ pub fn netd() -> PathBuf {
     target().join("release/netd")
 }
 
+/// The root in which the tests' firewalls run.
+pub fn firewalls() -> PathBuf {
+    target().join("peers/firewalls")
+}
+
 /// `path` as seen from the root of the checkout, for messages.
 pub fn short(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
@@ -45,6 +50,6 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 
 /// `command` told where the artifacts are that tests and the daemon use.
 pub fn with_artifacts(mut command: Command) -> Command {
-    command.env("NETD_BIN", netd()).env("NETD_BPF_OBJECT", object());
+    command.env("NETD_BIN", netd()).env("NETD_BPF_OBJECT", object()).env("NETD_FIREWALLS", firewalls());
     command
 }

@@ -32,8 +32,16 @@ fn row(one: &Exposure) -> Vec<String> {
         joined(one.addresses.iter()),
         if one.uplinks.is_empty() { "this host alone".to_owned() } else { one.uplinks.join(", ") },
         from(one),
-        one.host_firewall.as_ref().map_or("-".to_owned(), |by| format!("open although INPUT denies: {by}")),
+        host_firewall(one),
     ]
+}
+
+fn host_firewall(one: &Exposure) -> String {
+    match (&one.stopped, &one.host_firewall) {
+        (Some(stop), _) => format!("stopped by {}; to let it in: {}", stop.by, stop.remedy),
+        (None, Some(by)) => format!("open although INPUT denies: {by}"),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 fn from(one: &Exposure) -> String {

@@ -7,7 +7,7 @@ use super::{Daemon, Failure, Reply};
 use crate::{
     doctor::{Facts, Finding, findings, tunnels},
     exposure::{self, Exposure, exposure},
-    model::Protocol,
+    model::{Network, Protocol},
     reconcile::{Kernel, Process},
 };
 
@@ -18,11 +18,17 @@ impl<K: Kernel> Daemon<K> {
             let uplinks = self.facts.uplinks.keys().map(ToString::to_string);
             self.facts.firewall.denial_at_input(uplinks, address, protocol.number(), port)
         };
+        let stopped_by = |network: &Network, protocol: Protocol, address, port| {
+            let uplinks = self.facts.uplinks.keys().map(ToString::to_string).filter(|_| self.facts.firewall.is_shown());
+            let bridge = network.bridge().to_string();
+            self.facts.firewall.stop_of_port(uplinks, &bridge, address, protocol.number(), port)
+        };
         exposure(&exposure::Facts {
             model: &self.model,
             host: &self.facts,
             configured: &self.choices.from,
             denied_by: &denied_by,
+            stopped_by: &stopped_by,
         })
     }
 

@@ -6,6 +6,8 @@ use super::{Facts, Finding, Severity};
 use crate::{model::Network, reconcile::Family};
 
 const CHECK: &str = "firewall";
+const OF_THE_OPERATOR: &str = "It is a rule of the host's, and its operator's word.";
+const OF_FIREWALLD: &str = "It is firewalld's word, which forgets a rule of nft's when it is reloaded; the README has commands of its own, which last.";
 
 /// Adds what is to be said of it.
 pub fn add(facts: &Facts<'_>, found: &mut Vec<Finding>) {
@@ -37,15 +39,12 @@ fn stopped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
         let bridge = network.bridge().to_string();
         for uplink in facts.host.uplinks.keys().map(ToString::to_string) {
             for (from, to, way) in [(&bridge, &uplink, "from"), (&uplink, &bridge, "to")] {
-                let Some((by, remedy)) = facts.host.firewall.stop_at_forward(from, to, family) else { continue };
-                if said.insert((by.clone(), way)) {
-                    found.push(Finding::new(
-                        CHECK,
-                        Severity::Warning,
-                        format!("{by} stops new flows {way} containers of {}", network.name),
-                        "It is a rule of the host's, and its operator's word.",
-                        &format!("If that is not meant: {remedy}"),
-                    ));
+                let Some(stop) = facts.host.firewall.stop_at_forward(from, to, family) else { continue };
+                let what = format!("{} stops new flows {way} containers of {}", stop.by, network.name);
+                if said.insert((stop.by, way)) {
+                    let meaning = if stop.firewalld { OF_FIREWALLD } else { OF_THE_OPERATOR };
+                    let remedy = format!("If that is not meant: {}", stop.remedy);
+                    found.push(Finding::new(CHECK, Severity::Warning, what, meaning, &remedy));
                 }
             }
         }

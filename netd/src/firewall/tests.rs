@@ -134,10 +134,26 @@ fn native_rules_are_read_as_nft_prints_them() {
 fn what_ends_in_a_reject_is_named_with_what_would_open_it() {
     let saved = of_save("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n", Family::Ip, false);
 
-    let (by, remedy) = facts(saved).stop_at_forward("ndb-1", "eth0", reconcile::Family::V4).unwrap();
+    let stop = facts(saved).stop_at_forward("ndb-1", "eth0", reconcile::Family::V4).unwrap();
 
-    assert_eq!(by, "`-A FORWARD -j REJECT`");
-    assert_eq!(remedy, "iptables-legacy -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT");
+    assert_eq!(stop.by, "`-A FORWARD -j REJECT`");
+    assert_eq!(stop.remedy, "iptables-legacy -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT");
+    assert!(!stop.firewalld);
+}
+
+#[test]
+fn a_rule_that_names_a_port_stops_that_port_alone() {
+    let rule = r#"{"chain": {"family": "inet", "table": "firewalld", "name": "f", "hook": "forward", "prio": 0, "policy": "accept"}},
+        {"rule": {"family": "inet", "table": "firewalld", "chain": "f", "handle": 7, "expr": [
+            {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}}, {"drop": null}]}}"#;
+    let facts = facts(nft(rule));
+    let stop = |port| facts.stop_of_port(["eth0".to_owned()], "ndb-1", "10.0.0.2".parse().unwrap(), TCP_80.0, port);
+
+    let stopped = stop(80).unwrap();
+
+    assert!(stopped.firewalld && stopped.remedy.starts_with("nft insert rule inet firewalld f "), "{stopped:?}");
+    assert_eq!(stop(81), None);
+    assert_eq!(facts.stop_at_forward("eth0", "ndb-1", reconcile::Family::V4), None);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn a_crowd_survives_a_restart_without_a_lost_packet_and_goes_without_a_trace() {
         }
     });
     let listed = timed("ps and network ls", 2, || town.netd.listings());
-    println!("the daemon has {} kB resident", resident(&town));
+    println!("the daemon has {} kB resident", says::resident(&town.netd));
 
     let first = town.host.existing_container("c0");
     let last = town.host.existing_container(&format!("c{}", endpoints - 1));
@@ -65,7 +65,7 @@ fn a_crowd_survives_a_restart_without_a_lost_packet_and_goes_without_a_trace() {
     wait_until("the datagrams still go", || pinging.answered() > answered + 20);
     pinging.finish().assert_none_lost();
     assert_eq!(town.netd.listings(), listed);
-    println!("the daemon has {} kB resident", resident(&town));
+    println!("the daemon has {} kB resident", says::resident(&town.netd));
     assert_eq!(first.pings(&says::gateway_of(&town.netd, "n0"), 1, PATIENCE), 1);
 
     spent(&town, "detach", endpoints / 2, || {
@@ -193,11 +193,4 @@ fn processor_time(town: &Town) -> Duration {
     let after_name = stat.rsplit_once(')').expect("the name is in parentheses").1;
     let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
     Duration::from_millis(ticks.sum::<u64>() * 10)
-}
-
-/// Memory of the daemon.
-fn resident(town: &Town) -> u64 {
-    let status = town.host.run(["cat", &format!("/proc/{}/status", town.netd.id())]).ok();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells what is resident");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

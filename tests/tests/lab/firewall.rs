@@ -1,5 +1,7 @@
 //! The host's own firewall, whoever wrote it: what it names is stopped, and everything else goes on.
 
+mod named;
+mod operator;
 mod play;
 
 use std::{
@@ -192,32 +194,6 @@ fn a_change_of_the_ruleset_loses_no_connection_that_nf_conntrack_has_lost_sight_
         wait_until("nf_conntrack has forgotten all of them", || tracked() <= before);
         play.town.lab.assert_no_checksum_errors();
     }
-}
-
-#[test]
-fn ufw_and_firewalld_are_lived_with() {
-    // As `ufw enable` loads it on Debian 12, by iptables-restore, and as firewalld 1.3 loads the zone `public`, by nft.
-    for (name, load) in [("ufw", "iptables-nft-restore"), ("ufw", "iptables-legacy-restore")] {
-        let play = Play::with(&[]);
-        play.loads(load, include_str!("firewall/ufw.rules"));
-        wait_until("the rules are seen", || play.status().contains("shown\":true"));
-
-        play.goes_on();
-
-        play.is_fast(name);
-    }
-    let play = Play::with(&[]);
-    play.does("nft list ruleset");
-    play.loads("nft -f -", include_str!("firewall/firewalld.nft"));
-    wait_until("the rules are seen", || play.status().contains("shown\":true"));
-    // Its FORWARD ends in a reject, which is the operator's word.
-    assert!(play.app.asks_tcp(&format!("{INTERNET}:7"), IMPATIENCE).is_err(), "what firewalld rejects is rejected");
-    let doctor = play.town.netd.run(["doctor"]);
-    assert!(doctor.stdout.contains("filter_FORWARD") && doctor.stdout.contains("nft insert rule"), "{}", doctor.stdout);
-    let remedy = says::remedy(&play.town.netd, "firewall");
-    play.does(&remedy);
-    play.goes_on();
-    play.is_fast("firewalld");
 }
 
 #[test]

@@ -73,14 +73,12 @@ pub fn shows_flow(netd: &Netd, source: &str, target: &str) -> bool {
     })
 }
 
-/// What the doctor would have done about the first warning of a check: the command behind the last colon.
+/// What memory the daemon has, in kB (`VmRSS` of proc(5)).
 #[track_caller]
-pub fn remedy(netd: &Netd, check: &str) -> String {
-    let outcome = netd.run(["doctor", "--format", "json"]);
-    let findings: Value = serde_json::from_str(&outcome.stdout).expect("the doctor prints JSON");
-    let found = listed(&findings).iter().find(|one| one["check"] == check && one["severity"] == "warning").cloned();
-    let remedy = text(&found.unwrap_or_else(|| panic!("no warning about {check} in {findings}")), "/remedy");
-    remedy.split_once(": ").map_or(remedy.clone(), |(_, command)| command.replace('\'', ""))
+pub fn resident(netd: &Netd) -> u64 {
+    let status = netd.host().run(["cat", &format!("/proc/{}/status", netd.id())]).ok();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells what is resident");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// A string at a JSON pointer.

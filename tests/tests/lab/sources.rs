@@ -2,7 +2,9 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use netd_tests::lab::{
@@ -87,9 +89,9 @@ fn a_change_of_the_sources_holds_for_live_flows_too() {
     town.netd.say(&format!("publish web 8007:7,from={NOBODYS} 8007:7/udp,from={NOBODYS}")).ok();
     assert!(!goes_on(&mut open), "whom it does not let in is ended");
     // What is on its way yet has arrived after this.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     let answered = pings.answered();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     assert_eq!(pings.answered(), answered, "so are conversations of datagrams");
     pings.finish();
     assert_eq!(town.client.asks_udp(&at, 3, 64, IMPATIENCE), 0);
@@ -250,6 +252,9 @@ fn xdp_is_off_on_a_veth_unless_it_is_asked_for() {
     }
 }
 
+/// How often each is measured: the best counts, since the machine has other work too.
+const ROUNDS: usize = 5;
+
 #[test]
 fn a_flood_from_a_denied_source_does_not_hold_an_allowed_client_up() {
     for early in ["0", "1"] {
@@ -258,33 +263,59 @@ fn a_flood_from_a_denied_source_does_not_hold_an_allowed_client_up() {
         let from = format!("from={THEIRS}");
         let web = town.container("web", "blue", &[&format!("9000:9000,{from}"), &format!("8007:7/udp,{from}")]);
         let server = web.serve_bulk(9000);
+        let _full = web.enter(|| UdpSocket::bind("0.0.0.0:7")).expect("a socket");
         let bulk = || {
-            let begin = std::time::Instant::now();
-            town.client.transfers(&format!("{FRONT}:9000"), 30_000_000);
+            let begin = Instant::now();
+            town.client.transfers(&format!("{FRONT}:9000"), 150_000_000);
             begin.elapsed()
         };
-        let quiet = bulk();
-
-        let over = std::sync::atomic::AtomicBool::new(false);
-        let socket = town.internet.enter(|| std::net::UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-        socket.connect(format!("{HOST}:8007")).expect("a way there");
-        let flooded = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    // What finds no room is not sent.
-                    let _ = socket.send(&[0; 64]);
-                }
-            });
-            let took = bulk();
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
-            took
-        });
-
+        bulk();
+        let (mut quiet, mut denied_one, mut let_in) = (Duration::MAX, Duration::MAX, Duration::MAX);
+        let (mut sent, mut dropped) = (0, 0);
         let program = if early == "1" { "uplink_xdp" } else { "from_uplink" };
-        let dropped = denied(&town, program);
-        println!("{program}: 30 MB in {quiet:?}, beside a flood of {dropped} datagrams in {flooded:?}");
-        assert!(dropped > 1000, "{dropped} datagrams are no flood");
+
+        for _ in 0..ROUNDS {
+            quiet = quiet.min(bulk());
+            let before = denied(&town, program);
+            let (took, flooded) = beside_a_flood(&town, bulk);
+            denied_one = denied_one.min(took);
+            (sent, dropped) = (sent + flooded, dropped + denied(&town, program) - before);
+            town.netd.say("publish web 8007:7/udp").ok();
+            let_in = let_in.min(beside_a_flood(&town, bulk).0);
+            town.netd.say(&format!("publish web 8007:7/udp,{from}")).ok();
+        }
+
+        println!(
+            "{program}: 150 MB in {quiet:?}, beside a flood that is denied in {denied_one:?}, let in in {let_in:?}"
+        );
+        println!("{program}: of {sent} datagrams that were sent {dropped} were dropped");
+        assert!(sent > 10_000, "{sent} datagrams are no flood");
+        assert!(dropped > 10_000, "of {sent} that were sent {dropped} were dropped as denied");
+        // Who floods has a processor of the machine's for itself, and here it is the client's too.
+        assert!(denied_one < quiet * 4, "150 MB in {quiet:?}, and in {denied_one:?} beside a flood that is denied");
+        // The stack's own XDP has packets made and copied first, which a driver's does not.
+        if early == "0" {
+            assert!(denied_one < let_in * 3 / 2, "beside a flood {denied_one:?} where denied, {let_in:?} where let in");
+        }
         assert_eq!(server.peers().iter().filter(|peer| peer.to_string() != CLIENT).count(), 0);
-        drop(server);
     }
+}
+
+/// Does `work` while the internet sends what it can to a published port; what that returns, and how many datagrams were sent.
+fn beside_a_flood<T>(town: &Town, work: impl FnOnce() -> T) -> (T, u64) {
+    let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let socket = town.internet.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    socket.connect(format!("{HOST}:8007")).expect("a way there");
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // What finds no room is not sent.
+                sent.fetch_add(u64::from(socket.send(&[0; 64]).is_ok()), Ordering::Relaxed);
+            }
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        done
+    });
+    (done, sent.into_inner())
 }

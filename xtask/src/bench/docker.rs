@@ -1,7 +1,7 @@
 //! Docker itself: the engine of Debian's packages in a root of its own, which it sees in place of the machine's. Two of a Lab's hosts
 //! are two of its nodes.
 
-use std::{fs, path::PathBuf, process::Command, str::FromStr, thread, time::Duration};
+use std::{fs, path::PathBuf, str::FromStr, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use netd_tests::lab::{Container, Host, Lab, Outcome, Running};
@@ -11,17 +11,12 @@ use super::{
     overlay,
     site::{APP, Contender, Furnished, GATEWAY, HOST, OUTSIDE, PUBLISHED, SUBNET, Site, WEB},
 };
-use crate::{
-    archive::{self, Archive},
-    command, debian, workspace,
-};
+use crate::{root, workspace};
 
 /// The suite that has a current engine.
 const SUITE: &str = "sid";
 /// What the root holds besides the essential packages.
 const PACKAGES: &str = "ca-certificates,docker.io,docker-cli,iptables,iproute2,busybox-static";
-/// A mirror that stands still has lists whose date is past; their signatures count all the same.
-const MIRRORS_MAY_BE_OLD: &str = "--aptopt=Acquire::Check-Valid-Until \"false\"";
 /// The only image: there is no registry.
 const IMAGE: &str = "busybox";
 /// The network of the containers.
@@ -62,26 +57,8 @@ pub struct Engine {
 
 /// The tree that engines see as their root, and the engine's version. Made when it is not there.
 pub fn root() -> Result<(PathBuf, String)> {
-    let root = workspace::target().join("peers").join("docker");
-    let made = root.with_extension("made");
-    if !made.exists() {
-        debian::ensure_packages(&["mmdebstrap"])?;
-        println!("making a root with Docker from Debian's {SUITE} in {} (a minute)", workspace::short(&root));
-        archive::ensure_empty(&root)?;
-        let mirror = Archive::open()?.mirror()?;
-        command::quiet(
-            Command::new("mmdebstrap")
-                .args([
-                    "--variant=minbase",
-                    "--mode=root",
-                    "--aptopt=APT::Install-Recommends \"false\"",
-                    MIRRORS_MAY_BE_OLD,
-                ])
-                .arg(format!("--include={PACKAGES}"))
-                .args([SUITE.as_ref(), root.as_os_str(), mirror.as_ref()]),
-        )?;
-        fs::write(&made, "").context("cannot note that the root is whole")?;
-    }
+    let root = workspace::target().join("peers/docker");
+    root::make(&root, SUITE, PACKAGES)?;
     let status = fs::read_to_string(root.join("var/lib/dpkg/status")).context("the root lists no packages")?;
     let version = version_in(&status).context("the root has no docker.io")?;
     Ok((root, version))

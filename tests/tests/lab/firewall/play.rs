@@ -48,7 +48,7 @@ impl Play {
 
     /// In a town with IPv6 in its streets, where the container has both families.
     pub fn of_both_families(rules: &[&str]) -> Self {
-        Self::in_town(paved(Offloads::On), "--ipv6", rules, true)
+        Self::in_town(paved(Offloads::On), "--ipv6", rules, !rules.is_empty())
     }
 
     fn in_town(town: Town, options: &str, rules: &[&str], shown: bool) -> Self {
@@ -77,12 +77,6 @@ impl Play {
     #[track_caller]
     pub fn does(&self, words: &str) {
         does(&self.town.host, words);
-    }
-
-    /// Has a command of the host's read something.
-    #[track_caller]
-    pub fn loads(&self, command: &str, text: &str) {
-        self.host().run(["sh", "-c", &format!("{command} <<'END'\n{text}\nEND")]).ok();
     }
 
     pub fn status(&self) -> String {
