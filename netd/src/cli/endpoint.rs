@@ -1,6 +1,7 @@
 //! `netd attach`, `detach`, `publish`, `unpublish`, `ps`, `port`, `inspect` and `rm`.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::IpAddr,
     process::ExitCode,
@@ -200,13 +201,17 @@ pub fn print_attachment(attachment: &AttachmentView) {
     out::line(format_args!("{} {} {}", attachment.ifname, addresses(attachment), attachment.network));
 }
 
-/// Says of ports that were just published what the host's operator may not expect.
+/// Says of ports that were just published what the host's operator may not expect: a line each, though both families deny it.
 pub fn warn_of_input(ports: &[PortView]) {
+    let mut denied: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for PortView { host_port, count, proto, input, .. } in ports {
         if let Some(by) = input {
-            let ports = run_of(*host_port, *count);
-            out::complain(format_args!("netd: warning: port {ports}/{proto} is open although INPUT denies it ({by})"));
+            denied.entry((*host_port, *count, *proto)).or_default().push(by);
         }
+    }
+    for ((port, count, proto), by) in denied {
+        let (ports, by) = (run_of(port, count), by.join("; "));
+        out::complain(format_args!("netd: warning: port {ports}/{proto} is open although INPUT denies it ({by})"));
     }
 }
 

@@ -119,11 +119,22 @@ fn option(name: &str, value: &str, negated: bool) -> Match {
             let ports: Option<Vec<_>> = value.split(',').map(ports).collect();
             ports.map(|some| Match::Port(Matches { some, negated }))
         }
+        "--dst-type" => kind(value).map(|is| is(negated)),
+        "--rt-type" => Some(Match::New(negated)),
         "--ctstate" | "--state" => Some(Match::New(value.split(',').any(|state| state == "NEW") != negated)),
         "--mark" => marked(value).filter(|_| !negated).map(Match::Marked),
         _ => None,
     };
     known.unwrap_or(Match::Unknown)
+}
+
+/// What a rule asks that names a kind of destination.
+fn kind(name: &str) -> Option<fn(bool) -> Match> {
+    match name {
+        "LOCAL" => Some(|negated| Match::Local(!negated)),
+        "ANYCAST" | "BROADCAST" | "MULTICAST" => Some(Match::New),
+        _ => None,
+    }
 }
 
 /// The bit that is asked for, where it is asked for alone.

@@ -115,7 +115,7 @@ fn by_map(value: &Value, before: &[Match], text: &str) -> Vec<Rule> {
 /// A transport's field is asked for of that transport alone.
 fn transport(left: &Value) -> Option<Match> {
     let of = protocol(&left["payload"]["protocol"]).filter(|number| *number != 255)?;
-    (left["payload"]["field"] == "dport").then(|| Match::Protocol(Matches { some: vec![of], negated: false }))
+    Some(Match::Protocol(Matches { some: vec![of], negated: false }))
 }
 
 fn condition(value: &Value) -> Match {
@@ -140,6 +140,11 @@ fn asked(left: &Value, right: &Value, negated: bool) -> Match {
         (_, "daddr") => values(right, &network).map(|some| Match::Destination(Matches { some, negated })),
         // What the host's own translation has led elsewhere, which netd's packets are not.
         _ if left["ct"]["key"] == "status" && text_of(right).ends_with("nat") => Some(Match::New(negated)),
+        _ if left["fib"]["result"] == "type" && left["fib"]["flags"] == "daddr" => match text_of(right) {
+            "local" => Some(Match::Local(!negated)),
+            "anycast" | "broadcast" | "multicast" => Some(Match::New(negated)),
+            _ => None,
+        },
         _ if left["ct"]["key"] == "state" => Some(Match::New(is_new(right) != negated)),
         _ => marked(left, right).filter(|_| !negated).map(Match::Marked),
     }

@@ -159,7 +159,9 @@ pub enum Match {
         /// Whether it is all but some.
         others: bool,
     },
-    /// Whether it opens something.
+    /// Whether it is for an address of the host's.
+    Local(bool),
+    /// Whether it opens something, and is to one and from one by the usual way: no broadcast, no routing header.
     New(bool),
     /// Whether its mark has this bit and no other is asked about.
     Marked(u32),

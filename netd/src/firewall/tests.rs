@@ -130,6 +130,36 @@ fn native_rules_are_read_as_nft_prints_them() {
     assert!(marks.sets_marks && !rule(cases[0].0).sets_marks);
 }
 
+/// As ufw leads packets, and by nft the same.
+#[test]
+fn what_is_for_the_host_is_told_from_broadcasts_and_what_is_forwarded() {
+    let ufw = "*filter\n:INPUT DROP [0:0]\n:before - [0:0]\n:not-local - [0:0]\n-A INPUT -j before\n\
+        -A before -m rt --rt-type 0 -j DROP\n-A before -j not-local\n-A before -p tcp --dport 22 -j ACCEPT\n\
+        -A not-local -m addrtype --dst-type LOCAL -j RETURN\n-A not-local -m addrtype --dst-type MULTICAST -j RETURN\n\
+        -A not-local -m limit --limit 3/min -j LOG\n-A not-local -j DROP\n\
+        :FORWARD ACCEPT [0:0]\n-A FORWARD -m addrtype ! --dst-type LOCAL -j DROP\nCOMMIT\n";
+    let saved = facts(of_save(ufw, Family::Ip, true));
+    let any: IpAddr = "0.0.0.0".parse().unwrap();
+    let denial = |facts: &FirewallFacts, port| facts.denial_at_input(["eth0".to_owned()], any, TCP_80.0, port);
+
+    assert_eq!(denial(&saved, 80).unwrap(), "the policy of chain INPUT of ip filter");
+    assert_eq!(denial(&saved, 22), None);
+    assert!(saved.stop_at_forward("eth0", "ndb-1", reconcile::Family::V4).is_some(), "it is for another");
+
+    let chain =
+        r#"{"chain": {"family": "inet", "table": "f", "name": "c", "hook": "input", "prio": 0, "policy": "drop"}}"#;
+    for (asks, denied) in [
+        (r#"{"fib": {"result": "type", "flags": "daddr"}}, "right": "local""#, false),
+        (r#"{"fib": {"result": "type", "flags": "daddr"}}, "right": "multicast""#, true),
+        (r#"{"payload": {"protocol": "icmpv6", "field": "type"}}, "right": "nd-router-advert""#, true),
+    ] {
+        let expr = format!(r#"{{"match": {{"op": "==", "left": {asks}}}}}, {{"accept": null}}"#);
+        let rule =
+            format!(r#"{{"rule": {{"family": "inet", "table": "f", "chain": "c", "handle": 7, "expr": [{expr}]}}}}"#);
+        assert_eq!(denies(nft(&format!("{chain}, {rule}")), TCP_80), denied, "{asks}");
+    }
+}
+
 #[test]
 fn what_ends_in_a_reject_is_named_with_what_would_open_it() {
     let saved = of_save("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n", Family::Ip, false);

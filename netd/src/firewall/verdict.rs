@@ -180,6 +180,7 @@ fn holds(one: &Match, packet: &Packet) -> Holds {
         Match::Destination(nets) => known(among(nets, |net| net.contains(&packet.address))),
         // Clients that a rule names are not those that are asked about.
         Match::Source { others } => known(*others),
+        Match::Local(local) => known(*local == packet.to.is_none()),
         Match::New(new) => known(*new),
         Match::Marked(mark) => known(packet.mark & mark == *mark),
         Match::Unknown => Holds::Maybe,

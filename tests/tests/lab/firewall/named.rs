@@ -38,15 +38,15 @@ fn ufw_is_lived_with_and_what_it_denies_is_denied() {
         ufw.does(&format!("ufw route delete deny proto tcp to {app} port 80"));
         wait_until("what it denies no more is let in", reaches);
 
-        wait_until("the rules are seen", || !publish(&play, 8082).is_empty());
-        let warning = publish(&play, 8083);
-        assert!(warning.contains("8083") && warning.contains("INPUT"), "{warning}");
-        assert_eq!(warning.lines().count(), 1, "{warning}");
+        wait_until("the rules are seen", || says_of_input(&play, 8082).contains("INPUT"));
+        let warning = says_of_input(&play, 8083);
+        assert!(warning.starts_with("netd: ") && warning.contains("8083"), "{warning}");
+        assert_eq!(warning.lines().count(), 1, "for both families: {warning}");
+        let exposed = play.town.netd.say("exposure").ok();
+        assert!(exposed.contains("open although INPUT denies"), "{exposed}");
+        assert!(play.town.netd.run(["doctor"]).stdout.contains("port 8080/tcp"), "doctor lists it");
         ufw.does("ufw allow 8081/tcp");
-        wait_until("what ufw allows is published without a warning", || {
-            play.town.netd.say("unpublish app 8081:80");
-            publish(&play, 8081).is_empty()
-        });
+        wait_until("what ufw allows is published without a warning", || says_of_input(&play, 8081).is_empty());
 
         let (mut out, mut inward) = (play.app_connects(), play.client_connects());
         ufw.does("ufw reload");
@@ -99,6 +99,7 @@ fn what_firewalld_rejects_is_rejected_until_it_is_told_otherwise() {
         wait_until("exposure knows", || play.town.netd.json("exposure")[0]["stopped"].is_null());
         play.goes_on();
         play.is_fast(&format!("firewalld, {what}"));
+        assert!(says_of_input(&play, 8082).contains("INPUT"), "its zone for the outside denies the port to the host");
         firewalld.does("firewall-cmd --reload");
     }
     let app = play.town.address("app");
@@ -119,12 +120,11 @@ fn has_accept(play: &Play, tables: &str) -> bool {
     })
 }
 
-/// What `publish` of a port of `app` says on standard error.
-fn publish(play: &Play, port: u16) -> String {
-    let said = play.town.netd.say(&format!("publish app 0.0.0.0:{port}:80"));
-    if !said.stderr.is_empty() {
-        play.town.netd.say(&format!("unpublish app 0.0.0.0:{port}:80"));
-    }
+/// What `publish` says on standard error. The port is not published any more then.
+fn says_of_input(play: &Play, port: u16) -> String {
+    let said = play.town.netd.say(&format!("publish app {port}:80"));
+    said.ok();
+    play.town.netd.say(&format!("unpublish app {port}:80")).ok();
     said.stderr
 }
 
