@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Claim, Key, Range, Record, SharedNetwork};
+use super::{Announcement, Claim, Key, Range, Record, SharedNetwork};
 use crate::model::Name;
 
 /// Something that must hold.
@@ -70,4 +70,13 @@ pub fn claim(fence: Compare, claim: &Claim, addresses: &[(Name, String, i64, IpA
         txn.then.push(Op::Put(key, Record::Claim(claim.clone())));
     }
     txn
+}
+
+/// Tells of an endpoint of the node whose fence this is, with ports that every node publishes and that are nobody else's as of the
+/// endpoints up to `seen`: if there is a later one, they may be that one's.
+pub fn publish(fence: Compare, key: Key, endpoint: &Announcement, seen: i64) -> Txn {
+    Txn {
+        when: vec![fence, Compare::NothingNewer(Range::endpoints(), seen)],
+        then: vec![Op::PutLeased(key, Record::Endpoint(Box::new(endpoint.clone())))],
+    }
 }

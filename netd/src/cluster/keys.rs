@@ -44,6 +44,11 @@ impl Range {
         Self(format!("{PREFIX}networks/"))
     }
 
+    /// Every endpoint.
+    pub fn endpoints() -> Self {
+        Self(format!("{PREFIX}endpoints/"))
+    }
+
     /// Every address of a network that somebody has, by the network's id.
     pub fn claims_of(network: &str) -> Self {
         Self(format!("{PREFIX}addresses/{network}/"))

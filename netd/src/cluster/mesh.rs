@@ -7,7 +7,7 @@ use std::{
 
 use netd_common::tuple::Zone;
 
-use super::{Key, MeshPort, Record, View, Way, remotes};
+use super::{Announcement, Key, MeshPort, Record, View, Way, remotes};
 use crate::{
     model::{Driver, Endpoint, Model, Name, PortPublication, RemotePort},
     reconcile::Family,
@@ -63,6 +63,15 @@ pub fn taken(view: &View, me: &Name) -> Vec<Taken> {
         }
     }
     taken
+}
+
+/// Who of the other nodes has a port already that an endpoint of `me`'s is to have on every node: the port, and whose it is.
+pub fn rival(view: &View, me: &Name, endpoint: &Announcement) -> Option<(u16, Taken)> {
+    let wishes: Vec<PortPublication> = endpoint.mesh.iter().map(publication).collect();
+    taken(view, me).into_iter().find_map(|taken| {
+        let port = wishes.iter().find_map(|wish| taken.port.publication.clash(wish))?;
+        Some((port, taken))
+    })
 }
 
 /// The other ends of what a node publishes for others: their containers, and the hosts to which answers go back, of those that are
@@ -136,7 +145,7 @@ fn publication(port: &MeshPort) -> PortPublication {
 mod tests {
     use super::*;
     use crate::{
-        cluster::{Announcement, Claim, Entry, Event, Node, SharedNetwork, SharedSubnet},
+        cluster::{Claim, Entry, Event, Node, SharedNetwork, SharedSubnet},
         model::Protocol,
     };
 
@@ -212,6 +221,26 @@ mod tests {
         assert_eq!(told(&view(all.clone())), [of("a", 8080), of("b", 9000)]);
         let a_port_of_a_range = [node("b", 2, &[(9000, 10)]), node("c", 4, &[(9009, 1)])];
         assert_eq!(told(&view(a_port_of_a_range)), [of("b", 9000)]);
+    }
+
+    #[test]
+    fn of_two_that_take_a_port_by_one_view_one_does_and_the_other_hears_whose_it_is() {
+        use crate::cluster::{Compare, Range, publish};
+
+        let seen = view([node("a", 1, &[]), node("b", 2, &[])]);
+        let wish = |of: &str| match node(of, 1, &[(8080, 1)]).remove(1) {
+            Event::Put(_, Entry { record: Record::Endpoint(endpoint), .. }) => *endpoint,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(rival(&seen, &name("b"), &wish("b")), None);
+        let fence = Compare::Unchanged(Key::Incarnation(name("b")), 1);
+        let txn = publish(fence, Key::Endpoint(name("b"), "e".into()), &wish("b"), seen.revision);
+        assert!(txn.when.contains(&Compare::NothingNewer(Range::endpoints(), seen.revision)));
+
+        let later = view([node("a", 1, &[(8080, 1)]), node("b", 2, &[])]);
+        let (port, taken) = rival(&later, &name("b"), &wish("b")).unwrap();
+        assert_eq!((port, taken.node, taken.endpoint), (8080, name("a"), name("web")));
+        assert_eq!(rival(&later, &name("a"), &wish("a")), None, "its own");
     }
 
     #[test]

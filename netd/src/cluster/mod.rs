@@ -22,10 +22,10 @@ mod tests;
 mod verify;
 mod view;
 
-pub use claims::{Compare, Op, Txn, claim, create, remove};
+pub use claims::{Compare, Op, Txn, claim, create, publish, remove};
 pub use keys::{Key, Range};
 pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
-pub use mesh::{Taken, alike, ends, mesh_ports, taken};
+pub use mesh::{Taken, alike, ends, mesh_ports, rival, taken};
 pub use own::{Missing, Own, missing};
 pub use records::{
     Announcement, Answer, Claim, MeshAnswer, MeshPort, Node, Place, Record, SharedNetwork, SharedSubnet, Way,

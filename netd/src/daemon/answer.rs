@@ -149,6 +149,9 @@ impl<K: Kernel> Daemon<K> {
     ) -> Result<(), Failure> {
         let (publications, fresh) = self.taken_ports(&next, name, ports, mode).await?;
         model::publish(&mut next, name, &publications)?;
+        if publications.iter().any(|publication| publication.mesh) {
+            self.claim_ports(&next, name).await?;
+        }
         Ok(self.commit(next, fresh).await?)
     }
 

@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     cluster::{
-        Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Txn, View, Wanted, claim, create, differences, remove,
+        Announcement, Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, View, Wanted, claim, create,
+        differences, publish, remove, rival,
     },
     etcd::Outcome,
-    model::Name,
+    model::{Name, Rejection},
 };
 
 /// How long nodes have to answer a question.
@@ -22,6 +23,9 @@ const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How often all are asked anew when something has changed meanwhile.
 const ASKED: usize = 3;
+
+/// How often ports are taken anew because others told of endpoints at the same time.
+const ATTEMPTS: usize = 16;
 
 /// How long a question stays if whoever asked it goes.
 const QUESTION: u32 = 30;
@@ -51,6 +55,7 @@ impl Wish {
             Self::Create { reply, .. }
             | Self::Remove { reply, .. }
             | Self::Claim { reply, .. }
+            | Self::Publish { reply, .. }
             | Self::Settle { reply }
             | Self::Drain { reply, .. }
             | Self::Forget { reply, .. } => drop(reply.send(denial)),
@@ -71,6 +76,7 @@ impl Task {
             }
             Wish::Remove { name, reply } => replied(reply, self.remove(&name).await),
             Wish::Claim { endpoint, addresses, reply } => replied(reply, self.claim(&endpoint, &addresses).await),
+            Wish::Publish { id, endpoint, reply } => replied(reply, self.take_ports(id, *endpoint).await),
             Wish::Abandon { addresses } => {
                 self.pending.retain(|pending| !addresses.contains(pending));
                 self.say().await
@@ -147,6 +153,24 @@ impl Task {
             return Ok(Ok(()));
         }
         self.pending.retain(|pending| !addresses.contains(pending));
+        Ok(Err(Denial::Changed))
+    }
+
+    async fn take_ports(&mut self, id: String, mut endpoint: Announcement) -> Result<Result<(), Denial>, Fault> {
+        for _ in 0..ATTEMPTS {
+            self.read().await?;
+            let Some(own) = self.own() else { break };
+            if let Some((port, Taken { node, endpoint: by, port: taken })) = rival(&self.view, &own.name, &endpoint) {
+                let protocol = taken.publication.protocol;
+                let rejection = Rejection::MeshTaken { port, protocol, by, node };
+                return Ok(Err(Denial::Refused(rejection.to_string())));
+            }
+            endpoint.incarnation = own.node.incarnation;
+            let key = Key::Endpoint(own.name.clone(), id.clone());
+            if self.take(&publish(own.fence(), key, &endpoint, self.view.revision)).await? {
+                return Ok(Ok(()));
+            }
+        }
         Ok(Err(Denial::Changed))
     }
 

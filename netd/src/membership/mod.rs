@@ -100,6 +100,12 @@ enum Wish {
         addresses: Vec<Wanted>,
         reply: Reply,
     },
+    /// An endpoint is told of before its ports are published on every node.
+    Publish {
+        id: String,
+        endpoint: Box<Announcement>,
+        reply: Reply,
+    },
     Abandon {
         addresses: Vec<Wanted>,
     },
@@ -204,6 +210,11 @@ impl Membership {
             self.abandon(addresses).await;
         }
         claimed
+    }
+
+    /// Takes the ports that an endpoint is to have on every node: [`Membership::tell`] of it, or of what it was.
+    pub async fn publish(&self, id: String, endpoint: Announcement) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Publish { id, endpoint: Box::new(endpoint), reply }).await
     }
 
     /// Gives back addresses that no endpoint has come for.

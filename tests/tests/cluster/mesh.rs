@@ -126,6 +126,32 @@ fn what_came_in_elsewhere_outlives_the_daemons_and_ends_with_the_publication() {
 }
 
 #[test]
+fn of_two_that_publish_one_port_everywhere_at_once_one_is_refused_with_whose_it_is() {
+    let cluster = with_a_network(2);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let _both = [attached(a, "one", "--network web"), attached(b, "two", "--network web")];
+    let publish = |node: &Node, name: &str, port: u16| {
+        let spec = format!("{port}:80");
+        node.netd.spawn(["publish", name, &spec, "--publish-mode", "mesh"])
+    };
+
+    let mut met = 0;
+    for port in 8080..8088 {
+        let at_once = [publish(a, "one", port), publish(b, "two", port)];
+        let [first, second] = at_once.map(|command| command.wait());
+        if [&first, &second].iter().any(|outcome| outcome.stderr.contains("has not answered")) {
+            continue;
+        }
+        met += 1;
+        let (refused, winner) = if first.succeeded() { (second, "one on node a") } else { (first, "two on node b") };
+        refused.refused([&*port.to_string(), winner]);
+    }
+    assert!(met > 0, "etcd has answered both at least once");
+    assert!(a.netd.say("status").stdout.lines().all(|line| !line.contains("leads to")), "nobody's port is hidden");
+    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+}
+
+#[test]
 fn denied_clients_of_the_mesh_are_dropped_in_the_driver_of_whichever_node_they_knock_at() {
     let mut cluster = with_a_network(2);
     let outside = street_of_both_families(&cluster);

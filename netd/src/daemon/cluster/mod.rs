@@ -245,6 +245,14 @@ impl<K: Kernel> Daemon<K> {
         Ok(taken(&view, &cluster.membership.settings().node))
     }
 
+    /// Takes the ports that an endpoint of this model has on every node, before anybody else does.
+    pub(super) async fn claim_ports(&self, next: &Model, name: &Name) -> Result<(), Failure> {
+        let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
+        let id = next.endpoint(name)?.id.clone();
+        let Some(endpoint) = announcements(next).remove(&id) else { return Ok(()) };
+        Ok(cluster.membership.publish(id, endpoint).await?)
+    }
+
     /// A network of several hosts is as it was made.
     pub(super) fn of_this_host_alone(&self, name: &Name) -> Result<(), Rejection> {
         match self.model.network(name)?.driver {
