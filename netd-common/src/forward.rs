@@ -5,7 +5,7 @@ use crate::{
     overlay::mesh,
     packet::{ETH, Label, Packet},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
-    tables::{Device, DeviceKind, EndpointKey, NextHop, Route, Scratch, Tables, Via},
+    tables::{Device, DeviceKind, Endpoint, EndpointKey, NextHop, Route, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
@@ -175,14 +175,25 @@ pub fn switch<P: Packet, T: Tables>(
     zone: Zone,
     destination: Mac,
 ) -> Result<Packed, DropReason> {
-    s.endpoint = EndpointKey { address: s.key.dst, zone, pad: 0 };
-    let Some(endpoint) = t.endpoint(&s.endpoint) else { return Ok(Verdict::Pass.packed()) };
+    let Some(endpoint) = endpoint(p, t, s, zone, (s.key.dst, destination)) else { return Ok(Verdict::Pass.packed()) };
+    let device = endpoint.device;
+    deliver(p, device)
+}
+
+/// The container in a network that a frame is for, by its addresses of both layers: one for another's link-layer address is not this
+/// container's, whatever its IP header says. `None` where the frame would not fit.
+#[inline(always)]
+pub fn endpoint<'t, P: Packet, T: Tables>(
+    p: &P,
+    t: &'t T,
+    s: &mut Scratch,
+    zone: Zone,
+    (address, mac): (Address, Mac),
+) -> Option<&'t Endpoint> {
+    s.endpoint = EndpointKey { address, zone, pad: 0 };
+    let endpoint = t.endpoint(&s.endpoint)?;
     let fits = p.segment_size() != 0 || p.length() <= endpoint.mtu as usize + ETH;
-    // A frame for another's link-layer address is not this container's, whatever its IP header says.
-    if endpoint.mac != destination || !fits {
-        return Ok(Verdict::Pass.packed());
-    }
-    deliver(p, endpoint.device)
+    (endpoint.mac == mac && fits).then_some(endpoint)
 }
 
 /// Puts a frame as it is into the container behind a host-side veth.

@@ -18,6 +18,8 @@ pub enum Verdict {
     Tunnel(u32),
     /// Out of this device, its frame as it is.
     Device(u32),
+    /// To the stack, as what came by this bridge: past the bridge's own work.
+    Host(u32),
     /// Gone, and counted.
     Drop(DropReason),
 }
@@ -42,7 +44,8 @@ impl Verdict {
             Self::Neighbour(device) => (2, device as u64),
             Self::Tunnel(device) => (3, device as u64),
             Self::Device(device) => (4, device as u64),
-            Self::Drop(reason) => (5, reason as u64),
+            Self::Host(bridge) => (5, bridge as u64),
+            Self::Drop(reason) => (6, reason as u64),
         };
         Packed(kind | of << 32)
     }
@@ -71,7 +74,8 @@ impl Packed {
             2 => Verdict::Neighbour(of),
             3 => Verdict::Tunnel(of),
             4 => Verdict::Device(of),
-            5 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
+            5 => Verdict::Host(of),
+            6 => Verdict::Drop(DropReason::ALL.get(of as usize).copied().unwrap_or(DropReason::Refused)),
             _ => Verdict::Pass,
         }
     }
@@ -87,6 +91,7 @@ impl Packed {
         match kind {
             0 => of * 5,
             1..5 => kind,
+            5 => 0,
             _ => Self::SENT + of,
         }
     }
@@ -95,13 +100,13 @@ impl Packed {
     #[inline(always)]
     pub fn reason(self) -> Option<DropReason> {
         let (kind, of) = (self.0 as u32, self.0 >> 32);
-        (kind == 5).then(|| checked::try_cast(of).unwrap_or(DropReason::Refused))
+        (kind == 6).then(|| checked::try_cast(of).unwrap_or(DropReason::Refused))
     }
 
     /// Whether the stack gets the packet.
     #[inline(always)]
     pub const fn is_for_stack(self) -> bool {
-        self.0 as u32 == 0
+        matches!(self.0 as u32, 0 | 5)
     }
 
     /// What the kernel is asked to do.
@@ -114,6 +119,7 @@ impl Packed {
             2 => Action::Neighbour(of),
             3 => Action::Tunnel(of),
             4 => Action::Device(of),
+            5 => Action::Host(of),
             _ => Action::Drop,
         }
     }
@@ -132,6 +138,8 @@ pub enum Action {
     Tunnel(u32),
     /// Out of this device as it is.
     Device(u32),
+    /// To the stack, by this bridge.
+    Host(u32),
     /// Gone.
     Drop,
 }

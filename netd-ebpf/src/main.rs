@@ -140,6 +140,12 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
     run::<false>(Hook::FromOverlay, ctx)
 }
 
+/// Egress of a network's bridge.
+#[classifier]
+pub fn from_host(ctx: TcContext) -> i32 {
+    run::<false>(Hook::FromHost, ctx)
+}
+
 /// Egress of a container's loopback device.
 #[classifier]
 pub fn dns_lo(ctx: TcContext) -> i32 {

@@ -4,9 +4,10 @@ use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
-        bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
+        bpf_tunnel_key__bindgen_ty_3,
     },
     helpers::generated::{
         bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
@@ -105,6 +106,8 @@ impl<const LAYER3: bool> Skb<LAYER3> {
             Action::Tunnel(device) => self.into_tunnel(device, &scratch.tunnel),
             // SAFETY: takes numbers, and acts when the program has returned.
             Action::Device(device) => unsafe { bpf_redirect(device, 0) as i32 },
+            // SAFETY: as above.
+            Action::Host(bridge) => unsafe { bpf_redirect(bridge, BPF_F_INGRESS.into()) as i32 },
         }
     }
 

@@ -151,6 +151,7 @@ fn add_network(state: &mut State, network: &Network) {
     };
     state.bridges.insert(link.clone(), bridge);
     state.forwarding.extend(with_gateways().map(|subnet| (link.clone(), subnet.family())));
+    state.hooks.insert((link.clone(), Hook::FromHost));
     state.devices.insert(link, record);
 }
 

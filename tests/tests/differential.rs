@@ -190,7 +190,7 @@ fn expected_return(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Show => -1,
         Verdict::Drop(_) => 2,
-        Verdict::Peer(_) | Verdict::Neighbour(_) | Verdict::Tunnel(_) | Verdict::Device(_) => 7,
+        Verdict::Peer(_) | Verdict::Neighbour(_) | Verdict::Tunnel(_) | Verdict::Device(_) | Verdict::Host(_) => 7,
     }
 }
 
@@ -212,6 +212,7 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
             Hook::ToUplink,
             Hook::ToContainer,
             Hook::FromOverlay,
+            Hook::FromHost,
         ],
     );
     let known = world.flows.borrow().keys().nth(random.random_range(0..64)).map(of_ipv4);
@@ -224,6 +225,7 @@ fn packet(random: &mut StdRng, world: &World, v6: bool) -> (Hook, Frame) {
         Hook::ToContainer => (pick(random, &[A, C, E]), pick(random, &[0, B, F, 20, 30, 80, UPLINK, scene::FOREIGN])),
         Hook::DnsLo | Hook::UplinkXdp => (scene::LOOPBACK, 0),
         Hook::FromOverlay => (scene::TUNNEL, 0),
+        Hook::FromHost => (pick(random, &[20, 30, 80]), pick(random, &[0, 0, 0, UPLINK])),
     };
     if hook == Hook::FromContainer && random.random_ratio(1, 12) {
         return (hook, Frame { came_by, ..Frame::at(device, about_neighbours(random, device, v6)) });
@@ -412,6 +414,7 @@ fn decorate(random: &mut StdRng, mut build: Build, hook: Hook, device: u32) -> B
     build = match hook {
         Hook::FromContainer if random.random_ratio(1, 30) => build.macs([2, 6, 6, 6, 6, 6], destination),
         Hook::FromContainer => build.macs(scene::container_mac(device), destination),
+        Hook::FromHost => build.macs(scene::bridge_mac(device), scene::container_mac(pick(random, &[A, A, B, C, E]))),
         _ if random.random_ratio(1, 30) => {
             build.macs(scene::UPLINK_MACS[1], pick(random, &[[0xff; 6], [2, 9, 9, 9, 9, 9]]))
         }

@@ -1,4 +1,4 @@
-//! The two hooks of a container's host-side veth.
+//! The two hooks of a container's host-side veth, and that of what the host sends to it.
 
 use super::{
     Decided, PASS, Way,
@@ -17,7 +17,7 @@ use crate::{
     policy, publish,
     tables::{Device, Scratch, Tables, Via, device_flags},
     tuple::{ICMPV6, Zone},
-    verdict::DropReason,
+    verdict::{DropReason, Verdict},
 };
 
 /// Ingress of the host's side of a container's veth: everything the container sends.
@@ -147,15 +147,27 @@ pub fn lead_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         }
     } else {
         let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
-        if !find_first_way(p, t, s, device, h)? {
-            return Ok(PASS);
+        match find_first_way(p, t, s, device, h)? {
+            FirstWay::Beyond => {}
+            FirstWay::Host => return Ok(Verdict::Host(device.bridge).packed()),
+            FirstWay::Stack => return Ok(PASS),
         }
     }
     require_opening(p, s)?;
     Ok(OPENS)
 }
 
-/// Finds out what a packet becomes that opens a flow to beyond its network. False if the stack must know.
+/// Where a packet goes that belongs to no flow.
+enum FirstWay {
+    /// Beyond its network, in a flow that it opens.
+    Beyond,
+    /// To the host itself.
+    Host,
+    /// Where the stack says.
+    Stack,
+}
+
+/// Finds out where a packet goes, and what it becomes in the flow that it opens to beyond its network.
 #[inline(always)]
 fn find_first_way<P: Packet, T: Tables>(
     p: &P,
@@ -163,7 +175,7 @@ fn find_first_way<P: Packet, T: Tables>(
     s: &mut Scratch,
     device: &Device,
     h: Headers,
-) -> Result<bool, DropReason> {
+) -> Result<FirstWay, DropReason> {
     let internal = device.has(device_flags::INTERNAL);
     let way = if s.key.dst == device.gateway(s.key.dst) {
         WayOut::Local
@@ -173,13 +185,14 @@ fn find_first_way<P: Packet, T: Tables>(
     match way {
         WayOut::Local if may_knock(h) && publish::lead_within(t, s, device, true)? => {}
         WayOut::Network if conntrack::opens(h) && publish::lead_within(t, s, device, false)? => {}
-        WayOut::Local | WayOut::Stack => return Ok(false),
+        WayOut::Local => return Ok(FirstWay::Host),
+        WayOut::Stack => return Ok(FirstWay::Stack),
         WayOut::Network => return Err(DropReason::Isolated),
         // Untranslated, and without a flow: the stack may have to answer it.
-        WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(false),
+        WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(FirstWay::Stack),
         WayOut::Uplink(source) => nat::masquerade_as(s, source),
     }
-    if internal { Err(DropReason::Internal) } else { Ok(true) }
+    if internal { Err(DropReason::Internal) } else { Ok(FirstWay::Beyond) }
 }
 
 /// Whether a packet may open a flow to a published port.
@@ -204,6 +217,19 @@ pub fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -
             Ok(true)
         }
     }
+}
+
+/// Egress of a network's bridge: what the host itself sends to a container goes straight out of that one's veth, where
+/// [`to_container`] meets it. What the host forwards is the bridge's, with whatever rules there are for bridges.
+#[inline(always)]
+pub fn from_host<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
+    if p.came_by() != 0 || p.is_tagged() {
+        return Ok(PASS);
+    }
+    let (Some(bridge), Ok(frame)) = (t.device(p.device()), parse::ethernet(p)) else { return Ok(PASS) };
+    let Some(address) = parse::destination(p, frame.ethertype) else { return Ok(PASS) };
+    Ok(forward::endpoint(p, t, s, bridge.zone, (address, frame.destination))
+        .map_or(PASS, |endpoint| Verdict::Device(endpoint.device).packed()))
 }
 
 /// Egress of the host's side of a container's veth: what the slow path delivers.

@@ -7,7 +7,7 @@ mod container;
 mod flow;
 mod uplink;
 
-pub use container::{error_by_container, from_container, lead_container, to_container};
+pub use container::{error_by_container, from_container, from_host, lead_container, to_container};
 pub use flow::{OPENS, Way, establish, goes_on, note, prepare_and_establish};
 pub use uplink::{
     error_from_outside, forwarded_for_container, from_uplink, lead_from_outside, leave_translated, to_uplink,
@@ -38,15 +38,20 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
         Hook::ToUplink | Hook::ToL3Uplink => to_uplink(p, t, s),
         Hook::DnsLo => dns_lo(p, t, s),
         Hook::FromOverlay => overlay::enter(p, t, s),
+        Hook::FromHost => from_host(p, t, s),
         // What meets frames is `prefilter`.
         Hook::UplinkXdp => Ok(PASS),
     });
     let is_ours = match hook {
         Hook::FromContainer => true,
         Hook::FromUplink | Hook::FromL3Uplink => p.label() == Label::Approved,
-        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo | Hook::FromOverlay | Hook::UplinkXdp => {
-            false
-        }
+        Hook::ToContainer
+        | Hook::ToUplink
+        | Hook::ToL3Uplink
+        | Hook::DnsLo
+        | Hook::FromOverlay
+        | Hook::UplinkXdp
+        | Hook::FromHost => false,
     };
     if is_ours && verdict.is_for_stack() {
         firewall::mark(p, t);

@@ -201,6 +201,19 @@ pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result
     Ok(Some(h))
 }
 
+/// The destination of a packet of this ethertype. `None` if it is no IP, or cut short.
+#[inline(always)]
+pub fn destination<P: Packet>(p: &mut P, ethertype: [u8; 2]) -> Option<Address> {
+    match ethertype {
+        ETHERTYPE_IPV4 => p.read::<4>(ETH + 16).ok().map(Address::v4),
+        ETHERTYPE_IPV6 => {
+            p.reach(ETH + IPV6_HEADER);
+            p.read::<16>(ETH + 24).ok().map(Address::v6)
+        }
+        _ => None,
+    }
+}
+
 /// Whether a packet of this protocol may open something: of SCTP not every one. Asked of first packets alone, and so not inlined.
 #[inline(never)]
 pub fn may_open<P: Packet>(p: &P, l4: usize, protocol: u8) -> bool {

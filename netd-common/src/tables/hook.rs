@@ -32,11 +32,13 @@ pub enum Hook {
     ToL3Uplink = 7,
     /// An uplink's driver (XDP), before there is a packet.
     UplinkXdp = 8,
+    /// Egress of a network's bridge: what the host sends into the network.
+    FromHost = 9,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::FromContainer,
         Self::ToContainer,
         Self::FromUplink,
@@ -46,10 +48,11 @@ impl Hook {
         Self::FromL3Uplink,
         Self::ToL3Uplink,
         Self::UplinkXdp,
+        Self::FromHost,
     ];
 
     /// Those that meet packets: all but the one that meets frames.
-    pub const OF_PACKETS: [Self; 8] = [
+    pub const OF_PACKETS: [Self; 9] = [
         Self::FromContainer,
         Self::ToContainer,
         Self::FromUplink,
@@ -58,10 +61,11 @@ impl Hook {
         Self::FromOverlay,
         Self::FromL3Uplink,
         Self::ToL3Uplink,
+        Self::FromHost,
     ];
 
     /// Those that meet packets at devices of the host.
-    pub const OF_DEVICES: [Self; 7] = [
+    pub const OF_DEVICES: [Self; 8] = [
         Self::FromContainer,
         Self::ToContainer,
         Self::FromUplink,
@@ -69,6 +73,7 @@ impl Hook {
         Self::FromOverlay,
         Self::FromL3Uplink,
         Self::ToL3Uplink,
+        Self::FromHost,
     ];
 
     /// The program's name, in the object, in listings and in pins.
@@ -83,6 +88,7 @@ impl Hook {
             Self::FromL3Uplink => "from_l3_uplink",
             Self::ToL3Uplink => "to_l3_uplink",
             Self::UplinkXdp => "uplink_xdp",
+            Self::FromHost => "from_host",
         }
     }
 }

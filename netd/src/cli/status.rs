@@ -50,7 +50,7 @@ fn print(status: &StatusView) {
     }
     out::line("");
     let rows: Vec<_> = status.programs.iter().map(row).collect();
-    let titles = ["PROGRAM", "VERIFIED", "PASSED", "TO PEER", "TO NEIGHBOUR", "DROPPED", "DEVICES"];
+    let titles = ["PROGRAM", "VERIFIED", "PASSED", "TO PEER", "TO NEIGHBOUR", "TO DEVICE", "DROPPED", "DEVICES"];
     table::print(&titles, &rows);
     for warning in &status.warnings {
         out::line(format_args!("warning: {warning}"));
@@ -114,6 +114,7 @@ fn row(view: &ProgramView) -> Vec<String> {
         view.passed.to_string(),
         view.to_peer.to_string(),
         view.to_neighbour.to_string(),
+        view.to_device.to_string(),
         or_dash(dropped.join(" ")),
         or_dash(view.program.devices.join(",")),
     ]

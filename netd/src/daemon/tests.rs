@@ -163,7 +163,7 @@ async fn an_attach_that_fails_at_any_step_leaves_everything_as_it_was() {
         failures += 1;
     }
     // Bridge, forwarding, veths, programs, the resolver, records, endpoints and publications of two attachments.
-    assert_eq!(failures, 20);
+    assert_eq!(failures, 21);
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn whatever_fails_no_container_is_connected_and_nothing_forwards_without_p
             assert!(is_bounded(link), "{link} forwards, {:?}", bench.daemon.trouble);
         }
         if bench.daemon.trouble.is_empty() {
-            assert_eq!((state, failing), (&whole, 17));
+            assert_eq!((state, failing), (&whole, 18));
             return;
         }
         bench.daemon.look_again().await;
@@ -478,7 +478,7 @@ async fn the_task_answers_messages_looks_after_a_sign_and_ends_when_told() {
     };
     tokio::join!(bench.daemon.run(inbox, signs, stopped), asks);
 
-    assert_eq!(bench.daemon.kernel.state.hooks.len(), 4);
+    assert_eq!(bench.daemon.kernel.state.hooks.len(), 5);
     assert!(bench.daemon.kernel.collected > 0);
     assert!(matches!(ask(&requests, Request::Status).await, Err(Failure::Failed(_))));
 }

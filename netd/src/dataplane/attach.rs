@@ -306,7 +306,7 @@ pub const fn direction(hook: Hook) -> TcAttachType {
         Hook::FromContainer | Hook::FromUplink | Hook::FromL3Uplink | Hook::FromOverlay | Hook::UplinkXdp => {
             TcAttachType::Ingress
         }
-        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo => TcAttachType::Egress,
+        Hook::ToContainer | Hook::ToUplink | Hook::ToL3Uplink | Hook::DnsLo | Hook::FromHost => TcAttachType::Egress,
     }
 }
 

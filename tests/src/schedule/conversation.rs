@@ -250,7 +250,12 @@ impl Conversation {
         match verdict {
             Verdict::Pass => self.is_from_outside(side),
             Verdict::Drop(reason) => reasons.contains(&reason),
-            Verdict::Show | Verdict::Peer(_) | Verdict::Neighbour(_) | Verdict::Tunnel(_) | Verdict::Device(_) => false,
+            Verdict::Show
+            | Verdict::Peer(_)
+            | Verdict::Neighbour(_)
+            | Verdict::Tunnel(_)
+            | Verdict::Device(_)
+            | Verdict::Host(_) => false,
         }
     }
 }

@@ -25,6 +25,7 @@ mod many;
 mod mtu;
 mod names;
 mod neighbours;
+mod own;
 mod paths;
 mod pinned;
 mod ports;

@@ -115,7 +115,7 @@ fn a_datagram_that_answers_a_connected_socket_of_the_host_is_the_hosts_where_its
 
         assert_eq!(early, Verdict::Pass);
         assert_eq!(enter(&world, outside, false).verdict, Verdict::Pass);
-        assert_eq!(leave(&world, B, udp("10.176.1.3:53", "10.176.1.1:9000"), false).verdict, Verdict::Pass);
+        assert_eq!(leave(&world, B, udp("10.176.1.3:53", "10.176.1.1:9000"), false).verdict, Verdict::Host(20));
     }
     assert_eq!(world.flows.borrow().len(), 0);
 

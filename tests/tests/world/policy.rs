@@ -1,11 +1,13 @@
 //! Who may send what, and to whom.
 
 use netd_common::{
+    parse::tcp_flags::ACK,
     tables::{Device, DeviceKind, Hook},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{Build, tcp},
+    neighbours,
+    packets::{self, Build, tcp},
     scene::{self, A, B, C, D, E, UPLINK},
     story::{enter, leave},
     world::Frame,
@@ -43,6 +45,37 @@ fn the_slow_path_delivers_to_a_container_only_from_its_network_and_from_the_host
     assert_eq!(delivered(20), Verdict::Drop(DropReason::Isolated));
     assert_eq!(delivered(UPLINK), Verdict::Drop(DropReason::NotPublished));
     assert_eq!(delivered(scene::FOREIGN), Verdict::Drop(DropReason::NotPublished));
+}
+
+#[test]
+fn what_the_host_itself_sends_to_a_container_goes_out_of_its_veth_and_the_rest_by_the_bridge() {
+    let world = scene::world_of_both_families();
+    let sent = |came_by, to: u32, build: Build| {
+        let bytes = build.macs(scene::bridge_mac(20), scene::container_mac(to)).bytes();
+        [bytes.clone(), packets::ipv6_twin(&bytes)].map(|bytes| {
+            let mut frame = Frame { came_by, ..Frame::at(20, bytes.clone()) };
+            let verdict = world.run(Hook::FromHost, &mut frame);
+            assert_eq!(frame.bytes, bytes, "as it is");
+            verdict
+        })
+    };
+    let to_a = || tcp("10.176.1.1:5000", "10.176.1.2:80");
+
+    assert_eq!(sent(0, A, to_a()), [Verdict::Device(A); 2]);
+    assert_eq!(sent(0, A, to_a().flags(ACK).payload(&[7; 1440])), [Verdict::Device(A); 2]);
+    for (came_by, to, build) in [
+        (UPLINK, A, to_a()),
+        (0, B, to_a()),
+        (0, A, tcp("10.176.1.1:5000", "10.176.1.77:80")),
+        (0, C, tcp("10.176.1.1:5000", "10.176.2.2:80")),
+        (0, A, to_a().payload(&[7; 1461])),
+    ] {
+        assert_eq!(sent(came_by, to, build.clone()), [Verdict::Pass; 2], "{came_by} {to} {build:?}");
+    }
+    let mut frame =
+        Frame::at(20, neighbours::arp(1, [[0; 6], [0xff; 6]], ([0; 6], [10, 176, 1, 1]), ([0; 6], [10, 176, 1, 2])));
+    frame.came_by = 0;
+    assert_eq!(world.run(Hook::FromHost, &mut frame), Verdict::Pass);
 }
 
 /// A network of more containers than a bridge has ports has further bridges, and what is to their containers is judged at the join.
