@@ -7,7 +7,7 @@ use super::{
     figures::{Figures, Measure},
     findings::{Area, Findings},
     table,
-    targets::Verdict,
+    targets::{Verdict, missed_of_the_limit},
 };
 
 /// How a run was made.
@@ -57,6 +57,14 @@ pub fn document(
             "\n## What netd's programs cost\n\nThe kernel's own count, taken beside the rounds; counting adds some tens of nanoseconds to each run.\n\n",
         );
         add(&table::costs(costs).markdown());
+    }
+    if missed_of_the_limit(figures).next().is_some() {
+        add(
+            "\n## What the gap to the limit is made of\n\nWhere a target is missed. `redirect` is two programs that redirect and do nothing \
+             else: what they miss is the second veth pair's, the kernel's redirect's and its neighbour output's, which no program of \
+             netd's could win back; the rest is what netd's own programs cost. On the host path nothing redirects between namespaces.\n\n",
+        );
+        add(&table::gaps(figures).markdown());
     }
     add(
         "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's. CPU is that of all processors of both sides.\n\n",
@@ -122,6 +130,14 @@ mod tests {
                 line.contains("masquerade") && line.contains("UDP") && line.contains(against) && line.contains("ed ")
             })
         };
+        let gap = "## What the gap to the limit is made of";
+        assert!(!text.contains(gap), "held: {text}");
+        figures.add(Path::Masquerade, Contender::Redirect, Measure::Packets, 540.0);
+        figures.add(Path::Masquerade, Contender::Netd, Measure::Packets, 400.0);
+        let worse = document(&manner, &[], &figures, &findings, &[], &verdicts);
+        let of_gap = worse.split_once(gap).and_then(|(_, rest)| rest.split_once("## Targets"));
+        let rows = of_gap.map_or(0, |(part, _)| part.lines().filter(|line| line.contains("| masquerade |")).count());
+        assert!(rows == 1 && of_gap.is_some_and(|(part, _)| part.contains(" 0.900 |")), "{worse}");
         assert!(row("| veth").is_some_and(|row| row.contains("held")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("| masquerade") && line.contains("missed")), "{text}");
         let last = text.lines().last().unwrap_or_default();

@@ -5,7 +5,7 @@ use super::{
     figures::{Figures, Measure, Spread},
     findings::{Area, Findings},
     site::{Contender, Path},
-    targets::Verdict,
+    targets::{Verdict, missed_of_the_limit},
 };
 use crate::programs::grouped;
 
@@ -135,6 +135,22 @@ fn rounds(figures: &Figures) -> Table {
                 table.push([words, vec![String::new(); 2]].concat());
             }
         }
+    }
+    table
+}
+
+/// What netd misses of the limit, and how much of that the kernel's redirect alone does. Ratios of medians.
+pub fn gaps(figures: &Figures) -> Table {
+    let mut table = Table::new(&["of", "measure", "netd to veth", "redirect to veth", "netd to redirect"], 2);
+    for (path, measure) in missed_of_the_limit(figures) {
+        let ratio = |one, other| figures.ratio(path, measure, one, other).map(|ratio| format!("{ratio:.3}"));
+        let ratios = [
+            (Contender::Netd, Contender::Veth),
+            (Contender::Redirect, Contender::Veth),
+            (Contender::Netd, Contender::Redirect),
+        ];
+        let ratios = ratios.map(|(one, other)| ratio(one, other).unwrap_or_default());
+        table.push([path.name(), measure.title()].map(str::to_owned).into_iter().chain(ratios).collect());
     }
     table
 }

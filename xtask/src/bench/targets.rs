@@ -138,6 +138,15 @@ pub fn judged(figures: &Figures, findings: &Findings) -> Vec<Verdict> {
     of_paths.chain(at_scale(findings)).chain(of_numbers(findings)).collect()
 }
 
+/// What netd misses of the limit: on which path, in which measure.
+pub fn missed_of_the_limit(figures: &Figures) -> impl Iterator<Item = (Path, Measure)> + '_ {
+    let of = LIMITED.into_iter().flat_map(|path| AGAINST_THE_LIMIT.map(|(measure, bound)| (path, measure, bound)));
+    let misses = |path, measure, bound: Bound| {
+        figures.ratio(path, measure, Contender::Netd, Contender::Veth).is_some_and(|ratio| !bound.holds(ratio))
+    };
+    of.filter(move |(path, measure, bound)| misses(*path, *measure, *bound)).map(|(path, measure, _)| (path, measure))
+}
+
 fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ {
     let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
     let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
@@ -224,6 +233,21 @@ mod tests {
 
         let expected = [("veth", "≥ 0.90", "held"), ("bridge", "≥ 1.00", "held"), ("iptables", "> 1.00", "missed")];
         assert_eq!(measured(&judged), expected.map(|(peer, bound, word)| (peer, bound.to_owned(), word)));
+    }
+
+    #[test]
+    fn what_is_missed_of_the_limit_is_what_its_targets_say() {
+        let figures = figures(&[
+            (Contender::Veth, Measure::Packets, 100.0),
+            (Contender::Netd, Measure::Packets, 89.0),
+            (Contender::Veth, Measure::Exchange50, 100.0),
+            (Contender::Netd, Measure::Exchange50, 111.0),
+            (Contender::Netd, Measure::Stream, 1.0),
+        ]);
+
+        let missed: Vec<_> = missed_of_the_limit(&figures).collect();
+
+        assert_eq!(missed, [(Path::ContainerToContainer, Measure::Packets)]);
     }
 
     #[test]
