@@ -310,10 +310,10 @@ pub fn patient_echo(container: &Container, port: u16) -> Server {
     })
 }
 
-/// Waits until something is so.
+/// Waits until something is so, on an emulated machine too.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
-    wait_within(PATIENCE, what, is_so);
+    wait_within(PATIENCE * 2, what, is_so);
 }
 
 /// Waits for so long until something is so.

@@ -10,10 +10,9 @@ use crate::{
     lossy::LOSSY,
 };
 
-/// How many there are: enough that each host has some of every other's addresses. `NETD_MOVING` of them, of 200 at most, where that is
-/// set.
+/// How many there are. `NETD_MOVING`, of 200 at most, where that is set.
 fn containers() -> usize {
-    std::env::var("NETD_MOVING").map_or(20, |count| count.parse().expect("a number of containers"))
+    std::env::var("NETD_MOVING").map_or(200, |count| count.parse().expect("a number of containers"))
 }
 
 /// How long a host is cut off, in seconds: about as long as its lease is. `NETD_CUT`, where that is set.
