@@ -17,6 +17,7 @@
 mod api;
 mod card;
 mod command;
+mod losses;
 mod namespaces;
 mod netd;
 mod node;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use card::Cards;
 pub use command::{Outcome, Running};
+pub use losses::Losses;
 pub use netd::{Netd, NetdOptions, binary as netd_binary};
 pub use node::{Container, Host, Node, assert_no_checksum_errors};
 pub use snapshot::{Snapshot, difference, flattened};

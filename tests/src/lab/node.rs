@@ -89,8 +89,21 @@ impl Node {
     /// # Panics
     /// When the kernel has no such counter.
     pub fn snmp(&self, protocol: &str, counter: &str) -> u64 {
-        let table =
-            self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp").expect("/proc/net/snmp is readable"));
+        self.counted("snmp", protocol, counter)
+    }
+
+    /// A counter of `/proc/net/netstat`, such as `("TcpExt", "TCPDSACKRecvSegs")`.
+    ///
+    /// # Panics
+    /// When the kernel has no such counter.
+    pub fn netstat(&self, protocol: &str, counter: &str) -> u64 {
+        self.counted("netstat", protocol, counter)
+    }
+
+    /// A counter of a table that has a row of names and one of values for each protocol.
+    fn counted(&self, table: &str, protocol: &str, counter: &str) -> u64 {
+        let path = Path::new("/proc/thread-self/net").join(table);
+        let table = self.enter(|| fs::read_to_string(path).expect("the kernel's tables are readable"));
         let mut rows = table.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
         let (names, values) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
         let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == counter);

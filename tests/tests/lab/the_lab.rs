@@ -90,6 +90,25 @@ fn a_slow_download_tells_how_long_it_stalled() {
 }
 
 #[test]
+fn segments_that_somebody_drops_are_lost_and_those_that_pass_are_not() {
+    let (lab, left, right) = two_hosts(Offloads::On);
+    let _bulk = right.serve_bulk(9000);
+    let before = lab.losses();
+
+    let download = left.downloads_slowly("192.0.2.2:9000", Duration::from_secs(60), 400_000);
+    wait_for(|| (download.bytes() > 100_000).then_some(()));
+    lab.losses().assert_none_since(&before);
+    left.run(["iptables", "-A", "INPUT", "-p", "tcp", "-j", "DROP"]).ok();
+    // TCP tells by itself when it has sent again.
+    wait_for(|| (lab.losses().segments > before.segments).then_some(()));
+    left.run(["iptables", "-F", "INPUT"]).ok();
+    let received = download.finish();
+
+    received.assert_whole();
+    assert!(lab.losses().segments > before.segments, "what was lost stays counted when all has come");
+}
+
+#[test]
 fn several_labs_have_the_same_names_and_addresses_at_once() {
     let labs = [two_hosts(Offloads::On), two_hosts(Offloads::On), two_hosts(Offloads::Off)];
     let servers: Vec<_> = labs.iter().map(|(_, _, right)| right.serve_http(80)).collect();

@@ -1,10 +1,11 @@
 //! TCP transfers in both directions at once, each byte checked by its place in the stream at both ends.
 
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -27,6 +28,12 @@ static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     };
     std::iter::repeat_with(next).take(BLOCK).collect()
 });
+
+/// Slow downloads that are to end soon. Both ends of each are threads of this process.
+static HURRIED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// How many times as fast a slow download goes when it is to end.
+const HURRY: u32 = 50;
 
 /// What came of a stream of known bytes.
 #[derive(Debug)]
@@ -63,6 +70,7 @@ pub struct Transfer {
 
 /// A download that goes on beside the test.
 pub struct Download {
+    number: u64,
     received: Arc<AtomicU64>,
     thread: JoinHandle<Received>,
 }
@@ -73,11 +81,17 @@ impl Download {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Waits for its end.
+    /// Has the rest come fifty times as fast.
+    pub fn hurry(&self) {
+        HURRIED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number);
+    }
+
+    /// Hurries, and waits for its end.
     ///
     /// # Panics
     /// When its thread panicked.
     pub fn finish(self) -> Received {
+        self.hurry();
         self.thread.join().expect("a download does not panic")
     }
 }
@@ -110,9 +124,9 @@ impl Node {
     /// Why it could not begin or tell its end.
     pub fn transfer(&self, server: &str, bytes: u64) -> std::io::Result<Transfer> {
         let mut stream = self.connect(server, PATIENCE)?;
-        ask(&mut stream, bytes, bytes, 0)?;
+        ask(&mut stream, [bytes, bytes, 0, 0])?;
         let mut sending = stream.try_clone()?;
-        let sender = thread::spawn(move || send(&mut sending, bytes, 0));
+        let sender = thread::spawn(move || send(&mut sending, bytes, 0, 0));
         let down = receive(&mut stream, bytes, &AtomicU64::new(0));
         let sent = sender.join().map_err(|_| std::io::Error::other("the sender panicked"))?;
         sent?;
@@ -121,27 +135,30 @@ impl Node {
         Ok(Transfer { down, up: u64::from_le_bytes(up) })
     }
 
-    /// Begins a download that lasts `time` at `rate` bytes a second.
+    /// Begins a download that lasts `time` at `rate` bytes a second, if it is not [finished](Download::finish) before.
     ///
     /// # Panics
     /// When it cannot begin.
     #[track_caller]
     pub fn downloads_slowly(&self, server: &str, time: Duration, rate: u64) -> Download {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let bytes = rate * time.as_millis() as u64 / 1000;
         let mut stream =
             self.connect(server, PATIENCE).unwrap_or_else(|error| panic!("no download from {server}: {error}"));
-        ask(&mut stream, 0, bytes, rate).unwrap_or_else(|error| panic!("no download from {server}: {error}"));
+        ask(&mut stream, [0, bytes, rate, number]).unwrap_or_else(|error| panic!("no download from {server}: {error}"));
         let received = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&received);
         let thread = thread::spawn(move || receive(&mut stream, bytes, &counted));
-        Download { received, thread }
+        Download { number, received, thread }
     }
 }
 
-/// The client's request: how much it will send, how much it wants, and how fast (bytes a second; 0 is as fast as it goes).
-fn ask(stream: &mut TcpStream, up: u64, down: u64, rate: u64) -> std::io::Result<()> {
-    let mut request = [0; 24];
-    for (place, number) in request.chunks_exact_mut(8).zip([up, down, rate]) {
+/// The client's request: how much it will send, how much it wants, how fast (bytes a second; 0 is as fast as it goes), and what the
+/// download is known by among slow ones.
+fn ask(stream: &mut TcpStream, numbers: [u64; 4]) -> std::io::Result<()> {
+    let mut request = [0; 32];
+    for (place, number) in request.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
     stream.write_all(&request)
@@ -149,13 +166,13 @@ fn ask(stream: &mut TcpStream, up: u64, down: u64, rate: u64) -> std::io::Result
 
 /// The server's side: sends and receives what was asked for, then tells how much arrived.
 fn serve(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut request = [[0; 8]; 3];
+    let mut request = [[0; 8]; 4];
     for number in &mut request {
         stream.read_exact(number)?;
     }
-    let [up, down, rate] = request.map(u64::from_le_bytes);
+    let [up, down, rate, number] = request.map(u64::from_le_bytes);
     let mut sending = stream.try_clone()?;
-    let sender = thread::spawn(move || send(&mut sending, down, rate));
+    let sender = thread::spawn(move || send(&mut sending, down, rate, number));
     let received = receive(&mut stream, up, &AtomicU64::new(0));
     if let Ok(sent) = sender.join() {
         sent?;
@@ -164,18 +181,19 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-fn send(stream: &mut TcpStream, bytes: u64, rate: u64) -> std::io::Result<()> {
-    let begin = Instant::now();
+fn send(stream: &mut TcpStream, bytes: u64, rate: u64, number: u64) -> std::io::Result<()> {
     // A hundred portions a second when paced.
     let portion = if rate == 0 { 65536 } else { (rate / 100).max(1) };
-    let mut sent = 0;
+    let (mut sent, mut due) = (0, Instant::now());
     while sent < bytes {
         let at = place(sent);
         let length = (BLOCK - at).min(portion.min(bytes - sent) as usize);
         stream.write_all(&STREAM[at..at + length])?;
         sent += length as u64;
-        if let Some(due) = (sent * 1000).checked_div(rate) {
-            thread::sleep(Duration::from_millis(due).saturating_sub(begin.elapsed()));
+        if let Some(nanoseconds) = (length as u64 * 1_000_000_000).checked_div(rate) {
+            let is_hurried = HURRIED.lock().unwrap_or_else(PoisonError::into_inner).contains(&number);
+            due += Duration::from_nanos(nanoseconds) / if is_hurried { HURRY } else { 1 };
+            thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
     Ok(())

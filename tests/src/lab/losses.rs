@@ -1,0 +1,57 @@
+//! What was lost on the way, whatever the time it took: segments that TCP had to send again because they had not come, and packets
+//! that the machine itself threw away, whoever's they were.
+
+use std::fs;
+
+use super::{Lab, Node};
+
+/// What had been lost at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Losses {
+    /// TCP segments of every node of the Lab.
+    pub segments: u64,
+    /// Packets that found the queue of a processor full (`net.core.netdev_max_backlog`). Every namespace of the machine shares it,
+    /// so that traffic of others fills it.
+    pub of_the_machine: u64,
+}
+
+impl Lab {
+    /// What has been lost until now.
+    pub fn losses(&self) -> Losses {
+        let segments = self.nodes.all().iter().map(lost_segments).sum();
+        Losses { segments, of_the_machine: machine_losses() }
+    }
+}
+
+impl Losses {
+    /// Asserts that since `before` no segment was lost but to the machine.
+    ///
+    /// # Panics
+    /// When one was.
+    #[track_caller]
+    pub fn assert_none_since(&self, before: &Self) {
+        let segments = self.segments.saturating_sub(before.segments);
+        let of_the_machine = self.of_the_machine - before.of_the_machine;
+        println!("{segments} segments were lost, and the machine has thrown {of_the_machine} packets away");
+        assert!(
+            segments <= of_the_machine,
+            "{segments} segments were lost, of which the machine's own queues explain {of_the_machine}"
+        );
+    }
+}
+
+/// Segments that were sent again, without those whose first copy had come too: the receiver tells of these (RFC 2883). They were
+/// only slow, as on a busy machine.
+fn lost_segments(node: &Node) -> u64 {
+    node.snmp("Tcp", "RetransSegs").saturating_sub(node.netstat("TcpExt", "TCPDSACKRecvSegs"))
+}
+
+/// The second column of `/proc/net/softnet_stat` is what a processor has thrown away.
+pub(crate) fn machine_losses() -> u64 {
+    let table = fs::read_to_string("/proc/net/softnet_stat").expect("the kernel's tables are readable");
+    let dropped = table.lines().map(|line| {
+        let word = line.split_ascii_whitespace().nth(1).expect("a second column");
+        u64::from_str_radix(word, 16).expect("a number")
+    });
+    dropped.sum()
+}
