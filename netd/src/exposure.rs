@@ -167,7 +167,7 @@ fn mode(network: &Network, family: Family) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        model::{Name, tests::two_networks_and_an_endpoint},
+        model::tests::two_networks_and_an_endpoint,
         reconcile::{LinkName, Sandbox, Uplink},
     };
 
@@ -216,7 +216,7 @@ mod tests {
         let limited = of(&model, &configured);
         assert_eq!((limited.from_by, limited.from), (SaidBy::Configuration, vec![configured[0]]), "of its family");
 
-        let endpoint = model.endpoints.get_mut(&"c1".parse::<Name>().unwrap()).unwrap();
+        let endpoint = model.endpoint_mut(&"c1".parse().unwrap()).unwrap();
         endpoint.publications[0].host_ip = Ipv4Addr::LOCALHOST.into();
         let local = of(&model, &[]);
         assert_eq!((addresses(&local), local.uplinks.len(), local.host_firewall), (vec!["127.0.0.1".into()], 0, None));

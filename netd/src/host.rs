@@ -360,6 +360,10 @@ impl Kernel for Host {
         self.resolver.know(directory);
     }
 
+    fn mend_names(&mut self, mend: &mut dyn FnMut(&mut Directory)) {
+        self.resolver.mend(mend);
+    }
+
     async fn interfaces(&mut self, sandbox: &Sandbox) -> Result<BTreeSet<LinkName>> {
         Links::interfaces(sandbox).await
     }

@@ -26,8 +26,10 @@ use crate::{
 };
 
 pub mod mesh;
+mod part;
 mod relays;
 
+pub use part::{exchange, part, touched};
 pub use relays::{LONGEST, relays};
 
 /// The kernel's own `ip_local_port_range`.

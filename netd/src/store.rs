@@ -5,10 +5,12 @@
 mod upgrade;
 
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,7 +22,7 @@ use redb::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use crate::model::{Model, Name};
+use crate::model::{Endpoint, Model, Name, Network};
 
 /// Name of the file in the state directory.
 pub const FILE: &str = "netd.redb";
@@ -123,13 +125,13 @@ impl Store {
 
 fn write_transaction(database: &Database, old: &Model, new: &Model) -> Result<()> {
     let transaction = database.begin_write()?;
-    write_table(&transaction, NETWORKS, &old.networks, &new.networks)?;
-    write_table(&transaction, ENDPOINTS, &old.endpoints, &new.endpoints)?;
+    write_table::<_, Network>(&transaction, NETWORKS, &old.networks, &new.networks)?;
+    write_table::<_, Endpoint>(&transaction, ENDPOINTS, &old.endpoints, &new.endpoints)?;
     transaction.commit()?;
     Ok(())
 }
 
-fn write_table<T: Serialize + PartialEq>(
+fn write_table<T: Borrow<R> + PartialEq, R: Serialize>(
     transaction: &WriteTransaction,
     definition: TableDefinition<&str, &[u8]>,
     old: &BTreeMap<Name, T>,
@@ -140,7 +142,7 @@ fn write_table<T: Serialize + PartialEq>(
         table.remove(name.as_str())?;
     }
     for (name, row) in new.iter().filter(|(name, row)| old.get(name) != Some(row)) {
-        table.insert(name.as_str(), serde_json::to_vec(row)?.as_slice())?;
+        table.insert(name.as_str(), serde_json::to_vec(row.borrow())?.as_slice())?;
     }
     Ok(())
 }
@@ -208,8 +210,8 @@ fn upgrade(database: &Database, model: &Model, drawn: Drawn) -> Result<()> {
         meta.insert("format", FORMAT)?;
         meta.insert("global_id", drawn.global_id)?;
     }
-    write_table(&transaction, NETWORKS, &BTreeMap::new(), &model.networks)?;
-    write_table(&transaction, ENDPOINTS, &BTreeMap::new(), &model.endpoints)?;
+    write_table::<_, Network>(&transaction, NETWORKS, &BTreeMap::new(), &model.networks)?;
+    write_table::<_, Endpoint>(&transaction, ENDPOINTS, &BTreeMap::new(), &model.endpoints)?;
     transaction.commit()?;
     Ok(())
 }
@@ -238,6 +240,7 @@ fn checked(content: Vec<u8>) -> Result<Meta> {
 fn read_model(database: &Database, format: u64) -> Result<Model> {
     let networks = read_table(database, NETWORKS, |row| upgrade::network(format, row))?;
     let endpoints = read_table(database, ENDPOINTS, |row| upgrade::endpoint(format, row))?;
+    let endpoints = endpoints.into_iter().map(|(name, endpoint)| (name, Arc::new(endpoint))).collect();
     Ok(Model { networks, endpoints })
 }
 

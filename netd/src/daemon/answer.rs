@@ -238,6 +238,7 @@ impl<K: Kernel> Daemon<K> {
     /// Before a decision that depends on the host's routes or devices.
     pub(super) async fn look_at_the_host(&mut self) -> Result<(), Failure> {
         let facts = self.read_facts().await.context("cannot look at the host")?;
+        self.is_as_planned &= facts == self.facts;
         self.facts = facts;
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod allowances;
 mod answer;
 mod cluster;
+mod commit;
 mod connect;
 mod events;
 mod examine;
@@ -21,7 +22,6 @@ mod tests;
 mod views;
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -34,7 +34,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 pub use cluster::{ClusterView, NeighbourView, NodeView};
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
@@ -60,7 +60,7 @@ use crate::{
     model::{Model, NetworkOrder, Rejection, peers},
     plan::{Choices, plan, relays, warnings},
     reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
-    reserve::{Fresh, Reservations},
+    reserve::Reservations,
     store::Store,
 };
 
@@ -126,6 +126,8 @@ pub struct Daemon<K> {
     cluster: Option<Cluster>,
     /// What the host is, as far as known.
     applied: State,
+    /// Whether that is the plan of the model, the facts and the choices as they are.
+    is_as_planned: bool,
     /// What was warned of, one line each.
     warned: Vec<String>,
     /// What could not be made true, one line each.
@@ -172,6 +174,7 @@ impl<K: Kernel> Daemon<K> {
             facts: HostFacts::default(),
             cluster: membership.map(Cluster::new),
             applied: State::default(),
+            is_as_planned: false,
             warned: Vec::new(),
             trouble: Vec::new(),
             fill: Fill::default(),
@@ -291,6 +294,7 @@ impl<K: Kernel> Daemon<K> {
             }
         }
         let narrowed = closes(&observed, &desired);
+        self.is_as_planned = trouble.is_empty();
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
         self.note_trouble(trouble);
@@ -335,93 +339,9 @@ impl<K: Kernel> Daemon<K> {
         }
     }
 
-    /// Makes `next` the model, in the store and on the host, or leaves everything as it was.
-    async fn commit(&mut self, next: Model, fresh: Fresh) -> Result<()> {
-        self.know_sandboxes(&next).await;
-        let desired = self.planned(&next);
-        let steps = diff(&desired, &self.applied);
-
-        self.store.write(&self.model, &next)?;
-        let (mut trouble, mut failed) = (Vec::new(), Vec::new());
-        for step in steps {
-            let Err(error) = self.make_true(&step, &failed).await else {
-                debug!("{step}");
-                continue;
-            };
-            // What was due without this change is not its fault, nor is what that brings down; but a container that is not
-            // connected is not attached.
-            let brought_down = failed.iter().any(|failed| step.stands_on(failed));
-            let due = || diff(&self.planned(&self.model), &self.applied).contains(&step);
-            if !(brought_down && !matches!(step, Step::ConnectVeth(..)) || due()) {
-                self.take_back(&next).await;
-                return Err(error.context(format!("cannot {step}")));
-            }
-            trouble.push(format!("cannot {step}: {error:#}"));
-            failed.push(step);
-        }
-        self.model = next;
-        self.kernel.know_names(self.directory());
-        self.tell_cluster();
-        self.reservations.keep(fresh);
-        self.follow_published_ports().await;
-        self.note_warnings();
-        let narrowed = closes(&self.applied, &desired);
-        self.applied = if trouble.is_empty() { desired } else { self.seen_or(desired).await };
-        if !trouble.is_empty() {
-            self.note_trouble(trouble);
-        }
-        if narrowed {
-            self.end_what_is_closed();
-        }
-        Ok(())
-    }
-
-    /// Looks at the sandboxes of endpoints that are not as in the model that holds. Of one that cannot be looked at, what is
-    /// known stays: the next look finds out.
-    async fn know_sandboxes(&mut self, next: &Model) {
-        let changed =
-            next.endpoints.values().filter(|endpoint| self.model.endpoints.get(&endpoint.name) != Some(endpoint));
-        for path in changed.map(|endpoint| endpoint.netns.clone()).collect::<BTreeSet<_>>() {
-            if let Ok(sandbox) = self.kernel.sandbox(&path).await {
-                self.facts.sandboxes.insert(path, sandbox);
-            }
-        }
-    }
-
-    /// What the host is; `supposed` if it cannot be seen just then, which the next look finds out.
-    async fn seen_or(&mut self, supposed: State) -> State {
-        match self.kernel.observe().await {
-            Ok(observed) => observed,
-            Err(error) => {
-                error!("cannot see what the host is: {error:#}");
-                supposed
-            }
-        }
-    }
-
-    /// Puts the store and the host back to the model that holds.
-    async fn take_back(&mut self, failed: &Model) {
-        if let Err(error) = self.store.write(failed, &self.model) {
-            error!("cannot put the store back; a restart would try the failed change again: {error:#}");
-        }
-        let desired = self.planned(&self.model);
-        let observed = match self.kernel.observe().await {
-            Ok(observed) => observed,
-            Err(error) => return error!("cannot see what a failed change left behind: {error:#}"),
-        };
-        let mut failed = Vec::new();
-        for step in diff(&desired, &observed) {
-            if let Err(error) = self.make_true(&step, &failed).await {
-                error!("cannot {step} after a failed change: {error:#}");
-                failed.push(step);
-            }
-        }
-        self.applied = if failed.is_empty() { desired } else { self.kernel.observe().await.unwrap_or(observed) };
-    }
-
     /// Takes a step, unless one that it stands on has failed. A container whose program cannot be attached has no network until
     /// it can.
-    async fn make_true(&mut self, step: &Step, failed: &[Step]) -> Result<()> {
+    pub(super) async fn make_true(&mut self, step: &Step, failed: &[Step]) -> Result<()> {
         if let Some(missing) = failed.iter().find(|failed| step.stands_on(failed)) {
             bail!("not without what failed before it ({missing})");
         }

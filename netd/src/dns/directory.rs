@@ -1,7 +1,7 @@
 //! Who is called what, and who may ask: the model as the resolver reads it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
 };
 
@@ -71,6 +71,39 @@ impl Directory {
             }
         }
         self
+    }
+
+    /// Follows a model to another that differs in these endpoints alone, whose namespaces and addresses are no others'.
+    pub fn follow(&mut self, before: &Model, after: &Model, changed: &BTreeSet<Name>) {
+        if self.networks.len() != after.networks.len() {
+            // Networks whose names differ in their case are one here.
+            *self = Self::of(after);
+            return;
+        }
+        for endpoint in changed.iter().filter_map(|name| before.endpoints.get(name)) {
+            self.forget(endpoint);
+        }
+        for endpoint in changed.iter().filter_map(|name| after.endpoints.get(name)) {
+            self.add(after, endpoint);
+        }
+    }
+
+    fn forget(&mut self, endpoint: &Endpoint) {
+        for attachment in &endpoint.attachments {
+            let Some(names) = self.networks.get_mut(&folded(attachment.network.as_str())) else { continue };
+            for address in attachment.addresses() {
+                names.names.remove(&address);
+                for name in names_of(endpoint, attachment) {
+                    if let Entry::Occupied(mut known) = names.addresses.entry(name) {
+                        known.get_mut().remove(&address);
+                        if known.get().is_empty() {
+                            known.remove();
+                        }
+                    }
+                }
+            }
+        }
+        self.askers.remove(&endpoint.netns_inode);
     }
 
     fn add(&mut self, model: &Model, endpoint: &Endpoint) {

@@ -1,11 +1,11 @@
 //! Who may open what to whom in networks that keep their containers apart.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use netd_common::{tables::AllowanceKey, tuple::Port};
 use serde::{Deserialize, Serialize};
 
-use super::{Model, Name, Protocol, Rejection};
+use super::{Endpoint, Model, Name, Protocol, Rejection};
 use crate::reconcile::Family;
 
 /// What an endpoint allows: who may open something to it, and what.
@@ -60,17 +60,14 @@ pub fn allow(model: &mut Model, from: &Name, target: &Target) -> Result<(), Reje
     if !keeps_apart(model, from, &target.endpoint) {
         return Err(Rejection::NotKeptApart { from: from.clone(), to: target.endpoint.clone() });
     }
-    if let Some(endpoint) = model.endpoints.get_mut(&target.endpoint) {
-        endpoint.allows.insert(Allowance { from: from.clone(), port: target.port });
-    }
+    model.endpoint_mut(&target.endpoint)?.allows.insert(Allowance { from: from.clone(), port: target.port });
     Ok(())
 }
 
 /// Takes an allowance back, or every one between the two where no port is named.
 pub fn deny(model: &mut Model, from: &Name, target: &Target) -> Result<(), Rejection> {
     model.endpoint(from)?;
-    model.endpoint(&target.endpoint)?;
-    let Some(endpoint) = model.endpoints.get_mut(&target.endpoint) else { return Ok(()) };
+    let endpoint = model.endpoint_mut(&target.endpoint)?;
     let named =
         |allowance: &Allowance| allowance.from == *from && (target.port.is_none() || allowance.port == target.port);
     if !endpoint.allows.iter().any(named) {
@@ -91,8 +88,9 @@ fn keeps_apart(model: &Model, one: &Name, other: &Name) -> bool {
 
 /// Forgets what was allowed to an endpoint that is gone.
 pub fn forget(model: &mut Model, gone: &Name) {
-    for endpoint in model.endpoints.values_mut() {
-        endpoint.allows.retain(|allowance| allowance.from != *gone);
+    let allows = |endpoint: &Endpoint| endpoint.allows.iter().any(|allowance| allowance.from == *gone);
+    for endpoint in model.endpoints.values_mut().filter(|endpoint| allows(endpoint)) {
+        Arc::make_mut(endpoint).allows.retain(|allowance| allowance.from != *gone);
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use netd_common::tuple::Mac;
@@ -84,14 +85,15 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
         dns: order.dns,
         created: now,
     };
-    model.endpoints.insert(order.name, endpoint);
+    model.endpoints.insert(order.name, Arc::new(endpoint));
     Ok(())
 }
 
 /// Takes an endpoint away, and returns what it was.
 pub fn detach(model: &mut Model, name: &Name) -> Result<Endpoint, Rejection> {
     allowances::forget(model, name);
-    model.endpoints.remove(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
+    let gone = model.endpoints.remove(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    Ok(Arc::unwrap_or_clone(gone))
 }
 
 /// Where a specification publishes its ports.
@@ -176,7 +178,7 @@ pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Res
         if let Some(rejection) = first_conflict(model, name, wish) {
             return Err(rejection);
         }
-        let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+        let endpoint = model.endpoint_mut(name)?;
         match endpoint.publications.iter_mut().find(|p| p.is_same_place(wish)) {
             Some(there) => {
                 there.from.clone_from(&wish.from);
@@ -193,7 +195,7 @@ pub fn follow_way_out(model: &mut Model, name: &Name) {
     let Some(endpoint) = model.endpoints.get(name) else { return };
     let own =
         Family::BOTH.map(|family| (family, model.way_out(endpoint, family).and_then(|(_, at)| at.address(family))));
-    let publications = model.endpoints.get_mut(name).into_iter().flat_map(|endpoint| &mut endpoint.publications);
+    let publications = model.endpoint_mut(name).into_iter().flat_map(|endpoint| &mut endpoint.publications);
     for publication in publications.filter(|publication| publication.direct) {
         let address = own.iter().find(|(family, _)| *family == publication.family()).and_then(|(_, address)| *address);
         publication.host_ip = address.unwrap_or(publication.host_ip);
@@ -221,7 +223,7 @@ pub fn first_conflict(model: &Model, name: &Name, wish: &PortPublication) -> Opt
 /// host that lead to one of the container, the first.
 pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), Rejection> {
     supported(spec)?;
-    let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    let endpoint = model.endpoint_mut(name)?;
     let same_ports = |p: &PortPublication| (p.port, p.count, p.protocol) == (spec.port, spec.count, spec.protocol);
     let named = |p: &PortPublication| {
         same_ports(p)

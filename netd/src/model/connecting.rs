@@ -13,9 +13,7 @@ pub fn connect(model: &mut Model, name: &Name, mut joining: Joining, rng: &mut d
     // One that is being mended is not there, and its name is not free.
     joining.interfaces.extend(endpoint.attachments.iter().map(|attachment| attachment.ifname.clone()));
     let attachments = joined(model, joining, rng)?;
-    if let Some(endpoint) = model.endpoints.get_mut(name) {
-        endpoint.attachments.extend(attachments);
-    }
+    model.endpoint_mut(name)?.attachments.extend(attachments);
     follow_way_out(model, name);
     Ok(())
 }
@@ -23,7 +21,7 @@ pub fn connect(model: &mut Model, name: &Name, mut joining: Joining, rng: &mut d
 /// Has an endpoint leave a network, and returns its place there. What it publishes stays published, by another of its networks.
 pub fn disconnect(model: &mut Model, name: &Name, network: &Name) -> Result<Attachment, Rejection> {
     model.network(network)?;
-    let endpoint = model.endpoints.get_mut(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    let endpoint = model.endpoint_mut(name)?;
     let not_connected = || Rejection::NotConnected { endpoint: name.clone(), network: network.clone() };
     let at = endpoint.attachments.iter().position(|attachment| attachment.network == *network);
     let attachment = endpoint.attachments.remove(at.ok_or_else(not_connected)?);

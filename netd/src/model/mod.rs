@@ -29,6 +29,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -68,8 +69,8 @@ pub const DEFAULT_NETWORK: &str = "bridge";
 pub struct Model {
     /// By name.
     pub networks: BTreeMap<Name, Network>,
-    /// By name.
-    pub endpoints: BTreeMap<Name, Endpoint>,
+    /// By name. A copy of the model shares those that it does not change, and comparing the two is quick.
+    pub endpoints: BTreeMap<Name, Arc<Endpoint>>,
 }
 
 /// A network: a bridge, a subnet or two, a zone.
@@ -384,14 +385,21 @@ impl Model {
 
     /// The endpoint with this name.
     pub fn endpoint(&self, name: &Name) -> Result<&Endpoint, Rejection> {
-        self.endpoints.get(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
+        let endpoint = self.endpoints.get(name).map(Arc::as_ref);
+        endpoint.ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
+    }
+
+    /// The endpoint with this name, to be changed: copies of the model keep it as it is.
+    pub fn endpoint_mut(&mut self, name: &Name) -> Result<&mut Endpoint, Rejection> {
+        let endpoint = self.endpoints.get_mut(name).map(Arc::make_mut);
+        endpoint.ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))
     }
 
     /// Every place of an endpoint in this network.
     pub fn attachments_of<'a>(&'a self, network: &'a Name) -> impl Iterator<Item = (&'a Endpoint, &'a Attachment)> {
         self.endpoints
             .values()
-            .flat_map(|endpoint| endpoint.attachments.iter().map(move |attachment| (endpoint, attachment)))
+            .flat_map(|endpoint| endpoint.attachments.iter().map(move |attachment| (&**endpoint, attachment)))
             .filter(move |(_, attachment)| attachment.network == *network)
     }
 

@@ -130,7 +130,7 @@ fn readdress(
             model.attachments_of(name).flat_map(|(other, at)| at.addresses().map(|ip| (ip, other.name.to_string())));
         free_address(network, subnet, &users.filter(|(ip, _)| subnet.subnet.contains(ip)).collect())?
     };
-    let endpoints = model.endpoints.get_mut(endpoint).into_iter();
+    let endpoints = model.endpoint_mut(endpoint).into_iter();
     let attachments = endpoints.flat_map(|endpoint| &mut endpoint.attachments).filter(|at| at.network == *name);
     for attachment in attachments {
         match after {

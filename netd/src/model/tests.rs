@@ -716,11 +716,11 @@ fn an_endpoint_that_the_bridges_of_its_network_have_no_port_for_has_the_next() {
     let number = |model: &Model, name: &str| model.endpoints[&name.parse::<Name>().unwrap()].attachments[0].bridge;
     let fill = |model: &mut Model, bridge: u8, endpoints: usize| {
         for n in 0..endpoints {
-            let mut other = one.clone();
+            let mut other = Endpoint::clone(&one);
             other.name = format!("b{bridge}-{n}").parse().unwrap();
             other.attachments[0].bridge = bridge;
             other.attachments[0].ip = None;
-            model.endpoints.insert(other.name.clone(), other);
+            model.endpoints.insert(other.name.clone(), Arc::new(other));
         }
     };
 

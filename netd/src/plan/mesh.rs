@@ -54,5 +54,5 @@ fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePor
 pub fn obstacle<'a>(model: &'a Model, port: &RemotePort) -> Option<(&'a model::Endpoint, u16)> {
     let ours = model.endpoints.values();
     let mut ours = ours.flat_map(|endpoint| endpoint.publications.iter().map(move |ours| (endpoint, ours)));
-    ours.find_map(|(endpoint, ours)| Some((endpoint, ours.clash(&port.publication)?)))
+    ours.find_map(|(endpoint, ours)| Some((&**endpoint, ours.clash(&port.publication)?)))
 }

@@ -19,8 +19,9 @@ const MOST: usize = 1024;
 pub fn relays(model: &Model, facts: &HostFacts, choices: &Choices) -> Relays {
     let gateways = model.networks.values().flat_map(|network| &network.subnets).map(|subnet| subnet.gateway);
     let mut relays = Relays { own: facts.addresses.iter().copied().chain(gateways).collect(), ..Relays::default() };
-    let endpoints = || model.endpoints.values().filter(|endpoint| there(endpoint, facts).is_some());
-    let ports = || endpoints().flat_map(|endpoint| endpoint.publications.iter().map(move |port| (endpoint, port)));
+    let open = model.endpoints.values().filter(|endpoint| !endpoint.publications.is_empty());
+    let open: Vec<_> = open.filter(|endpoint| there(endpoint, facts).is_some()).collect();
+    let ports = || open.iter().flat_map(|endpoint| endpoint.publications.iter().map(move |port| (endpoint, port)));
     for (endpoint, port) in ports() {
         add(&mut relays, (model, choices), endpoint, port, port.host_ip);
     }
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn a_port_of_one_address_is_relayed_there_alone() {
         let mut model = two_networks_and_an_endpoint();
-        let endpoint = model.endpoints.values_mut().next().unwrap();
+        let endpoint = model.endpoints.values_mut().map(std::sync::Arc::make_mut).next().unwrap();
         endpoint.publications[0].host_ip = "192.0.2.1".parse().unwrap();
 
         assert_eq!(of(&model).ports.keys().map(|(at, ..)| at.to_string()).collect::<Vec<_>>(), ["192.0.2.1"]);
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn long_ranges_are_left_out_and_counted() {
         let mut model = two_networks_and_an_endpoint();
-        let endpoint = model.endpoints.values_mut().next().unwrap();
+        let endpoint = model.endpoints.values_mut().map(std::sync::Arc::make_mut).next().unwrap();
         let range = PortPublication { host_port: 9000, count: 100, ..endpoint.publications[0].clone() };
         endpoint.publications.push(range);
 

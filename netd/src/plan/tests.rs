@@ -1,5 +1,7 @@
 //! What is planned for a model on a host.
 
+use std::sync::Arc;
+
 use netd_common::tuple::Port;
 
 use super::*;
@@ -114,7 +116,7 @@ fn both_families_of_a_network_are_planned_alike() {
 #[test]
 fn a_further_bridge_is_planned_for_whom_the_first_has_no_port_and_joined_to_it() {
     let mut model = two_networks_and_an_endpoint();
-    for endpoint in model.endpoints.values_mut() {
+    for endpoint in model.endpoints.values_mut().map(Arc::make_mut) {
         endpoint.attachments[1].bridge = 2;
     }
     let state = plan(&model, &facts(false), &choices());
@@ -254,7 +256,7 @@ fn a_port_is_for_those_whom_it_names_else_its_network_else_the_configuration() {
     assert_eq!(let_in(&model, &configured), ["10.3.0.0/16"]);
     model.networks.values_mut().for_each(|n| n.from.clone_from(&network));
     assert_eq!(let_in(&model, &configured), ["10.2.0.0/16"]);
-    model.endpoints.get_mut(&name).unwrap().publications[0].from = own;
+    model.endpoint_mut(&name).unwrap().publications[0].from = own;
     assert_eq!(let_in(&model, &configured), ["10.1.0.0/16"]);
 }
 

@@ -215,6 +215,10 @@ impl Kernel for FakeKernel {
         self.directory = directory;
     }
 
+    fn mend_names(&mut self, mend: &mut dyn FnMut(&mut Directory)) {
+        mend(&mut self.directory);
+    }
+
     async fn interfaces(&mut self, _: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>> {
         Ok(self.interfaces.clone())
     }

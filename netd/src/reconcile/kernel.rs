@@ -171,6 +171,9 @@ pub trait Kernel {
     /// Says what the resolvers answer from now on.
     fn know_names(&mut self, directory: Directory);
 
+    /// Changes what the resolvers answer from now on.
+    fn mend_names(&mut self, mend: &mut dyn FnMut(&mut Directory));
+
     /// Names of the network interfaces in a namespace.
     async fn interfaces(&mut self, sandbox: &Sandbox) -> anyhow::Result<BTreeSet<LinkName>>;
 

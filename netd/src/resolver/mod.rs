@@ -73,6 +73,12 @@ impl Resolver {
         *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
     }
 
+    /// Answers from what `mend` makes of the directory from now on.
+    pub fn mend(&self, mend: &mut dyn FnMut(&mut Directory)) {
+        // Who is being answered just then has a copy.
+        mend(Arc::make_mut(&mut self.shared.directory.write().unwrap_or_else(PoisonError::into_inner)));
+    }
+
     /// Answers in a container's namespace, if it does not yet.
     pub fn open(&self, sandbox: &Sandbox) -> Result<()> {
         if self.shared.servers().contains_key(&sandbox.inode) {

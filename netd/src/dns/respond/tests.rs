@@ -1,6 +1,6 @@
 //! Questions in bytes, as clients send them, and what is said to them.
 
-use std::{collections::BTreeSet, net::Ipv6Addr, path::PathBuf};
+use std::{collections::BTreeSet, net::Ipv6Addr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 use netd_common::tuple::Mac;
@@ -74,7 +74,7 @@ fn a_name_has_addresses_of_both_families_and_an_ipv6_address_has_its_name() {
     let answer = asked(&reversed, RecordType::PTR, RED);
     assert_eq!(addresses(&answer), ["db.red."], "{answer:?}");
     let mut model = model();
-    for endpoint in model.endpoints.values_mut() {
+    for endpoint in model.endpoints.values_mut().map(Arc::make_mut) {
         endpoint.attachments[0].ip6 = None;
     }
     let bytes = question("db", RecordType::AAAA).to_vec().unwrap();
@@ -254,7 +254,7 @@ fn shared_name(count: u8) -> Directory {
         let (id, name) = (format!("0000000001{i:02x}"), format!("c{i}"));
         let mut endpoint = endpoint(&name, &id, 100 + u64::from(i), &[("blue", [10, 0, 1, 20 + i])]);
         endpoint.attachments[0].aliases = vec!["many".parse().unwrap()];
-        model.endpoints.insert(endpoint.name.clone(), endpoint);
+        model.endpoints.insert(endpoint.name.clone(), Arc::new(endpoint));
     }
     Directory::of(&model)
 }
@@ -277,7 +277,7 @@ fn model() -> Model {
         endpoint("safe", "0000000000ac", VAULT, &[("vault", [10, 0, 3, 2])]),
         own,
     ];
-    model.endpoints.extend(endpoints.map(|endpoint| (endpoint.name.clone(), endpoint)));
+    model.endpoints.extend(endpoints.map(|endpoint| (endpoint.name.clone(), Arc::new(endpoint))));
     model
 }
 

@@ -1,6 +1,6 @@
 //! What is planned of networks that span hosts.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use netd_common::{
     tables::MeshEnd,
@@ -84,12 +84,13 @@ fn an_overlay_has_what_the_cluster_says_of_its_own_segment_and_no_other() {
 fn what_the_cluster_still_says_of_an_address_that_a_container_here_has_is_not_planned() {
     let mut model = of_cluster();
     let name = "spanning".parse().unwrap();
-    let mut endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    let endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    let mut endpoint = Arc::unwrap_or_clone(endpoint);
     endpoint.attachments.truncate(1);
     endpoint.attachments[0].network = name;
     endpoint.attachments[0].ip = Some("10.9.0.5".parse().unwrap());
     let sandbox = crate::reconcile::Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode };
-    model.endpoints.insert(endpoint.name.clone(), endpoint);
+    model.endpoints.insert(endpoint.name.clone(), Arc::new(endpoint));
     let elsewhere = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
     let remotes = Remotes { endpoints: [((7, ip("10.9.0.5")), elsewhere)].into(), ..Remotes::default() };
     let facts = HostFacts { sandboxes: [(sandbox.path.clone(), sandbox)].into(), ..facts(1500) };
@@ -141,10 +142,11 @@ fn what_another_host_publishes_everywhere_is_published_here_and_leads_there() {
 #[test]
 fn a_port_that_this_host_has_is_its_own_here() {
     let mut model = of_cluster();
-    let mut endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    let endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    let mut endpoint = Arc::unwrap_or_clone(endpoint);
     endpoint.publications =
         vec![PortPublication { host_port: 8081, count: 1, mesh: false, ..port_of_the_mesh(0, &[]).publication }];
-    model.endpoints.insert(endpoint.name.clone(), endpoint);
+    model.endpoints.insert(endpoint.name.clone(), Arc::new(endpoint));
     let elsewhere = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
     let ports = vec![port_of_the_mesh(8080, &[]), port_of_the_mesh(9000, &[])];
     let remotes = Remotes { endpoints: [((7, ip("10.9.0.5")), elsewhere)].into(), ports, ..Remotes::default() };
