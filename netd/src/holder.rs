@@ -2,6 +2,7 @@
 //! socket.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
@@ -10,7 +11,7 @@ use std::{
 
 use netd_common::tuple::{TCP, UDP};
 
-use crate::{link::sockets, reconcile::Process};
+use crate::{link::sockets, model::Protocol, reconcile::Process};
 
 /// `TCP_LISTEN` and `TCP_TIME_WAIT` of `net/tcp_states.h`.
 const LISTEN: u8 = 0x0a;
@@ -21,14 +22,30 @@ const BOUND: u8 = 0x0d;
 /// The first of `ports` of `address` that is taken, and the process that has it, in the calling thread's namespace; one of id
 /// 0 if it is in none that can be seen. `None` if all are free, or the protocol has no ports that the kernel lists.
 pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Option<(u16, Process)>> {
-    let there = those_at(address, protocol, ports)?.into_iter();
-    let first = there
-        .filter(|socket| protocol != TCP || [LISTEN, BOUND].contains(&socket.state))
-        .min_by_key(|socket| socket.local.port());
-    Ok(first.map(|socket| {
-        let process = owner(socket.inode).unwrap_or(Process { pid: 0, command: String::new() });
-        (socket.local.port(), process)
-    }))
+    let there = those_at(address, protocol, ports)?;
+    let first = there.iter().filter(|socket| socket.keeps(protocol)).min_by_key(|socket| socket.local.port());
+    Ok(first.map(|socket| (socket.local.port(), socket.process())))
+}
+
+/// The first of these that somebody has, as [`holder`] finds it: each table is read once, however many are asked for.
+pub fn first(wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)]) -> io::Result<Option<(Protocol, u16, Process)>> {
+    let mut sockets: BTreeMap<Protocol, BTreeMap<u16, Vec<Socket>>> = BTreeMap::new();
+    for (address, protocol, ports) in wanted {
+        let listed = match sockets.entry(*protocol) {
+            Entry::Occupied(listed) => listed.into_mut(),
+            Entry::Vacant(place) => {
+                let mut by_port: BTreeMap<u16, Vec<Socket>> = BTreeMap::new();
+                let kept = listed(protocol.number())?.into_iter().filter(|socket| socket.keeps(protocol.number()));
+                kept.for_each(|socket| by_port.entry(socket.local.port()).or_default().push(socket));
+                place.insert(by_port)
+            }
+        };
+        let mut there = listed.range(ports.clone()).flat_map(|(_, sockets)| sockets);
+        if let Some(socket) = there.find(|socket| overlap(socket.local.ip(), *address)) {
+            return Ok(Some((*protocol, socket.local.port(), socket.process())));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a connection of one of these ports of `address` is over and waits for stragglers (TIME-WAIT), and no socket listens.
@@ -40,24 +57,30 @@ pub fn has_closed(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> 
 
 /// The sockets of the calling thread's namespace that have one of these ports of `address`, as far as the kernel lists them.
 fn those_at(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::Result<Vec<Socket>> {
+    let mut found = listed(protocol)?;
+    found.retain(|socket| ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address));
+    Ok(found)
+}
+
+/// The sockets of the calling thread's namespace, as far as the kernel lists them.
+fn listed(protocol: u8) -> io::Result<Vec<Socket>> {
     let tables: &[&str] = match protocol {
         TCP => &["tcp", "tcp6"],
         UDP => &["udp", "udp6"],
         _ => &[],
     };
-    let has = |socket: &Socket| ports.contains(&socket.local.port()) && overlap(socket.local.ip(), address);
     let mut found = Vec::new();
     if protocol == TCP {
         // A kernel that does not tell leaves the others to be told.
         let bound = sockets::bound().unwrap_or_default().into_iter();
-        found.extend(bound.map(|(local, inode)| Socket { local, state: BOUND, inode }).filter(has));
+        found.extend(bound.map(|(local, inode)| Socket { local, state: BOUND, inode }));
     }
     for table in tables {
         let text = match fs::read_to_string(Path::new("/proc/thread-self/net").join(table)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             read => read?,
         };
-        found.extend(text.lines().filter_map(parse).filter(has));
+        found.extend(text.lines().filter_map(parse));
     }
     Ok(found)
 }
@@ -68,6 +91,17 @@ struct Socket {
     local: SocketAddr,
     state: u8,
     inode: u64,
+}
+
+impl Socket {
+    /// Whether it keeps others from its port, and is not only one end of a connection.
+    fn keeps(&self, protocol: u8) -> bool {
+        protocol != TCP || [LISTEN, BOUND].contains(&self.state)
+    }
+
+    fn process(&self) -> Process {
+        owner(self.inode).unwrap_or(Process { pid: 0, command: String::new() })
+    }
 }
 
 /// `None` for the heading, and for what is no line of such a table.

@@ -24,6 +24,7 @@ use crate::{
     firewall::Mode,
     holder,
     link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
+    model::Protocol,
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program,
@@ -375,6 +376,13 @@ impl Kernel for Host {
         ports: RangeInclusive<u16>,
     ) -> Result<Option<(u16, Process)>> {
         holder::holder(address, protocol, ports).context("cannot read who holds the host's ports")
+    }
+
+    async fn first_held(
+        &mut self,
+        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
+    ) -> Result<Option<(Protocol, u16, Process)>> {
+        holder::first(wanted).context("cannot read who holds the host's ports")
     }
 
     fn end_strays(&mut self) -> Result<usize> {

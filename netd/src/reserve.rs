@@ -51,10 +51,10 @@ impl Reservations {
         self.by_programs = true;
     }
 
-    /// Whether so many ports are taken by a socket each, and not by a look at who has one: that shows those too that a process
+    /// Whether so many ports at a time are taken by a socket each, and not by a look at who has one: that shows those too that a process
     /// has bound and does not listen on, which no table of the kernel's does. More would take longer than a command should.
-    pub fn takes_each(&self, count: u16) -> bool {
-        !self.by_programs || count <= LONGEST
+    pub fn takes_each(&self, count: usize) -> bool {
+        !self.by_programs || count <= usize::from(LONGEST)
     }
 
     /// Takes every port of some publications, or none and says which one was not to be had.

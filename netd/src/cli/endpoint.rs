@@ -1,7 +1,8 @@
 //! `netd attach`, `detach`, `publish`, `unpublish`, `ps`, `port`, `inspect` and `rm`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     fs, io,
     net::IpAddr,
     process::ExitCode,
@@ -70,11 +71,9 @@ pub async fn publish(client: &Client, args: PublishArgs) -> Result<ExitCode> {
     let endpoint: EndpointView = client.post(&path, &PortsOrder { ports: args.ports.clone(), publish_mode }).await?;
     warn(&endpoint);
     let specs = args.ports.iter().map(|text| text.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
+    let specs: BTreeSet<_> = specs.iter().map(|spec| (spec.protocol, spec.port, spec.count, spec.host_port)).collect();
     let asked = |port: &PortView| {
-        specs.iter().any(|spec| {
-            let there = spec.host_port.is_none_or(|wanted| wanted == port.host_port);
-            there && (spec.protocol, spec.port, spec.count) == (port.proto, port.port, port.count)
-        })
+        [None, Some(port.host_port)].iter().any(|at| specs.contains(&(port.proto, port.port, port.count, *at)))
     };
     let published: Vec<_> = endpoint.ports.into_iter().filter(asked).collect();
     print_ports(&published);
@@ -216,12 +215,15 @@ pub fn warn_of_input(ports: &[PortView]) {
 }
 
 fn print_ports(ports: &[PortView]) {
+    let mut lines = String::new();
     for port in ports {
         let (host, container) = (run_of(port.host_port, port.count), run_of(port.port, port.count));
         let from: Vec<_> = port.from.iter().map(ToString::to_string).collect();
         let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(",")) };
-        out::line(format_args!("{container}/{} -> {}{from}", port.proto, at(port.host_ip, &host)));
+        let _ = writeln!(lines, "{container}/{} -> {}{from}", port.proto, at(port.host_ip, &host));
     }
+    // Of thousands each would be a write of its own.
+    out::text(&lines);
 }
 
 /// The addresses of an endpoint in a network, with a comma between.

@@ -1,6 +1,6 @@
 //! Which ports of the host a specification comes to, and whether they are to be had.
 
-use std::io;
+use std::{collections::BTreeSet, io, net::IpAddr, ops::RangeInclusive};
 
 use netd_common::tables::PortRange;
 
@@ -8,8 +8,7 @@ use super::{Daemon, Failure};
 use crate::{
     cluster::Taken,
     model::{
-        Model, Name, Place, PortPublication, PortSpec, Protocol, PublishMode, Rejection, first_conflict, mesh_places,
-        places,
+        Model, Name, Place, PortPublication, PortSpec, Protocol, PublishMode, Published, Rejection, mesh_places, places,
     },
     plan::LONGEST,
     reconcile::{Guard, Kernel, Process},
@@ -29,7 +28,8 @@ impl<K: Kernel> Daemon<K> {
         specs: &[String],
         mode: PublishMode,
     ) -> Result<(Vec<PortPublication>, Fresh), Failure> {
-        let (mut publications, mut fresh) = (Vec::<PortPublication>::new(), Fresh::new());
+        let (mut publications, mut due) = (Vec::<PortPublication>::new(), Vec::new());
+        let (there, mut asked, mut fresh) = (Published::of(model), Published::default(), Fresh::new());
         let is_mesh = mode == PublishMode::Mesh && !specs.is_empty();
         let everywhere = if is_mesh { self.taken_everywhere()? } else { Vec::new() };
         for text in specs {
@@ -45,14 +45,12 @@ impl<K: Kernel> Daemon<K> {
                 return Err(Rejection::LoopbackUnreached { spec: spec.text, why }.into());
             }
             let clash = |wish: &PortPublication| {
-                first_conflict(model, endpoint, wish).or_else(|| taken_by(&everywhere, wish)).or_else(|| {
-                    let others = publications.iter().filter(|other| !(wish.direct && *other == wish));
-                    let port = others.into_iter().find_map(|other| other.clash(wish))?;
-                    let why = format!("port {port} is asked for twice");
+                there.conflict(endpoint, wish).or_else(|| taken_by(&everywhere, wish)).or_else(|| {
+                    let why = format!("port {} is asked for twice", asked.clash(wish)?);
                     Some(Rejection::BadPortSpec { spec: text.clone(), why })
                 })
             };
-            let (chosen, taken) = match spec.host_port {
+            let chosen = match spec.host_port {
                 // A port of the host is not needed where clients come to the container's own address.
                 given if given.is_some() || places.iter().all(|place| place.direct) => {
                     let wishes = publications_at(&spec, &places, given.unwrap_or(spec.port), is_mesh);
@@ -60,10 +58,8 @@ impl<K: Kernel> Daemon<K> {
                         return Err(rejection.into());
                     }
                     // Those that only become others' to use are taken already.
-                    let there = model.endpoint(endpoint).map(|endpoint| endpoint.publications.clone())?;
-                    let new = wishes.iter().filter(|wish| !there.iter().any(|p| p.is_same_place(wish)));
-                    let taken = self.take(&new.cloned().collect::<Vec<_>>()).await?;
-                    (wishes, taken)
+                    due.extend(wishes.iter().filter(|wish| !there.has(endpoint, wish)).cloned());
+                    wishes
                 }
                 _ => {
                     let free = candidates(self.facts.ephemeral.unwrap_or(EPHEMERAL), spec.count);
@@ -78,41 +74,44 @@ impl<K: Kernel> Daemon<K> {
                         }
                         // A look has found nobody; for many ports it is enough.
                         match self.reservations.take(&self.to_take(&wishes)) {
-                            Ok(taken) => break (wishes, taken),
+                            Ok(taken) => {
+                                fresh.extend(taken);
+                                break wishes;
+                            }
                             Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse => {}
                             Err((place, error)) => return Err(untaken(place, error)),
                         }
                     }
                 }
             };
+            chosen.iter().for_each(|wish| asked.note(endpoint, wish));
             publications.extend(chosen);
-            fresh.extend(taken);
         }
+        fresh.extend(self.take(&due).await?);
         Ok((publications, fresh))
     }
 
     async fn is_held(&mut self, wishes: &[PortPublication]) -> Result<bool, Failure> {
-        for wish in wishes.iter().filter(|wish| !wish.direct) {
-            if self.kernel.holder(wish.host_ip, wish.protocol.number(), wish.host_ports()).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(self.kernel.first_held(&wishes.iter().filter_map(wanted).collect::<Vec<_>>()).await?.is_some())
     }
 
-    /// Those that are taken by a socket each, and of many ports the first: it stands for all of what only a socket shows, that
-    /// the address is the host's.
+    /// Those that are taken by a socket each, and of many ports the first of each address: it stands for all of what only a socket
+    /// shows, that the address is the host's.
     fn to_take(&self, wishes: &[PortPublication]) -> Vec<PortPublication> {
-        let count = |wish: &PortPublication| if self.reservations.takes_each(wish.count) { wish.count } else { 1 };
-        wishes.iter().map(|wish| PortPublication { count: count(wish), ..wish.clone() }).collect()
+        if self.reservations.takes_each(count(wishes)) {
+            return wishes.to_vec();
+        }
+        let mut seen = BTreeSet::new();
+        let first = wishes.iter().filter(|wish| !wish.direct && seen.insert((wish.host_ip, wish.protocol)));
+        first.map(|wish| PortPublication { count: 1, ..wish.clone() }).collect()
     }
 
     /// Takes every port of some publications; where one is not to be had, says who has it.
     async fn take(&mut self, wishes: &[PortPublication]) -> Result<Fresh, Failure> {
-        for wish in wishes.iter().filter(|wish| !wish.direct && !self.reservations.takes_each(wish.count)) {
-            let held = self.kernel.holder(wish.host_ip, wish.protocol.number(), wish.host_ports()).await?;
-            if let Some((port, process)) = held {
-                return Err(held_by(port, wish.protocol, Some(process)).into());
+        if !self.reservations.takes_each(count(wishes)) {
+            let held = self.kernel.first_held(&wishes.iter().filter_map(wanted).collect::<Vec<_>>()).await?;
+            if let Some((protocol, port, process)) = held {
+                return Err(held_by(port, protocol, Some(process)).into());
             }
         }
         match self.reservations.take(&self.to_take(wishes)) {
@@ -124,6 +123,16 @@ impl<K: Kernel> Daemon<K> {
             Err((place, error)) => Err(untaken(place, error)),
         }
     }
+}
+
+/// How many ports of the host these take.
+fn count(wishes: &[PortPublication]) -> usize {
+    wishes.iter().filter(|wish| !wish.direct).map(|wish| usize::from(wish.count)).sum()
+}
+
+/// What a publication takes of the host.
+fn wanted(wish: &PortPublication) -> Option<(IpAddr, Protocol, RangeInclusive<u16>)> {
+    (!wish.direct).then(|| (wish.host_ip, wish.protocol, wish.host_ports()))
 }
 
 fn held_by(port: u16, protocol: Protocol, process: Option<Process>) -> Rejection {

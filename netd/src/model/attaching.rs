@@ -12,7 +12,7 @@ use rand::RngCore;
 
 use super::{
     Attachment, Driver, Endpoint, Mode, Model, Name, NetSpec, Network, PortPublication, PortSpec, ProcessMark,
-    Rejection, Subnet, allowances,
+    Published, Rejection, Subnet, allowances,
     mac::format_mac,
     networks::{fresh_id, fresh_mac},
 };
@@ -174,18 +174,21 @@ pub fn ignored(model: &Model, name: &Name, spec: &PortSpec) -> Vec<String> {
 
 /// Opens ports to an endpoint, or those that it has already to others than before.
 pub fn publish(model: &mut Model, name: &Name, ports: &[PortPublication]) -> Result<(), Rejection> {
+    let mut published = Published::of(model);
+    let endpoint = model.endpoint_mut(name)?;
     for wish in ports {
-        if let Some(rejection) = first_conflict(model, name, wish) {
+        if let Some(rejection) = published.conflict(name, wish) {
             return Err(rejection);
         }
-        let endpoint = model.endpoint_mut(name)?;
-        match endpoint.publications.iter_mut().find(|p| p.is_same_place(wish)) {
-            Some(there) => {
+        if published.has(name, wish) {
+            for there in endpoint.publications.iter_mut().filter(|p| p.is_same_place(wish)) {
                 there.from.clone_from(&wish.from);
                 there.mesh = wish.mesh;
             }
-            None => endpoint.publications.push(wish.clone()),
+        } else {
+            endpoint.publications.push(wish.clone());
         }
+        published.note(name, wish);
     }
     Ok(())
 }
@@ -200,23 +203,6 @@ pub fn follow_way_out(model: &mut Model, name: &Name) {
         let address = own.iter().find(|(family, _)| *family == publication.family()).and_then(|(_, address)| *address);
         publication.host_ip = address.unwrap_or(publication.host_ip);
     }
-}
-
-/// Why these ports cannot be published to an endpoint: the first one that an endpoint has. Its own address it may open twice:
-/// two ports of the host may lead there. What it publishes already it may open to others than before.
-pub fn first_conflict(model: &Model, name: &Name, wish: &PortPublication) -> Option<Rejection> {
-    model.endpoints.values().find_map(|endpoint| {
-        let is_this = |p: &&PortPublication| {
-            endpoint.name == *name
-                && p.is_same_place(wish)
-                && (wish.direct || (&p.from, p.mesh) != (&wish.from, wish.mesh))
-        };
-        let others = endpoint.publications.iter().filter(|p| !is_this(p));
-        let (theirs, port) = others.into_iter().find_map(|p| Some((p, p.clash(wish)?)))?;
-        let any = theirs.host_ip.is_unspecified();
-        let address = if any { format!("every {} address", theirs.family()) } else { theirs.host_ip.to_string() };
-        Some(Rejection::AlreadyPublished { port, protocol: wish.protocol, address, by: endpoint.name.clone() })
-    })
 }
 
 /// Closes the ports that a specification names, in every family: what it leaves out matches anything. Of several ports of the

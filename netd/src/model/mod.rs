@@ -16,6 +16,7 @@ mod netspec;
 mod networks;
 mod options;
 mod portspec;
+mod published;
 mod rejection;
 mod renumbering;
 mod segment;
@@ -38,8 +39,8 @@ use serde::{Deserialize, Serialize};
 
 pub use allowances::{Allowance, Target, allow, allowed, deny};
 pub use attaching::{
-    AttachOrder, Joining, Place, attach, detach, first_conflict, follow_way_out, ignored, mesh_places, netns_of,
-    places, publish, unpublish,
+    AttachOrder, Joining, Place, attach, detach, follow_way_out, ignored, mesh_places, netns_of, places, publish,
+    unpublish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};
@@ -54,6 +55,7 @@ pub use networks::{
 };
 pub use options::Options;
 pub use portspec::{PortSpec, Protocol, PublishMode};
+pub use published::Published;
 pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
 pub use segment::{Driver, Kept, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT, peers};
@@ -345,7 +347,8 @@ pub struct PortPublication {
 impl PortPublication {
     /// Whether both are the same ports of the same address, whoever may come to them, and on however many hosts.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        *self == Self { from: self.from.clone(), mesh: self.mesh, ..other.clone() }
+        let place = |port: &Self| (port.host_ip, port.direct, port.host_port, port.port, port.count, port.protocol);
+        place(self) == place(other)
     }
 
     /// Of the address that clients come to, and so of the container's.

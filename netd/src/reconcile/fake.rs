@@ -15,7 +15,7 @@ use netd_common::{
     tuple::{Address, Tuple, Zone},
 };
 
-use crate::dns::Directory;
+use crate::{dns::Directory, model::Protocol};
 
 use super::{
     Checkup, Collected, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program, Relays,
@@ -231,6 +231,18 @@ impl Kernel for FakeKernel {
     ) -> anyhow::Result<Option<(u16, Process)>> {
         let mut held = self.holders.range((protocol, *ports.start())..=(protocol, *ports.end()));
         Ok(held.next().map(|((_, port), process)| (*port, process.clone())))
+    }
+
+    async fn first_held(
+        &mut self,
+        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
+    ) -> anyhow::Result<Option<(Protocol, u16, Process)>> {
+        for (address, protocol, ports) in wanted {
+            if let Some((port, process)) = self.holder(*address, protocol.number(), ports.clone()).await? {
+                return Ok(Some((*protocol, port, process)));
+            }
+        }
+        Ok(None)
     }
 
     fn end_strays(&mut self) -> anyhow::Result<usize> {

@@ -16,7 +16,7 @@ use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
 use super::{Checkup, Family, HostPort, LinkName, Probed, Relays, Sandbox, State, Step, TunnelProbe};
-use crate::{dns::Directory, firewall::FirewallFacts};
+use crate::{dns::Directory, firewall::FirewallFacts, model::Protocol};
 
 /// What the plan depends on and netd does not decide.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -185,6 +185,12 @@ pub trait Kernel {
         protocol: u8,
         ports: RangeInclusive<u16>,
     ) -> anyhow::Result<Option<(u16, Process)>>;
+
+    /// The first of the host's sockets that has one of these ports: the port, and the process.
+    async fn first_held(
+        &mut self,
+        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
+    ) -> anyhow::Result<Option<(Protocol, u16, Process)>>;
 
     /// Ends the host's sockets that were led to a container by a publication that leads there no more; how many.
     fn end_strays(&mut self) -> anyhow::Result<usize>;

@@ -151,3 +151,25 @@ fn a_crowd_of_changes_at_once_is_followed_too() {
         assert_is_what_is_listed(&links, "100 devices").await;
     });
 }
+
+/// Of the devices that are told of at the end two alone have changed, which would be asked for by themselves.
+#[test]
+fn where_the_kernel_has_said_more_than_there_is_room_for_everything_is_listed_anew() {
+    on_a_host_of_its_own(async |directory| {
+        let links = Links::open_watched().unwrap();
+        change("ip link add wan0 type ifb");
+        assert_is_what_is_listed(&links, "a device").await;
+        let before = links.watched.as_ref().unwrap().known.lock().await.links.listed_at();
+
+        // Whoever would listen is this thread. What does not fit any more is the last of it.
+        let many: String = (0..30_000).map(|n| format!("link set wan0 alias a{n}\n")).collect();
+        let file = directory.join("changes");
+        std::fs::write(&file, many + "link add wan7 type ifb\nlink set wan7 up\n").unwrap();
+        change(&format!("ip -batch {}", file.display()));
+
+        assert_is_what_is_listed(&links, "more than the socket takes").await;
+        let after = links.watched.as_ref().unwrap().known.lock().await.links.listed_at();
+        assert!(after > before, "messages were lost, so everything was listed");
+        assert!(links.seen_links().await.unwrap().values().any(|link| link.name.as_str() == "wan7"));
+    });
+}
