@@ -122,7 +122,9 @@ fn the_way_out_by_ipv6_follows_the_priority_too() {
         assert_eq!(default(), [device], "{words}");
     }
     let repairs = town.netd.say("events --until 0s -f type=repair").ok();
-    assert!(!repairs.contains("web") && !repairs.contains("fail") && repairs.contains(&probe), "{repairs}");
+    // A look that the deletion comes into the middle of may fail at the bridge, and nowhere else.
+    let others_fail = repairs.lines().any(|line| line.contains("fail") && !line.contains(&probe));
+    assert!(!repairs.contains("web") && !others_fail && repairs.contains(&probe), "{repairs}");
 }
 
 #[test]

@@ -13,9 +13,11 @@ use crate::{
     town::{INTERNET, Town, wait_until},
 };
 
-/// How long netd may take to notice and mend: its promise is two seconds, and the machine may have much else to do.
+/// How long netd may take to notice and mend: its promise is two seconds, and the command line takes a moment to tell.
 const PROMISE: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(3);
+/// How long it is waited for where the machine has much else to do.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A town with a network `blue`, two containers in it, and things beside it that look like netd's and are not.
 struct Play {
@@ -60,8 +62,9 @@ impl Play {
         let mended = || self.repairs().into_iter().skip(told).find(|message| message.contains(&words));
         while mended().is_none() {
             let said = self.repairs().split_off(told);
-            assert!(began.elapsed() < PROMISE + SLACK, "after `{what}` nobody mends `{words}`, but: {said:?}");
+            assert!(began.elapsed() < DEADLINE, "after `{what}` nobody mends `{words}`, but: {said:?}");
         }
+        assert_promise(began);
         println!("{:?} after `{what}`: {}", began.elapsed(), mended().unwrap_or_default());
 
         self.town.host.assert_as_in_but_for(&before, &["tcx", "filter", "pin"]);
@@ -82,6 +85,16 @@ impl Play {
         assert_eq!(self.web.pings(INTERNET, 1, PATIENCE), 1, "and the outside");
         assert_eq!(self.web.pings(&says::gateway_of(&self.town.netd, "blue"), 1, PATIENCE), 1, "and their gateway");
     }
+}
+
+/// Asserts that it did not take longer than netd promises, where the machine's processors have time.
+#[track_caller]
+fn assert_promise(began: Instant) {
+    let took = began.elapsed();
+    let load = std::fs::read_to_string("/proc/loadavg").expect("the kernel tells");
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).expect("a number");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(took < PROMISE + SLACK || load > processors as f64, "mended after {took:?}");
 }
 
 /// The host's side of a container's `eth0`.
@@ -110,6 +123,55 @@ fn a_bridge_is_mended() {
     play.mends("ip link set BRIDGE name gone0", "BRIDGE was called gone0");
 }
 
+/// The real one, of Debian's package, told to manage what netd made.
+#[test]
+fn what_systemd_networkd_makes_of_netds_devices_is_mended_while_it_goes_on() {
+    let play = Play::new(NetdOptions::default());
+    let before = play.town.host.snapshot().without(&["tcx", "filter", "pin"]);
+    let units = play.town.host.path("/run/systemd/network");
+    std::fs::create_dir_all(&units).expect("a Lab's /run can be written");
+    let bridge = format!(
+        "[Match]\nName={}\n[Link]\nMACAddress=02:00:00:00:00:98\nMTUBytes=1400\n\
+         [Network]\nAddress=198.18.9.1/24\nLinkLocalAddressing=ipv6\nIPv6AcceptRA=no\n",
+        play.bridge
+    );
+    let veth = format!("[Match]\nName={}\n[Link]\nMTUBytes=1300\n[Network]\nLinkLocalAddressing=no\n", play.veth);
+    for (name, text) in [("10-bridge.network", bridge), ("20-veth.network", veth)] {
+        std::fs::write(units.join(name), text).expect("a Lab's /run can be written");
+    }
+
+    // It waits for no udev where /sys cannot be written, as in a container.
+    let script = "mount -o remount,bind,ro /sys && install -d -o systemd-network -g systemd-network /run/systemd/netif && \
+                  exec /lib/systemd/systemd-networkd";
+    let networkd = play.town.host.spawn(["unshare", "--mount", "sh", "-c", script]);
+
+    let told =
+        ["had the link-layer address 02:00:00:00:00:98", "had the MTU 1400", "198.18.9.1/24", "had other options"];
+    let told = told.map(|words| format!("{} {words}", play.bridge)).into_iter().chain([play.veth.clone()]);
+    for words in told {
+        let (name, words) = words.split_once(' ').unwrap_or((&words, ""));
+        let mended = || play.repairs().into_iter().find(|message| message.contains(name) && message.contains(words));
+        let began = Instant::now();
+        while mended().is_none() {
+            let said = (play.repairs(), networkd.log());
+            assert!(began.elapsed() < DEADLINE, "nobody mends `{words}` of {name}, but: {said:?}");
+        }
+        println!("{}", mended().unwrap_or_default());
+    }
+    // Of the veth netd keeps what it gave it; how it would make addresses that it is not to have is nobody's concern.
+    let other = || {
+        let difference = before.difference(&play.town.host.snapshot().without(&["tcx", "filter", "pin"]));
+        difference.lines().filter(|line| line.contains(&play.bridge) || line.contains("mtu")).collect::<String>()
+    };
+    let began = Instant::now();
+    while !other().is_empty() {
+        assert!(began.elapsed() < DEADLINE, "{}{}", other(), networkd.log());
+    }
+    play.works();
+    networkd.signal(nix::sys::signal::Signal::SIGTERM);
+    networkd.wait();
+}
+
 #[test]
 fn a_bridge_that_is_deleted_is_made_anew_with_its_ports() {
     let play = Play::new(NetdOptions::default());
@@ -119,8 +181,9 @@ fn a_bridge_that_is_deleted_is_made_anew_with_its_ports() {
 
     let began = Instant::now();
     while !play.repairs().iter().any(|message| message.contains("was missing")) {
-        assert!(began.elapsed() < PROMISE + SLACK);
+        assert!(began.elapsed() < DEADLINE);
     }
+    assert_promise(began);
     play.works();
 }
 
@@ -170,8 +233,9 @@ fn a_veth_that_is_deleted_is_made_anew() {
 
     let began = Instant::now();
     while !play.repairs().iter().any(|message| message.contains("which is eth0 inside, was missing")) {
-        assert!(began.elapsed() < PROMISE + SLACK);
+        assert!(began.elapsed() < DEADLINE);
     }
+    assert_promise(began);
     play.works();
 }
 
