@@ -158,6 +158,8 @@ fn where_the_kernel_has_said_more_than_there_is_room_for_everything_is_listed_an
     on_a_host_of_its_own(async |directory| {
         let links = Links::open_watched().unwrap();
         change("ip link add wan0 type ifb");
+        // Of an alias the kernel tells where the device is up (`netdev_state_change`).
+        change("ip link set wan0 up");
         assert_is_what_is_listed(&links, "a device").await;
         let before = links.watched.as_ref().unwrap().known.lock().await.links.listed_at();
 
