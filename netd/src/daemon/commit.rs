@@ -18,7 +18,7 @@ enum Scope {
     /// All of it.
     Whole,
     /// What these endpoints have of it, which before the change is this.
-    Part(BTreeSet<Name>, State),
+    Part(BTreeSet<Name>, Box<State>),
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -75,7 +75,7 @@ impl<K: Kernel> Daemon<K> {
         match names.filter(|_| self.is_as_planned && self.cluster.is_none()) {
             Some(names) => {
                 let before = part(&self.model, &self.facts, &self.choices, &names);
-                Scope::Part(names, before)
+                Scope::Part(names, Box::new(before))
             }
             None => Scope::Whole,
         }
@@ -85,7 +85,7 @@ impl<K: Kernel> Daemon<K> {
     fn due(&self, next: &Model, scope: &Scope) -> (Vec<Step>, State, bool) {
         let (before, desired) = match scope {
             Scope::Whole => (&self.applied, self.planned(next)),
-            Scope::Part(names, before) => (before, part(next, &self.facts, &self.choices, names)),
+            Scope::Part(names, before) => (&**before, part(next, &self.facts, &self.choices, names)),
         };
         let (steps, narrowed) = (diff(&desired, before), closes(before, &desired));
         (steps, desired, narrowed)
