@@ -15,8 +15,8 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData};
 use netd_common::{
-    tables::{Remote, RemoteKey},
-    tuple::Address,
+    tables::{LAYOUT, Remote, RemoteKey},
+    tuple::{Address, Mac},
 };
 use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running, traffic::Server};
 use nix::sys::signal::Signal;
@@ -200,8 +200,17 @@ impl Node {
         keys.iter().for_each(|key| map.remove(key).expect("the entry is there"));
     }
 
+    /// Has this host believe for a moment that somebody is where nobody of that address is.
+    pub fn believe(&self, vni: u32, address: IpAddr, mac: Mac, vtep: IpAddr) {
+        let key = RemoteKey { address: address.into(), vni };
+        let remote = Remote { vtep: vtep.into(), incarnation: 1, mac, pad: 0 };
+        let (key, remote): ([u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]) =
+            (bytemuck::cast(key), bytemuck::cast(remote));
+        self.pinned_map().insert(key, remote, 0).expect("the map has room");
+    }
+
     fn pinned_map(&self) -> HashMap<MapData, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]> {
-        let pin = self.host.path("/sys/fs/bpf/netd/v4/maps/REMOTES");
+        let pin = self.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/maps/REMOTES"));
         let map = MapData::from_pin(pin).expect("the map is pinned");
         HashMap::try_from(Map::HashMap(map)).expect("it is a hash of this layout")
     }

@@ -121,7 +121,7 @@ fn attached(cluster: &Cluster, n: usize, number: usize, round: usize) -> Placed 
     let attach = format!("attach {name} --netns /run/netns/{name} --network web:ip={address}");
     // What was there before may be leaving yet, and while etcd has no leader, or the host no etcd, nobody comes.
     // A daemon that is killed may have done it all the same.
-    let patience = PATIENCE + Duration::from_secs(cut());
+    let patience = PATIENCE * 2 + Duration::from_secs(cut());
     wait_within(patience, &format!("{name} has {address} on {}", node.host.name()), || {
         node.netd.say(&attach).succeeded() || inspected(node, &name).is_some_and(|found| found == address)
     });
@@ -129,7 +129,7 @@ fn attached(cluster: &Cluster, n: usize, number: usize, round: usize) -> Placed 
 }
 
 fn detached(node: &Node, name: &str) {
-    wait_within(PATIENCE, &format!("{name} is not on {} any more", node.host.name()), || {
+    wait_within(PATIENCE * 2, &format!("{name} is not on {} any more", node.host.name()), || {
         node.netd.say(&format!("detach {name}")).succeeded() || !listed(node, name)
     });
 }

@@ -33,7 +33,9 @@ fn packets_that_may_not_be_cut_are_as_large_as_the_underlay_takes() {
         for container in [&one, &two] {
             wait_until(&format!("a container follows to {mtu}"), || has_mtu(container, mtu));
         }
-        assert!(passes(&one, &far, mtu) && passes(&two, &near, mtu), "{underlay}: as large as it takes");
+        wait_until(&format!("{underlay}: as large as it takes"), || {
+            passes(&one, &far, mtu) && passes(&two, &near, mtu)
+        });
         assert!(!passes(&one, &far, mtu + 1), "{underlay}: not larger");
         one.transfers(&format!("{far}:7"), 3_000_000);
     }

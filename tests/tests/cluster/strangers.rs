@@ -73,7 +73,7 @@ fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
     ] {
         let before = dropped(a, reason);
         forge(sender, vtep(0), &frame);
-        wait_until(&format!("{what}: it is counted"), || dropped(a, reason) == before + 1);
+        wait_until(&format!("{what}: it is counted"), || dropped(a, reason) > before);
         assert!(served.peers().is_empty(), "{what}: it arrived");
     }
     forge(&b.host, vtep(0), &honest);

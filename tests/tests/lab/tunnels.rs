@@ -70,7 +70,8 @@ fn a_device_that_becomes_one_of_ethernet_gets_the_programs_for_it_and_a_new_daem
     let _server = town.internet.echo_tcp(7);
     let pin = |name: &str| {
         let index = town.host.ifindex("eth0").expect("there is eth0");
-        let links = fs::read_dir(town.host.path("/sys/fs/bpf/netd/v4/links")).expect("links are pinned");
+        let links = fs::read_dir(town.host.path(format!("/sys/fs/bpf/netd/{}/links", netd_common::tables::LAYOUT)))
+            .expect("links are pinned");
         links.flatten().any(|entry| entry.file_name().to_string_lossy() == format!("{name}@{index}"))
     };
     assert!(pin("from_l3_uplink") && pin("to_l3_uplink") && !pin("from_uplink"));
