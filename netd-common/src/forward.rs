@@ -5,7 +5,7 @@ use crate::{
     overlay::mesh,
     packet::{ETH, Label, Packet},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
-    tables::{Device, DeviceKind, Endpoint, EndpointKey, NextHop, Route, Scratch, Tables, Via},
+    tables::{Device, DeviceKind, Endpoint, EndpointKey, NextHop, Route, Routing, Scratch, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
@@ -50,11 +50,9 @@ pub enum WayOut {
 /// looked up by what it is, an answer by what it becomes: a published flow answers from the published address.
 #[inline(never)]
 pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: bool) -> Result<WayOut, DropReason> {
-    if t.settings().is_some_and(|settings| settings.routed_by_stack != 0) {
-        return Ok(WayOut::Stack);
-    }
+    let Some(mark) = mark_to_ask_for(t) else { return Ok(WayOut::Stack) };
     let tuple = if answers { &s.flow.becomes } else { &s.key };
-    match t.route(from.bridge, tuple, &mut s.flow.next) {
+    match t.route(from.bridge, mark, tuple, &mut s.flow.next) {
         Route::Local => return Ok(WayOut::Local),
         Route::Stack => return Ok(WayOut::Stack),
         Route::Forward => {}
@@ -72,6 +70,17 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: b
     Ok(WayOut::Uplink(address))
 }
 
+/// The mark of the packet whose way the host's routing is asked for: that of the one in hand if the stack had it. `None` where that
+/// cannot be known.
+#[inline(always)]
+fn mark_to_ask_for<T: Tables>(t: &T) -> Option<u32> {
+    let Some(settings) = t.settings() else { return Some(0) };
+    if settings.routing == Routing::ByStack as u32 {
+        return None;
+    }
+    Some(if settings.routing == Routing::AskedWithMark as u32 { settings.firewall.mark } else { 0 })
+}
+
 /// The address as which a packet from `own`, of the network of `from`, leaves by `uplink`.
 #[inline(always)]
 pub fn source<T: Tables>(t: &T, from: &Device, uplink: &Device, own: Address) -> Option<Address> {
@@ -87,7 +96,7 @@ pub fn source<T: Tables>(t: &T, from: &Device, uplink: &Device, own: Address) ->
 #[inline(never)]
 pub fn require_destination<T: Tables>(t: &T, s: &mut Scratch, by: &Device) -> Result<(), DropReason> {
     let for_host = by.address(s.key.dst) == Some(s.key.dst);
-    if for_host || t.route(by.ifindex, &s.key, &mut s.flow.next) != Route::Forward {
+    if for_host || t.route(by.ifindex, 0, &s.key, &mut s.flow.next) != Route::Forward {
         return Ok(());
     }
     match t.device(s.flow.next.device) {
@@ -101,7 +110,7 @@ pub fn require_destination<T: Tables>(t: &T, s: &mut Scratch, by: &Device) -> Re
 #[inline(never)]
 pub fn require_outside_source<T: Tables>(t: &T, s: &mut Scratch, by: u32) -> Result<(), DropReason> {
     s.peer_key = s.key.reversed(s.key.zone);
-    let leads_outside = match t.route(by, &s.peer_key, &mut s.flow.next) {
+    let leads_outside = match t.route(by, 0, &s.peer_key, &mut s.flow.next) {
         Route::Forward => t.device(s.flow.next.device).is_none_or(|device| device.is(DeviceKind::Uplink)),
         Route::Local => false,
         Route::Stack => true,

@@ -74,7 +74,7 @@ pub fn open<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided 
 #[inline(never)]
 fn refuses_for_container<T: Tables>(t: &T, s: &mut Scratch, by: u32) -> bool {
     s.evicted_key = s.key.reversed(s.key.zone);
-    if t.route(by, &s.evicted_key, &mut s.flow.next) != Route::Forward {
+    if t.route(by, 0, &s.evicted_key, &mut s.flow.next) != Route::Forward {
         return false;
     }
     match t.device(s.flow.next.device) {

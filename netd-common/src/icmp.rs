@@ -41,7 +41,7 @@ pub fn find<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers)
 pub fn find_hosts<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> bool {
     p.reach(h.l4 + ICMP_HEADER + LONGEST_QUOTE);
     let Ok(true) = read(p, h, &mut s.evicted_key, &mut s.quote) else { return false };
-    if t.route(p.device(), &s.evicted_key, &mut s.flow.next) != Route::Forward {
+    if t.route(p.device(), 0, &s.evicted_key, &mut s.flow.next) != Route::Forward {
         return false;
     }
     match t.device(s.flow.next.device) {

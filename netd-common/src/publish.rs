@@ -19,7 +19,7 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
         return None;
     }
     let publication = everywhere(t, s)?;
-    (t.route(input, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
+    (t.route(input, 0, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
 }
 
 /// Leads a container's packet, whose tuple is `s.key`, to the container that is published there: at an address of the host

@@ -174,7 +174,19 @@ impl FirewallFacts {
 
     /// Rules that take the bit of netd's packets away.
     pub fn wiping(&self) -> impl Iterator<Item = &str> {
-        self.ruleset.marking.iter().filter(|(_, left)| left & self.mark != self.mark).map(|(rule, _)| rule.as_str())
+        let all = self.ruleset.chains.iter().flat_map(|chain| &chain.marking);
+        all.filter(|marking| marking.left & self.mark != self.mark).map(|marking| marking.rule.as_str())
+    }
+
+    /// Whether a rule may have put on a packet of a container's what a rule of the host's routing asks of its mark, as far as is
+    /// known. The mark of a connection is one that a packet of it had before: so a rule that gives it back does not decide what
+    /// VPNs keep their own packets out with (`not fwmark`).
+    pub fn may_decide(&self, asked: &reconcile::MarkRule) -> bool {
+        if self.unread.is_some() {
+            return !asked.inverted;
+        }
+        let mut before = self.ruleset.marking_before_routing();
+        before.any(|marking| marking.decided & asked.mask != 0 && !(marking.restores && asked.inverted))
     }
 
     /// The iptables whose FORWARD chain drops what no rule of it decides about: there netd's accept must stand.

@@ -19,7 +19,7 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
 use crate::{
-    dataplane::{Dataplane, OverlayRecords, Records},
+    dataplane::{Dataplane, OverlayRecords, Records, asks_with_marks},
     dns::Directory,
     firewall::Mode,
     holder,
@@ -310,7 +310,8 @@ impl Kernel for Host {
         let allowed: Vec<_> = allowed.into_iter().filter(|(device, net)| !routed(device, net)).collect();
         uses.extend(allowed.into_iter().map(|(device, net)| (net, Use::WireGuard { device })));
         let vxlan_devices = self.links.foreign_tunnels().await?;
-        let routes_by_marks = self.links.routes_by_marks().await?;
+        let mut routing = self.links.routing_rules().await?;
+        routing.marks_can_be_asked_for = !routing.marks.is_empty() && asks_with_marks();
         let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
         for path in sandboxes {
@@ -331,7 +332,7 @@ impl Kernel for Host {
             uplinks,
             uses,
             vxlan_devices,
-            routes_by_marks,
+            routing,
             addresses,
             firewall: self.firewall.facts(),
             ephemeral,

@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Publication, PublicationKey, Settings, SourceKey, Span,
-        device_flags, firewall_flags,
+        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Publication, PublicationKey, Routing, Settings, SourceKey,
+        Span, device_flags, firewall_flags,
     },
     tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
 };
@@ -28,9 +28,11 @@ use crate::{
 pub mod mesh;
 mod part;
 mod relays;
+mod routing;
 
 pub use part::{exchange, part, touched};
 pub use relays::{LONGEST, relays};
+pub use routing::routing;
 
 /// The kernel's own `ip_local_port_range`.
 const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
@@ -100,7 +102,7 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
     if facts.uplinks.is_empty() {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
-    if facts.routes_by_marks {
+    if routing(&facts.routing, &facts.firewall) == Routing::ByStack {
         warnings.push(
             "a rule of `ip rule` picks routes by a mark or a type of service: what leaves goes by the stack, not as fast"
                 .to_owned(),
@@ -366,7 +368,7 @@ fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
         pools: pools(ephemeral),
         second: PortRange { first: ephemeral.first.max(FIRST_UNPRIVILEGED), last: ephemeral.last },
         ephemeral,
-        routed_by_stack: facts.routes_by_marks.into(),
+        routing: routing(&facts.routing, &facts.firewall) as u32,
         timeouts: facts.timeouts.map(Span::at_least_seconds),
         firewall: firewall(&facts.firewall),
     }

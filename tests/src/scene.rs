@@ -107,7 +107,7 @@ pub fn settings() -> Settings {
         pools: [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }],
         second: PortRange { first: 32_768, last: 60_999 },
         ephemeral: PortRange { first: 32_768, last: 60_999 },
-        routed_by_stack: 0,
+        routing: 0,
         timeouts,
         firewall: Firewall::default(),
     }

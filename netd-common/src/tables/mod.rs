@@ -25,7 +25,7 @@ pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
     device_flags,
 };
-pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, SEARCHES, Settings, Timeout, firewall_flags};
+pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, Routing, SEARCHES, Settings, Timeout, firewall_flags};
 pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
 
@@ -277,9 +277,9 @@ pub trait Tables {
     /// namespace that the packet is in.
     fn has_socket_at(&self, tuple: &Tuple) -> bool;
 
-    /// Asks the host's routing for the way of a packet that enters by `input`, and fills in the next hop; an MTU of 0 says
-    /// that the route has none of its own.
-    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
+    /// Asks the host's routing for the way of a packet with this mark that enters by `input`, and fills in the next hop; an MTU of
+    /// 0 says that the route has none of its own. Kernels before 6.10 cannot be asked for another mark than 0: the stack knows.
+    fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
 }
 
 #[cfg(test)]

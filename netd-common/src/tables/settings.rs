@@ -79,13 +79,35 @@ pub struct Settings {
     pub second: PortRange,
     /// The host's `net.ipv4.ip_local_port_range`: never kept as a masqueraded source port, the host's own sockets use it.
     pub ephemeral: PortRange,
-    /// Not zero where the host chooses routes by what a program is not told (marks that netfilter sets, the type of service):
-    /// then only the stack knows the way of a packet that leaves.
-    pub routed_by_stack: u32,
+    /// How the way of a packet that leaves is found: one of [`Routing`].
+    pub routing: u32,
     /// By [`Timeout`].
     pub timeouts: [Span; Timeout::COUNT],
     /// What the host's own firewall may say.
     pub firewall: Firewall,
+}
+
+/// How the way of a packet that leaves a container's network is found.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Routing {
+    /// Programs ask the host's routing for a packet without a mark.
+    Asked = 0,
+    /// The stack alone knows: the host picks routes by what no program is told (marks that netfilter sets, the type of service).
+    ByStack = 1,
+    /// Programs ask for a packet with the mark that containers' packets have in the stack ([`Firewall::mark`]).
+    AskedWithMark = 2,
+}
+
+impl Routing {
+    /// Its name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::ByStack => "stack",
+            Self::AskedWithMark => "asked_with_mark",
+        }
+    }
 }
 
 /// How packets that enter or leave by an uplink stand to the host's own firewall.

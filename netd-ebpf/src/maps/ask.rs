@@ -19,6 +19,8 @@ use netd_common::{
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
+/// For a packet with the mark that stands in the place of the answer's link-layer addresses (kernel 6.10).
+const BPF_FIB_LOOKUP_MARK: u32 = 32;
 /// The network namespace of the packet's device (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NETNS: u64 = u64::MAX;
 /// Size of the tuple of an IPv4 packet in a socket lookup.
@@ -171,13 +173,16 @@ fn udp_address(skb: *mut __sk_buff, packet: &mut bpf_sock_tuple__bindgen_ty_1__b
 
 /// Asks the kernel's routing. Not inlined: its parameters would lie on the stack of every caller.
 #[inline(never)]
-pub fn route(skb: *mut __sk_buff, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+pub fn route(skb: *mut __sk_buff, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
     let mut words = [0_u64; FIB_WORDS];
     // SAFETY: as long, no less aligned, and of plain numbers. Its own arrays of bytes LLVM would have a loop fill.
     let question = unsafe { &mut *words.as_mut_ptr().cast::<FibLookup>() };
     put(question, input, tuple);
-    let mut result = ask(skb, question, BPF_FIB_LOOKUP_SKIP_NEIGH);
-    if result == EINVAL {
+    let [a, b, c, d] = mark.to_ne_bytes();
+    question.smac = [a, b, c, d, 0, 0];
+    let with_mark = if mark == 0 { 0 } else { BPF_FIB_LOOKUP_MARK };
+    let mut result = ask(skb, question, BPF_FIB_LOOKUP_SKIP_NEIGH | with_mark);
+    if result == EINVAL && mark == 0 {
         // Kernels before 6.3 do not know the flag.
         result = ask(skb, question, 0);
     }

@@ -297,8 +297,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
-        route(self.skb, input, tuple, next)
+    fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        route(self.skb, input, mark, tuple, next)
     }
 }
 

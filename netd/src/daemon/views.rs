@@ -21,7 +21,7 @@ use crate::{
         Allowance, Endpoint, GatewayMode, Mode, Model, Network, PortPublication, Protocol, PublishMode, Segment,
         Subnet, format_mac,
     },
-    plan::{primary, there},
+    plan::{primary, routing, there},
     reconcile::{Family, Guard, HostFacts, Kernel, Program},
 };
 
@@ -177,6 +177,10 @@ pub struct StatusView {
     pub sockets: Guard,
     /// How flows stand to the host's own firewall.
     pub firewall: FirewallView,
+    /// Who finds the way of what leaves: the programs, who ask the host's routing (`asked`, or `asked_with_mark` where its rules
+    /// tell netd's mark), or the `stack` alone.
+    #[serde(default)]
+    pub routing: String,
     /// Ports at which the daemon serves those sockets of the host's that no program leads.
     pub relayed: usize,
     /// Published ports at which it does not, because they are too many.
@@ -397,6 +401,7 @@ impl<K: Kernel> Daemon<K> {
             },
             sockets: self.kernel.guard(),
             firewall: firewall_view(&self.facts.firewall, &counters),
+            routing: routing(&self.facts.routing, &self.facts.firewall).name().to_owned(),
             relayed: self.kernel.relayed(),
             not_relayed: self.not_relayed,
             uplinks: uplinks.collect(),

@@ -43,7 +43,7 @@ use self::{
 };
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
-    tables::Records,
+    requirements::asks_with_marks, tables::Records,
 };
 use crate::{
     config::XdpWish,

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use anyhow::{Result, bail};
@@ -16,6 +17,11 @@ const SYS_ADMIN: u32 = 21;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 
+/// The kernel's type information.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
+/// Among them a flag of `bpf_fib_lookup`, by which it is asked for the way of a packet with a mark.
+const ASKED_WITH_MARK: &[u8] = b"\0BPF_FIB_LOOKUP_MARK\0";
+
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -23,8 +29,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub fn check(bpf_dir: &Path) -> Result<()> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let mut missing = missing_capabilities(effective(&status));
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        missing.push("the kernel's type information /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)".to_owned());
+    if !Path::new(TYPES).exists() {
+        missing.push(format!("the kernel's type information {TYPES} (CONFIG_DEBUG_INFO_BTF)"));
     }
     // Without the capabilities, that a mount fails says nothing of its own.
     if missing.is_empty() {
@@ -34,6 +40,15 @@ pub fn check(bpf_dir: &Path) -> Result<()> {
         bail!("netd cannot run here; missing: {}", missing.join("; "));
     }
     Ok(())
+}
+
+/// Whether programs can ask the kernel's routing for the way of a packet with a mark (kernel 6.10). Read once.
+pub fn asks_with_marks() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let types = fs::read(TYPES).unwrap_or_default();
+        types.windows(ASKED_WITH_MARK.len()).any(|name| name == ASKED_WITH_MARK)
+    })
 }
 
 /// `CapEff` of `/proc/PID/status`.

@@ -31,6 +31,7 @@ pub fn of_save(text: &str, family: Family, nft: bool) -> Ruleset {
                 nat: table == "nat",
                 drops: policy == "DROP",
                 rules: Vec::new(),
+                marking: Vec::new(),
             });
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let words = shlex::split(rule).unwrap_or_default();
@@ -38,8 +39,8 @@ pub fn of_save(text: &str, family: Family, nft: bool) -> Ruleset {
             ruleset.tracks |=
                 words.iter().any(|word| matches!(word.as_str(), "conntrack" | "state" | "CT" | "connmark"));
             ruleset.sets_marks |= words.iter().any(|word| matches!(word.as_str(), "MARK" | "CONNMARK" | "TPROXY"));
-            ruleset.marking.extend(marks::left_by_words(words).map(|left| (format!("`-A {rule}`"), left)));
             if let Some(chain) = ruleset.chains.iter_mut().find(|c| c.table == table && c.name == *chain) {
+                chain.marking.extend(marks::by_words(&format!("`-A {rule}`"), words));
                 chain.rules.push(read(words, rule));
             }
         }

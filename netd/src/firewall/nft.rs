@@ -20,15 +20,15 @@ pub fn of_json(text: &str) -> Result<Ruleset, String> {
     }
     for rule in objects.iter().map(|object| &object["rule"]).filter(|rule| rule.is_object()) {
         ruleset.tracks |= has_key(rule, &["ct", "xt", "ct helper", "ct timeout", "ct expectation"]);
-        ruleset.sets_marks |= sets_mark(rule);
         let of = |chain: &Chain| {
             chain.table == rule["table"]
                 && chain.name == rule["chain"]
                 && Family::named(text_of(&rule["family"])) == Some(chain.family)
         };
         if let Some(chain) = ruleset.chains.iter_mut().find(|chain| of(chain)) {
-            let left = marks::left_by_statements(rule);
-            ruleset.marking.extend(left.map(|left| (format!("rule {} of {}", rule["handle"], chain.title()), left)));
+            let marking = marks::by_statements(&format!("rule {} of {}", rule["handle"], chain.title()), rule);
+            ruleset.sets_marks |= marking.is_some();
+            chain.marking.extend(marking);
             let read = rules(rule, &chain.title());
             chain.rules.extend(read);
         }
@@ -51,6 +51,7 @@ fn chain(value: &Value) -> Option<Chain> {
         nat: value["type"] == "nat",
         drops: value["policy"] == "drop",
         rules: Vec::new(),
+        marking: Vec::new(),
     })
 }
 
@@ -220,14 +221,4 @@ fn has_key(value: &Value, names: &[&str]) -> bool {
         Value::Array(array) => array.iter().any(|value| has_key(value, names)),
         _ => false,
     }
-}
-
-fn sets_mark(rule: &Value) -> bool {
-    let statements = rule["expr"].as_array().into_iter().flatten();
-    let mut statements = statements.filter(|statement| statement.is_object());
-    statements.any(|statement| {
-        let target = statement["xt"]["type"] == "target";
-        let name = text_of(&statement["xt"]["name"]);
-        statement["mangle"]["key"]["meta"]["key"] == "mark" || target && matches!(name, "MARK" | "CONNMARK" | "TPROXY")
-    })
 }

@@ -1,8 +1,10 @@
 //! Rules of any origin in one shape, as far as netd asks about them.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use ipnet::IpNet;
+
+use super::marks::Marking;
 
 /// A host's rules.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -13,8 +15,6 @@ pub struct Ruleset {
     pub tracks: bool,
     /// Whether something in it gives packets a mark.
     pub sets_marks: bool,
-    /// Rules that set a mark, each with the bits of it that survive.
-    pub marking: Vec<(String, u32)>,
 }
 
 /// The packets that a table is for.
@@ -113,6 +113,8 @@ pub struct Chain {
     pub drops: bool,
     /// In order.
     pub rules: Vec<Rule>,
+    /// What those of them that give a packet a mark do to it.
+    pub marking: Vec<Marking>,
 }
 
 impl Chain {
@@ -205,8 +207,21 @@ impl Ruleset {
         self.chains.extend(other.chains);
         self.tracks |= other.tracks;
         self.sets_marks |= other.sets_marks;
-        self.marking.extend(other.marking);
         self
+    }
+
+    /// What is done to marks before the host looks for a packet's way: in the tables of which a chain stands there, whatever chain of
+    /// the table does it, since rules lead from one to another.
+    pub fn marking_before_routing(&self) -> impl Iterator<Item = &Marking> {
+        let stands_there = |chain: &Chain| match chain.hook {
+            Some(Hook::Prerouting | Hook::Device) => true,
+            // A bridge's frames meet all of these before they are the host's packets.
+            Some(Hook::Input | Hook::Forward) => chain.family == Family::Bridge,
+            _ => false,
+        };
+        let table = |chain: &Chain| (chain.family, chain.table.clone(), chain.nft);
+        let tables: BTreeSet<_> = self.chains.iter().filter(|chain| stands_there(chain)).map(table).collect();
+        self.chains.iter().filter(move |chain| tables.contains(&table(chain))).flat_map(|chain| &chain.marking)
     }
 
     /// The first chain on the way of what is forwarded that has rules, netd's own accept for packets with this bit aside, or that

@@ -100,7 +100,7 @@ pub fn uplink() -> DeviceRecord {
 
 pub fn settings() -> Settings {
     Settings {
-        routed_by_stack: 0,
+        routing: 0,
         firewall: Firewall::default(),
         secret: [1, 2],
         pools: [PortRange { first: 10_000, last: 27_000 }; 2],

@@ -1,4 +1,4 @@
-//! The host's routing policy: whether a route may depend on what a program cannot tell.
+//! The host's routing policy: what its rules ask that not every packet of one tuple answers alike.
 
 use anyhow::{Context, Result};
 use rtnetlink::packet_route::{
@@ -7,54 +7,84 @@ use rtnetlink::packet_route::{
 };
 
 use super::Links;
+use crate::reconcile::{MarkRule, RoutingRules};
+
+/// `FRA_DSCP` and `FRA_FLOWLABEL` of linux/fib_rules.h, which the crate does not name.
+const BY_SERVICE: [u16; 2] = [25, 26];
 
 impl Links {
-    /// Whether a rule of either family picks packets by a mark, or by the type of service. Netfilter sets marks after our hooks
-    /// have seen a packet, so that no question of theirs could give the answer that the stack gives. A rule for all but a mark (`not
-    /// fwmark`, as VPNs keep their own packets out with) holds for packets without one, which is what programs ask for.
-    pub async fn routes_by_marks(&self) -> Result<bool> {
+    /// What the rules of both families pick packets by, beside addresses, devices, protocols and ports.
+    pub async fn routing_rules(&self) -> Result<RoutingRules> {
+        let mut all = RoutingRules::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut wanted = RuleMessage::default();
             wanted.header.family = family;
             let rules =
                 self.dump(RouteNetlinkMessage::GetRule(wanted)).await.context("cannot list the routing rules")?;
-            let by_mark = |message: &RouteNetlinkMessage| match message {
-                RouteNetlinkMessage::NewRule(rule) => picks_by_mark(rule),
-                _ => false,
-            };
-            if rules.iter().any(by_mark) {
-                return Ok(true);
+            for message in &rules {
+                if let RouteNetlinkMessage::NewRule(rule) = message {
+                    all.by_service |= is_by_service(rule);
+                    all.marks.extend(mark_of(rule));
+                }
             }
         }
-        Ok(false)
+        Ok(all)
     }
 }
 
-/// Whether a packet without a mark and with an ordinary type of service is not the only one that this rule is made for.
-fn picks_by_mark(rule: &RuleMessage) -> bool {
-    let marked = rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::FwMark(_)));
-    rule.header.tos != 0 || marked && !rule.header.flags.contains(RuleFlags::Invert)
+/// Whether it is made for a type of service or a flow label.
+fn is_by_service(rule: &RuleMessage) -> bool {
+    use rtnetlink::packet_core::Nla;
+
+    let by = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::Other(other) if BY_SERVICE.contains(&other.kind()));
+    rule.header.tos != 0 || rule.attributes.iter().any(by)
+}
+
+/// What it asks of a packet's mark, if it does. A mark without a mask is meant as a whole (`fib_nl2rule` in
+/// net/core/fib_rules.c), and one of zero is not told.
+fn mark_of(rule: &RuleMessage) -> Option<MarkRule> {
+    let told = |of: fn(&RuleAttribute) -> Option<u32>| rule.attributes.iter().find_map(of);
+    let mark = told(|attribute| if let RuleAttribute::FwMark(mark) = attribute { Some(*mark) } else { None });
+    let mask = told(|attribute| if let RuleAttribute::FwMask(mask) = attribute { Some(*mask) } else { None });
+    let mask = mask.or(mark.map(|_| u32::MAX))?;
+    Some(MarkRule { mark: mark.unwrap_or_default(), mask, inverted: rule.header.flags.contains(RuleFlags::Invert) })
 }
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::DefaultNla;
+
     use super::*;
 
-    #[test]
-    fn a_rule_for_a_mark_or_a_type_of_service_counts_and_one_for_all_but_a_mark_does_not() {
-        let rule = |attributes: &[RuleAttribute], flags, tos| {
-            let mut rule = RuleMessage::default();
-            rule.attributes = attributes.to_vec();
-            rule.header.flags = flags;
-            rule.header.tos = tos;
-            rule
-        };
-        let mark = [RuleAttribute::FwMark(0xca6c)];
-        let source = [RuleAttribute::Source("10.0.0.1".parse().unwrap())];
+    fn rule(attributes: &[RuleAttribute], flags: RuleFlags, tos: u8) -> RuleMessage {
+        let mut rule = RuleMessage::default();
+        rule.attributes = attributes.to_vec();
+        rule.header.flags = flags;
+        rule.header.tos = tos;
+        rule
+    }
 
-        assert!(picks_by_mark(&rule(&mark, RuleFlags::empty(), 0)));
-        assert!(picks_by_mark(&rule(&source, RuleFlags::empty(), 0x10)));
-        assert!(!picks_by_mark(&rule(&mark, RuleFlags::Invert, 0)));
-        assert!(!picks_by_mark(&rule(&source, RuleFlags::empty(), 0)));
+    #[test]
+    fn what_a_rule_asks_of_a_mark_is_read_as_the_kernel_tells_it() {
+        let of = |attributes: &[RuleAttribute], flags| mark_of(&rule(attributes, flags, 0));
+        let (mark, mask) = (RuleAttribute::FwMark(0x1), RuleAttribute::FwMask(0xff));
+
+        assert_eq!(
+            of(&[mark.clone(), mask.clone()], RuleFlags::empty()),
+            Some(MarkRule { mark: 1, mask: 0xff, inverted: false })
+        );
+        assert_eq!(of(&[mark], RuleFlags::Invert), Some(MarkRule { mark: 1, mask: u32::MAX, inverted: true }));
+        assert_eq!(of(&[mask], RuleFlags::empty()), Some(MarkRule { mark: 0, mask: 0xff, inverted: false }));
+        assert_eq!(of(&[RuleAttribute::Source("10.0.0.1".parse().unwrap())], RuleFlags::empty()), None);
+    }
+
+    #[test]
+    fn a_rule_for_a_type_of_service_is_told_from_others_in_each_of_its_forms() {
+        let other = |kind| RuleAttribute::Other(DefaultNla::new(kind, vec![0x10]));
+
+        assert!(is_by_service(&rule(&[], RuleFlags::empty(), 0x10)));
+        assert!(is_by_service(&rule(&[other(25)], RuleFlags::empty(), 0)));
+        assert!(!is_by_service(&rule(&[other(28)], RuleFlags::empty(), 0)));
+        assert!(!is_by_service(&rule(&[RuleAttribute::FwMark(1)], RuleFlags::empty(), 0)));
     }
 }

@@ -7,7 +7,7 @@ use netd_common::tuple::Port;
 use super::*;
 use crate::{
     model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
-    reconcile::{LinkName, Use},
+    reconcile::{LinkName, RoutingRules, Use},
 };
 
 fn choices() -> Choices {
@@ -227,13 +227,15 @@ fn a_network_with_an_address_to_leave_as_says_so_on_its_bridge_and_the_operator_
 }
 
 #[test]
-fn where_rules_pick_routes_by_marks_the_stack_finds_the_way_and_the_operator_hears_of_it() {
+fn where_rules_pick_routes_by_what_no_program_is_told_the_stack_finds_the_way_and_the_operator_hears_of_it() {
     let model = two_networks_and_an_endpoint();
-    let by_marks = HostFacts { routes_by_marks: true, ..facts(false) };
+    let routing = RoutingRules { by_service: true, ..RoutingRules::default() };
+    let by_service = HostFacts { routing, ..facts(false) };
+    let warns = |facts: &HostFacts| warnings(&model, facts).iter().any(|warning| warning.contains("ip rule"));
 
-    assert_eq!(plan(&model, &facts(false), &choices()).settings.unwrap().routed_by_stack, 0);
-    assert_eq!(plan(&model, &by_marks, &choices()).settings.unwrap().routed_by_stack, 1);
-    assert!(warnings(&model, &by_marks).iter().any(|warning| warning.contains("ip rule")));
+    assert_eq!(plan(&model, &facts(false), &choices()).settings.unwrap().routing, Routing::Asked as u32);
+    assert_eq!(plan(&model, &by_service, &choices()).settings.unwrap().routing, Routing::ByStack as u32);
+    assert!(warns(&by_service) && !warns(&facts(false)));
 }
 
 #[test]

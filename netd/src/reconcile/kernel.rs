@@ -33,8 +33,8 @@ pub struct HostFacts {
     pub ways: Ways,
     /// Uplinks whose drivers may meet frames (XDP) before the kernel makes packets of them.
     pub early: BTreeSet<LinkName>,
-    /// Whether a rule of the host's picks routes by a mark or a type of service.
-    pub routes_by_marks: bool,
+    /// What the rules of the host's routing ask beside addresses, devices, protocols and ports.
+    pub routing: RoutingRules,
     /// The host's own firewall.
     pub firewall: FirewallFacts,
     /// `net.ipv4.ip_local_port_range`.
@@ -70,6 +70,35 @@ pub struct Way {
     pub link: LinkName,
     /// The largest packet, in bytes.
     pub mtu: u32,
+}
+
+/// What rules of the host's routing pick packets by that packets of one tuple may differ in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RoutingRules {
+    /// What they ask of marks.
+    pub marks: BTreeSet<MarkRule>,
+    /// Whether one asks for a type of service or a flow label.
+    pub by_service: bool,
+    /// Whether a program may ask for the way of a packet with a mark (kernel 6.10).
+    pub marks_can_be_asked_for: bool,
+}
+
+/// What a rule asks of a packet's mark.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct MarkRule {
+    /// What the bits of the mask must be.
+    pub mark: u32,
+    /// The bits that it looks at.
+    pub mask: u32,
+    /// Whether it is for all packets but those.
+    pub inverted: bool,
+}
+
+impl MarkRule {
+    /// What it says to a packet with this mark (`fib_rule_match` in net/core/fib_rules.c).
+    pub const fn holds_for(&self, mark: u32) -> bool {
+        ((mark ^ self.mark) & self.mask == 0) != self.inverted
+    }
 }
 
 /// How the host uses addresses.

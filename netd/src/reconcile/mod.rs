@@ -16,7 +16,9 @@ mod state;
 
 pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
-pub use kernel::{Collected, Guard, HostFacts, Kernel, Process, Program, Uplink, Use, Way, Ways};
+pub use kernel::{
+    Collected, Guard, HostFacts, Kernel, MarkRule, Process, Program, RoutingRules, Uplink, Use, Way, Ways,
+};
 pub use probe::{Heard, Probed, Station, TunnelProbe};
 pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;

@@ -229,7 +229,7 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.has_socket_at(tuple)
     }
 
-    fn route(&self, input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
-        self.world.route(input, tuple, next)
+    fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        self.world.route(input, mark, tuple, next)
     }
 }

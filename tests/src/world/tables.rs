@@ -66,6 +66,8 @@ pub struct World {
     pub settings: Option<Settings>,
     /// Routes: prefix, its length in bits of the mapped address, and the way; the longest prefix wins.
     pub routes: Vec<(Address, u32, RouteTo)>,
+    /// Those that a rule has in their place for packets with a mark.
+    pub marked_routes: BTreeMap<u32, Vec<(Address, u32, RouteTo)>>,
     /// Ports that sockets of the host are bound to on every address, by protocol.
     pub sockets: BTreeSet<(u8, u16)>,
     /// Sockets that are bound to one address, by protocol, address and port.
@@ -344,8 +346,9 @@ impl Tables for World {
         self.sockets_at.contains(&(tuple.protocol, tuple.dst, tuple.dst_port.number()))
     }
 
-    fn route(&self, _input: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
-        let matching = self.routes.iter().filter(|(prefix, bits, _)| covers(*prefix, *bits, tuple.dst));
+    fn route(&self, _input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        let ruled = self.marked_routes.get(&mark).unwrap_or(&self.routes);
+        let matching = ruled.iter().filter(|(prefix, bits, _)| covers(*prefix, *bits, tuple.dst));
         match matching.max_by_key(|(_, bits, _)| *bits) {
             Some((_, _, RouteTo::Device(device, mtu, via))) => {
                 *next = NextHop::neighbour(*device, *mtu, via.unwrap_or(tuple.dst));

@@ -64,6 +64,59 @@ fn a_mark_that_netfilter_sets_chooses_the_way_as_it_does_for_the_host() {
 }
 
 #[test]
+fn a_fwmark_rule_that_tells_netds_bit_chooses_the_way_of_containers_as_the_stack_would() {
+    let play = Play::new(Offloads::Off);
+    let fast = || says::counted(&play.town.netd, "from_container", "to_neighbour");
+    let _published = play.app.echo_tcp(80);
+    let mut seen_by = [0, 0];
+    // What the stack finds for a packet with that bit and no other: the client by way of the table, the internet without.
+    for (rule, by_table) in [
+        ("fwmark 0x8000000/0x8000000", true),
+        ("not fwmark 0x8000000/0x8000000", false),
+        ("fwmark 0/0x8000000", false),
+        ("not fwmark 0/0x8000000", true),
+    ] {
+        let before = fast();
+        play.town.host.ip(&format!("rule add {rule} lookup {TABLE}"));
+        let ways = if kernel_is_asked_with_marks() { "asked_with_mark" } else { "stack" };
+        wait_until("the programs know of the rule", || play.ways() == ways);
+
+        asks(&play.app, 7);
+        play.town.client.asks_tcp(&format!("{FRONT}:8080"), PATIENCE).expect("a published port answers");
+
+        let went_by_table = [&play.internet[0], &play.client[0]].map(|server| server.peers().len());
+        assert_eq!(went_by_table[1] > seen_by[1], by_table, "{rule}");
+        assert_eq!(went_by_table[0] > seen_by[0], !by_table, "{rule}");
+        seen_by = went_by_table;
+        assert_eq!(fast() > before, kernel_is_asked_with_marks(), "{rule}: on the fast path where the kernel is asked");
+        assert_eq!(play.warns_of_rules(), !kernel_is_asked_with_marks(), "{rule}: it is said where it is slow");
+        play.town.host.ip(&format!("rule del {rule} lookup {TABLE}"));
+        wait_until("the programs know that it is gone", || play.ways() == "asked");
+    }
+    play.internet[0].assert_seen_only(HOST);
+    play.client[0].assert_seen_only(FRONT);
+    play.town.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn a_fwmark_rule_for_packets_of_others_costs_containers_nothing_on_any_kernel() {
+    let play = Play::new(Offloads::On);
+    for rule in ["fwmark 1", "fwmark 0x80000/0xff0000", "not fwmark 0xca6c priority 40000"] {
+        play.town.host.ip(&format!("rule add {rule} lookup {TABLE}"));
+    }
+    let fast = || says::counted(&play.town.netd, "from_container", "to_neighbour");
+
+    let before = fast();
+    asks(&play.app, 7);
+
+    // Of a connection three at least, two datagrams, and two of three fragments each.
+    assert!(fast() >= before + 11, "all by the programs");
+    assert_eq!(play.ways(), "asked");
+    assert!(!play.warns_of_rules(), "{}", warnings(&play.town));
+    play.internet[0].assert_seen_only(HOST);
+}
+
+#[test]
 fn of_several_ways_a_flow_keeps_one_with_all_its_fragments_and_leaves_as_its_uplinks_address() {
     let play = Play::new(Offloads::Off);
     let host = &play.town.host;
@@ -163,9 +216,21 @@ impl Play {
         Self { app, internet, client, _udp: udp.map(|(node, port)| node.echo_udp(port)), town }
     }
 
+    /// Who finds the ways out.
+    fn ways(&self) -> String {
+        self.town.netd.json("status")["routing"].as_str().unwrap_or_default().to_owned()
+    }
+
     fn warns_of_rules(&self) -> bool {
         warnings(&self.town).contains("ip rule")
     }
+}
+
+/// Whether `bpf_fib_lookup` takes a mark here: since kernel 6.10.
+fn kernel_is_asked_with_marks() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel has a release");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(10))
 }
 
 fn warnings(town: &Town) -> String {

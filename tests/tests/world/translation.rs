@@ -2,7 +2,7 @@
 
 use netd_common::{
     parse::tcp_flags::{ACK, SYN},
-    tables::Hook,
+    tables::{Firewall, Hook, Routing},
     tuple::{Address, TCP},
     verdict::Verdict,
 };
@@ -175,7 +175,7 @@ fn what_the_stack_moves_to_another_uplink_leaves_as_that_ones_address() {
 #[test]
 fn where_routes_depend_on_marks_the_stack_finds_the_way_and_answers_come_straight_in() {
     let mut world = scene::world();
-    world.settings.as_mut().unwrap().routed_by_stack = 1;
+    world.settings.as_mut().unwrap().routing = Routing::ByStack as u32;
     let sent = tcp("10.176.1.2:33000", "198.51.100.7:80");
 
     let to_stack = leave(&world, A, sent.clone(), false);
@@ -189,6 +189,26 @@ fn where_routes_depend_on_marks_the_stack_finds_the_way_and_answers_come_straigh
     assert_eq!((back.verdict, back.destination()), (Verdict::Peer(A), "10.176.1.2:33000".into()));
     assert_eq!((published.verdict, answer_to_stack.verdict), (Verdict::Peer(A), Verdict::Pass));
     assert_eq!(forwarded(&world, answer).source(), "192.0.2.1:8080");
+}
+
+#[test]
+fn where_a_rule_picks_the_way_by_netds_mark_programs_ask_with_it_and_the_stacks_packets_have_it() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().unwrap();
+    settings.routing = Routing::AskedWithMark as u32;
+    settings.firewall = Firewall { mark: 0x0800_0000, ..Firewall::default() };
+    let other = Address::v4([192, 0, 2, 253]);
+    world.marked_routes.insert(0x0800_0000, vec![(Address::ANY_V4, 96, RouteTo::Device(UPLINK, 900, Some(other)))]);
+
+    let short = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80"), false);
+    let way = world.flows.borrow().values().find(|flow| flow.direction == 0).unwrap().next.address();
+    let long = udp("10.176.1.2:33001", "198.51.100.7:80").payload(&[0; 1000]);
+    let long = long.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes();
+    let mut to_stack = Frame::at(A, long);
+    let verdict = world.run(Hook::FromContainer, &mut to_stack);
+
+    assert_eq!((short.verdict, way), (Verdict::Neighbour(UPLINK), other));
+    assert_eq!((verdict, to_stack.mark), (Verdict::Pass, 0x0800_0000));
 }
 
 #[test]
