@@ -47,7 +47,7 @@ fn a_host_whose_own_range_is_every_port_has_room_for_them_too() {
     let mut town = Town::before_netd();
     town.host.run(["sh", "-c", "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range"]).ok();
     town.netd.start();
-    connections_do_not_cross(&town, 8_000);
+    connections_do_not_cross(&town, 20_000);
 }
 
 /// Opens so many connections from each of two containers at once, keeps all of them, and has both ends of each say which one it
