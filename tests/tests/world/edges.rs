@@ -5,7 +5,7 @@ use netd_common::{
     nat,
     packet::ETH,
     parse::{
-        self, ETHERTYPE_IPV4,
+        self, ETHERTYPE_IPV4, ETHERTYPE_IPV6,
         tcp_flags::{ACK, FIN, RST, SYN},
     },
     tables::{Device, EndpointKey, Hook, PortRange, Scratch},
@@ -13,7 +13,7 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{checksums_hold, other, sum, tcp, udp},
+    packets::{checksums_hold, ipv6_twin, other, sum, tcp, udp},
     scene::{self, A, B, UPLINK},
     story::{SERVER, enter, host_sends, leave},
     world::{Frame, Summed, World},
@@ -302,12 +302,14 @@ fn open_and_close(world: &World, from: &str, to: &str) -> netd_tests::story::Arr
 
 #[test]
 fn what_had_no_ethernet_header_enters_its_container_with_one_of_its_own_family() {
-    let world = scene::world();
     let knock = tcp("198.51.100.9:4000", "192.0.2.1:443").bytes();
-    let mut packet = Frame { layer3: true, ..Frame::at(UPLINK, knock[ETH..].to_vec()) };
+    for (knock, ethertype) in [(knock.clone(), ETHERTYPE_IPV4), (ipv6_twin(&knock), ETHERTYPE_IPV6)] {
+        let world = scene::world_of_both_families();
+        let mut packet = Frame { layer3: true, ..Frame::at(UPLINK, knock[ETH..].to_vec()) };
 
-    let verdict = world.run(Hook::FromL3Uplink, &mut packet);
+        let verdict = world.run(Hook::FromL3Uplink, &mut packet);
 
-    assert!(matches!(verdict, Verdict::Peer(_)), "{verdict:?}");
-    assert_eq!(packet.bytes[12..ETH], ETHERTYPE_IPV4);
+        assert_eq!(verdict, Verdict::Peer(A));
+        assert_eq!(packet.bytes[12..ETH], ethertype);
+    }
 }
