@@ -3,6 +3,7 @@
 //!
 //! `NETFILTER_SEED` and `NETFILTER_PLAYS` choose other traffic; what fails prints the seed of its own play.
 
+mod extensions;
 mod frames;
 mod odd;
 mod raw;

@@ -3,11 +3,15 @@
 
 use netd_common::{
     packet::ETH,
-    parse::tcp_flags::{ACK, FIN, RST, SYN},
+    parse::{
+        sctp_chunk::INIT,
+        tcp_flags::{ACK, FIN, RST, SYN},
+    },
 };
-use netd_tests::packets::{fragments, icmp, icmp_error, other, ping, pong, tcp, udp};
+use netd_tests::packets::{fragments, icmp, icmp_error, other, ping, pong, sctp, tcp, udp};
 
 use crate::{
+    extensions::Extensions,
     frames::stories,
     site::{
         A, B, FAR, FAR_BY_ADVISED_ROUTE, FAR_BY_NARROW_ROUTE, FAR_NARROW, FAR_RAW, GATEWAY, HOST, ROUTER, UNREACHABLE,
@@ -67,10 +71,20 @@ impl Odd {
 
 /// All of them.
 pub fn all() -> Vec<Odd> {
-    [stray_segments(), connections(), other_protocols(), messages(), parts(), narrow_ways(), headers(), to_the_host()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        stray_segments(),
+        connections(),
+        other_protocols(),
+        associations(),
+        messages(),
+        parts(),
+        narrow_ways(),
+        headers(),
+        to_the_host(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Ports that are of no other packet's flow.
@@ -79,10 +93,14 @@ fn port(number: &mut u16) -> u16 {
     *number
 }
 
+/// Type of the chunk that answers one which opens an association.
+const INIT_ACK: u8 = 2;
+
 const LEAKS: &str = "netfilter lets out what it cannot track, with an address that is nobody's outside; netd drops what it cannot translate";
 const LOOSE: &str = "netfilter takes a connection up in its middle; for netd only a SYN opens one, and the host refuses the rest at once";
 const LISTENS: &str = "without a cgroup the daemon listens at a published port for the host's own clients, and a listener says nothing to a segment without flags (RFC 9293 section 3.10.7.2)";
 const BY_ADDRESS: &str = "netfilter masquerades what has no ports by address alone, so that two containers cannot be told apart; netd drops it";
+const PORT_KEPT: &str = "netfilter changes a port and mends the checksum over the whole packet; netd keeps an association's port, and refuses one whose answers would be another's";
 const RARE_MESSAGES: &str = "netfilter keeps ICMP's other questions apart by their identifier; netd carries echoes and errors, and nobody else asks";
 const HELD_BACK: &str = "netfilter holds fragments back until the packet is whole; netd keeps nothing back, and a fragment before its first is of no known flow (`fragment_overtook` counts it when the first comes)";
 const NO_HOP: &str =
@@ -174,6 +192,39 @@ fn other_protocols() -> Vec<Odd> {
     to_the_host.into_iter().chain(from_a_container).chain([inward]).collect()
 }
 
+/// SCTP. Its checksum and its tags must be right here: the kernel's conntrack looks at both.
+fn associations() -> Vec<Odd> {
+    let (near, far) = (|from: &str| format!("{from}:2905"), format!("{FAR_RAW}:2906"));
+    let opens = |from: &str, sender| (sender, tagged(sctp(&near(from), &far, INIT).bytes(), 0));
+    let answered = (Sender::Far, tagged(sctp(&far, &near(HOST), INIT_ACK).bytes(), 0x0505_0505));
+    let together = |name: &str, packets| Odd { packets, ..Odd::new(name, Sender::B, vec![]) };
+    let got = "far gets protocol 132 192.0.2.1 > 203.0.113.77";
+    vec![
+        together("an association of a container, and its answer", vec![opens(B, Sender::B), answered]),
+        together("the same of its neighbour with the same port", vec![opens(A, Sender::A)]).differs(
+            &[got],
+            &[],
+            PORT_KEPT,
+        ),
+    ]
+}
+
+/// With a verification tag (the one that the other end gave in its INIT, RFC 9260 section 8.5) and the right checksum.
+fn tagged(mut packet: Vec<u8>, tag: u32) -> Vec<u8> {
+    let l4 = ETH + 20;
+    packet[l4 + 4..l4 + 8].copy_from_slice(&tag.to_be_bytes());
+    packet[l4 + 8..l4 + 12].fill(0);
+    let sum = crc32c(&packet[l4..]);
+    packet[l4 + 8..l4 + 12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// SCTP's checksum (RFC 9260 appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 fn messages() -> Vec<Odd> {
     let one = |name: &str, sender, packet: Vec<u8>| Odd::new(name, sender, vec![packet]);
     let known = tcp(&format!("{B}:9999"), &format!("{FAR_RAW}:9999")).bytes();
@@ -242,7 +293,16 @@ fn parts() -> Vec<Odd> {
 fn narrow_ways() -> Vec<Odd> {
     let twice = |name: &str, way, size| {
         let acts = vec![Act::Say(End::Client, size), Act::Say(End::Client, size)];
-        let datagrams = Datagrams { way, v6: true, listens: true, checksums: true, whole: false, ttl: 64, acts };
+        let datagrams = Datagrams {
+            way,
+            v6: true,
+            listens: true,
+            checksums: true,
+            whole: false,
+            ttl: 64,
+            extensions: Extensions::default(),
+            acts,
+        };
         Odd { datagrams: Some(datagrams), ..Odd::new(name, Sender::A, vec![]) }
     };
     let heard = |size| format!("Say(Client, {size}): heard from 2001:db8:1::1");

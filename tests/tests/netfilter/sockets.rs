@@ -22,6 +22,7 @@ use nix::{
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
+    extensions::Extensions,
     site::{A, BLACKHOLE, FAR, FAR_BY_NARROW_ROUTE, FAR_NARROW, HOST, OWN, PROHIBITED, UNREACHABLE, six},
     stage::Stage,
 };
@@ -75,6 +76,8 @@ pub struct Connection {
     pub v6: bool,
     /// Whether anybody listens.
     pub listens: bool,
+    /// What stands before each segment of either end, by IPv6.
+    pub extensions: Extensions,
     pub acts: Vec<Act>,
 }
 
@@ -88,6 +91,8 @@ pub struct Datagrams {
     /// Sent whole or not at all.
     pub whole: bool,
     pub ttl: u32,
+    /// What stands before each datagram of either end, by IPv6.
+    pub extensions: Extensions,
     pub acts: Vec<Act>,
 }
 
@@ -117,7 +122,9 @@ impl Connection {
                 _ => {}
             }
         }
-        Self { way, v6: random.random_ratio(2, 5), listens: random.random_ratio(9, 10), acts }
+        let (v6, listens) = (random.random_ratio(2, 5), random.random_ratio(9, 10));
+        let extensions = if v6 { Extensions::arbitrary(random) } else { Extensions::default() };
+        Self { way, v6, listens, extensions, acts }
     }
 
     /// Plays it and tells what both ends see.
@@ -142,6 +149,7 @@ impl Connection {
         };
         let (server, from) = listener.accept().expect("who is connected can be accepted");
         story.push(format!("server: accepts from {}", from.ip()));
+        self.extensions.put_on(&server);
         let mut streams = [Some(client), Some(server)];
         for stream in streams.iter().flatten() {
             stream.set_read_timeout(Some(PATIENCE)).expect("a socket can be given a timeout");
@@ -160,6 +168,7 @@ impl Connection {
             setsockopt(&socket, sockopt::Mark, &OWN)?;
         }
         bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source(self.way, self.v6), 0)))?;
+        self.extensions.put_on(&socket);
         // It bounds a connect, too.
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(wait.as_millis() as i64))?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
@@ -237,11 +246,14 @@ fn notice(other: Option<TcpStream>) -> String {
 impl Datagrams {
     pub fn arbitrary(random: &mut StdRng) -> Self {
         let (way, v6, whole) = (way(random), random.random_ratio(2, 5), random.random_ratio(1, 3));
+        let extensions = if v6 { Extensions::arbitrary(random) } else { Extensions::default() };
         let largest = match way {
             // Fragments of IPv6 on a narrow way are among the odd packets.
-            Way::Out(FAR_NARROW | FAR_BY_NARROW_ROUTE) | Way::InByNarrowLink if v6 && !whole => 1232,
+            Way::Out(FAR_NARROW | FAR_BY_NARROW_ROUTE) | Way::InByNarrowLink if v6 && !whole => {
+                1232 - extensions.length()
+            }
             // The rules by which the router refuses do so for whole packets alone.
-            Way::Out(UNREACHABLE | PROHIBITED) => 1452,
+            Way::Out(UNREACHABLE | PROHIBITED) => 1452 - extensions.length(),
             _ => usize::MAX,
         };
         let mut acts = Vec::new();
@@ -260,6 +272,7 @@ impl Datagrams {
             checksums: v6 || random.random_ratio(4, 5),
             whole,
             ttl: [64, 64, 64, 64, 64, 64, 1, 2, 3, 4].choose(random).copied().unwrap_or(64),
+            extensions,
             acts,
         }
     }
@@ -328,6 +341,7 @@ impl Datagrams {
         for (level, name, value) in options {
             set_option(&socket, level, name, value);
         }
+        self.extensions.put_on(&socket);
         set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, i32::from(!self.checksums));
         if self.way == Way::Inside {
             setsockopt(&socket, sockopt::Mark, &OWN).expect("root may mark packets");
