@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use netd_common::{
     conntrack::Leg,
     tables::{Counters, Flow, Instant, Publication, PublicationKey},
-    tuple::{Address, ICMP, ICMPV6, TCP, Tuple, UDP, Zone},
+    tuple::{Address, ICMP, ICMPV6, SCTP, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::{
 /// A flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlowView {
-    /// `tcp`, `udp`, `icmp` or a protocol number.
+    /// `tcp`, `udp`, `sctp`, `icmp` or a protocol number.
     pub protocol: String,
     /// The container's network.
     pub network: Option<String>,
@@ -212,6 +212,7 @@ fn protocol_name(number: u8) -> String {
     match number {
         TCP => "tcp".to_owned(),
         UDP => "udp".to_owned(),
+        SCTP => "sctp".to_owned(),
         ICMP | ICMPV6 => "icmp".to_owned(),
         other => other.to_string(),
     }

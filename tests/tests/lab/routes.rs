@@ -139,6 +139,30 @@ fn of_several_ways_a_flow_keeps_one_with_all_its_fragments_and_leaves_as_its_upl
 }
 
 #[test]
+fn what_leaves_has_the_address_that_its_uplink_has_also_after_that_has_changed() {
+    const LATER: &str = "192.0.2.9";
+    let play = Play::new(Offloads::Off);
+    let host = &play.town.host;
+    let [udp, ..] = &play.udp;
+    let seen = |address: &str| udp.peers().iter().filter(|peer| peer.to_string() == address).count();
+    let long = play.app.pings_udp(&format!("{INTERNET}:7"), 50);
+    wait_until("some answers", || long.answered() > 10);
+    udp.assert_seen_only(HOST);
+
+    host.ip(&format!("address del {HOST}/24 dev eth0"));
+    host.ip(&format!("address add {LATER}/24 dev eth0"));
+    host.default_route(NEIGHBOUR);
+
+    wait_until("the flow that goes on leaves as the new address", || seen(LATER) > 10);
+    let (answered, before) = (long.answered(), seen(HOST));
+    wait_until("it is answered there", || long.answered() > answered + 10);
+    asks(&play.app, 7);
+    assert_eq!(seen(HOST), before, "nothing leaves as the old one any more");
+    assert_eq!(play.internet[0].peers().iter().map(ToString::to_string).collect::<Vec<_>>(), [LATER]);
+    long.finish();
+}
+
+#[test]
 fn where_the_host_refuses_to_route_the_container_hears_what_the_host_would_say() {
     let play = Play::new(Offloads::On);
     let host = &play.town.host;
@@ -199,7 +223,8 @@ struct Play {
     app: Container,
     internet: [Server; 2],
     client: [Server; 2],
-    _udp: [Server; 4],
+    /// The internet's two, and the client's.
+    udp: [Server; 4],
     town: Town,
 }
 
@@ -213,7 +238,7 @@ impl Play {
         let tcp = |node: &Node| [7, 8].map(|port| node.echo_tcp(port));
         let (internet, client) = (tcp(&town.internet), tcp(&town.client));
         let udp = [(&*town.internet, 7), (&town.internet, 8), (&town.client, 7), (&town.client, 8)];
-        Self { app, internet, client, _udp: udp.map(|(node, port)| node.echo_udp(port)), town }
+        Self { app, internet, client, udp: udp.map(|(node, port)| node.echo_udp(port)), town }
     }
 
     /// Who finds the ways out.

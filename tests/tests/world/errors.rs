@@ -1,12 +1,15 @@
 //! ICMP errors about packets of a flow.
 
 use netd_common::{
-    parse::tcp_flags::{ACK, SYN},
+    parse::{
+        sctp_chunk::INIT,
+        tcp_flags::{ACK, SYN},
+    },
     tables::Hook,
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{Build, checksums_hold, icmp_error, ping, tcp, udp},
+    packets::{Build, checksums_hold, icmp_error, ping, sctp, tcp, udp},
     scene::{self, A, B, UPLINK},
     story::{Arrived, SERVER, enter, leave},
     world::{Frame, World},
@@ -46,18 +49,30 @@ fn an_error_about_a_containers_packet_reaches_it_and_quotes_what_it_sent() {
 
 #[test]
 fn an_error_by_a_container_leaves_as_the_hosts_and_quotes_what_the_client_sent() {
-    let world = scene::world();
-    let sent = udp("203.0.113.9:40000", "192.0.2.1:5353");
-    let original = sent.clone().bytes();
-    let arrived = enter(&world, sent, false);
-    assert_eq!(arrived.verdict, Verdict::Peer(B));
+    let cases = [
+        (udp("203.0.113.9:40000", "192.0.2.1:5353"), B, "10.176.1.3"),
+        (sctp("203.0.113.9:40000", "192.0.2.1:5353", INIT), B, "10.176.1.3"),
+        (tcp("203.0.113.9:40000", "192.0.2.1:8080"), A, "10.176.1.2"),
+        (tcp("203.0.113.9:40000", "192.0.2.1:8080").ip_options(12), A, "10.176.1.2"),
+    ];
+    for (sent, container, own) in cases {
+        for quoted in [28, 200] {
+            let world = scene::world();
+            let original = sent.clone().bytes();
+            let arrived = enter(&world, sent.clone(), false);
+            assert_eq!(arrived.verdict, Verdict::Peer(container));
+            let quoted = quoted.max(usize::from(original[14] & 15) * 4 + 8);
 
-    let error = leave(&world, B, icmp_error("10.176.1.3", "203.0.113.9", false, &arrived.bytes, 28), false);
+            let error = leave(&world, container, icmp_error(own, "203.0.113.9", false, &arrived.bytes, quoted), false);
 
-    assert_eq!(error.verdict, Verdict::Neighbour(UPLINK));
-    assert_eq!(&error.bytes[26..34], &[192, 0, 2, 1, 203, 0, 113, 9]);
-    let quote = &error.bytes[error.l4() + 8..];
-    assert_eq!((&quote[12..20], &quote[20..28]), (&original[26..34], &original[34..42]));
+            assert_eq!(error.verdict, Verdict::Neighbour(UPLINK));
+            assert_eq!(&error.bytes[26..34], &[192, 0, 2, 1, 203, 0, 113, 9]);
+            let quote = &error.bytes[error.l4() + 8..];
+            let mut expected = original[14..14 + quote.len()].to_vec();
+            expected[8..12].copy_from_slice(&quote[8..12]);
+            assert_eq!(quote, expected, "what the client sent, its time to live aside");
+        }
+    }
 }
 
 #[test]

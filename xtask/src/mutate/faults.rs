@@ -164,6 +164,12 @@ pub const FAULTS: &[Fault] = &[
         "} else if device.has(device_flags::isolated(h.v4)) {",
         "} else if false && device.has(device_flags::isolated(h.v4)) {",
     ),
+    fault(
+        "the host's routing not asked for netd's mark",
+        "forward.rs",
+        "== Routing::AskedWithMark as u32 {",
+        "== u32::MAX {",
+    ),
     fault("routed subnet masqueraded", "forward.rs", "if from.keeps(own) {", "if false && from.keeps(own) {"),
     fault(
         "containers connect that are kept apart",
