@@ -60,6 +60,23 @@ fn ports_that_the_operator_reserved_are_nobodys() {
 }
 
 #[test]
+fn the_port_of_a_tunnel_that_ends_in_the_hosts_kernel_stays_the_tunnels() {
+    let town = Town::new(Offloads::On);
+    town.host.ip("link add vx7 up type vxlan id 7 dstport 4789 dev eth0 local 192.0.2.1");
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let ports = town.internet.enter(|| UdpSocket::bind((INTERNET, 9)).unwrap());
+    ports.set_read_timeout(Some(PATIENCE)).unwrap();
+    let seen = |port| {
+        bound(&app, port).send_to(b"?", (INTERNET, 9)).unwrap();
+        ports.recv_from(&mut [0; 8]).unwrap().1.port()
+    };
+
+    assert_eq!(seen(4790), 4790);
+    assert_ne!(seen(4789), 4789, "its answers would be the tunnel's");
+}
+
+#[test]
 fn containers_get_out_of_a_host_that_keeps_every_port_for_itself() {
     let mut town = Town::before_netd();
     set(&town.host, "ipv4/ip_local_port_range", "1024 65535");

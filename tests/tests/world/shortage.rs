@@ -71,6 +71,25 @@ fn a_host_whose_own_range_is_every_port_has_ports_for_its_containers() {
 }
 
 #[test]
+fn where_the_search_for_a_port_starts_only_who_knows_the_secret_can_tell() {
+    let starts = |secret: [u32; 2]| {
+        let mut world = scene::world();
+        world.settings.as_mut().unwrap().secret = secret;
+        let to = (1..=32).map(|i| format!("198.51.100.{i}:53"));
+        to.map(|to| leave(&world, A, udp("10.176.1.2:33000", &to), false).source_port()).collect::<Vec<_>>()
+    };
+    let one = starts([1, 2]);
+    let apart = |others: &[u16]| one.iter().zip(others).filter(|(one, other)| one != other).count();
+
+    assert_eq!(one, starts([1, 2]), "the same start for a destination");
+    assert!(one.iter().collect::<BTreeSet<_>>().len() >= 30, "another for each: {one:?}");
+    assert!(
+        apart(&starts([1, 3])) >= 30 && apart(&starts([2, 2])) >= 30,
+        "and others with either half of another secret"
+    );
+}
+
+#[test]
 fn a_reserved_port_is_neither_kept_nor_picked() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().unwrap();

@@ -64,6 +64,12 @@ pub const FAULTS: &[Fault] = &[
         "!has_port || !settings.ephemeral.contains(key.src_port.number())",
         "true || has_port || settings.ephemeral.is_empty()",
     ),
+    fault(
+        "start of the search for a port predictable",
+        "nat.rs",
+        "let hash = hash(settings.secret, &s.flow.becomes);",
+        "let hash = hash([0; 2], &s.flow.becomes);",
+    ),
     fault("pool one port too long", "nat.rs", "if offset < first.len() {", "if offset <= first.len() {"),
     fault(
         "answers expected in the container's zone",
