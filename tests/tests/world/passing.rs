@@ -1,5 +1,7 @@
 //! What does not belong to netd goes by untouched.
 
+use std::net::Ipv6Addr;
+
 use netd_common::{
     tables::{DeviceKind, Hook, device_flags},
     verdict::{DropReason, Verdict},
@@ -111,6 +113,54 @@ fn a_containers_words_to_its_link_pass_to_the_bridge() {
     for (word, to) in words {
         assert_untouched(&world, Hook::FromContainer, Frame::at(A, word.macs(own, to).bytes()));
     }
+}
+
+#[test]
+fn the_words_of_a_link_pass_by_ipv6_too_in_both_directions_and_from_containers() {
+    let [mdns, dhcp] =
+        [5353_u16, 547].map(|port| [&[0x14, 0xe9][..], &port.to_be_bytes(), &[0, 12, 1, 1, 0, 0, 0, 0]].concat());
+    // With a router alert before it (RFC 3810 section 5).
+    let report = [&[58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 1, 1, 0, 0, 0, 1, 4, 0, 0, 0][..], &[0xff; 16]].concat();
+    let about_neighbours =
+        |kind: u8| [&[kind, 0, 1, 1, 0, 0, 0, 0][..], &link_local(0x77), &[1, 1, 2, 0, 0, 0, 0, 0x77]].concat();
+    let words = [
+        ("mDNS", 17, "ff02::fb", mdns, true),
+        ("DHCP", 17, "ff02::1:2", dhcp, true),
+        ("MLD", 0, "ff02::16", report, true),
+        ("VRRP", 112, "ff02::12", vec![0x31, 7, 100, 1, 0, 100, 1, 1], true),
+        ("a router asked for", 58, "ff02::2", vec![133, 0, 1, 1, 0, 0, 0, 0], true),
+        ("a router advertised", 58, "ff02::1", vec![134, 0, 1, 1, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0], false),
+        ("a neighbour asked for", 58, "ff02::1:ff00:77", about_neighbours(135), false),
+        ("a neighbour advertised", 58, "ff02::1", about_neighbours(136), false),
+    ];
+    for (name, next, to, payload, from_container) in words {
+        // A report goes no further than the link (RFC 3810 section 5); who believes a neighbour looks that it is one (RFC 4861).
+        let hops = if name == "MLD" { 1 } else { 255 };
+        let to: Ipv6Addr = to.parse().expect("an address");
+        let [.., a, b, c, d] = to.octets();
+        let group = [0x33, 0x33, a, b, c, d];
+        let said = |by: u8, mac: [u8; 6]| {
+            [&group[..], &mac, &[0x86, 0xdd], &header(by, to, (next, hops), &payload), &payload].concat()
+        };
+        let world = scene::world_of_both_families();
+
+        assert_untouched(&world, Hook::FromUplink, Frame::at(UPLINK, said(0x77, UPLINK_MACS[1])));
+        assert_untouched(&world, Hook::ToUplink, Frame { came_by: 0, ..Frame::at(UPLINK, said(0x78, UPLINK_MACS[0])) });
+        if from_container {
+            assert_untouched(&world, Hook::FromContainer, Frame::at(A, said(A as u8, scene::container_mac(A))));
+        }
+        assert_eq!(world.flows.borrow().len(), 0, "{name}");
+    }
+}
+
+/// The link-local address made of the link-layer address 02:00:00:00:00:`last` (RFC 4291 appendix A).
+fn link_local(last: u8) -> [u8; 16] {
+    [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, last]
+}
+
+fn header(by: u8, to: Ipv6Addr, (next, hops): (u8, u8), payload: &[u8]) -> Vec<u8> {
+    let [high, low] = (payload.len() as u16).to_be_bytes();
+    [&[0x60, 0, 0, 0, high, low, next, hops][..], &link_local(by), &to.octets()].concat()
 }
 
 #[test]

@@ -18,7 +18,7 @@ proptest! {
         device in prop::sample::select(vec![A, B, UPLINK, 20, 99]),
         known_macs in any::<bool>(),
     ) {
-        let world = scene::world();
+        let world = scene::world_of_both_families();
         let mut bytes = bytes;
         if bytes.len() >= 14 {
             bytes[12..14].copy_from_slice(&ethertype);
