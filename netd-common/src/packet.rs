@@ -39,6 +39,8 @@ pub enum Label {
     None = 0,
     /// One of our hooks has decided about it and translated what had to be.
     Approved = 0x6e64,
+    /// As `Approved`, and it leaves this host encrypted or not at all.
+    Sealed = 0x6e65,
 }
 
 /// A packet that can be read and rewritten.

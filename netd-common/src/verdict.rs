@@ -218,6 +218,10 @@ drop_reasons! {
     FragmentOvertook = 24, "fragment_overtook";
     /// Larger than what is on its way, and not to be cut: its sender is told.
     TooBig = 25, "too_big";
+    /// Of an encrypted network, from another host or to one, and in clear.
+    NotEncrypted = 26, "not_encrypted";
+    /// Of an encrypted network, to a host with which no keys are agreed on yet.
+    NoKeys = 27, "no_keys";
 }
 
 impl DropReason {

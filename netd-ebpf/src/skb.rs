@@ -355,7 +355,13 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     fn label(&self) -> Label {
         // SAFETY: a field of the context in hand.
         let index = unsafe { (*self.skb).tc_index };
-        if index == Label::Approved as u32 { Label::Approved } else { Label::None }
+        if index == Label::Approved as u32 {
+            Label::Approved
+        } else if index == Label::Sealed as u32 {
+            Label::Sealed
+        } else {
+            Label::None
+        }
     }
 
     #[inline(always)]

@@ -171,6 +171,10 @@ pub struct ClusterConfig {
     pub vtep: Option<IpAddr>,
     /// `--vxlan-port`.
     pub vxlan_port: Option<u16>,
+    /// UDP port of the tunnels of encrypted networks.
+    pub encrypted_port: Option<u16>,
+    /// Seconds after which the keys of encrypted networks change.
+    pub rekey: Option<u64>,
     /// `--etcd`.
     pub etcd: Vec<Member>,
     /// `--etcd-ca`.
@@ -353,7 +357,8 @@ mod tests {
         assert!(!subnet.is_empty() && !gateway.is_empty() && !ip_range.is_empty() && mtu.is_some() && ipv6);
         let PublishConfig { address, from } = publish;
         assert!(!address.is_empty() && !from.is_empty());
-        let ClusterConfig { node, vtep, vxlan_port, etcd, lease, .. } = cluster.clone();
+        let ClusterConfig { node, vtep, vxlan_port, encrypted_port, rekey, etcd, lease, .. } = cluster.clone();
+        assert!(encrypted_port.is_some() && rekey.is_some());
         assert!(node.is_some() && vtep.is_some() && vxlan_port.is_some() && !etcd.is_empty() && lease.is_some());
         let ClusterConfig { etcd_ca, etcd_cert, etcd_key, etcd_user, etcd_password_file, .. } = cluster;
         assert!([etcd_ca, etcd_cert, etcd_key, etcd_password_file].iter().all(Option::is_some) && etcd_user.is_some());

@@ -23,12 +23,15 @@ use crate::{
     dns::Directory,
     firewall::Mode,
     holder,
-    link::{self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets},
+    link::{
+        self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets,
+        xfrm::{self, Xfrm},
+    },
     model::Protocol,
     netns::Namespace,
     reconcile::{
-        Checkup, Collected, Family, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program,
-        Relays, ResolverState, Sandbox, State, Step, TunnelProbe, Use, Ways,
+        Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Join, Kernel, LinkName, Probed, Process,
+        Program, Relays, ResolverState, Sandbox, State, Step, TunnelProbe, Use, Ways,
     },
     relay::Relay,
     resolver::Resolver,
@@ -63,6 +66,8 @@ pub struct Host {
     firewall: Firewall,
     /// Other hosts of the cluster, and of networks made by hand.
     vteps: [BTreeSet<IpAddr>; 2],
+    /// Only where something is or was encrypted: to ask has the kernel load what many hosts need not.
+    ipsec: Option<Xfrm>,
 }
 
 impl Host {
@@ -85,7 +90,7 @@ impl Host {
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
         let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
         let vteps = Default::default();
-        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall, vteps })
+        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall, vteps, ipsec: None })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -99,6 +104,14 @@ impl Host {
     /// Wakes whoever waits when something of the host's or of a container's network has changed.
     pub fn changes(&self) -> Result<watch::Receiver<u64>> {
         self.links.changes().context("nobody listens to the host's changes")
+    }
+
+    /// The tables of encryption, which are looked at from now on.
+    fn xfrm(&mut self) -> Result<&Xfrm> {
+        if self.ipsec.is_none() {
+            self.ipsec = Some(Xfrm::open()?);
+        }
+        self.ipsec.as_ref().context("the tables of encryption are open")
     }
 
     /// What was known of the sandbox at a path.
@@ -221,6 +234,7 @@ impl Kernel for Host {
             vteps,
             mesh,
             peers,
+            ipsec: self.ipsec.as_ref().map(Xfrm::observed).transpose()?.unwrap_or_default(),
             addresses,
             accepts: self.firewall.facts().accepted(),
             settings,
@@ -252,6 +266,10 @@ impl Kernel for Host {
             Step::RemoveMeshEnd(key) => self.dataplane.tables_mut().overlay.remove_mesh_end(*key),
             Step::PutMeshEnd(key, end) => self.dataplane.tables_mut().overlay.put_mesh_end(*key, *end),
             Step::RemovePeer(key) => self.dataplane.tables_mut().overlay.remove_peer(*key),
+            Step::PutAssociation(id, association) => Ok(self.xfrm()?.put_association(*id, association)?),
+            Step::RemoveAssociation(id) => Ok(self.xfrm()?.remove_association(*id)?),
+            Step::PutPolicy(id, protection) => Ok(self.xfrm()?.put_policy(*id, *protection)?),
+            Step::RemovePolicy(id) => Ok(self.xfrm()?.remove_policy(*id)?),
             Step::PutTunnel(link, tunnel) => self.links.put_tunnel(link, tunnel).await,
             Step::PutSegment(vni, record) => {
                 let (tunnel, bridge) = (needed_index(&record.tunnel)?, needed_index(&record.bridge)?);
@@ -298,6 +316,14 @@ impl Kernel for Host {
             Step::RemoveSource(range) => self.dataplane.tables_mut().remove_source(*range),
             Step::PutPublication(key, publication) => self.dataplane.tables_mut().put_publication(*key, *publication),
         }
+    }
+
+    fn ipsec(&mut self) -> Result<Ipsec> {
+        self.xfrm()?.observed()
+    }
+
+    fn obstacle_to_encryption(&mut self, family: Family) -> Result<Option<String>> {
+        xfrm::obstacle(family)
     }
 
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {

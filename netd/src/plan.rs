@@ -20,8 +20,8 @@ use crate::{
     firewall::{FirewallFacts, Mode},
     model::{self, Attachment, Endpoint, GatewayMode, Model, Network, Remotes, Subnet},
     reconcile::{
-        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, Join, LinkName, ResolverState, Sandbox,
-        State, Uplink, Veth,
+        Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, Ipsec, Join, LinkName, ResolverState,
+        Sandbox, State, Uplink, Veth,
     },
 };
 
@@ -54,6 +54,8 @@ pub struct Choices {
     pub no_tunnel_offload: bool,
     /// What other hosts have of overlay networks.
     pub remotes: Remotes,
+    /// What encrypts them.
+    pub ipsec: Ipsec,
 }
 
 /// Everything that should exist.
@@ -61,6 +63,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     let mut state = State {
         settings: Some(settings(facts, choices.secret)),
         reserved: facts.reserved.clone(),
+        ipsec: choices.ipsec.clone(),
         ..Default::default()
     };
     if !model.networks.is_empty() {
@@ -70,6 +73,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
         add_network(&mut state, network);
         overlay::add_segment(&mut state, network, facts, !choices.no_tunnel_offload);
     }
+    overlay::add_keys(&mut state);
     state.allowances = model::allowed(model);
     for endpoint in model.endpoints.values() {
         if let Some(sandbox) = there(endpoint, facts) {

@@ -16,8 +16,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rand::{Rng, RngCore};
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
-    backends::InMemoryBackend,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
+    WriteTransaction, backends::InMemoryBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -32,6 +32,7 @@ const FORMAT: u64 = 2;
 
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints");
+const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("kept");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Why a store is not opened.
@@ -94,6 +95,31 @@ impl Store {
     /// The Global ID of this node's unique local addresses, the same as long as the store lives.
     pub fn global_id(&self) -> u64 {
         self.drawn.global_id
+    }
+
+    /// What was kept last by [`Store::keep`].
+    pub fn kept<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let read = || -> Result<Option<T>> {
+            let database = self.database.as_ref().context("its disk has failed")?;
+            let table = match database.begin_read()?.open_table(KEPT) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            table.get("session")?.map(|row| serde_json::from_slice(row.value()).map_err(Into::into)).transpose()
+        };
+        read().context("cannot read the store")
+    }
+
+    /// Keeps something beside the model, on the disk when this returns.
+    pub fn keep<T: Serialize>(&mut self, value: &T) -> Result<()> {
+        let write = || -> Result<()> {
+            let database = self.database.as_ref().context("its disk has failed")?;
+            let transaction = database.begin_write()?;
+            transaction.open_table(KEPT)?.insert("session", serde_json::to_vec(value)?.as_slice())?;
+            transaction.commit()?;
+            Ok(())
+        };
+        write().context("cannot write the store")
     }
 
     /// Turns the rows of `old` into those of `new`, all or none, on the disk when this returns.

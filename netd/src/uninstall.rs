@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::{
     dataplane::{Pins, remove_from_clsact, removed_filter},
     firewall::{Mode, Xtables},
-    link::{Firewall, Forwarding, Links},
+    link::{Firewall, Forwarding, Links, xfrm},
     reconcile::{LinkName, Sandbox},
 };
 
@@ -25,6 +25,8 @@ pub struct Report {
     pub namespaces: Vec<PathBuf>,
     /// Links.
     pub links: Vec<LinkName>,
+    /// How many security associations and policies there were.
+    pub encryption: usize,
     /// The iptables that netd's accept was in.
     pub accepts: BTreeSet<Xtables>,
     /// Devices whose forwarding has the value back that it had before netd.
@@ -41,6 +43,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
 
     // The programs last: no container has a network, and nothing forwards for netd, without the programs that bound it.
     let deleted = links.delete_all().await?;
+    let encryption = xfrm::remove_everything()?;
     let accepts = Firewall::new(Mode::Aware, mark).remove_accepts()?;
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     let names = links.names().await?;
@@ -62,7 +65,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
         }
     }
     let pins = pins.remove_everything()?;
-    Ok(Report { pins, filters, namespaces, links: deleted, forwarding, accepts })
+    Ok(Report { pins, filters, namespaces, links: deleted, encryption, forwarding, accepts })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{build_ebpf, command, debian, tools, workspace};
 
 /// What virtual machines need: qemu, modprobe and depmod, the guest's device names, what virtiofsd is built with, and what the
 /// guest's cases call.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "bind9-dnsutils",
     "busybox-static",
     "ca-certificates",
@@ -26,6 +26,7 @@ const PACKAGES: [&str; 12] = [
     "libseccomp-dev",
     "python3-pip",
     "qemu-system-x86",
+    "tcpdump",
     "udev",
     "wireguard-tools",
 ];

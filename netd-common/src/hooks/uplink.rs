@@ -9,7 +9,7 @@ use crate::{
     chapter::Chapter,
     conntrack, firewall, forward, fragment, guard, icmp,
     nat::{self, Ttl},
-    overlay::mesh,
+    overlay::{self, mesh},
     packet::{Label, Packet},
     parse::{self, Transport},
     publish,
@@ -125,8 +125,10 @@ fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
 /// Egress of an uplink: the host's own traffic, what the fast path sends, and what the stack forwarded for a container.
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
-    if p.label() == Label::Approved {
-        return Ok(PASS);
+    match p.label() {
+        Label::Approved => return Ok(PASS),
+        Label::Sealed => return if overlay::is_encrypted(p)? { Ok(PASS) } else { Err(DropReason::NotEncrypted) },
+        Label::None => {}
     }
     if p.came_by() == 0 {
         return match p.tell(Chapter::OfHost, t, s, 0) {

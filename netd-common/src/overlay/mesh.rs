@@ -59,7 +59,7 @@ pub fn into_tunnel<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     s.tunnel = TunnelKey { vtep: end.vtep, vni };
     let ethertype = if s.key.src.is_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     p.put_link_header(s.flow.next.macs(), ethertype)?;
-    p.set_label(Label::Approved);
+    super::seal(p, t, s, segment)?;
     Ok(Verdict::Tunnel(s.flow.next.device).packed())
 }
 

@@ -14,12 +14,12 @@ use crate::{
     chapter::Chapter,
     forward,
     hooks::{Decided, PASS},
-    packet::{Label, Packet},
-    parse::{self, Ethernet, Transport},
+    packet::{ETH, Label, Packet},
+    parse::{self, ETHERTYPE_IPV4, Ethernet, IPV6_HEADER, Transport},
     policy,
     tables::{
-        Device, EndpointKey, Hook, PEERS_MAX, PeerKey, RemoteKey, Scratch, Segment, Span, Station, StationKey, Tables,
-        TunnelKey, VtepKey, segment_flags,
+        DECRYPTED, Device, EndpointKey, Hook, PEERS_MAX, PeerKey, RemoteKey, Scratch, Segment, Span, Station,
+        StationKey, Tables, TunnelKey, VtepKey, segment_flags,
     },
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
@@ -30,6 +30,10 @@ const TO_ALL: Packed = Verdict::Tunnel(0).packed();
 
 /// Back to the container that solicits, by an advertisement of whom it asks for.
 const ADVERTISED: Packed = Verdict::Peer(0).packed();
+
+/// Protocol numbers of ESP (RFC 4303) and of the fragment header of IPv6 (RFC 8200 section 4.5).
+const ESP: u8 = 50;
+const FRAGMENT: u8 = 44;
 
 /// How long a learned station is believed: as long as a bridge believes one (IEEE 802.1D, table 7-5).
 const AGEING: Span = Span::at_least_seconds(300);
@@ -116,7 +120,7 @@ fn to_remote<P: Packet, T: Tables>(
         t.count_drop(Hook::FromContainer, DropReason::NoEndpoint);
         return answer::correct(p, s.key.dst, remote.mac, device);
     }
-    into_tunnel(p, s, device, segment, remote.vtep, true)
+    into_tunnel(p, t, s, device, segment, remote.vtep, true)
 }
 
 /// To a station of a segment made by hand: to the peer that it was heard of, or to all.
@@ -134,7 +138,7 @@ fn to_station<P: Packet, T: Tables>(
     let known =
         !destination.is_group() && t.station(&StationKey { vni: device.vni, mac: destination, pad: 0 }, &mut station);
     if known && station.seen.after(AGEING) > t.now() {
-        return into_tunnel(p, s, device, segment, station.vtep, is_ip);
+        return into_tunnel(p, t, s, device, segment, station.vtep, is_ip);
     }
     Ok(TO_ALL)
 }
@@ -181,8 +185,9 @@ fn flood<P: Packet, T: Tables>(p: &mut P, t: &T) -> Decided {
 
 /// Into the tunnel to a host, if it fits. A packet that may be cut is cut by the host's own stack, around the encapsulation.
 #[inline(always)]
-fn into_tunnel<P: Packet>(
+fn into_tunnel<P: Packet, T: Tables>(
     p: &mut P,
+    t: &T,
     s: &mut Scratch,
     device: &Device,
     segment: &Segment,
@@ -195,8 +200,41 @@ fn into_tunnel<P: Packet>(
         return Err(DropReason::TooBig);
     }
     s.tunnel = TunnelKey { vtep, vni: device.vni };
-    p.set_label(Label::Approved);
+    seal(p, t, s, segment)?;
     Ok(Verdict::Tunnel(segment.tunnel).packed())
+}
+
+/// Notes on a packet that is to go to the host in `s.tunnel` how it may leave this one. Of an encrypted segment nothing goes to a
+/// host for which there are no keys.
+#[inline(always)]
+fn seal<P: Packet, T: Tables>(p: &mut P, t: &T, s: &Scratch, segment: &Segment) -> Result<(), DropReason> {
+    if !segment.has(segment_flags::ENCRYPTED) {
+        p.set_label(Label::Approved);
+        return Ok(());
+    }
+    if !has_keys(t, s) {
+        return Err(DropReason::NoKeys);
+    }
+    p.set_label(Label::Sealed);
+    Ok(())
+}
+
+#[inline(never)]
+fn has_keys<T: Tables>(t: &T, s: &Scratch) -> bool {
+    t.is_vtep(&VtepKey::with_keys(s.tunnel.vtep))
+}
+
+/// Whether a packet with the label [`Label::Sealed`] is one of ESP, or a fragment of one, as it leaves.
+#[inline(always)]
+pub fn is_encrypted<P: Packet>(p: &mut P) -> Result<bool, DropReason> {
+    let protocol = match parse::ethernet(p)?.ethertype {
+        ETHERTYPE_IPV4 => p.read::<1>(ETH + 9)?,
+        _ => match p.read::<1>(ETH + 6)? {
+            [FRAGMENT] => p.read::<1>(ETH + IPV6_HEADER)?,
+            next => next,
+        },
+    };
+    Ok(protocol == [ESP])
 }
 
 /// Ingress of the VXLAN device of a port: what other hosts send into the networks of this one.
@@ -243,7 +281,13 @@ fn admit<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Result<(), 
         return Err(DropReason::UnknownSegment);
     }
     let Some(segment) = t.segment(s.tunnel.vni) else { return Err(DropReason::UnknownSegment) };
-    if segment.tunnel != p.device() {
+    // What comes by the device of encrypted segments the kernel lets in only if it has decrypted it; where its policy for that is
+    // gone, the mark still tells.
+    let is_elsewhere = segment.tunnel != p.device();
+    if segment.has(segment_flags::ENCRYPTED) && (is_elsewhere || p.mark() & DECRYPTED == 0) {
+        return Err(DropReason::NotEncrypted);
+    }
+    if is_elsewhere {
         return Err(DropReason::UnknownSegment);
     }
     if !t.is_vtep(&VtepKey { address: s.tunnel.vtep, vni: s.tunnel.vni }) {

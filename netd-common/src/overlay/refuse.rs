@@ -52,7 +52,10 @@ pub fn refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decide
     };
     become_error(p, s)?;
     t.count_drop(hook, reason);
-    p.set_label(Label::Approved);
+    match (hook, t.segment(s.tunnel.vni)) {
+        (Hook::FromOverlay, Some(segment)) => super::seal(p, t, s, segment)?,
+        _ => p.set_label(Label::Approved),
+    }
     Ok(verdict.packed())
 }
 

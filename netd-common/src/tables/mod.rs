@@ -18,8 +18,8 @@ pub use allowance::AllowanceKey;
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Orphans, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
-    MeshEnd, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey, overhead,
-    segment_flags,
+    DECRYPTED, MeshEnd, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey,
+    overhead, segment_flags,
 };
 pub use places::{
     DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,

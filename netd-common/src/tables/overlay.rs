@@ -12,7 +12,13 @@ pub const PEERS_MAX: u32 = 64;
 pub mod segment_flags {
     /// Made by hand: link-layer addresses are learned from its peers, and what is for nobody known goes to all of them.
     pub const LEARNS: u32 = 1;
+    /// Between hosts it goes encrypted (IPsec ESP), by a UDP port of its own.
+    pub const ENCRYPTED: u32 = 2;
 }
+
+/// The bit that the kernel sets in the mark of a packet that it has decrypted by a security association of ours
+/// (`XFRMA_SET_MARK`).
+pub const DECRYPTED: u32 = 0x0400_0000;
 
 /// Value of the segment table, by VNI: what this host needs to know of one.
 #[repr(C)]
@@ -48,7 +54,7 @@ impl Segment {
     /// Largest IP packet that it carries to this VTEP, in bytes.
     #[inline(always)]
     pub const fn mtu(&self, vtep: Address) -> u32 {
-        self.underlay_mtu.saturating_sub(overhead(vtep.is_v4()))
+        self.underlay_mtu.saturating_sub(overhead(vtep.is_v4(), self.has(segment_flags::ENCRYPTED)))
     }
 
     /// The gateway's address of the family of `like`, unspecified where there is none.
@@ -64,11 +70,12 @@ impl Segment {
     }
 }
 
-/// Bytes that encapsulation adds to an IP packet: the inner Ethernet header, VXLAN's, UDP's and the outer IP header (RFC 7348
-/// section 5).
+/// Bytes that encapsulation adds to an IP packet, at most: the inner Ethernet header, VXLAN's, UDP's and the outer IP header (RFC
+/// 7348 section 5); and ESP's header, initialization vector, padding, trailer and integrity check value (RFC 4303 section 2, RFC
+/// 4106 sections 3 and 6).
 #[inline(always)]
-pub const fn overhead(v4: bool) -> u32 {
-    14 + 8 + 8 + if v4 { 20 } else { 40 }
+pub const fn overhead(v4: bool, encrypted: bool) -> u32 {
+    14 + 8 + 8 + if v4 { 20 } else { 40 } + if encrypted { 8 + 8 + 3 + 2 + 16 } else { 0 }
 }
 
 /// Key of the table of remote containers: an address in a segment.
@@ -103,6 +110,19 @@ pub struct VtepKey {
     pub address: Address,
     /// The segment.
     pub vni: u32,
+}
+
+impl VtepKey {
+    /// The entry that says that there are keys for what goes to this host. No segment has its number, which has more than 24 bits.
+    #[inline(always)]
+    pub const fn with_keys(address: Address) -> Self {
+        Self { address, vni: u32::MAX }
+    }
+
+    /// Whether it is such an entry.
+    pub const fn says_keys(&self) -> bool {
+        self.vni == u32::MAX
+    }
 }
 
 /// Value of the table of the mesh: another host's end of a flow. By a container's place that of a container there which publishes

@@ -71,6 +71,7 @@ pub fn router(daemon: Sender<Message>, events: Events) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", get(node).post(drain_node).delete(remove_node))
         .route("/v1/nodes-verified", get(verify))
+        .route("/v1/keys", post(rekey))
         .route("/v1/neighbours", get(neighbours))
         .route("/v1/flows", get(flows).delete(end_flows))
         .route("/v1/status", get(status))
@@ -174,6 +175,10 @@ async fn remove_node(State(daemon): Daemon, InPath(name): InPath<String>) -> Res
 
 async fn neighbours(State(daemon): Daemon) -> Response {
     reply(&daemon, Request::Neighbours).await
+}
+
+async fn rekey(State(daemon): Daemon) -> Response {
+    reply(&daemon, Request::Rekey).await
 }
 
 async fn verify(State(daemon): Daemon) -> Response {

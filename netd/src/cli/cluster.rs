@@ -9,12 +9,18 @@ use crate::{
     cluster::announcements,
     config::ClusterConfig,
     etcd::{EtcdConfig, Member, User},
-    membership::{Membership, Settings},
+    membership::{Membership, Settings, Word},
     model::{Model, Name, VXLAN_PORT},
 };
 
 /// Seconds without a word after which a node is out, unless configured.
 const LEASE: u32 = 15;
+
+/// Seconds after which the keys of encrypted networks change, unless configured: a day.
+const REKEY: u64 = 86_400;
+
+/// A change takes as long as every node takes to say that it has the new keys.
+const LEAST_REKEY: u64 = 60;
 
 /// A lease that etcd would lengthen, or that a busy host would lose.
 const LEAST_LEASE: u32 = 3;
@@ -24,7 +30,9 @@ pub struct Joining {
     node: Name,
     vtep: IpAddr,
     vxlan_port: u16,
+    encrypted_port: u16,
     lease: u32,
+    rekey: u64,
     etcd: EtcdConfig,
 }
 
@@ -62,15 +70,25 @@ pub fn joining(args: ClusterArgs, configured: ClusterConfig) -> Result<Option<Jo
     if vxlan_port == 0 {
         bail!("UDP port 0 is none for VXLAN");
     }
-    Ok(Some(Joining { node: node.map_or_else(own_name, Ok)?, vtep, vxlan_port, lease, etcd }))
+    let encrypted_port = configured.encrypted_port.unwrap_or(if vxlan_port == u16::MAX { 1 } else { vxlan_port + 1 });
+    if encrypted_port == 0 || encrypted_port == vxlan_port {
+        bail!("encrypted-port {encrypted_port} is none that encrypted networks could have for themselves");
+    }
+    let rekey = configured.rekey.unwrap_or(REKEY);
+    if rekey < LEAST_REKEY {
+        bail!("rekey after {rekey} s is too often: {LEAST_REKEY} s at least");
+    }
+    let node = node.map_or_else(own_name, Ok)?;
+    Ok(Some(Joining { node, vtep, vxlan_port, encrypted_port, lease, rekey, etcd }))
 }
 
 impl Joining {
     /// Starts to join, as the host that this store is of, with what its model has.
     pub fn start(self, store: u64, model: &Model) -> Result<Membership> {
-        let Self { node, vtep, vxlan_port, lease, etcd } = self;
+        let Self { node, vtep, vxlan_port, encrypted_port, lease, rekey, etcd } = self;
         let host = format!("{store:010x}");
-        Membership::start(Settings { node, host, vtep, vxlan_port, lease, etcd }, announcements(model))
+        let settings = Settings { node, host, vtep, vxlan_port, encrypted_port, rekey, lease, etcd };
+        Membership::start(settings, Word { endpoints: announcements(model), ..Word::default() })
     }
 }
 
@@ -131,6 +149,20 @@ mod tests {
         assert_eq!((joining.vxlan_port, joining.lease, joining.node.as_str()), (8472, 60, "a"));
         let usual = super::joining(options(), ClusterConfig::default()).unwrap().unwrap();
         assert_eq!((usual.vxlan_port, usual.lease), (4789, 15));
+        assert_eq!((usual.encrypted_port, usual.rekey), (4790, 86_400));
+    }
+
+    #[test]
+    fn a_port_of_encrypted_networks_that_is_not_their_own_and_keys_that_never_settle_are_refused() {
+        let cases = [
+            (ClusterConfig { encrypted_port: Some(4789), ..ClusterConfig::default() }, "encrypted-port 4789"),
+            (ClusterConfig { encrypted_port: Some(0), ..ClusterConfig::default() }, "encrypted-port 0"),
+            (ClusterConfig { rekey: Some(1), ..ClusterConfig::default() }, "rekey after 1 s"),
+        ];
+        for (configured, line) in cases {
+            let refusal = joining(options(), configured).err().expect("it is refused").to_string();
+            assert!(refusal.contains(line), "{refusal}");
+        }
     }
 
     #[test]

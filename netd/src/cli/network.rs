@@ -42,6 +42,7 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
         vni: args.vni,
         peers: args.peers,
         vxlan_port: args.vxlan_port,
+        encrypted: args.encrypted,
         subnets: args.subnets,
         ipv6: args.ipv6,
         gateways: args.gateways,

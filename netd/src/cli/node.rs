@@ -1,4 +1,4 @@
-//! `netd node …`, `netd overlay verify` and `netd ps --all-nodes`.
+//! `netd node …`, `netd overlay …` and `netd ps --all-nodes`.
 
 use std::process::ExitCode;
 
@@ -26,7 +26,13 @@ pub async fn done(client: &Client, command: NodeCommand) -> Result<ExitCode> {
 
 /// `netd overlay …`.
 pub async fn overlay(client: &Client, command: OverlayCommand) -> Result<ExitCode> {
-    let OverlayCommand::Verify { format } = command;
+    let format = match command {
+        OverlayCommand::Verify { format } => format,
+        OverlayCommand::Rekey => {
+            client.post::<serde_json::Value>("/v1/keys", &()).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let differences: Vec<String> = client.get("/v1/nodes-verified").await?;
     match format {
         Format::Json => table::print_json(&differences)?,

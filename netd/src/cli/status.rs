@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{args::Format, out, table};
 use crate::{
     api::Client,
-    daemon::{ClusterView, FirewallView, FlowTableView, ProgramView, StatusView},
+    daemon::{ClusterView, EncryptionView, FirewallView, FlowTableView, ProgramView, StatusView},
     reconcile::Guard,
 };
 
@@ -31,6 +31,7 @@ fn print(status: &StatusView) {
     out::line(format_args!("{} networks, {} endpoints", status.networks, status.endpoints));
     if let Some(cluster) = &status.cluster {
         out::line(cluster_line(cluster));
+        cluster.encryption.iter().map(encryption).for_each(out::line);
     }
     out::line(format_args!("{} of {} entries of the flow table in use", status.flows.entries, status.flows.max));
     out::line(searches(&status.flows));
@@ -69,6 +70,23 @@ fn cluster_line(cluster: &ClusterView) -> String {
         (None, Some(heard)) => format!("{who}, heard of {} ago{missed}", duration(heard)),
         (None, None) => format!("node {node} with VTEP {vtep}, not among the nodes yet"),
     }
+}
+
+/// How encrypted networks stand.
+fn encryption(view: &EncryptionView) -> String {
+    let EncryptionView { port, obstacle, generation, age, oldest, associations, waiting } = view;
+    if let Some(why) = obstacle {
+        return format!("encrypted networks: this host has no part in them, since {why}");
+    }
+    let last = if oldest < generation { ", not yet in use everywhere" } else { "" };
+    let waiting = match waiting.as_slice() {
+        [] => String::new(),
+        nodes => format!("; no keys yet with {}", nodes.join(", ")),
+    };
+    let age = duration(*age);
+    format!(
+        "encrypted networks: by UDP port {port} in ESP, keys number {generation} since {age}{last}, {associations} security associations{waiting}"
+    )
 }
 
 /// How flows stand to the host's own firewall, and how much goes past it.

@@ -27,6 +27,12 @@ pub enum Key {
     Question(String),
     /// What a node says to that.
     Answer(String, Name),
+    /// A generation of what keys of encrypted networks are made of.
+    Secret(u64),
+    /// A node's own part in them. Stays when the node goes.
+    Session(Name),
+    /// What a node has installed of them. Stays when the node goes.
+    Installed(Name),
 }
 
 /// Keys that begin alike.
@@ -83,6 +89,9 @@ impl fmt::Display for Key {
             Self::Endpoint(node, id) => write!(f, "endpoints/{node}/{id}"),
             Self::Question(id) => write!(f, "questions/{id}"),
             Self::Answer(question, node) => write!(f, "answers/{question}/{node}"),
+            Self::Secret(generation) => write!(f, "secrets/{generation}"),
+            Self::Session(node) => write!(f, "sessions/{node}"),
+            Self::Installed(node) => write!(f, "installed/{node}"),
         }
     }
 }
@@ -102,6 +111,9 @@ impl FromStr for Key {
             ["endpoints", node, id] => Ok(Self::Endpoint(name(node)?, id.to_owned())),
             ["questions", id] => Ok(Self::Question(id.to_owned())),
             ["answers", question, node] => Ok(Self::Answer(question.to_owned(), name(node)?)),
+            ["secrets", generation] => Ok(Self::Secret(generation.parse().map_err(drop)?)),
+            ["sessions", node] => Ok(Self::Session(name(node)?)),
+            ["installed", node] => Ok(Self::Installed(name(node)?)),
             _ => Err(()),
         }
     }
@@ -124,6 +136,9 @@ mod tests {
             Key::Endpoint(name("a"), "ba9876543210".into()),
             Key::Question("q".into()),
             Key::Answer("q".into(), name("a")),
+            Key::Secret(10),
+            Key::Session(name("a")),
+            Key::Installed(name("a")),
         ];
         for key in keys {
             assert_eq!(key.to_string().parse(), Ok(key));

@@ -25,10 +25,21 @@ const LAST_VNI: u32 = (1 << 24) - 1;
 pub struct Here<'a> {
     /// UDP port of its tunnels.
     pub port: u16,
+    /// UDP port of those that are encrypted.
+    pub encrypted_port: u16,
     /// Family of its own address.
     pub underlay: Family,
     /// Its links and routes.
     pub facts: &'a HostFacts,
+}
+
+impl Here<'_> {
+    /// How a network of all is carried here.
+    fn segment(&self, network: &SharedNetwork) -> Segment {
+        let port = if network.encrypted { self.encrypted_port } else { self.port };
+        let (underlay, encrypted) = (self.underlay, network.encrypted);
+        Segment { vni: network.vni, port, underlay, encrypted, peers: BTreeSet::new() }
+    }
 }
 
 /// An address of a network, by its name and id.
@@ -60,6 +71,7 @@ pub fn shared(network: &Network) -> Option<SharedNetwork> {
         vni: segment.vni,
         subnets: network.subnets.iter().map(subnet).collect(),
         internal: network.internal,
+        encrypted: segment.encrypted,
         no_masquerade: network.no_masquerade,
         mtu: (!network.mtu_follows).then_some(network.mtu),
         dns: network.dns.clone(),
@@ -98,7 +110,7 @@ pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
         }
     }
     for (name, network) in view.networks() {
-        let segment = Segment { vni: network.vni, port: here.port, underlay: here.underlay, peers: BTreeSet::new() };
+        let segment = here.segment(network);
         if let Some(ours) = model.networks.get_mut(name) {
             match &mut ours.driver {
                 Driver::Overlay(found) if ours.id == network.id => *found = segment,

@@ -194,7 +194,8 @@ mod tests {
         };
         let vtep = IpAddr::from([192, 0, 2, last]);
         let version = String::new();
-        let there = Node { incarnation: 1, host: node.to_owned(), vtep, vxlan_port: 4789, version };
+        let there =
+            Node { incarnation: 1, host: node.to_owned(), vtep, vxlan_port: 4789, encrypted_port: 4790, version };
         let claim = Claim { node: name(node), endpoint: name("web") };
         vec![
             put(Key::Node(name(node)), Record::Node(there)),
@@ -248,7 +249,14 @@ mod tests {
         // 15 bits up, the same bit twice.
         let at = |name_of: &str, vtep: [u8; 4]| {
             let version = String::new();
-            let node = Node { incarnation: 1, host: name_of.to_owned(), vtep: vtep.into(), vxlan_port: 4789, version };
+            let node = Node {
+                incarnation: 1,
+                host: name_of.to_owned(),
+                vtep: vtep.into(),
+                vxlan_port: 4789,
+                encrypted_port: 4790,
+                version,
+            };
             vec![put(Key::Node(name(name_of)), Record::Node(node))]
         };
         let first = [10, 0, 0, 1];

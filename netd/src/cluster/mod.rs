@@ -11,26 +11,33 @@
 //! Invariant: nothing here performs IO or knows the time.
 
 mod claims;
+mod encryption;
 mod keys;
 mod local;
 mod mesh;
 mod own;
 mod records;
 mod remotes;
+mod rotation;
+mod session;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod view;
 
 pub use claims::{Compare, Op, Txn, claim, create, publish, remove};
+pub use encryption::{Encryption, encryption};
 pub use keys::{Key, Range};
 pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
 pub use mesh::{Taken, alike, ends, mesh_ports, rival, taken};
 pub use own::{Missing, Own, missing};
 pub use records::{
-    Announcement, Answer, Claim, MeshAnswer, MeshPort, Node, Place, Record, SharedNetwork, SharedSubnet, Way,
+    Announcement, Answer, Claim, Installed, MeshAnswer, MeshPort, Node, Place, Record, Secret, Session, Shared,
+    SharedNetwork, SharedSubnet, Way,
 };
 pub use remotes::{Remote, Remotes, announced, remotes};
+pub use rotation::{due, next};
+pub use session::Kept;
 pub use verify::differences;
 #[cfg(test)]
 pub use verify::forwarding;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Announcement, Claim, Compare, Key, Node, Op, Record, Txn, View};
+use super::{Announcement, Claim, Compare, Installed, Key, Node, Op, Record, Session, Txn, View};
 use crate::model::Name;
 
 /// What a node has to say.
@@ -16,6 +16,10 @@ pub struct Own {
     pub lease: i64,
     /// Its endpoints by id. Their incarnation is the node's.
     pub endpoints: BTreeMap<String, Announcement>,
+    /// Its part in keys, and what it has of them; `None` where nothing is encrypted, or it cannot be.
+    pub session: Option<Session>,
+    /// What it has in its kernel of them.
+    pub installed: Option<Installed>,
 }
 
 /// What the store lacks of it.
@@ -73,6 +77,15 @@ pub fn missing(own: &Own, view: &View, pending: &[(String, IpAddr)]) -> Missing 
             && !own.endpoints.contains_key(id)
         {
             missing.txns.push(fenced(Vec::new(), vec![Op::Delete(key.clone())]));
+        }
+    }
+    let lasting = [
+        own.session.clone().map(|session| (Key::Session(own.name.clone()), Record::Session(session))),
+        own.installed.map(|installed| (Key::Installed(own.name.clone()), Record::Installed(installed))),
+    ];
+    for (key, record) in lasting.into_iter().flatten() {
+        if view.record(&key) != Some(&record) {
+            missing.txns.push(fenced(Vec::new(), vec![Op::Put(key, record)]));
         }
     }
     let key = Key::Node(own.name.clone());

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -28,6 +29,12 @@ pub enum Record {
     Endpoint(Box<Announcement>),
     /// Of [`Key::Answer`].
     Answer(Answer),
+    /// Of [`Key::Secret`].
+    Secret(Secret),
+    /// Of [`Key::Session`].
+    Session(Session),
+    /// Of [`Key::Installed`].
+    Installed(Installed),
 }
 
 /// A node that is there.
@@ -41,6 +48,9 @@ pub struct Node {
     pub vtep: IpAddr,
     /// UDP port of its tunnels.
     pub vxlan_port: u16,
+    /// UDP port of those that are encrypted; 0 of a node that knows of none.
+    #[serde(default)]
+    pub encrypted_port: u16,
     /// Of its netd.
     pub version: String,
 }
@@ -56,6 +66,9 @@ pub struct SharedNetwork {
     pub subnets: Vec<SharedSubnet>,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Whether it goes encrypted between nodes.
+    #[serde(default)]
+    pub encrypted: bool,
     /// Whether its containers leave as themselves.
     #[serde(default)]
     pub no_masquerade: bool,
@@ -201,6 +214,46 @@ pub struct Way {
     pub vtep: IpAddr,
 }
 
+/// A generation of the secret that keys of encrypted networks are made of. Who reads it, and the sessions, can read what goes
+/// between nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Secret {
+    /// Random.
+    pub secret: Shared,
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub created: u64,
+}
+
+/// The bytes of a secret. No log has them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared(#[serde(with = "base64_text")] pub [u8; 32]);
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// A node's own part in keys: other than any that it ever had.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Random, 32 hexadecimal digits.
+    pub id: String,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+    /// UDP port of those that are encrypted.
+    pub port: u16,
+}
+
+/// What a node has in its kernel of keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Installed {
+    /// It decrypts what is encrypted by every secret and session that was there at this revision.
+    pub revision: i64,
+    /// The oldest generation of the secret by which it still encrypts.
+    pub oldest: u64,
+}
+
 impl Record {
     /// The record that `value` is under `key`.
     pub fn read(key: &Key, value: &[u8]) -> Result<Self, String> {
@@ -211,6 +264,9 @@ impl Record {
             Key::Node(_) => parsed(value).map(Self::Node),
             Key::Endpoint(..) => parsed(value).map(|endpoint| Self::Endpoint(Box::new(endpoint))),
             Key::Answer(..) => parsed(value).map(Self::Answer),
+            Key::Secret(_) => parsed(value).map(Self::Secret),
+            Key::Session(_) => parsed(value).map(Self::Session),
+            Key::Installed(_) => parsed(value).map(Self::Installed),
         }
     }
 
@@ -223,7 +279,25 @@ impl Record {
             Self::Node(node) => json(node),
             Self::Endpoint(endpoint) => json(endpoint),
             Self::Answer(answer) => json(answer),
+            Self::Secret(secret) => json(secret),
+            Self::Session(session) => json(session),
+            Self::Installed(installed) => json(installed),
         }
+    }
+}
+
+/// Bytes as text (RFC 4648 section 4).
+mod base64_text {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let bytes = STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("it has not 32 bytes"))
     }
 }
 

@@ -38,6 +38,20 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
             None => lines.push(format!("node {node} does not answer")),
         }
     }
+    lines.extend(of_keys(view));
+    lines
+}
+
+/// What stands in the way of encrypted networks.
+fn of_keys(view: &View) -> Vec<String> {
+    if !view.is_any_encrypted() {
+        return Vec::new();
+    }
+    let has_session = |name: &Name| view.sessions().any(|(node, ..)| node == name);
+    let without = view.nodes().map(|(name, _)| name).filter(|name| !has_session(name));
+    let mut lines: Vec<String> =
+        without.map(|node| format!("node {node} has no part in encrypted networks: see its `netd status`")).collect();
+    lines.extend(view.unsettled().map(|node| format!("node {node} has not taken the newest keys into use yet")));
     lines
 }
 

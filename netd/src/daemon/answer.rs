@@ -57,6 +57,7 @@ impl<K: Kernel> Daemon<K> {
             Request::DrainNode(name, change) => self.drain(&name.parse()?, change.drained).await,
             Request::RemoveNode(name) => self.forget(&name.parse()?).await,
             Request::Neighbours => self.neighbours().map(Reply::Neighbours),
+            Request::Rekey => self.rekey().await,
             Request::Verify => Err(anyhow!("the differences of nodes are told when all have answered").into()),
         }
     }

@@ -3,9 +3,9 @@
 use anyhow::{Result, anyhow};
 use tokio::sync::oneshot;
 
-use super::{Daemon, Failure, Reply};
+use super::{Daemon, Failure, Reply, cluster::Cluster};
 use crate::{
-    doctor::{Facts, Finding, findings, tunnels},
+    doctor::{Facts, Finding, Severity, findings, tunnels},
     exposure::{self, Exposure, exposure},
     model::{Network, Protocol},
     reconcile::{Kernel, Process},
@@ -70,6 +70,16 @@ impl<K: Kernel> Daemon<K> {
             checkup: &checkup,
         });
         found.extend(self.trouble.iter().map(|line| Finding::trouble(line)));
+        found.extend(self.cluster.iter().flat_map(Cluster::lacks_of_keys).map(|line| {
+            let meaning = "What is sent between these hosts in encrypted networks is dropped.";
+            Finding::new(
+                "encryption",
+                Severity::Warning,
+                line,
+                meaning,
+                "See `netd status` and `netd overlay verify` there.",
+            )
+        }));
         Ok(found)
     }
 

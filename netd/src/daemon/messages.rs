@@ -70,6 +70,8 @@ pub enum Request {
     Neighbours,
     /// Whether every node forwards what it should.
     Verify,
+    /// Change the keys of encrypted networks.
+    Rekey,
 }
 
 /// What of a node can change.

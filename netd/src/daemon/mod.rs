@@ -36,7 +36,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use cluster::{ClusterView, NeighbourView, NodeView};
+pub use cluster::{ClusterView, EncryptionView, NeighbourView, NodeView};
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
 pub use flows::{FlowEnds, FlowFilter, FlowView};
 pub use messages::{
@@ -196,6 +196,7 @@ impl<K: Kernel> Daemon<K> {
         }
         daemon.kernel.know_names(daemon.directory());
         daemon.remember_remotes().await?;
+        daemon.remember_keys()?;
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         daemon.follow_the_mtu().await;
         Ok(daemon)
@@ -272,8 +273,9 @@ impl<K: Kernel> Daemon<K> {
     /// Compares the host with what should exist, and mends what differs, as far as it goes.
     async fn reconcile(&mut self) -> Result<()> {
         let facts = self.read_facts().await?;
-        let desired = plan(&self.model, &facts, &self.choices);
         let observed = self.kernel.observe().await?;
+        self.follow_keys();
+        let desired = plan(&self.model, &facts, &self.choices);
         let steps = diff(&desired, &observed);
         let mut trouble: Vec<String> =
             observed.unclear.iter().map(|(link, why)| format!("cannot see where {link} leads: {why}")).collect();
@@ -292,6 +294,9 @@ impl<K: Kernel> Daemon<K> {
                     failed.push(step.clone());
                 }
             }
+        }
+        if !failed.iter().any(Step::is_of_keys) {
+            self.keys_are_installed();
         }
         let narrowed = closes(&observed, &desired);
         self.is_as_planned = trouble.is_empty();

@@ -5,7 +5,7 @@ use std::{fmt::Debug, io};
 use anyhow::{Result, anyhow, bail};
 use rtnetlink::{
     packet_core::{
-        NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
+        NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
         NetlinkPayload, NetlinkSerializable,
     },
     sys::{Socket, SocketAddr},
@@ -19,6 +19,27 @@ pub fn socket(protocol: isize) -> io::Result<Socket> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)
+}
+
+/// Has a request met.
+pub fn tell<M>(socket: &Socket, request: M) -> io::Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Debug,
+    NetlinkPayload<M>: From<M>,
+{
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        let answer = NetlinkMessage::<M>::deserialize(&answer).map_err(io::Error::other)?;
+        if let NetlinkPayload::Error(error) = answer.payload {
+            return if error.code.is_some() { Err(error.to_io()) } else { Ok(()) };
+        }
+    }
 }
 
 /// A listing that nothing changed under, as [`super::Links`] lists.

@@ -28,6 +28,7 @@ mod veth;
 mod watch;
 mod ways;
 mod wireguard;
+pub mod xfrm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::{
     Denial, Reply, Wish,
-    task::{Fault, Task},
+    task::{Fault, Task, seconds_since_1970},
 };
 use crate::{
     cluster::{
         Announcement, Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, View, Wanted, claim, create,
-        differences, publish, remove, rival,
+        differences, next, publish, remove, rival,
     },
     etcd::Outcome,
     model::{Name, Rejection},
@@ -58,7 +58,8 @@ impl Wish {
             | Self::Publish { reply, .. }
             | Self::Settle { reply }
             | Self::Drain { reply, .. }
-            | Self::Forget { reply, .. } => drop(reply.send(denial)),
+            | Self::Forget { reply, .. }
+            | Self::Rekey { reply } => drop(reply.send(denial)),
             Self::Verify { reply } => drop(reply.send(Err(Denial::Away(why.to_owned())))),
             // What is not claimed in the end is found and given back when everything is read.
             Self::Abandon { .. } | Self::Answer { .. } => {}
@@ -87,6 +88,7 @@ impl Task {
             }
             Wish::Drain { node, drained, reply } => replied(reply, self.drain(&node, drained).await),
             Wish::Forget { node, reply } => replied(reply, self.forget(&node).await),
+            Wish::Rekey { reply } => replied(reply, self.rekey().await),
             Wish::Answer { question, answer } => self.give_answer(question, answer).await,
             Wish::Verify { reply } => self.begin_verification(reply, 0).await,
         }
@@ -176,7 +178,7 @@ impl Task {
 
     /// What has come is not to come.
     fn forget_pending(&mut self) {
-        let own = &self.own;
+        let own = &self.own.endpoints;
         let has = |(_, id, address): &Wanted| {
             let places = own.values().flat_map(|endpoint| &endpoint.places);
             places.into_iter().any(|place| place.network_id == *id && place.addresses.contains(address))
@@ -206,6 +208,7 @@ impl Task {
         }
         let claims = self.view.claims().filter(|(_, claim)| claim.node == *node);
         let mut gone: Vec<Key> = claims.map(|((id, address), _)| Key::Claim(id.to_owned(), address)).collect();
+        gone.extend([Key::Session(node.clone()), Key::Installed(node.clone())]);
         gone.extend([Key::Drained(node.clone()), Key::Incarnation(node.clone())]);
         for keys in gone.chunks(OPERATIONS) {
             let when = vec![Compare::Absent(Key::Node(node.clone()))];
@@ -215,6 +218,19 @@ impl Task {
             }
         }
         Ok(Ok(()))
+    }
+
+    async fn rekey(&mut self) -> Result<Result<(), Denial>, Fault> {
+        self.read().await?;
+        if !self.view.is_any_encrypted() {
+            return Ok(Err(Denial::Refused("no network is encrypted".to_owned())));
+        }
+        if let Some(node) = self.view.unsettled() {
+            let why = format!("node {node} has not taken the keys of the last change into use yet: try again");
+            return Ok(Err(Denial::Refused(why)));
+        }
+        let txn = next(&self.view, seconds_since_1970(), rand::rng().random());
+        Ok(if self.take(&txn).await? { Ok(()) } else { Err(Denial::Changed) })
     }
 
     async fn give_answer(&mut self, question: String, answer: Answer) -> Result<(), Fault> {

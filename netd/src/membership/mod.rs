@@ -24,7 +24,7 @@ use tokio::{
 
 use self::task::{Doors, Task};
 use crate::{
-    cluster::{Announcement, Answer, SharedNetwork, View, Wanted},
+    cluster::{Announcement, Answer, Installed, Session, SharedNetwork, View, Wanted},
     etcd::{Etcd, EtcdConfig},
     model::Name,
 };
@@ -46,10 +46,25 @@ pub struct Settings {
     pub vtep: IpAddr,
     /// UDP port of its tunnels.
     pub vxlan_port: u16,
+    /// UDP port of those that are encrypted.
+    pub encrypted_port: u16,
+    /// Seconds after which the secret of encrypted networks gets another generation.
+    pub rekey: u64,
     /// It is out when nothing is heard of it for so many seconds.
     pub lease: u32,
     /// Where etcd is.
     pub etcd: EtcdConfig,
+}
+
+/// What the host says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Word {
+    /// Its endpoints, by id.
+    pub endpoints: BTreeMap<String, Announcement>,
+    /// Its part in keys, if it has one.
+    pub session: Option<Session>,
+    /// What it has in its kernel of keys.
+    pub installed: Option<Installed>,
 }
 
 /// How the host stands with the others.
@@ -122,6 +137,10 @@ enum Wish {
         node: Name,
         reply: Reply,
     },
+    /// The secret gets another generation.
+    Rekey {
+        reply: Reply,
+    },
     Answer {
         question: String,
         answer: Answer,
@@ -135,14 +154,14 @@ enum Wish {
 pub struct Membership {
     settings: Settings,
     wishes: mpsc::Sender<Wish>,
-    own: watch::Sender<BTreeMap<String, Announcement>>,
+    own: watch::Sender<Word>,
     news: watch::Receiver<News>,
     answered: BTreeSet<String>,
 }
 
 impl Membership {
     /// Starts the task, with what the host has. It ends with this.
-    pub fn start(settings: Settings, own: BTreeMap<String, Announcement>) -> Result<Self> {
+    pub fn start(settings: Settings, own: Word) -> Result<Self> {
         let etcd = Etcd::new(settings.etcd.clone())?;
         let (wishes, inbox) = mpsc::channel(WAITING);
         let (own, said) = watch::channel(own);
@@ -182,7 +201,7 @@ impl Membership {
     }
 
     /// Says what the host has. The task writes it when it can.
-    pub fn tell(&self, own: BTreeMap<String, Announcement>) {
+    pub fn tell(&self, own: Word) {
         self.own.send_if_modified(|said| {
             let differs = *said != own;
             *said = own;
@@ -236,6 +255,11 @@ impl Membership {
     /// Forgets a node that is not there, with its addresses.
     pub async fn forget(&self, node: &Name) -> Result<(), Denial> {
         self.wish(|reply| Wish::Forget { node: node.clone(), reply }).await
+    }
+
+    /// Has the keys of encrypted networks change.
+    pub async fn rekey(&self) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Rekey { reply }).await
     }
 
     /// Whether a view has questions that are not answered yet.

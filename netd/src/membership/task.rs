@@ -1,7 +1,13 @@
 //! The life of a node: it joins, reads, says what it has, listens, and begins again where one of these fails.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use rand::Rng;
 use thiserror::Error;
 use tokio::{
     select,
@@ -10,9 +16,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{News, Settings, Wish, answer::Verification};
+use super::{News, Settings, Wish, Word, answer::Verification};
 use crate::{
-    cluster::{Announcement, Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, missing},
+    cluster::{Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, missing},
     etcd::{self, Etcd, EtcdError, Outcome},
 };
 
@@ -45,7 +51,7 @@ pub enum Fault {
 /// By which the daemon comes in.
 pub struct Doors {
     pub wishes: mpsc::Receiver<Wish>,
-    pub own: watch::Receiver<BTreeMap<String, Announcement>>,
+    pub own: watch::Receiver<Word>,
 }
 
 /// A start of the node.
@@ -60,7 +66,7 @@ pub struct Task {
     pub etcd: Etcd,
     pub settings: Settings,
     pub view: View,
-    pub own: BTreeMap<String, Announcement>,
+    pub own: Word,
     /// Claims for endpoints to come.
     pub pending: Vec<Wanted>,
     pub verifications: Vec<Verification>,
@@ -76,7 +82,7 @@ impl Task {
             etcd,
             settings,
             view: View::default(),
-            own: BTreeMap::new(),
+            own: Word::default(),
             pending: Vec::new(),
             verifications: Vec::new(),
             life: None,
@@ -139,6 +145,7 @@ impl Task {
                 }
                 () = until(patience) => {}
             }
+            self.keep_secret().await?;
             self.judge().await?;
         }
     }
@@ -244,6 +251,18 @@ impl Task {
         Ok(())
     }
 
+    /// Writes what is due of the secret of encrypted networks. Where another has done so first, the watch tells.
+    async fn keep_secret(&mut self) -> Result<(), Fault> {
+        if self.own.session.is_none() {
+            return Ok(());
+        }
+        let due = due(&self.view, seconds_since_1970(), self.settings.rekey, rand::rng().random());
+        match due {
+            Some(txn) => self.take(&txn).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// What the store lacks, as far as is known.
     pub fn missing(&self) -> Missing {
         let pending: Vec<_> = self.pending.iter().map(|(_, id, address)| (id.clone(), *address)).collect();
@@ -257,9 +276,11 @@ impl Task {
             host: self.settings.host.clone(),
             vtep: self.settings.vtep,
             vxlan_port: self.settings.vxlan_port,
+            encrypted_port: self.settings.encrypted_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Some(Own { name: self.settings.node.clone(), node, lease, endpoints: self.own.clone() })
+        let Word { endpoints, session, installed } = self.own.clone();
+        Some(Own { name: self.settings.node.clone(), node, lease, endpoints, session, installed })
     }
 
     /// Takes a transaction, and what it wrote into the view. Says whether it held.
@@ -327,6 +348,11 @@ async fn refuse(doors: &mut Doors, pending: &mut Vec<Wanted>, why: &str, duratio
     }
 }
 
+/// By the host's clock.
+pub fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 fn regularly(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -350,7 +376,7 @@ mod tests {
     fn an_address_that_is_given_back_while_etcd_is_away_is_not_kept() {
         let address = |last: u8| ("web".parse().unwrap(), "0123456789ab".to_owned(), [10, 9, 0, last].into());
         let (wishes, inbox) = mpsc::channel(1);
-        let (_own, said) = watch::channel(BTreeMap::new());
+        let (_own, said) = watch::channel(Word::default());
         let mut doors = Doors { wishes: inbox, own: said };
         let mut pending: Vec<Wanted> = vec![address(2), address(3)];
         wishes.try_send(Wish::Abandon { addresses: vec![address(2)] }).unwrap();

@@ -33,6 +33,8 @@ pub struct NetworkOrder {
     pub peers: Vec<String>,
     /// Of driver vxlan: the UDP port, 4789 where it is not given.
     pub vxlan_port: Option<u16>,
+    /// Of driver overlay: encrypted between hosts.
+    pub encrypted: bool,
     /// Its subnets, at most one of a family; a free IPv4 one where none is given.
     pub subnets: Vec<String>,
     /// Both families: what is not among the subnets is chosen.

@@ -99,6 +99,12 @@ pub enum Rejection {
         "UDP port {port} is taken by the VXLAN device {device}, which is not netd's; give another with --vxlan-port"
     )]
     VxlanPortTaken { port: u16, device: LinkName },
+    #[error(
+        "UDP port {port} carries network {network} too, and one of the two is encrypted: a port is for one kind alone"
+    )]
+    PortOfEncryption { port: u16, network: Name },
+    #[error("network {network} is encrypted, and this host's kernel cannot do it: {why}")]
+    NoEsp { network: Name, why: String },
     #[error("{address} cannot be a peer: {why}")]
     UnfitPeer { address: IpAddr, why: &'static str },
     #[error("the peers {first} and {second} are of two families: the hosts of a network have addresses of one")]
@@ -202,6 +208,8 @@ impl Rejection {
             | Self::AlreadyPublished { .. }
             | Self::VniTaken { .. }
             | Self::VxlanPortTaken { .. }
+            | Self::PortOfEncryption { .. }
+            | Self::NoEsp { .. }
             | Self::Drained(_)
             | Self::Cluster(_)
             | Self::PortHeld { .. }

@@ -53,7 +53,7 @@ impl Driver {
 
     /// Bytes that each packet between hosts has more than the container's.
     pub fn overhead(&self) -> u32 {
-        self.segment().map_or(0, |segment| overhead(segment.underlay == Family::V4))
+        self.segment().map_or(0, |segment| overhead(segment.underlay == Family::V4, segment.encrypted))
     }
 }
 
@@ -66,6 +66,9 @@ pub struct Segment {
     pub port: u16,
     /// The family of the hosts' own addresses.
     pub underlay: Family,
+    /// Whether it goes encrypted between hosts (IPsec ESP).
+    #[serde(default)]
+    pub encrypted: bool,
     /// The other hosts of a segment made by hand; none where a cluster knows them.
     #[serde(default)]
     pub peers: BTreeSet<IpAddr>,
@@ -138,7 +141,13 @@ pub fn peers(model: &Model) -> BTreeSet<IpAddr> {
 
 /// The driver that an order asks for.
 pub(super) fn driver(model: &Model, order: &NetworkOrder, on: Surroundings<'_>) -> Result<Driver, Rejection> {
-    let segment = match order.driver.as_deref().unwrap_or("bridge") {
+    let of = order.driver.as_deref().unwrap_or("bridge");
+    if order.encrypted
+        && let Some(driver) = ["bridge", "vxlan"].into_iter().find(|driver| *driver == of)
+    {
+        return Err(Rejection::NotOfDriver { option: "--encrypted", driver });
+    }
+    let segment = match of {
         "bridge" => {
             let given = [
                 ("--vni", order.vni.is_some()),
@@ -159,6 +168,13 @@ pub(super) fn driver(model: &Model, order: &NetworkOrder, on: Surroundings<'_>) 
         let theirs = |network: &&super::Network| network.driver.segment().is_some_and(|theirs| theirs.vni == vni);
         if let Some(network) = model.networks.values().find(theirs) {
             return Err(Rejection::VniTaken { vni, network: network.name.clone() });
+        }
+        let by_another = |network: &&super::Network| {
+            let theirs = network.driver.segment();
+            theirs.is_some_and(|theirs| theirs.port == segment.port && theirs.encrypted != segment.encrypted)
+        };
+        if let Some(network) = model.networks.values().find(by_another) {
+            return Err(Rejection::PortOfEncryption { port: segment.port, network: network.name.clone() });
         }
         if let Some(device) = on.facts.vxlan_devices.get(&segment.port) {
             return Err(Rejection::VxlanPortTaken { port: segment.port, device: device.clone() });
@@ -187,7 +203,7 @@ fn by_hand(order: &NetworkOrder, on: Surroundings<'_>) -> Result<Segment, Reject
     if peers.len() > PEERS_MAX as usize {
         return Err(Rejection::TooManyPeers { peers: peers.len(), most: PEERS_MAX });
     }
-    Ok(Segment { vni, port, underlay: Family::of(first), peers })
+    Ok(Segment { vni, port, underlay: Family::of(first), encrypted: false, peers })
 }
 
 /// The address of another host.

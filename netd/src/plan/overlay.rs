@@ -14,6 +14,10 @@ use crate::{
 /// What every host has of a network that spans hosts.
 pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts, offload: bool) {
     let Some(segment) = network.driver.segment() else { return };
+    if segment.encrypted && !state.ipsec.guards(segment.port) {
+        // Nothing would keep its packets from leaving in clear.
+        return;
+    }
     let tunnel = segment.tunnel();
     state.tunnels.insert(tunnel.clone(), Tunnel { port: segment.port, offload, intact: true });
     state.hooks.insert((tunnel, Hook::FromOverlay));
@@ -33,7 +37,7 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
         underlay_mtu: model::underlay(&network.driver, facts)
             .unwrap_or_else(|| network.mtu + network.driver.overhead()),
         peers: segment.peers.len() as u32,
-        flags: if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 },
+        flags: flags(network, segment),
         zone: network.zone(),
         gateway_mac: network.mac,
         gateway_ipv4: ipv4(gateway(Family::V4)),
@@ -41,11 +45,25 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
     }
 }
 
+fn flags(network: &Network, segment: &Segment) -> u32 {
+    let learns = if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 };
+    learns | if segment.encrypted { segment_flags::ENCRYPTED } else { 0 }
+}
+
+/// To whom there are keys.
+pub fn add_keys(state: &mut State) {
+    let keys: Vec<_> = state.ipsec.peers().map(|peer| VtepKey::with_keys(peer.into())).collect();
+    state.vteps.extend(keys);
+}
+
 /// Where the containers of an overlay network are that other hosts have. An address that a container here has is not
 /// another's, whatever is still said elsewhere.
 pub fn add_remotes(state: &mut State, network: &Network, remotes: &Remotes) {
     let Driver::Overlay(segment) = &network.driver else { return };
     let vni = segment.vni;
+    if !state.segments.contains_key(&vni) {
+        return;
+    }
     let vteps = remotes.vteps.iter().map(|vtep| VtepKey { address: Address::from(*vtep), vni });
     state.vteps.extend(vteps);
     for ((_, address), endpoint) in remotes.endpoints.iter().filter(|((of, _), _)| *of == vni) {

@@ -11,7 +11,8 @@ use netd_common::{
 };
 
 use super::{
-    Bridge, DeviceRecord, EndpointRecord, Family, Join, LinkName, SegmentRecord, State, Tunnel, Veth, overlay,
+    Association, AssociationId, Bridge, DeviceRecord, EndpointRecord, Family, Join, LinkName, PolicyId, Protection,
+    SegmentRecord, State, Tunnel, Veth, ipsec, overlay,
 };
 use crate::firewall::Xtables;
 
@@ -56,6 +57,8 @@ pub enum Step {
     RemovePeer(PeerKey),
     /// Deletes a VXLAN device of ours.
     DeleteTunnel(LinkName),
+    /// Takes a policy of encryption away.
+    RemovePolicy(PolicyId),
 
     /// Puts netd's accept at the end of the FORWARD chain of an iptables.
     Accept(Xtables),
@@ -82,6 +85,12 @@ pub enum Step {
     Attach(LinkName, Hook),
     /// Opens the resolver's sockets in a container's namespace, and attaches its program there.
     OpenResolver(u64),
+    /// Makes a security association, which was never there before.
+    PutAssociation(AssociationId, Association),
+    /// Makes a policy of encryption, or changes one.
+    PutPolicy(PolicyId, Protection),
+    /// Takes away a security association that no policy names any more.
+    RemoveAssociation(AssociationId),
     /// Makes a VXLAN device, up, or mends one that differs.
     PutTunnel(LinkName, Tunnel),
     /// Writes the record of a device.
@@ -116,11 +125,29 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether this step is of what encrypts networks between hosts.
+    pub fn is_of_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::PutAssociation(..) | Self::PutPolicy(..) | Self::RemoveAssociation(_) | Self::RemovePolicy(_)
+        )
+    }
+
     /// Whether this step must not be taken when `failed` was not: nothing carries a container's packets, and nothing forwards,
     /// without the programs and the record that keep it in bounds; and nobody is let in by a list that is not whole.
     pub fn stands_on(&self, failed: &Self) -> bool {
         if let (Self::PutPublication(_, to), Self::PutSource(missing)) = (self, failed) {
             return to.sources == missing.list();
+        }
+        match (self, failed) {
+            // Without what is encrypted by, or what keeps the rest from going in clear.
+            (Self::PutPolicy(id, Protection::Esp(spi)), Self::PutAssociation(missing, _)) => {
+                return *spi == missing.spi && id.peer == Some(missing.destination);
+            }
+            (Self::PutTunnel(_, tunnel), Self::PutPolicy(missing, _)) => {
+                return missing.peer.is_none() && missing.port == tunnel.port;
+            }
+            _ => {}
         }
         // What meets frames before packets drops nothing that the programs behind it do not.
         let (Self::Attach(missing, _) | Self::PutDevice(missing, _)) = failed else { return false };
@@ -203,6 +230,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
         .chain(joins.map(|link| Step::DeleteJoin(link.clone())))
         .chain(bridges.map(|link| Step::DeleteBridge(link.clone())))
         .chain(tunnels.map(|link| Step::DeleteTunnel(link.clone())))
+        .chain(ipsec::departures(desired, observed))
         .collect()
 }
 
@@ -229,6 +257,7 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let new = |link: &LinkName| !observed.veths.contains_key(link) || !stays(link);
     let veths = desired.veths.iter().filter(|(link, _)| new(link));
     steps.extend(veths.map(|(link, veth)| Step::CreateVeth(link.clone(), veth.clone())));
+    steps.extend(ipsec::arrivals(desired, observed));
     let tunnels = desired.tunnels.iter().filter(|(link, tunnel)| observed.tunnels.get(link) != Some(tunnel));
     steps.extend(tunnels.map(|(link, tunnel)| Step::PutTunnel(link.clone(), tunnel.clone())));
     // A bridge that is made anew has another index, and no ports.
@@ -272,6 +301,7 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let publications = desired.publications.iter().filter(|(key, to)| observed.publications.get(key) != Some(to));
     steps.extend(publications.map(|(key, to)| Step::PutPublication(*key, *to)));
     steps.extend(observed.sources.difference(&desired.sources).map(|range| Step::RemoveSource(*range)));
+    steps.extend(ipsec::leftovers(desired, observed));
     steps
 }
 
@@ -296,6 +326,11 @@ impl fmt::Display for Step {
             Self::CloseResolver(namespace) => write!(f, "end the resolver in namespace {namespace}"),
             Self::OpenResolver(namespace) => write!(f, "open the resolver in namespace {namespace}"),
             Self::DeleteVeth(link) => write!(f, "delete the veth {link}"),
+            Self::PutAssociation(id, _) => write!(f, "make {id}"),
+            Self::RemoveAssociation(id) => write!(f, "remove {id}"),
+            Self::PutPolicy(id, Protection::Block) => write!(f, "make {id}, which lets nothing through"),
+            Self::PutPolicy(id, Protection::Esp(_)) => write!(f, "make {id}, which has it encrypted"),
+            Self::RemovePolicy(id) => write!(f, "remove {id}"),
             Self::DeleteJoin(link) => write!(f, "delete the join {link}"),
             Self::DeleteBridge(link) => write!(f, "delete the bridge {link}"),
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),

@@ -18,8 +18,8 @@ use netd_common::{
 use crate::{dns::Directory, model::Protocol};
 
 use super::{
-    Checkup, Collected, Guard, HostFacts, HostPort, Join, Kernel, LinkName, Probed, Process, Program, Relays,
-    ResolverState, Sandbox, State, Step, TunnelProbe,
+    Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Join, Kernel, LinkName, Probed, Process, Program,
+    Relays, ResolverState, Sandbox, State, Step, TunnelProbe,
 };
 
 /// The double of the host.
@@ -46,6 +46,8 @@ pub struct FakeKernel {
     pub collected: usize,
     /// What the resolvers were told last.
     pub directory: Directory,
+    /// Why it cannot encrypt.
+    pub no_esp: Option<String>,
 }
 
 impl FakeKernel {
@@ -130,6 +132,10 @@ impl FakeKernel {
                 state.tunnels.remove(&link);
                 lose(state, &link);
             }
+            Step::PutAssociation(id, association) => drop(state.ipsec.associations.insert(id, association)),
+            Step::RemoveAssociation(id) => drop(state.ipsec.associations.remove(&id)),
+            Step::PutPolicy(id, protection) => drop(state.ipsec.policies.insert(id, protection)),
+            Step::RemovePolicy(id) => drop(state.ipsec.policies.remove(&id)),
             Step::PutTunnel(link, tunnel) => drop(state.tunnels.insert(link, tunnel)),
             Step::PutSegment(vni, record) => drop(state.segments.insert(vni, record)),
             Step::PutRemote(key, remote) => drop(state.remotes.insert(key, remote)),
@@ -188,6 +194,14 @@ impl Kernel for FakeKernel {
         }
         self.take(step);
         Ok(())
+    }
+
+    fn ipsec(&mut self) -> anyhow::Result<Ipsec> {
+        Ok(self.state.ipsec.clone())
+    }
+
+    fn obstacle_to_encryption(&mut self, _: Family) -> anyhow::Result<Option<String>> {
+        Ok(self.no_esp.clone())
     }
 
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts> {

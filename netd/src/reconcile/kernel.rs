@@ -15,7 +15,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{Checkup, Family, HostPort, LinkName, Probed, Relays, Sandbox, State, Step, TunnelProbe};
+use super::{Checkup, Family, HostPort, Ipsec, LinkName, Probed, Relays, Sandbox, State, Step, TunnelProbe};
 use crate::{dns::Directory, firewall::FirewallFacts, model::Protocol};
 
 /// What the plan depends on and netd does not decide.
@@ -181,6 +181,12 @@ pub trait Kernel {
 
     /// Makes one step true. A step that finds its work done already succeeds.
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()>;
+
+    /// What of ours encrypts networks between hosts. [`Kernel::observe`] sees it from then on.
+    fn ipsec(&mut self) -> anyhow::Result<Ipsec>;
+
+    /// Why this kernel cannot encrypt between hosts of a family, if it cannot.
+    fn obstacle_to_encryption(&mut self, family: Family) -> anyhow::Result<Option<String>>;
 
     /// Reads what the plan depends on. `sandboxes` are the namespace paths of the model.
     async fn facts(&mut self, sandboxes: &BTreeSet<PathBuf>) -> anyhow::Result<HostFacts>;

@@ -7,6 +7,7 @@ mod checkup;
 mod diff;
 #[cfg(test)]
 pub mod fake;
+mod ipsec;
 mod kernel;
 mod overlay;
 mod probe;
@@ -16,6 +17,7 @@ mod state;
 
 pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
+pub use ipsec::{Association, AssociationId, Ipsec, KEYING, Keying, PolicyId, Protection};
 pub use kernel::{
     Collected, Guard, HostFacts, Kernel, MarkRule, Process, Program, RoutingRules, Uplink, Use, Way, Ways,
 };

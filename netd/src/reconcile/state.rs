@@ -18,6 +18,7 @@ use netd_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Ipsec;
 use crate::firewall::Xtables;
 
 /// Name of a network device, 1 to 15 bytes (`IFNAMSIZ` less its NUL).
@@ -155,6 +156,8 @@ pub struct State {
     pub mesh: BTreeMap<EndpointKey, MeshEnd>,
     /// The table of peers.
     pub peers: BTreeMap<PeerKey, Address>,
+    /// What encrypts networks between hosts.
+    pub ipsec: Ipsec,
     /// The table of the host's own addresses, those of its loopback aside.
     pub addresses: BTreeSet<Address>,
     /// The iptables whose FORWARD chain ends with netd's accept.

@@ -28,7 +28,7 @@ use serde_json::Value;
 use super::namespaces::Namespaces;
 
 /// How long a program may take that is waited for. Long, because the same tests run on emulated machines.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a program left behind.
 pub struct Outcome {

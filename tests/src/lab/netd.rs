@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Host, Outcome, Running};
 
 /// How long a daemon may take until it answers: it loads its programs, and emulated machines are slow at that.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The binary under test, from `NETD_BIN`.
 ///

@@ -281,6 +281,16 @@ impl Member {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
+    /// Writes a record, as a node would.
+    pub fn put(&self, key: &str, value: &str) {
+        let [key, value] = [key, value].map(|text| {
+            let encode = "printf %s \"$1\" | base64 --wrap 0";
+            self.host.run(["sh", "-c", encode, "-", text]).ok()
+        });
+        let body = serde_json::json!({ "key": key, "value": value }).to_string();
+        self.host.run(["curl", "--silent", "--fail", "-d", &body, &format!("{}/v3/kv/put", self.url)]).ok();
+    }
+
     /// Whether it leads the others.
     pub fn leads(&self) -> bool {
         let body = self.host.run([

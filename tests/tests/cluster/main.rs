@@ -3,6 +3,7 @@
 mod as_a_bridge;
 mod cluster;
 mod core;
+mod encrypted;
 mod lossy;
 mod mesh;
 mod moving;

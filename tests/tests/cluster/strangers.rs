@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Member, Node, PATIENCE, options, vtep, wait_until}
 const VXLAN: u16 = 4789;
 
 /// A frame for a host's tunnel: a datagram between two containers, in a VXLAN header (RFC 7348 section 5).
-fn encapsulated(vni: u32, macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr) -> Vec<u8> {
+pub fn encapsulated(vni: u32, macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     let header = [8, 0, 0, 0, a, b, c, 0];
     let frame = udp(&format!("{from}:4000"), &format!("{to}:7")).macs(macs[0], macs[1]).bytes();
@@ -25,20 +25,20 @@ fn forge(from: &Host, to: IpAddr, frame: &[u8]) {
     });
 }
 
-fn mac_of(node: &Node, endpoint: &str) -> [u8; 6] {
+pub fn mac_of(node: &Node, endpoint: &str) -> [u8; 6] {
     let shown = node.netd.say(&format!("inspect {endpoint}")).json();
     let text = shown.pointer("/0/networks/0/mac").and_then(|mac| mac.as_str()).expect("it has one").to_owned();
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("two digits")).collect();
     bytes.try_into().expect("six bytes")
 }
 
-fn vni_of(node: &Node, network: &str) -> u32 {
+pub fn vni_of(node: &Node, network: &str) -> u32 {
     let shown = node.netd.say(&format!("network inspect {network}")).json();
     shown.pointer("/0/segment/vni").and_then(|vni| vni.as_u64()).expect("it has one") as u32
 }
 
 /// How often the program at the tunnel has dropped something for this reason.
-fn dropped(node: &Node, reason: &str) -> u64 {
+pub fn dropped(node: &Node, reason: &str) -> u64 {
     let status = node.netd.json("status");
     let programs = status["programs"].as_array().expect("programs").clone();
     let program = programs.into_iter().find(|one| one["name"] == "from_overlay").expect("from_overlay");

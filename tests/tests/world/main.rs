@@ -1,6 +1,7 @@
 //! Stories of packets through one host in memory, each file about one question.
 
 mod edges;
+mod encrypted;
 mod errors;
 mod extensions;
 mod fill;

@@ -14,14 +14,14 @@ use netd_tests::{
     world::{Frame, Summed, World},
 };
 
-const VNI: u32 = 42;
+pub const VNI: u32 = 42;
 const THERE: [u8; 4] = [10, 176, 1, 77];
-const THERE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 77];
-const VTEP: Address = Address::v4([192, 0, 2, 9]);
+pub const THERE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 77];
+pub const VTEP: Address = Address::v4([192, 0, 2, 9]);
 const PEERS: [Address; 2] = [VTEP, Address::v4([192, 0, 2, 10])];
 
 /// The scene's host, whose network blue spans hosts: by a table, or by hand.
-fn host(by_hand: bool) -> World {
+pub fn host(by_hand: bool) -> World {
     let mut world = scene::world_of_both_families();
     for container in [A, B] {
         world.devices.get_mut(&container).expect("a container").vni = VNI;
@@ -58,7 +58,7 @@ fn host(by_hand: bool) -> World {
 }
 
 /// Container A sends a frame to a link-layer address.
-fn sends(world: &World, to: [u8; 6], bytes: Vec<u8>) -> (Verdict, Frame) {
+pub fn sends(world: &World, to: [u8; 6], bytes: Vec<u8>) -> (Verdict, Frame) {
     let mut frame = Frame::at(A, bytes);
     frame.bytes[..6].copy_from_slice(&to);
     frame.bytes[6..12].copy_from_slice(&container_mac(A));
@@ -73,7 +73,7 @@ fn comes(world: &World, vtep: Address, vni: u32, to: [u8; 6], bytes: Vec<u8>) ->
     (world.run(Hook::FromOverlay, &mut frame), frame)
 }
 
-fn counted(world: &World, hook: Hook, reason: DropReason) -> u64 {
+pub fn counted(world: &World, hook: Hook, reason: DropReason) -> u64 {
     world.counters.borrow().get(&hook).map_or(0, |counters| counters.dropped[reason as usize])
 }
 

@@ -208,4 +208,23 @@ pub const FAULTS: &[Fault] = &[
         "if hides && h.ttl == nd::HOP_LIMIT {",
         "if false && hides && h.ttl == nd::HOP_LIMIT {",
     ),
+    fault(
+        "encrypted network's packet taken without the mark of decryption",
+        "overlay/mod.rs",
+        "(is_elsewhere || p.mark() & DECRYPTED == 0)",
+        "is_elsewhere",
+    ),
+    fault(
+        "cleartext of an encrypted network let in",
+        "overlay/mod.rs",
+        "if segment.has(segment_flags::ENCRYPTED) && (",
+        "if false && (",
+    ),
+    fault("encrypted network's packet sent without keys", "overlay/mod.rs", "if !has_keys(t, s) {", "if false {"),
+    fault(
+        "what must be encrypted let out in clear",
+        "hooks/uplink.rs",
+        "if overlay::is_encrypted(p)? { Ok(PASS) }",
+        "if true { Ok(PASS) }",
+    ),
 ];

@@ -17,6 +17,9 @@ pub enum Work {
     },
 }
 
+/// What the names of the cases contain that a guest runs.
+const CASES: &str = "core cards:: wireguard";
+
 /// The script for `work`, which ends with the work's exit code.
 pub fn script(work: &Work) -> String {
     let path = |path: &PathBuf| quoted(&path.display().to_string());
@@ -32,9 +35,7 @@ pub fn script(work: &Work) -> String {
             script += "status=0\n";
             script += &suites
                 .iter()
-                .map(|suite| {
-                    format!("{} core cards:: wireguard --include-ignored --test-threads=1 || status=$?\n", path(suite))
-                })
+                .map(|suite| format!("{} {CASES} --include-ignored --test-threads=1 || status=$?\n", path(suite)))
                 .collect::<String>();
             script += "exit $status";
         }
@@ -58,9 +59,8 @@ mod tests {
         let script =
             script(&Work::Load { xtask: "/x/xtask".into(), suites: vec!["/x/lab".into(), "/x/cluster".into()] });
 
-        let of = |suite: &str| {
-            script.find(&format!("{suite} core cards:: wireguard --include-ignored --test-threads=1 || status=$?\n"))
-        };
+        let of =
+            |suite: &str| script.find(&format!("{suite} {CASES} --include-ignored --test-threads=1 || status=$?\n"));
         let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab"), of("/x/cluster"));
         assert!(programs.is_some() && programs < lab && lab < cluster, "{script}");
         assert!(script.ends_with("\nexit $status\n"), "{script}");

@@ -75,6 +75,8 @@ pub enum OverlayCommand {
         #[arg(long, default_value = "table")]
         format: Format,
     },
+    /// Change the keys of encrypted networks, while traffic flows; they change by themselves once a day
+    Rekey,
 }
 
 /// Of `ps`.

@@ -114,6 +114,9 @@ pub struct NetworkCreateArgs {
     /// Of driver vxlan: the UDP port; 4789 unless given
     #[arg(long, value_name = "P")]
     pub vxlan_port: Option<u16>,
+    /// Of driver overlay: what goes between nodes is encrypted (IPsec ESP)
+    #[arg(long)]
+    pub encrypted: bool,
     /// Its addresses, IPv4 or IPv6, once for each; a free /24 of 10.176.0.0/12 unless given
     #[arg(long = "subnet", value_name = "CIDR")]
     pub subnets: Vec<String>,

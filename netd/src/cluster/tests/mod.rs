@@ -1,5 +1,6 @@
 //! Nodes on a store in memory, which keeps a log of its changes, and what must hold of them whatever happens when.
 
+mod keys;
 mod nodes;
 mod store;
 

@@ -66,9 +66,11 @@ impl Host {
             host: self.name.to_string(),
             vtep: self.vtep,
             vxlan_port: 4789,
+            encrypted_port: 4790,
             version: String::new(),
         };
-        let own = Own { name: self.name.clone(), node, lease: self.lease, endpoints: self.endpoints.clone() };
+        let (name, endpoints) = (self.name.clone(), self.endpoints.clone());
+        let own = Own { name, node, lease: self.lease, endpoints, session: None, installed: None };
         (self.incarnation > 0).then_some(own)
     }
 }
@@ -201,6 +203,7 @@ pub fn network(id: &str, vni: u32) -> SharedNetwork {
             aux_addresses: BTreeMap::new(),
         }],
         internal: false,
+        encrypted: false,
         no_masquerade: false,
         mtu: None,
         dns: Vec::new(),

@@ -1,5 +1,6 @@
 //! The daemon among others: it makes its host what all have, says what it has, and takes what all have to agree on.
 
+mod encrypting;
 mod found;
 mod told;
 
@@ -10,9 +11,12 @@ use rand::RngCore;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-pub use told::{ClusterView, NeighbourView, NodeView};
+pub use told::{ClusterView, EncryptionView, NeighbourView, NodeView};
 
-use self::found::{hidden, published, remembered, ways};
+use self::{
+    encrypting::Encrypting,
+    found::{hidden, published, remembered, ways},
+};
 use super::{
     Daemon, Failure, Reply,
     answer::on,
@@ -26,7 +30,7 @@ use crate::{
         taken, wanted,
     },
     dns::Directory,
-    membership::{Denial, Membership},
+    membership::{Denial, Membership, Word},
     model::{self, Driver, Model, Name, NetworkOrder, Rejection, Segment},
     reconcile::{Family, HostFacts, Kernel},
     reserve::Fresh,
@@ -44,12 +48,15 @@ pub struct Cluster {
     names: Vec<Elsewhere>,
     /// What of the view cannot be on this host, one line each.
     lines: Vec<String>,
+    /// How encryption stands.
+    encrypting: Encrypting,
 }
 
 impl Cluster {
     /// Nothing known yet.
     pub fn new(membership: Membership) -> Self {
-        Self { membership, view: None, names: Vec::new(), lines: Vec::new() }
+        let (names, lines, encrypting) = (Vec::new(), Vec::new(), Encrypting::default());
+        Self { membership, view: None, names, lines, encrypting }
     }
 
     /// What is not as the user may think, one line each.
@@ -57,6 +64,7 @@ impl Cluster {
         let (news, settings) = (self.membership.news(), self.membership.settings());
         let mut lines: Vec<String> = news.away.iter().map(|(_, why)| format!("cluster: {why}")).collect();
         lines.extend(news.conflicts.iter().chain(&self.lines).cloned());
+        lines.extend(self.lacks_of_keys());
         if !facts.addresses.contains(&settings.vtep) {
             lines.push(format!("--vtep {} is no address of this host", settings.vtep));
         }
@@ -71,6 +79,12 @@ impl Cluster {
                 lines.push(format!(
                     "node {name} has UDP port {} for VXLAN, and this host {}: they do not reach each other",
                     node.vxlan_port, settings.vxlan_port
+                ));
+            }
+            if node.encrypted_port != settings.encrypted_port && !self.encrypting.wanted.ipsec.policies.is_empty() {
+                lines.push(format!(
+                    "node {name} has UDP port {} for encrypted networks, and this host {}: they do not reach each other there",
+                    node.encrypted_port, settings.encrypted_port
                 ));
             }
             if Family::of(node.vtep) != Family::of(settings.vtep) {
@@ -150,7 +164,12 @@ impl<K: Kernel> Daemon<K> {
     async fn take_in(&mut self, view: &Arc<View>) {
         let Some(cluster) = &mut self.cluster else { return };
         let settings = cluster.membership.settings();
-        let here = Here { port: settings.vxlan_port, underlay: Family::of(settings.vtep), facts: &self.facts };
+        let here = Here {
+            port: settings.vxlan_port,
+            encrypted_port: settings.encrypted_port,
+            underlay: Family::of(settings.vtep),
+            facts: &self.facts,
+        };
         let (mut next, me) = (self.model.clone(), settings.node.clone());
         let lines = adopt(&mut next, view, here);
         let (remotes, names) = known(view, &me);
@@ -160,8 +179,14 @@ impl<K: Kernel> Daemon<K> {
         (cluster.names, cluster.lines) = (names, lines);
         self.choices.remotes = remotes;
         self.tell_of_nodes(before.as_deref(), view);
+        let is_any = |view: &View| view.is_any_encrypted();
+        let has_new_keys = (is_any(view) || before.as_deref().is_some_and(is_any))
+            && before.as_deref().is_none_or(|before| before.of_keys() != view.of_keys());
         if is_new {
             self.make_shared(next).await;
+        }
+        if has_new_keys && let Err(error) = self.reconcile().await {
+            error!("cannot take the keys of encrypted networks into use: {error:#}");
         }
     }
 
@@ -224,7 +249,8 @@ impl<K: Kernel> Daemon<K> {
     /// Says what this host has.
     pub(super) fn tell_cluster(&self) {
         if let Some(cluster) = &self.cluster {
-            cluster.membership.tell(announcements(&self.model));
+            let (session, installed) = cluster.said_of_keys();
+            cluster.membership.tell(Word { endpoints: announcements(&self.model), session, installed });
         }
     }
 
@@ -263,6 +289,11 @@ impl<K: Kernel> Daemon<K> {
 
     /// Makes a network of several hosts.
     pub(super) async fn create_shared_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
+        if order.encrypted
+            && let Some(why) = self.obstacle()?
+        {
+            return Err(Rejection::NoEsp { network: order.name.parse()?, why }.into());
+        }
         for _ in 0..ATTEMPTS {
             self.follow_cluster().await;
             let cluster = self.cluster.as_ref().ok_or(Rejection::NoCluster)?;
@@ -271,7 +302,8 @@ impl<K: Kernel> Daemon<K> {
             let vni =
                 free_vni(&self.model, &view).ok_or_else(|| Rejection::Cluster("every VNI is taken".to_owned()))?;
             let underlay = Family::of(settings.vtep);
-            let segment = Segment { vni, port: settings.vxlan_port, underlay, peers: Default::default() };
+            let port = if order.encrypted { settings.encrypted_port } else { settings.vxlan_port };
+            let segment = Segment { vni, port, underlay, encrypted: order.encrypted, peers: Default::default() };
             let on = model::Surroundings { segment: Some(&segment), ..on(&self.facts, &self.pools) };
             let mut next = self.model.clone();
             let name = model::create_network(&mut next, order, on, now(), &mut *self.rng)?;
@@ -328,6 +360,7 @@ impl<K: Kernel> Daemon<K> {
             if addresses.is_empty() {
                 return Ok((next, addresses));
             }
+            self.require_encryption(addresses.iter().map(|(network, ..)| network))?;
             let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
             let me = &cluster.membership.settings().node;
             if cluster.latest()?.is_drained(me) {
@@ -368,6 +401,16 @@ impl<K: Kernel> Daemon<K> {
         cluster.latest()?;
         cluster.membership.forget(name).await?;
         info!(node = %name, "removed");
+        Ok(Reply::Done {})
+    }
+
+    /// Has the keys of encrypted networks change.
+    pub(super) async fn rekey(&mut self) -> Result<Reply, Failure> {
+        let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;
+        cluster.latest()?;
+        cluster.membership.rekey().await?;
+        self.follow_cluster().await;
+        info!("the keys of encrypted networks change");
         Ok(Reply::Done {})
     }
 

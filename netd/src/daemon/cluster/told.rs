@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cluster, Daemon, Failure};
 use crate::{
     cluster::{Announcement, View, announcements, known},
-    daemon::moment::rfc3339,
+    daemon::moment::{now, rfc3339},
     model::{Name, Rejection},
     reconcile::Kernel,
 };
@@ -39,6 +39,28 @@ pub struct ClusterView {
     pub nodes: usize,
     /// How many containers of others this host knows the way to.
     pub remotes: usize,
+    /// Of encrypted networks; `None` where there is none.
+    #[serde(default)]
+    pub encryption: Option<EncryptionView>,
+}
+
+/// How encryption stands on this host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EncryptionView {
+    /// UDP port of encrypted networks.
+    pub port: u16,
+    /// Why this host has no part in it.
+    pub obstacle: Option<String>,
+    /// The newest generation of the secret that keys are made of; 0 before the first.
+    pub generation: u64,
+    /// Seconds since it was made.
+    pub age: u64,
+    /// The oldest one by which this host still encrypts.
+    pub oldest: u64,
+    /// Security associations that this host has.
+    pub associations: usize,
+    /// Nodes to which this host can send nothing yet, for want of keys that both have.
+    pub waiting: Vec<String>,
 }
 
 /// A node.
@@ -108,6 +130,21 @@ impl Cluster {
             missed: news.missed,
             nodes: view.map_or(0, |view| view.nodes().count()),
             remotes: view.map_or(0, |view| known(view, &settings.node).0.endpoints.len()),
+            encryption: view.filter(|view| view.is_any_encrypted()).map(|view| self.encryption_told(view)),
+        }
+    }
+
+    fn encryption_told(&self, view: &View) -> EncryptionView {
+        let (port, encrypting) = (self.membership.settings().encrypted_port, &self.encrypting);
+        let newest = view.secrets().last();
+        EncryptionView {
+            port,
+            obstacle: encrypting.obstacle.clone(),
+            generation: newest.map_or(0, |(generation, ..)| generation),
+            age: newest.map_or(0, |(_, secret, _)| now().saturating_sub(secret.created)),
+            oldest: encrypting.wanted.installed.oldest,
+            associations: encrypting.wanted.ipsec.associations.len(),
+            waiting: encrypting.wanted.waiting.iter().map(ToString::to_string).collect(),
         }
     }
 }

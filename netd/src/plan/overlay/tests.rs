@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     model::{self, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
-    reconcile::{LinkName, Uplink, Way, Ways},
+    reconcile::{Ipsec, LinkName, PolicyId, Protection, Uplink, Way, Ways},
 };
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -197,4 +197,31 @@ fn a_foreign_device_on_the_port_is_named() {
     let told = crate::plan::warnings(&by_hand(), &facts).join("\n");
 
     assert!(told.contains("network spanning has UDP port 4789, which the VXLAN device vxlan0"), "{told}");
+}
+
+#[test]
+fn an_encrypted_network_is_carried_where_nothing_of_it_can_go_in_clear_and_says_to_whom_there_are_keys() {
+    let (mut model, there) = (of_cluster(), ip("192.0.2.2"));
+    for network in model.networks.values_mut() {
+        let Driver::Overlay(segment) = &mut network.driver else { panic!("it is of the cluster") };
+        (segment.encrypted, segment.port) = (true, 4790);
+    }
+    let endpoint = RemoteEndpoint { mac: MAC, vtep: there, incarnation: 3 };
+    let endpoints = [((7, ip("10.9.0.5")), endpoint)].into();
+    let remotes = Remotes { vteps: [there].into(), endpoints, ..Remotes::default() };
+    let without = planned(&model, &remotes);
+    assert!(without.tunnels.is_empty() && without.segments.is_empty() && without.remotes.is_empty());
+    assert!(!without.bridges.is_empty(), "on its own host it is a network all the same");
+
+    let mut choices = choices(&remotes);
+    let to_peer = PolicyId { inbound: false, family: Family::V4, peer: Some(there), port: 4790 };
+    choices.ipsec.policies = Ipsec::guard(4790).chain([(to_peer, Protection::Esp(0x1234))]).collect();
+    let state = plan(&model, &facts(1500), &choices);
+
+    assert_eq!(state.tunnels.keys().map(LinkName::as_str).collect::<Vec<_>>(), ["ndx-4790"]);
+    assert_eq!((state.segments[&7].flags, state.remotes.len()), (segment_flags::ENCRYPTED, 1));
+    assert!(state.vteps.contains(&VtepKey::with_keys(there.into())) && state.ipsec == choices.ipsec);
+    choices.ipsec.policies.remove(&to_peer);
+    let state = plan(&model, &facts(1500), &choices);
+    assert!(!state.vteps.iter().any(VtepKey::says_keys) && state.remotes.len() == 1, "known, and not sent to");
 }

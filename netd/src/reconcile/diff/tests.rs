@@ -9,7 +9,7 @@ use netd_common::{
 use proptest::{collection::btree_map, prelude::*, sample::subsequence};
 
 use super::*;
-use crate::reconcile::{Interface, ResolverState, Sandbox, fake::FakeKernel};
+use crate::reconcile::{Interface, Ipsec, Keying, ResolverState, Sandbox, fake::FakeKernel};
 
 fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
@@ -91,7 +91,24 @@ fn spanning(bits: u32, state: State) -> State {
     let segments = segments.collect();
     let address = |last: u32| Address::v4([192, 0, 2, last as u8]);
     let remote = |vtep: u32| Remote { vtep: address(vtep), ..Remote::default() };
+    let host = |last: u8| std::net::IpAddr::from([192, 0, 2, last]);
+    let association = |i: u32| {
+        let id = AssociationId { destination: host(i as u8), spi: 256 + i };
+        let (port, keying) = (4790, Keying::UNKNOWN);
+        let intact = kind(3 + i)? > 0;
+        Some((id, Association { source: host(9), port, inbound: i == 0, intact, keying }))
+    };
+    let to_peer = |i: u32| {
+        let id = PolicyId { inbound: false, family: Family::V4, peer: Some(host(i as u8)), port: 4790 };
+        Some((id, Protection::Esp(256 + kind(1 + i)?)))
+    };
+    let guard = Ipsec::guard(4790).filter(|_| bits & 2 == 2);
+    let ipsec = Ipsec {
+        associations: (0..3).filter_map(association).collect(),
+        policies: guard.chain((0..2).filter_map(to_peer)).collect(),
+    };
     State {
+        ipsec,
         segments,
         remotes: (0..3)
             .filter_map(|i| Some((RemoteKey { address: address(i), vni: 1 }, remote(kind(4 + i)?))))
