@@ -94,6 +94,27 @@ fn containers_that_are_kept_apart_do_not_hear_each_others_broadcasts_and_the_bri
 }
 
 #[test]
+fn the_hosts_loopback_is_out_of_a_containers_reach_whatever_its_routes_and_each_try_is_counted() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let app = town.container("app", "blue", &[]);
+    let server = town.host.echo_tcp(7000);
+    town.host.asks_tcp("127.0.0.1:7000", PATIENCE).expect("the host itself reaches it");
+    // The host would take it, and the container has the way there.
+    for (node, device) in [(&*town.host, "all"), (&*app, "eth0")] {
+        let sysctl = format!("/proc/sys/net/ipv4/conf/{device}/route_localnet");
+        node.enter(|| std::fs::write(&sysctl, "1")).expect("the sysctl can be written");
+    }
+    app.ip("address flush dev lo");
+    app.ip(&format!("route add 127.0.0.0/8 via {}", says::gateway_of(&town.netd, "blue")));
+
+    assert!(app.asks_tcp("127.0.0.1:7000", IMPATIENCE).is_err());
+
+    assert!(counted(&town, "dropped/loopback_from_wire") > 0);
+    server.assert_seen_only("127.0.0.1");
+}
+
+#[test]
 fn a_container_speaks_in_its_own_name_alone_and_each_lie_is_counted() {
     let town = Town::new(Offloads::On);
     town.netd.say("network create blue --ipv6").ok();

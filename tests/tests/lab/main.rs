@@ -39,6 +39,7 @@ mod says;
 mod service;
 mod sources;
 mod spanning;
+mod specs;
 mod survival;
 mod the_lab;
 mod town;

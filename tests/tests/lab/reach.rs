@@ -114,6 +114,7 @@ fn everybody_reaches_whom_the_table_says_and_nobody_else() {
 
     assert!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
     place.assert_sources();
+    assert_eq!(place.wrong_clients_of_a_port(), Vec::<String>::new(), "of whatever mode a client's network is");
     place.town.lab.assert_no_checksum_errors();
     let named: BTreeSet<_> = TABLE.iter().map(|(from, to, _)| (*from, *to)).collect();
     for (from, to, network, why) in UNLIKE {
@@ -201,6 +202,21 @@ impl Place {
             Means::Udp => asks_udp(asker, &place, wait),
             Means::Echo => asker.pings(&address, 1, wait) == 1,
         }
+    }
+
+    /// Networks whose containers do not reach the port that the first network's container publishes as they should: by an address of
+    /// the host, from whatever has a way out.
+    fn wrong_clients_of_a_port(&self) -> Vec<String> {
+        let outward = TABLE[TABLE.len() - 1].2;
+        let cells = (1..NETWORKS.len()).flat_map(|column| [false, true].map(|v6| (column, v6)));
+        let is_wrong = |(column, v6): (usize, bool)| {
+            let (address, port) = target(0, HostPort, v6);
+            let place = if v6 { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+            let wait = if outward[column] { PATIENCE } else { IMPATIENCE };
+            let reaches = self.containers[column][1].asks_tcp(&place, wait).is_ok();
+            (reaches != outward[column]).then(|| format!("{} and {place}: {reaches}", NETWORKS[column].0))
+        };
+        cells.filter_map(is_wrong).collect()
     }
 
     /// What the server outside has seen: the host's address, or the container's own where it keeps that.

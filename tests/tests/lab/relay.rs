@@ -2,15 +2,19 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     thread,
 };
 
 use netd_tests::lab::{NetdOptions, Node, Offloads, traffic::PATIENCE};
-use nix::libc::{ECONNREFUSED, ECONNRESET};
+use nix::{
+    libc::{ECONNREFUSED, ECONNRESET},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket},
+};
 
 use crate::{
-    ipv6::paved,
+    ipv6::{pave, paved},
     says,
     town::{CLIENT, FRONT, HOST, Town, dial, wait_until},
 };
@@ -138,6 +142,57 @@ fn without_a_cgroup_the_daemon_relays_every_client_of_the_host() {
     town.netd.start();
     wait_until("another daemon relays too", || town.netd.json("status")["relayed"] == 5);
     all_reach(&town);
+}
+
+/// A socket at an address that others come to as well would hear them too.
+#[test]
+fn without_a_cgroup_a_family_that_the_container_lacks_is_relayed_at_the_loopback_and_refused_elsewhere() {
+    let town = Town::with(Offloads::On, NetdOptions::default().arguments(["--cgroup", "none"]));
+    pave(&town);
+    town.network("four");
+    town.netd.say("network create six --subnet fd00:6::/64").ok();
+    let (four, six) = (town.container("four", "four", &["8004:7"]), town.container("six", "six", &["8006:7"]));
+    let _servers = [four.echo_tcp(7), six.echo_tcp(7)];
+
+    for served in ["127.0.0.1:8004", &format!("{FRONT}:8004"), "[::1]:8004", "[::1]:8006", "127.0.0.1:8006"] {
+        assert_eq!(dialled(&town, &format!("tcp {served}")), format!("{served} hello\n"));
+    }
+    assert_eq!(dialled(&town, "tcp [2001:db8:2::1]:8006"), "[2001:db8:2::1]:8006 hello\n");
+    for refused in ["[2001:db8:2::1]:8004", &format!("{FRONT}:8006")] {
+        assert_eq!(dialled(&town, &format!("tcp {refused}")), format!("error {ECONNREFUSED}\n"), "{refused}");
+    }
+}
+
+/// RFC 9293 section 3.10.7: where nobody listens a reset answers, and a listener drops what is neither a SYN nor acknowledges anything.
+#[test]
+fn a_segment_without_flags_is_answered_where_nobody_listens_alone_relay_or_not() {
+    let town = Town::with(Offloads::On, NetdOptions::default().arguments(["--cgroup", "none"]));
+    town.network("blue");
+    let web = town.container("web", "blue", &["8007:7"]);
+    let _servers = [web.echo_tcp(7), town.host.echo_tcp(7001)];
+    let resets_after = |port: u16| {
+        let before = town.host.snmp("Tcp", "OutRsts");
+        let seen = town.host.snmp("Tcp", "InSegs");
+        says_nothing_in_particular(&town.client, port);
+        wait_until("it has arrived", || town.host.snmp("Tcp", "InSegs") > seen);
+        town.host.snmp("Tcp", "OutRsts") - before
+    };
+
+    assert_eq!(resets_after(7002), 1, "nobody listens");
+    assert_eq!(resets_after(7001), 0, "a process of the host does");
+    assert_eq!(resets_after(8007), 0, "the relay does");
+}
+
+/// Sends a segment of TCP without a flag to a port of the host's address.
+fn says_nothing_in_particular(client: &Node, port: u16) {
+    let (from, to): (Ipv4Addr, Ipv4Addr) = (CLIENT.parse().expect("an address"), FRONT.parse().expect("an address"));
+    let mut header = etherparse::TcpHeader::new(40_000, port, 1, 1000);
+    header.checksum = header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &[]).expect("it is short");
+    let raw = client.enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp));
+    let raw = raw.expect("root may");
+    let sent =
+        sendto(raw.as_raw_fd(), &header.to_bytes(), &SockaddrIn::from(SocketAddrV4::new(to, 0)), MsgFlags::empty());
+    assert_eq!(sent, Ok(header.header_len()));
 }
 
 #[test]
