@@ -134,6 +134,8 @@ pub struct Daemon<K> {
     trouble: Vec<String>,
     fill: Fill,
     reservations: Reservations,
+    /// The port of the host that was chosen last.
+    chosen: Option<u16>,
     /// What could not be held, one line each.
     unheld: Vec<String>,
     /// How many published ports are not relayed.
@@ -179,6 +181,7 @@ impl<K: Kernel> Daemon<K> {
             trouble: Vec::new(),
             fill: Fill::default(),
             reservations,
+            chosen: None,
             unheld: Vec::new(),
             not_relayed: 0,
             pools,

@@ -62,8 +62,8 @@ impl<K: Kernel> Daemon<K> {
                     wishes
                 }
                 _ => {
-                    let free = candidates(self.facts.ephemeral.unwrap_or(EPHEMERAL), spec.count);
-                    let mut free = free
+                    let mut free = self
+                        .candidates(&spec)
                         .map(|port| publications_at(&spec, &places, port, is_mesh))
                         .filter(|wishes| wishes.iter().all(|wish| clash(wish).is_none()));
                     let exhausted = || Rejection::NoFreePort { count: spec.count, protocol: spec.protocol };
@@ -75,6 +75,7 @@ impl<K: Kernel> Daemon<K> {
                         // A look has found nobody; for many ports it is enough.
                         match self.reservations.take(&self.to_take(&wishes)) {
                             Ok(taken) => {
+                                self.note_choice(&spec, &wishes);
                                 fresh.extend(taken);
                                 break wishes;
                             }
@@ -89,6 +90,33 @@ impl<K: Kernel> Daemon<K> {
         }
         fresh.extend(self.take(&due).await?);
         Ok((publications, fresh))
+    }
+
+    /// Ports of the host at which a free run may begin, in the order in which they are tried: those that the specification names, else
+    /// of the ephemeral range what is not reserved, after what was chosen last, so that a port is not another's at once. The first
+    /// choice is in the middle: the kernel begins at its start.
+    fn candidates(&self, spec: &PortSpec) -> impl Iterator<Item = u16> + use<K> {
+        let count = spec.count;
+        let (range, reserved, begin) = match spec.among {
+            Some((first, last)) => (PortRange { first, last }, BTreeSet::new(), u32::from(first)),
+            None => {
+                let range = self.facts.ephemeral.unwrap_or(EPHEMERAL);
+                let middle = u32::from(range.first.midpoint(range.last));
+                (range, self.facts.reserved.clone(), self.chosen.map_or(middle, |last| u32::from(last) + 1))
+            }
+        };
+        let is_free = move |first: &u16| {
+            let last = first.saturating_add(count - 1);
+            !reserved.iter().any(|kept| kept.first <= last && *first <= kept.last)
+        };
+        runs(range, count, begin).filter(is_free)
+    }
+
+    /// Remembers the last of the ports that were chosen of all.
+    fn note_choice(&mut self, spec: &PortSpec, chosen: &[PortPublication]) {
+        if let (None, Some(one)) = (spec.among, chosen.iter().find(|one| !one.direct)) {
+            self.chosen = Some(*one.host_ports().end());
+        }
     }
 
     async fn is_held(&mut self, wishes: &[PortPublication]) -> Result<bool, Failure> {
@@ -175,13 +203,12 @@ fn untaken((address, protocol, port): reserve::Place, error: io::Error) -> Failu
     }
 }
 
-/// First ports of runs of `count` in the ephemeral range, from its middle upward, then from its start: the lower half is what
-/// the kernel prefers to hand out for connections.
-fn candidates(ephemeral: PortRange, count: u16) -> impl Iterator<Item = u16> {
-    let (first, last) = (u32::from(ephemeral.first.max(1)), u32::from(ephemeral.last));
-    let middle = first.midpoint(last.max(first));
+/// First ports of runs of `count` in a range, from `begin` upward, then from the range's start.
+fn runs(range: PortRange, count: u16, begin: u32) -> impl Iterator<Item = u16> {
+    let (first, last) = (u32::from(range.first.max(1)), u32::from(range.last));
     let end = (last + 2).saturating_sub(u32::from(count));
-    (middle..end).chain(first..middle.min(end)).filter_map(|port| u16::try_from(port).ok())
+    let begin = if (first..end).contains(&begin) { begin } else { first };
+    (begin..end).chain(first..begin.min(end)).filter_map(|port| u16::try_from(port).ok())
 }
 
 #[cfg(test)]
@@ -189,13 +216,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_ports_are_looked_for_from_the_middle_and_runs_stay_inside() {
+    fn free_ports_are_looked_for_from_a_beginning_on_and_runs_stay_inside() {
         let range = PortRange { first: 10, last: 19 };
+        let of = |count, begin| runs(range, count, begin).collect::<Vec<_>>();
 
-        assert_eq!(candidates(range, 1).collect::<Vec<_>>(), [14, 15, 16, 17, 18, 19, 10, 11, 12, 13]);
-        assert_eq!(candidates(range, 4).collect::<Vec<_>>(), [14, 15, 16, 10, 11, 12, 13]);
-        assert_eq!(candidates(range, 10).collect::<Vec<_>>(), [10]);
-        assert_eq!(candidates(range, 11).count(), 0);
-        assert_eq!(candidates(PortRange { first: 65_534, last: 65_535 }, 1).count(), 2);
+        assert_eq!(of(1, 14), [14, 15, 16, 17, 18, 19, 10, 11, 12, 13]);
+        assert_eq!(of(4, 14), [14, 15, 16, 10, 11, 12, 13]);
+        assert_eq!(of(4, 18), [10, 11, 12, 13, 14, 15, 16], "there is no run from there on");
+        assert_eq!(of(10, 14), [10]);
+        assert_eq!(of(11, 14).len(), 0);
+        assert_eq!(runs(PortRange { first: 65_534, last: 65_535 }, 1, 65_535).collect::<Vec<_>>(), [65_535, 65_534]);
     }
 }

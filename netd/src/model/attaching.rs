@@ -159,7 +159,9 @@ pub fn places(model: &Model, name: &Name, spec: &PortSpec, usual: &[IpAddr]) -> 
 
 /// What of a specification is ignored: a port of the host, where clients come to the container's own address.
 pub fn ignored(model: &Model, name: &Name, spec: &PortSpec) -> Vec<String> {
-    let (Ok(endpoint), Some(port), None) = (model.endpoint(name), spec.host_port, spec.host_ip) else {
+    let (Ok(endpoint), Some(port), None) =
+        (model.endpoint(name), spec.host_port.or(spec.among.map(|(first, _)| first)), spec.host_ip)
+    else {
         return Vec::new();
     };
     let routed = |family: Family| {
@@ -215,6 +217,7 @@ pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), 
         same_ports(p)
             && spec.host_ip.is_none_or(|ip| p.host_ip == ip)
             && (p.direct || spec.host_port.is_none_or(|port| p.host_port == port))
+            && (p.direct || spec.among.is_none_or(|(first, last)| (first..=last).contains(&p.host_port)))
             && (spec.from.is_empty() || p.from == spec.from)
     };
     let publications = &mut endpoint.publications;

@@ -73,6 +73,8 @@ pub struct PortSpec {
     pub host_ip: Option<IpAddr>,
     /// The first port on the host; `None` for free ones.
     pub host_port: Option<u16>,
+    /// Of which ports of the host a free one is wanted, first and last; `None` for any.
+    pub among: Option<(u16, u16)>,
     /// The first port in the container.
     pub port: u16,
     /// How many.
@@ -99,14 +101,15 @@ fn parse(text: &str) -> Result<PortSpec, String> {
     let protocol = Protocol::named(protocol).ok_or_else(|| format!("`{protocol}` is none of tcp, udp, sctp"))?;
     let (host_ip, host, container) = sides(ports)?;
     let (port, count) = range(container)?;
-    let host_port = match host {
-        "" => None,
+    let (host_port, among) = match host {
+        "" => (None, None),
         host => {
             let (first, host_count) = range(host)?;
-            if host_count != count {
-                return Err(format!("{host_count} ports of the host for {count} of the container"));
+            match (host_count, count) {
+                (same, _) if same == count => (Some(first), None),
+                (several, 1) if protocol != Protocol::Sctp => (None, Some((first, first + (several - 1)))),
+                _ => return Err(format!("{host_count} ports of the host for {count} of the container")),
             }
-            Some(first)
         }
     };
     let host_port = match (protocol, host_port) {
@@ -116,7 +119,7 @@ fn parse(text: &str) -> Result<PortSpec, String> {
         (Protocol::Sctp, _) => Some(port),
         _ => host_port,
     };
-    Ok(PortSpec { text: text.to_owned(), host_ip, host_port, port, count, protocol, from })
+    Ok(PortSpec { text: text.to_owned(), host_ip, host_port, among, port, count, protocol, from })
 }
 
 /// Host address, host ports (empty for free ones) and container ports.
@@ -207,6 +210,14 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_ports_of_the_host_is_wanted_for_one_of_the_container() {
+        let spec: PortSpec = "127.0.0.1:8000-8010:80/udp".parse().unwrap();
+
+        assert_eq!((spec.host_port, spec.among, spec.port, spec.count), (None, Some((8000, 8010)), 80, 1));
+        assert_eq!("8000-8010:80-90".parse::<PortSpec>().unwrap().among, None);
+    }
+
+    #[test]
     fn sources_are_read() {
         let spec: PortSpec = "8080:80/tcp,from=192.0.2.0/24,from=198.51.100.7".parse().unwrap();
 
@@ -226,7 +237,8 @@ mod tests {
             ("+80", "`+80` is not a port (1 to 65535)"),
             ("65536", "`65536` is not a port (1 to 65535)"),
             ("80-70", "80-70 ends before it begins"),
-            ("8000-8001:80", "2 ports of the host for 1 of the container"),
+            ("8000-8002:80-81", "3 ports of the host for 2 of the container"),
+            ("80-81:80/sctp", "2 ports of the host for 1 of the container"),
             ("80/icmp", "`icmp` is none of tcp, udp, sctp"),
             ("80:132/sctp", "SCTP keeps its port, so it is 132 on the host too"),
             ("1.2.3:80:80", "`1.2.3` is not an IPv4 address"),
