@@ -33,7 +33,8 @@ struct Capture {
 
 impl Capture {
     fn begin(host: &Host) -> Self {
-        let process = host.spawn("tcpdump -i eth0 -n -U --immediate-mode -s 0 -w /run/capture.pcap".split(' '));
+        let process =
+            host.spawn("tcpdump -i eth0 -n -U --immediate-mode -s 0 -w /run/capture.pcap host 192.0.2.1".split(' '));
         let file = host.path("/run/capture.pcap");
         wait_until("the capture has begun", || std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24));
         Self { host: host.clone(), process }
