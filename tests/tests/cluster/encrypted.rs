@@ -33,9 +33,11 @@ struct Capture {
 
 impl Capture {
     fn begin(host: &Host) -> Self {
+        let file = host.path("/run/capture.pcap");
+        // That of an earlier one would say that this has begun.
+        let _ = std::fs::remove_file(&file);
         let process =
             host.spawn("tcpdump -i eth0 -n -U --immediate-mode -s 0 -w /run/capture.pcap host 192.0.2.1".split(' '));
-        let file = host.path("/run/capture.pcap");
         wait_until("the capture has begun", || std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24));
         Self { host: host.clone(), process }
     }
