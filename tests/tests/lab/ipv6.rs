@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The host's address towards the internet.
-const HOST: &str = "2001:db8:1::1";
+pub const HOST: &str = "2001:db8:1::1";
 /// The internet's address on the wire.
 const NEIGHBOUR: &str = "2001:db8:1::2";
 /// The internet's address behind the default route.
@@ -28,7 +28,7 @@ pub const INTERNET: &str = "2001:db8:ffff::80";
 /// The host's address towards the client.
 pub const FRONT: &str = "2001:db8:2::1";
 /// The client's address.
-const CLIENT: &str = "2001:db8:2::2";
+pub const CLIENT: &str = "2001:db8:2::2";
 
 #[test]
 fn containers_of_both_families_reach_each_other_and_their_gateway() {

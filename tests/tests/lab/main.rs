@@ -36,6 +36,7 @@ mod relay;
 mod routes;
 mod running;
 mod says;
+mod sctp;
 mod service;
 mod sources;
 mod spanning;

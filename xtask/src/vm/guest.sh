@@ -1,5 +1,5 @@
 echo "guest: kernel $(uname -r)"
-for module in veth bridge sch_ingress cls_bpf vxlan tun wireguard virtio_net; do
+for module in veth bridge sch_ingress cls_bpf vxlan tun wireguard virtio_net sctp; do
     modprobe "$module" || exit
 done
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf || exit
