@@ -93,7 +93,7 @@ impl Attachments {
             return Ok(());
         }
 
-        if !self.without_tcx {
+        if !self.without_tcx && !is_hasty(hook) {
             let order = if hook.is_last() { LinkOrder::last() } else { LinkOrder::first() };
             match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
                 Ok(id) => {
@@ -160,7 +160,7 @@ impl Attachments {
             (true, true) => "tcx, clsact",
             (true, false) => "tcx",
             (false, true) => "clsact",
-            (false, false) if self.without_tcx => "clsact",
+            (false, false) if self.without_tcx || is_hasty(hook) => "clsact",
             (false, false) => "tcx",
         })
     }
@@ -201,6 +201,11 @@ impl Attachments {
     fn is_alive(&self, index: u32, hook: Hook) -> bool {
         device_of_link(&self.pins.link(hook, index)).is_ok_and(|attached| attached == Some(index))
     }
+}
+
+/// Whether a hook is always on clsact: a network that is made does not wait for the grace period that a TCX attachment takes.
+const fn is_hasty(hook: Hook) -> bool {
+    matches!(hook, Hook::FromHost)
 }
 
 /// Updates the link pinned at `path`; false if it is no longer attached to anything.
