@@ -72,7 +72,11 @@ pub fn encryption(view: &View, me: &Name, session: &Session) -> Result<Encryptio
                 all.ipsec.policies.insert(policy, Protection::Esp(id.spi));
                 all.ipsec.associations.insert(id, association);
             }
-            None if view.node(peer).is_some() => all.waiting.push(peer.clone()),
+            None if view.node(peer).is_some() => {
+                // It may begin by an old one, if that is what the peer said it has.
+                all.installed.oldest = 0;
+                all.waiting.push(peer.clone());
+            }
             None => {}
         }
     }

@@ -247,6 +247,47 @@ proptest! {
 }
 
 #[test]
+fn an_old_generation_stays_while_a_node_waits_for_another_by_whose_word_it_may_begin_with_that() {
+    let mut cluster = Cluster::new(true);
+    let all = usize::MAX;
+    // The other reads of two generations before its peer has said that it has the second, and acts on it when the first is old.
+    for deed in [
+        Deed::Read(0),
+        Deed::Rekey(0),
+        Deed::Read(0),
+        Deed::Install(0, all),
+        Deed::Install(1, all),
+        Deed::Read(2),
+        Deed::Say(1),
+        Deed::Read(1),
+        Deed::Say(0),
+        Deed::Read(0),
+        Deed::Rekey(2),
+        Deed::Read(1),
+        Deed::Install(1, all),
+        Deed::Install(0, all),
+        Deed::Say(1),
+        Deed::Say(0),
+        Deed::Read(1),
+        Deed::Read(0),
+        Deed::Install(0, all),
+        Deed::Read(0),
+        Deed::Say(0),
+        Deed::Keep(0, 20),
+        Deed::Read(0),
+        Deed::Keep(0, 0),
+        Deed::Install(1, all),
+        Deed::Read(0),
+        Deed::Install(0, all),
+    ] {
+        cluster.takes(&deed);
+    }
+
+    let generations = cluster.store.view().secrets().map(|(number, ..)| number).collect::<Vec<_>>();
+    assert_eq!(generations, [1, 2]);
+}
+
+#[test]
 fn an_old_generation_goes_when_everybody_sends_by_the_next_and_a_change_waits_for_the_last_one() {
     let mut cluster = Cluster::new(false);
     cluster.settles();
