@@ -28,7 +28,7 @@ use super::{
 };
 
 const BPF_NOEXIST: u64 = 1;
-const EBUSY: i32 = -16;
+const ENOENT: i32 = -2;
 const EEXIST: i32 = -17;
 const E2BIG: i32 = -7;
 
@@ -187,14 +187,15 @@ impl Tables for Maps {
             Ok(()) => Ok(()),
             Err(EEXIST) => Err(ClaimError::Taken),
             Err(E2BIG) => Err(ClaimError::Full),
-            // EBUSY and ENOMEM, both of the moment.
+            // ENOMEM, EBUSY, and what has been EBUSY's place since 6.15 (EDEADLK, ETIMEDOUT): all of the moment.
             Err(_) => Err(ClaimError::Busy),
         }
     }
 
     #[inline(always)]
     fn release(&self, key: &Tuple) {
-        if FLOWS.remove(key) == Err(EBUSY) {
+        // Only a bucket that another holds makes it fail otherwise: EBUSY, from 6.15 on EDEADLK or ETIMEDOUT.
+        if FLOWS.remove(key).is_err_and(|error| error != ENOENT) {
             let _ = FLOWS.remove(key);
         }
     }
