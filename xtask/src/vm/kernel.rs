@@ -25,7 +25,7 @@ pub fn newest(series: &str) -> Result<PathBuf> {
     let Some(release) = newest_of(&names, series, &flavour) else {
         bail!("Debian's archive has no cloud kernel of the series {series}");
     };
-    let unpacked = directory.with_extension("incomplete");
+    let unpacked = directory.with_file_name(format!("{series}.incomplete"));
     archive::ensure_empty(&unpacked)?;
     for package in packages(&archive, &release)? {
         println!("fetching {} {} into {}", package.name, package.version, workspace::short(&directory));
