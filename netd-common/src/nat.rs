@@ -262,11 +262,11 @@ fn is_the_hosts<T: Tables>(t: &T, s: &mut Scratch) -> bool {
         return true;
     }
     s.publication = PublicationKey::new(becomes.src, becomes.protocol, becomes.src_port);
-    if t.publication(&s.publication).is_some() {
+    if t.publication(&mut s.publication).is_some() {
         return true;
     }
-    s.publication.address = becomes.src.any_of_family();
-    t.publication(&s.publication).is_some() || t.has_socket(&s.flow.becomes)
+    s.publication = PublicationKey::new(becomes.src.any_of_family(), becomes.protocol, becomes.src_port);
+    t.publication(&mut s.publication).is_some() || t.has_socket(&s.flow.becomes)
 }
 
 /// Goes on to the next candidate: from a keyed hash of the destination on, one further for each look at it (RFC 6056

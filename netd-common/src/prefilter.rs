@@ -6,7 +6,7 @@
 use crate::{
     packet::ETH,
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER, tcp_flags},
-    tables::{Publication, PublicationKey, Scratch, SourceKey},
+    tables::{Publication, PublicationKey, Publications, Scratch, SourceKey},
     tuple::{Address, Port, TCP, Tuple, UDP, Zone, echo},
     verdict::{DropReason, Packed, Verdict},
 };
@@ -18,10 +18,7 @@ pub trait Frame {
 }
 
 /// What is looked up.
-pub trait Tables {
-    /// The publication of this port at exactly this address.
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
-
+pub trait Tables: Publications {
     /// Whether a list of sources has this address.
     fn is_source(&self, key: &SourceKey) -> bool;
 
@@ -63,14 +60,14 @@ fn is_denied<F: Frame, T: Tables>(frame: &F, t: &T, s: &mut Scratch) -> Option<b
 #[inline(always)]
 fn publication<T: Tables>(t: &T, s: &mut Scratch) -> Option<Publication> {
     s.publication = PublicationKey::new(s.key.dst, s.key.protocol, s.key.dst_port);
-    if let Some(publication) = t.publication(&s.publication) {
+    if let Some(publication) = t.publication(&mut s.publication) {
         return Some(*publication);
     }
     if !t.is_hosts(&s.key.dst) {
         return None;
     }
     s.publication = PublicationKey::new(s.key.dst.any_of_family(), s.key.protocol, s.key.dst_port);
-    t.publication(&s.publication).copied()
+    t.publication(&mut s.publication).copied()
 }
 
 /// Reads the tuple of a frame to one station that may open something: a SYN, or a datagram, behind headers without options.

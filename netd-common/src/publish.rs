@@ -90,11 +90,11 @@ pub fn become_published(s: &mut Scratch, publication: &Publication) {
 #[inline(always)]
 fn exactly<T: Tables>(t: &T, s: &mut Scratch) -> Option<Publication> {
     s.publication = PublicationKey::new(s.key.dst, s.key.protocol, s.key.dst_port);
-    t.publication(&s.publication).copied()
+    t.publication(&mut s.publication).copied()
 }
 
 #[inline(always)]
 fn everywhere<T: Tables>(t: &T, s: &mut Scratch) -> Option<Publication> {
     s.publication = PublicationKey::new(s.key.dst.any_of_family(), s.key.protocol, s.key.dst_port);
-    t.publication(&s.publication).copied()
+    t.publication(&mut s.publication).copied()
 }

@@ -5,7 +5,7 @@
 //! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
 
 use crate::{
-    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, Publications, SourceKey},
     tuple::{Address, Port, TCP, UDP},
 };
 
@@ -14,10 +14,7 @@ use crate::{
 pub const KEEPER_MARK: u32 = 0x6e64_6b70;
 
 /// What is looked up and kept.
-pub trait Tables {
-    /// The publication of this port at exactly this address.
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
-
+pub trait Tables: Publications {
     /// Whether a list of sources has this address.
     fn is_source(&self, key: &SourceKey) -> bool;
 
@@ -150,13 +147,13 @@ fn source(socket: &Socket, dialled: Address) -> Address {
 /// The publication that a place of the host's own stands for.
 #[inline(always)]
 fn published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Option<Publication> {
-    if let Some(publication) = t.publication(&PublicationKey::new(address, protocol, port)) {
+    if let Some(publication) = t.publication(&mut PublicationKey::new(address, protocol, port)) {
         return Some(*publication);
     }
     if !address.is_loopback() && !t.is_hosts(&address) {
         return None;
     }
-    let everywhere = |any: Address| t.publication(&PublicationKey::new(any, protocol, port)).copied();
+    let everywhere = |any: Address| t.publication(&mut PublicationKey::new(any, protocol, port)).copied();
     if let Some(publication) = everywhere(address.any_of_family()) {
         return Some(publication);
     }
@@ -179,14 +176,15 @@ fn can_speak(socket: &Socket, to: Address) -> bool {
 
 #[inline(always)]
 fn is_published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> bool {
-    t.publication(&PublicationKey::new(address, protocol, port)).is_some()
+    t.publication(&mut PublicationKey::new(address, protocol, port)).is_some()
 }
 
 /// Whether a port is published on no address of a family whose unspecified address this is.
 #[inline(always)]
 fn is_free<T: Tables>(t: &T, protocol: u8, any: Address, port: Port) -> bool {
-    let key = PublicationKey::new(any, protocol, port);
-    t.publication(&key).is_none() && t.publication(&key.somewhere()).is_none()
+    let mut key = PublicationKey::new(any, protocol, port);
+    let mut beside = key.somewhere();
+    t.publication(&mut key).is_none() && t.publication(&mut beside).is_none()
 }
 
 #[cfg(test)]

@@ -246,7 +246,7 @@ impl Kernel for Host {
         match step {
             Step::Rename(link, current) => self.links.rename(link, current).await,
             Step::Close(link) => self.links.take_down(link).await,
-            Step::RemovePublication(key) => self.dataplane.tables_mut().remove_publication(*key),
+            Step::RemovePublication(key, _) => self.dataplane.tables_mut().remove_publication(*key),
             Step::RemoveAllowance(key) => self.dataplane.tables_mut().remove_allowance(*key),
             Step::PutAllowance(key) => self.dataplane.tables_mut().put_allowance(*key),
             Step::RemoveAddress(address) => self.dataplane.tables_mut().remove_address(*address),

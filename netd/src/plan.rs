@@ -10,15 +10,14 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Publication, PublicationKey, Routing, Settings, SourceKey,
-        Span, device_flags, firewall_flags,
+        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Routing, Settings, Span, device_flags, firewall_flags,
     },
-    tuple::{Address, ICMP, ICMPV6, Mac, Port, SCTP, TCP, UDP, Zone},
+    tuple::{Address, Mac, Zone},
 };
 
 use crate::{
     firewall::{FirewallFacts, Mode},
-    model::{self, Attachment, Endpoint, GatewayMode, Model, Network, Remotes, Subnet},
+    model::{self, Attachment, Endpoint, Model, Network, Remotes, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, Ipsec, Join, LinkName, ResolverState,
         Sandbox, State, Uplink, Veth,
@@ -27,10 +26,12 @@ use crate::{
 
 pub mod mesh;
 mod part;
+mod publishing;
 mod relays;
 mod routing;
 
 pub use part::{exchange, part, touched};
+use publishing::{open_by_mode, publish, somewhere};
 pub use relays::{LONGEST, relays};
 pub use routing::routing;
 
@@ -81,6 +82,8 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
             publish(&mut state, model, endpoint, &choices.from);
         }
     }
+    let there = model.endpoints.values().filter(|endpoint| there(endpoint, facts).is_some());
+    state.publications.extend(somewhere(model, there.map(|endpoint| &**endpoint)));
     for network in model.networks.values() {
         overlay::add_remotes(&mut state, network, &choices.remotes);
     }
@@ -211,27 +214,6 @@ fn add_endpoint(state: &mut State, model: &Model, endpoint: &Endpoint, sandbox: 
     }
 }
 
-/// Opens the ports of an endpoint, to those whom the port, the network or the configuration lets in.
-fn publish(state: &mut State, model: &Model, endpoint: &Endpoint, configured: &[IpNet]) {
-    for publication in &endpoint.publications {
-        let family = publication.family();
-        let Some((network, attachment)) = model.way_out(endpoint, family) else { continue };
-        let Some(container) = attachment.address(family) else { continue };
-        let (protocol, first, count) = (publication.protocol.number(), publication.host_port, publication.count);
-        let address = Address::from(publication.host_ip);
-        let from = model::lets_in(publication, network, configured);
-        let list = model::source_list(from);
-        state.sources.extend(from.iter().map(|net| SourceKey::range(list, net.addr().into(), net.prefix_len())));
-        let to = Publication::new(network.zone(), container.into(), first, publication.port).with_sources(list);
-        for block in PublicationKey::blocks(address, protocol, first, count.into()) {
-            state.publications.insert(block, to);
-            if address != address.any_of_family() && !publication.direct {
-                state.publications.insert(block.somewhere(), to);
-            }
-        }
-    }
-}
-
 fn add_attachment(
     state: &mut State,
     endpoint: &Endpoint,
@@ -272,20 +254,6 @@ fn add_attachment(
     state.veths.insert(link.clone(), veth);
     state.hooks.extend([(link.clone(), Hook::FromContainer), (link.clone(), Hook::ToContainer)]);
     state.devices.insert(link, device);
-}
-
-/// What everybody who has a route to a container's address reaches there, by the mode of its gateway and whatever is published.
-fn open_by_mode(network: &Network, address: IpAddr) -> Vec<(PublicationKey, Publication)> {
-    let mode = network.subnet(Family::of(address)).filter(|_| !network.internal).map(Subnet::mode);
-    let ports: &[u8] = match mode {
-        Some(GatewayMode::NatUnprotected) => &[TCP, UDP, SCTP],
-        Some(GatewayMode::Routed) => &[],
-        Some(GatewayMode::Nat | GatewayMode::Isolated) | None => return Vec::new(),
-    };
-    let to = Publication::new(network.zone(), address.into(), 0, 0);
-    let pings = PublicationKey::new(address.into(), if address.is_ipv4() { ICMP } else { ICMPV6 }, Port::NONE);
-    let every_port = |protocol: &u8| PublicationKey::blocks(address.into(), *protocol, 0, 1 << 16);
-    ports.iter().flat_map(every_port).chain([pings]).map(|key| (key, to)).collect()
 }
 
 /// What the records of a network's devices have in common.

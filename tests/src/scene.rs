@@ -224,10 +224,8 @@ pub fn publish(
     container: [u8; 4],
     port: u16,
 ) {
-    let to = Publication::new(Zone(1), Address::v4(container), *ports.start(), port);
-    let count = u32::from(ports.end() - ports.start()) + 1;
-    let blocks = PublicationKey::blocks(address, protocol, *ports.start(), count);
-    world.publications.extend(blocks.map(|block| (block, to)));
+    let to = Publication::new(Zone(1), Address::v4(container), *ports.start(), port).up_to(*ports.end());
+    world.publications.insert(PublicationKey::of(address, protocol, &to), to);
 }
 
 /// A container's address: they are counted from 2 in their networks.

@@ -29,11 +29,13 @@ struct Host {
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
 
-impl Tables for Host {
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        key.answers().find_map(|entry| self.publications.get(&entry))
+impl Publications for Host {
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        question.answers().find_map(|key| self.publications.get(&key))
     }
+}
 
+impl Tables for Host {
     fn is_source(&self, key: &SourceKey) -> bool {
         self.sources.iter().any(|range| range.covers(key.list(), key.address()))
     }

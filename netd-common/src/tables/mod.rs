@@ -8,6 +8,7 @@ mod flow;
 mod hook;
 mod overlay;
 mod places;
+mod publications;
 mod settings;
 mod sources;
 mod time;
@@ -21,10 +22,8 @@ pub use overlay::{
     DECRYPTED, MeshEnd, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey,
     overhead, segment_flags,
 };
-pub use places::{
-    DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Publication, PublicationKey,
-    device_flags,
-};
+pub use places::{DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, device_flags};
+pub use publications::{Publication, PublicationKey, Publications};
 pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, Routing, SEARCHES, Settings, Timeout, firewall_flags};
 pub use sources::{SourceKey, SourceList};
 pub use time::{Instant, Span};
@@ -36,7 +35,7 @@ use crate::{
 };
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
-pub const LAYOUT: &str = "v5";
+pub const LAYOUT: &str = "v6";
 
 /// Names of the maps, as the object has them and as they are pinned.
 pub mod names {
@@ -156,7 +155,7 @@ impl Route {
 }
 
 /// What the packet logic looks up and keeps.
-pub trait Tables {
+pub trait Tables: Publications {
     /// This moment.
     fn now(&self) -> Instant;
 
@@ -165,9 +164,6 @@ pub trait Tables {
 
     /// The container at an address of a network.
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
-
-    /// The publication of this port at exactly this address.
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication>;
 
     /// Whether a list of sources has this address.
     fn is_source(&self, key: &SourceKey) -> bool;

@@ -1,8 +1,7 @@
-//! Where packets come from and go to: devices, containers, and the ports that are published.
+//! Where packets come from and go to: devices, containers, and what sockets dialled.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::SourceList;
 use crate::tuple::{Address, Mac, Port, Zone};
 
 /// What a device is to us.
@@ -161,121 +160,6 @@ pub struct Endpoint {
     pub gateway_mac: Mac,
 }
 
-/// Key of the publication table, a longest-prefix-match trie: where clients knock. An entry is for a block of ports whose
-/// number is a power of two, so a range of any length is at most thirty of them; a question is for one port.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
-pub struct PublicationKey {
-    /// How many leading bits of what follows count: all, or fewer by the power of the block.
-    bits: u32,
-    /// An address of the host, or [`Address::ANY_V4`] or [`Address::ANY_V6`] for each of them.
-    pub address: Address,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 0 where clients knock; 1 in an entry that says that the port is published on one address or another of the family.
-    somewhere: u8,
-    /// The port on the host, the first one of the block.
-    pub port: Port,
-}
-
-impl PublicationKey {
-    /// Bytes after the number of bits.
-    pub const PLACE: usize = size_of::<Self>() - size_of::<u32>();
-    const ALL: u32 = 8 * Self::PLACE as u32;
-
-    /// One port.
-    #[inline(always)]
-    pub const fn new(address: Address, protocol: u8, port: Port) -> Self {
-        Self { bits: Self::ALL, address, protocol, somewhere: 0, port }
-    }
-
-    /// The entry that stands beside one of a single address, for those who want the port on every address.
-    #[inline(always)]
-    pub const fn somewhere(self) -> Self {
-        Self { address: self.address.any_of_family(), somewhere: 1, ..self }
-    }
-
-    /// How many leading bits count.
-    pub const fn bits(&self) -> u32 {
-        self.bits
-    }
-
-    /// The key that has these bits and bytes in the map.
-    pub fn from_map(bits: u32, place: [u8; Self::PLACE]) -> Self {
-        let mut key = Self { bits, ..Self::default() };
-        bytemuck::bytes_of_mut(&mut key)[size_of::<u32>()..].copy_from_slice(&place);
-        key
-    }
-
-    /// The bytes that the bits count into.
-    pub fn place(&self) -> [u8; Self::PLACE] {
-        let mut place = [0; Self::PLACE];
-        place.copy_from_slice(&bytemuck::bytes_of(self)[size_of::<u32>()..]);
-        place
-    }
-
-    /// How many ports it stands for.
-    pub const fn ports(&self) -> u32 {
-        1 << (Self::ALL - self.bits)
-    }
-
-    /// The block of `2^power` ports, at most 16, that this port is in.
-    pub const fn block(self, power: u32) -> Self {
-        let first = (self.port.number() as u32 >> power) << power;
-        Self { bits: Self::ALL - power, port: Port::new(first as u16), ..self }
-    }
-
-    /// Every entry that may answer a question for this port, the closest first.
-    pub fn answers(self) -> impl Iterator<Item = Self> {
-        (0..=16).map(move |power| self.block(power))
-    }
-
-    /// The fewest blocks that together are the `count` ports from `first` on.
-    pub fn blocks(address: Address, protocol: u8, first: u16, count: u32) -> impl Iterator<Item = Self> {
-        let (mut next, end) = (u32::from(first), (u32::from(first) + count).min(1 << 16));
-        core::iter::from_fn(move || {
-            let left = end.checked_sub(next).filter(|left| *left > 0)?;
-            let power = next.trailing_zeros().min(left.ilog2());
-            let one = Self::new(address, protocol, Port::new(next as u16));
-            next += 1 << power;
-            Some(one.block(power))
-        })
-    }
-}
-
-/// Value of the publication table: where they are let in.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
-pub struct Publication {
-    /// The container's address.
-    pub address: Address,
-    /// The container's network.
-    pub zone: Zone,
-    /// What the container's port is more than the host's, modulo 2¹⁶: the same for each port of a range.
-    pub shift: u16,
-    /// Who may come.
-    pub sources: SourceList,
-}
-
-impl Publication {
-    /// To a container's address and port, of the host's port `host_port`, for everybody.
-    pub const fn new(zone: Zone, address: Address, host_port: u16, port: u16) -> Self {
-        Self { address, zone, shift: port.wrapping_sub(host_port), sources: SourceList::ANYONE }
-    }
-
-    /// The same for those of a list.
-    #[must_use]
-    pub const fn with_sources(self, sources: SourceList) -> Self {
-        Self { sources, ..self }
-    }
-
-    /// The container's port for a port of the host.
-    #[inline(always)]
-    pub const fn port(&self, host_port: Port) -> Port {
-        Port::new(host_port.number().wrapping_add(self.shift))
-    }
-}
-
 /// Key of the table of dialled places: a socket, and the container that it was led to.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
@@ -312,52 +196,4 @@ pub struct Dialled {
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tuple::TCP;
-
-    #[test]
-    fn blocks_are_the_range_in_order_and_no_more() {
-        for (first, count, most) in
-            [(8000, 1, 1), (8000, 10_000, 7), (0, 65_536, 1), (1, 65_534, 30), (65_535, 1, 1), (20_000, 0, 0)]
-        {
-            let mut next = u32::from(first);
-            let mut blocks = 0;
-            for block in PublicationKey::blocks(Address::ANY_V4, TCP, first, count) {
-                assert_eq!(u32::from(block.port.number()), next);
-                next += block.ports();
-                blocks += 1;
-            }
-            assert_eq!((next, blocks), (u32::from(first) + count, most), "{first} {count}");
-        }
-    }
-
-    #[test]
-    fn a_port_is_answered_by_its_own_block_alone() {
-        let block = |first, count| PublicationKey::blocks(Address::ANY_V4, TCP, first, count).next().unwrap();
-        let asked = PublicationKey::new(Address::ANY_V4, TCP, Port::new(8005));
-
-        assert!(asked.answers().any(|key| key == block(8000, 8)));
-        assert!(asked.answers().any(|key| key == block(8005, 1)));
-        assert!(!asked.answers().any(|key| key == block(8008, 8)));
-        assert_eq!(asked.answers().count(), 17);
-    }
-
-    #[test]
-    fn a_key_comes_back_from_the_map_as_it_went_in() {
-        let key = PublicationKey::new(Address::v4([192, 0, 2, 1]), TCP, Port::new(8005)).block(3);
-
-        assert_eq!(PublicationKey::from_map(key.bits(), key.place()), key);
-    }
-
-    #[test]
-    fn a_range_leads_to_as_many_ports_in_order() {
-        let to = Publication::new(Zone(1), Address::v4([10, 176, 0, 2]), 8000, 80);
-
-        assert_eq!([8000, 8001, 9000].map(|port| to.port(Port::new(port)).number()), [80, 81, 1080]);
-        assert_eq!(Publication::new(Zone(1), to.address, 80, 8000).port(Port::new(81)).number(), 8001);
-    }
 }

@@ -5,14 +5,14 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::bpf_sock_addr, programs::XdpContext};
 use netd_common::{
     prefilter, sock,
-    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, Publications, SourceKey},
     tuple::{Address, Port, Tuple},
 };
 
 use super::{
     DIALLED, FLOWS, HOST_ADDRESSES, MESH,
     ask::{has_connected, has_server},
-    is_source, publication,
+    is_source, published,
 };
 
 /// Those that a call of a socket sees.
@@ -28,12 +28,14 @@ impl Sockets {
     }
 }
 
-impl sock::Tables for Sockets {
+impl Publications for Sockets {
     #[inline(always)]
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        publication(key)
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        published(question)
     }
+}
 
+impl sock::Tables for Sockets {
     #[inline(always)]
     fn is_source(&self, key: &SourceKey) -> bool {
         is_source(key)
@@ -80,12 +82,14 @@ impl Early {
     }
 }
 
-impl prefilter::Tables for Early {
+impl Publications for Early {
     #[inline(always)]
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        publication(key)
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        published(question)
     }
+}
 
+impl prefilter::Tables for Early {
     #[inline(always)]
     fn is_source(&self, key: &SourceKey) -> bool {
         is_source(key)

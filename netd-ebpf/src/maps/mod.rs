@@ -120,7 +120,7 @@ pub fn counters(hook: Hook) -> Option<&'static mut Counters> {
 }
 
 #[inline(always)]
-fn publication(key: &PublicationKey) -> Option<&'static Publication> {
+fn published(key: &PublicationKey) -> Option<&'static Publication> {
     // SAFETY: the key is laid out as the trie's, a number of bits and the bytes they count into, and less aligned.
     let key = unsafe { &*ptr::from_ref(key).cast::<Key<Place>>() };
     PUBLICATIONS.get(key)

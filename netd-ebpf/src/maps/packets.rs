@@ -11,8 +11,8 @@ use netd_common::{
     firewall,
     tables::{
         AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, MeshEnd,
-        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Segment, Settings, SourceKey,
-        Station, StationKey, Tables, VtepKey,
+        NextHop, Orphans, PeerKey, Publication, PublicationKey, Publications, Remote, RemoteKey, Route, Segment,
+        Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::DropReason,
@@ -24,7 +24,7 @@ use super::{
     ask::{has_connected, has_socket, has_socket_at, route},
     counters,
     flow::{copy, end},
-    is_source, publication,
+    is_source, published,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -42,6 +42,13 @@ impl Maps {
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
         Self { skb }
+    }
+}
+
+impl Publications for Maps {
+    #[inline(always)]
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        published(question)
     }
 }
 
@@ -66,11 +73,6 @@ impl Tables for Maps {
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
         // SAFETY: as for devices.
         unsafe { ENDPOINTS.get(key) }
-    }
-
-    #[inline(always)]
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        publication(key)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use netd_common::{
     conntrack::Leg,
-    tables::{Counters, Flow, Instant, Publication, PublicationKey},
+    tables::{Counters, Flow, Instant, Publication, PublicationKey, Publications},
     tuple::{Address, ICMP, ICMPV6, SCTP, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
@@ -117,7 +117,7 @@ impl<K: Kernel> Daemon<K> {
     /// is not for them.
     pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
         let mut ending = Vec::new();
-        let (publications, sources) = (&self.applied.publications, &self.applied.sources);
+        let (applied, sources) = (&self.applied, &self.applied.sources);
         let lets_in = |to: &Publication, from: Address| {
             to.sources.is_anyone() || sources.iter().any(|range| range.covers(to.sources, from))
         };
@@ -125,9 +125,9 @@ impl<K: Kernel> Daemon<K> {
             if tuple.zone.is_of_vtep() {
                 return self.lets_in_from_elsewhere(tuple, flow);
             }
-            let answers = [tuple.dst, tuple.dst.any_of_family()]
-                .map(|address| PublicationKey::new(address, tuple.protocol, tuple.dst_port).answers());
-            let to = answers.into_iter().flatten().find_map(|key| publications.get(&key));
+            let mut knocked = [tuple.dst, tuple.dst.any_of_family()]
+                .map(|address| PublicationKey::new(address, tuple.protocol, tuple.dst_port));
+            let to = knocked.iter_mut().find_map(|question| applied.publication(question));
             to.is_some_and(|to| {
                 (to.zone, to.address) == (flow.becomes.zone, flow.becomes.dst) && lets_in(to, tuple.src)
             })

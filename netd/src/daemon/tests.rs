@@ -163,7 +163,7 @@ async fn an_attach_that_fails_at_any_step_leaves_everything_as_it_was() {
         failures += 1;
     }
     // Bridge, forwarding, veths, programs, the resolver, records, endpoints and publications of two attachments.
-    assert_eq!(failures, 21);
+    assert_eq!(failures, 20);
 }
 
 #[tokio::test]

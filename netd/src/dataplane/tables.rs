@@ -205,17 +205,25 @@ impl Tables {
     /// Whether what a socket dialled leads to where it was led, and for it.
     fn leads(&self, dialled: &Dialled, to: &DialledKey) -> Result<bool> {
         for address in [dialled.address, dialled.address.any_of_family()] {
-            let asked = PublicationKey::new(address, dialled.protocol, dialled.port);
-            match self.publications.get(&trie_key(&asked), 0) {
-                Ok(Wire(found)) => {
-                    let there = (found.address, found.port(dialled.port)) == (to.address, to.port);
-                    return Ok(there && self.lets_in(found.sources, dialled.source)?);
-                }
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).context("cannot read the publications"),
+            let question = PublicationKey::new(address, dialled.protocol, dialled.port);
+            if let Some(found) = self.publication(question)? {
+                let there = (found.address, found.port(dialled.port)) == (to.address, to.port);
+                return Ok(there && self.lets_in(found.sources, dialled.source)?);
             }
         }
         Ok(false)
+    }
+
+    /// The publication of a port at exactly an address, as the programs find it.
+    fn publication(&self, mut question: PublicationKey) -> Result<Option<Publication>> {
+        loop {
+            match self.publications.get(&trie_key(&question), 0) {
+                Ok(Wire(found)) if found.covers(question.port) => return Ok(Some(found)),
+                Ok(Wire(found)) if question.widen(&found).is_some() => {}
+                Ok(_) | Err(MapError::KeyNotFound) => return Ok(None),
+                Err(error) => return Err(error).context("cannot read the publications"),
+            }
+        }
     }
 
     fn lets_in(&self, sources: SourceList, from: Address) -> Result<bool> {

@@ -211,7 +211,7 @@ fn what_is_written_to_the_maps_is_read_back_and_goes() {
         for step in [
             Step::RemoveDevice(link("wan2")),
             Step::RemoveEndpoint(endpoint_key()),
-            Step::RemovePublication(publication_key()),
+            Step::RemovePublication(publication_key(), publication),
             Step::PutSettings(Settings::default()),
         ] {
             host.apply(&step).await.unwrap();

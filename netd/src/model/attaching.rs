@@ -26,7 +26,7 @@ const BRIDGE_PORTS: usize = 1023;
 /// Endpoints that are ports of one bridge of a network. What is left of its first is for what joins the others to it.
 const ENDPOINTS: usize = 1000;
 
-/// The longest range of ports that every host publishes: each host's table has room for 65,536 blocks of ports in all.
+/// The longest range of ports that every host publishes: each of them is taken from every host's own programs.
 const LONGEST_MESH: u16 = 1024;
 
 /// A checked wish for an endpoint.

@@ -17,7 +17,8 @@ pub fn add(state: &mut State, model: &Model, remotes: &Remotes, configured: &[Ip
         return;
     }
     state.mesh.extend(remotes.kept.ends.iter().map(|(key, end)| (*key, *end)));
-    state.publications.extend(remotes.kept.publications.iter().map(|(key, to)| (*key, *to)));
+    let kept: Vec<_> = remotes.kept.publications.iter().filter(|(key, to)| is_free(state, key, to)).collect();
+    state.publications.extend(kept.into_iter().map(|(key, to)| (*key, *to)));
     state.sources.extend(&remotes.kept.sources);
     for vtep in &remotes.vteps {
         let vtep = Address::from(*vtep);
@@ -27,6 +28,14 @@ pub fn add(state: &mut State, model: &Model, remotes: &Remotes, configured: &[Ip
     for port in remotes.ports.iter().filter(|port| obstacle(model, port).is_none()) {
         publish(state, model, remotes, port, configured);
     }
+}
+
+/// Whether nothing of this host's has a port that an earlier daemon has left of another's.
+fn is_free(state: &State, key: &PublicationKey, to: &Publication) -> bool {
+    let same = |other: &PublicationKey| (other.address, other.protocol) == (key.address, key.protocol);
+    let overlaps =
+        |other: &Publication| other.first.number() <= to.last.number() && to.first.number() <= other.last.number();
+    !state.publications.iter().any(|(other, ours)| same(other) && !other.is_somewhere() && overlaps(ours))
 }
 
 fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePort, configured: &[IpNet]) {
@@ -44,10 +53,10 @@ fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePor
     let from = model::lets_in(publication, network, configured);
     let list = model::source_list(from);
     state.sources.extend(from.iter().map(|net| SourceKey::range(list, net.addr().into(), net.prefix_len())));
-    let PortPublication { host_port, count, protocol, .. } = publication;
-    let to = Publication::new(network.zone(), address, *host_port, publication.port).with_sources(list);
-    let blocks = PublicationKey::blocks(address.any_of_family(), protocol.number(), *host_port, u32::from(*count));
-    state.publications.extend(blocks.map(|block| (block, to)));
+    let PortPublication { host_port, protocol, .. } = publication;
+    let last = publication.host_ports().into_inner().1;
+    let to = Publication::new(network.zone(), address, *host_port, publication.port).up_to(last).with_sources(list);
+    state.publications.insert(PublicationKey::of(address.any_of_family(), protocol.number(), &to), to);
 }
 
 /// What of this host's own has a port that another host publishes on every host: the endpoint and the port.

@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use netd_common::tuple::Port;
+use netd_common::{
+    tables::{EndpointKey, Publication, PublicationKey, Publications},
+    tuple::{Port, TCP},
+};
 
 use super::*;
 use crate::{
-    model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
+    model::{
+        GatewayMode,
+        tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
+    },
     reconcile::{LinkName, RoutingRules, Use},
 };
 
@@ -84,6 +90,35 @@ fn an_endpoint_is_planned_in_each_of_its_networks_with_one_way_out() {
     let knock = PublicationKey::new(Address::ANY_V4, 6, Port::new(8080));
     let publication = Publication::new(zone, front.ip.unwrap().into(), 8080, 80);
     assert_eq!(state.publications, [(knock, publication)].into());
+}
+
+#[test]
+fn ranges_of_single_addresses_are_one_entry_each_and_what_they_take_together_is_noted_once() {
+    let mut model = two_networks_and_an_endpoint();
+    let name = model.endpoints.keys().next().unwrap().clone();
+    let port = model.endpoint(&name).unwrap().publications[0].clone();
+    let at = |address: &str, host_port, count| model::PortPublication {
+        host_ip: address.parse().unwrap(),
+        host_port,
+        count,
+        ..port.clone()
+    };
+    model.endpoint_mut(&name).unwrap().publications =
+        vec![at("192.0.2.1", 8000, 100), at("192.0.2.2", 8050, 100), at("192.0.2.2", 9000, 1), at("0.0.0.0", 7000, 9)];
+
+    let state = plan(&model, &facts(true), &choices());
+
+    let ports = |is_note: bool| {
+        let entries = state.publications.iter().filter(|(key, _)| key.is_somewhere() == is_note);
+        entries.map(|(_, to)| (to.first.number(), to.last.number())).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(ports(false), [(7000, 7008), (8000, 8099), (8050, 8149), (9000, 9000)].into());
+    assert_eq!(ports(true), [(8000, 8149), (9000, 9000)].into());
+    let is_noted =
+        |port| state.publication(&mut PublicationKey::new(Address::ANY_V4, TCP, Port::new(port)).somewhere());
+    for (port, noted) in [(7999, false), (8000, true), (8149, true), (8150, false), (9000, true), (7000, false)] {
+        assert_eq!(is_noted(port).is_some(), noted, "{port}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum Step {
     /// Gives forwarding of a family on a device back the value it had before netd.
     RestoreForwarding(LinkName, Family),
     /// Takes an entry out of the publication table.
-    RemovePublication(PublicationKey),
+    RemovePublication(PublicationKey, Publication),
     /// Takes an entry out of the table of allowances.
     RemoveAllowance(AllowanceKey),
     /// Takes an address of the host out of its table.
@@ -198,7 +198,7 @@ fn doomed<'a>(desired: &State, observed: &'a State) -> BTreeSet<&'a LinkName> {
 }
 
 fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> Vec<Step> {
-    let publications = observed.publications.keys().filter(|key| !desired.publications.contains_key(key));
+    let publications = observed.publications.iter().filter(|(key, _)| !desired.publications.contains_key(key));
     let endpoints = observed
         .endpoints
         .iter()
@@ -214,7 +214,7 @@ fn departures(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -
     let forwarding =
         observed.forwarding.iter().filter(|on| !desired.forwarding.contains(on) && !doomed.contains(&on.0));
 
-    let publications = publications.map(|key| Step::RemovePublication(*key));
+    let publications = publications.map(|(key, to)| Step::RemovePublication(*key, *to));
     forwarding
         .map(|(link, family)| Step::RestoreForwarding(link.clone(), *family))
         .chain(publications)
@@ -307,15 +307,14 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let published = |key: &PublicationKey| {
-            let first = key.port.number();
-            let last = first + (key.ports() - 1) as u16;
+        let published = |key: &PublicationKey, to: &Publication| {
+            let (first, last) = (to.first.number(), to.last.number());
             let range = if first == last { String::new() } else { format!("-{last}") };
             format!("{}{range}", SocketAddr::new(key.address.ip(), first))
         };
         let sources = |range: &SourceKey| format!("{}/{}", range.address().ip(), range.prefix());
         match self {
-            Self::RemovePublication(key) => write!(f, "take back the publication of {}", published(key)),
+            Self::RemovePublication(key, to) => write!(f, "take back the publication of {}", published(key, to)),
             Self::RemoveAllowance(key) => write!(f, "take back what {} may do at {}", key.src.ip(), key.dst.ip()),
             Self::PutAllowance(key) => write!(f, "allow {} something at {}", key.src.ip(), key.dst.ip()),
             Self::RemoveAddress(address) => write!(f, "forget the host's address {}", address.ip()),
@@ -372,8 +371,8 @@ impl fmt::Display for Step {
             Self::PutPeer(key, address) => write!(f, "record the peer {} of segment {}", address.ip(), key.vni),
             Self::PutAddress(address) => write!(f, "record the host's address {}", address.ip()),
             Self::PutPublication(key, to) => {
-                let container = SocketAddr::new(to.address.ip(), to.port(key.port).number());
-                write!(f, "publish {} as {container}", published(key))
+                let container = SocketAddr::new(to.address.ip(), to.port(to.first).number());
+                write!(f, "publish {} as {container}", published(key, to))
             }
         }
     }

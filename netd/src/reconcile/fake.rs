@@ -61,7 +61,7 @@ impl FakeKernel {
                     veth.interface.addresses.clear();
                 }
             }
-            Step::RemovePublication(key) => drop(state.publications.remove(&key)),
+            Step::RemovePublication(key, _) => drop(state.publications.remove(&key)),
             Step::RemoveAllowance(key) => drop(state.allowances.remove(&key)),
             Step::PutAllowance(key) => drop(state.allowances.insert(key)),
             Step::RemoveAddress(address) => drop(state.addresses.remove(&address)),

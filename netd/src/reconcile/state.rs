@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     tables::{
-        AllowanceKey, EndpointKey, Hook, MeshEnd, PeerKey, PortRange, Publication, PublicationKey, Remote, RemoteKey,
-        Settings, SourceKey, VtepKey,
+        AllowanceKey, EndpointKey, Hook, MeshEnd, PeerKey, PortRange, Publication, PublicationKey, Publications,
+        Remote, RemoteKey, Settings, SourceKey, VtepKey,
     },
     tuple::{Address, Mac, Zone},
 };
@@ -209,6 +209,12 @@ pub struct Join {
     pub intact: bool,
     /// Whether the first bridge lets nothing through between it and containers.
     pub apart: bool,
+}
+
+impl Publications for State {
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        question.answers().find_map(|key| self.publications.get(&key))
+    }
 }
 
 impl Join {

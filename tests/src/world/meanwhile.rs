@@ -14,8 +14,8 @@ use netd_common::{
     hooks,
     tables::{
         AllowanceKey, ClaimError, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant, MeshEnd,
-        NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment, Settings,
-        SourceKey, Station, StationKey, Tables, VtepKey,
+        NextHop, Orphans, PeerKey, Publication, PublicationKey, Publications, Remote, RemoteKey, Route, Scratch,
+        Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple},
     verdict::{DropReason, Verdict},
@@ -65,6 +65,12 @@ impl<F: FnOnce()> Contended<'_, F> {
     }
 }
 
+impl<F: FnOnce()> Publications for Contended<'_, F> {
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        self.world.entry(question)
+    }
+}
+
 impl<F: FnOnce()> Tables for Contended<'_, F> {
     fn now(&self) -> Instant {
         self.world.now()
@@ -76,10 +82,6 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
 
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.world.endpoint(key)
-    }
-
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        self.world.publication(key)
     }
 
     fn is_source(&self, key: &SourceKey) -> bool {

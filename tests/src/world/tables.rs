@@ -11,8 +11,8 @@ use netd_common::{
     firewall, hooks, prefilter,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
-        MeshEnd, NextHop, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey, Route, Scratch, Segment,
-        Settings, SourceKey, Station, StationKey, Tables, VtepKey,
+        MeshEnd, NextHop, Orphans, PeerKey, Publication, PublicationKey, Publications, Remote, RemoteKey, Route,
+        Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
     tuple::{Address, Tuple, Zone},
     verdict::{DropReason, Verdict},
@@ -134,10 +134,6 @@ impl prefilter::Frame for Buffer<'_> {
 }
 
 impl prefilter::Tables for World {
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        Tables::publication(self, key)
-    }
-
     fn is_source(&self, key: &SourceKey) -> bool {
         Tables::is_source(self, key)
     }
@@ -163,6 +159,12 @@ fn covers(prefix: Address, bits: u32, address: Address) -> bool {
     p[..whole] == a[..whole] && (rest == 0 || (p[whole] ^ a[whole]) >> (8 - rest) == 0)
 }
 
+impl Publications for World {
+    fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
+        question.answers().find_map(|key| self.publications.get(&key))
+    }
+}
+
 impl Tables for World {
     fn now(&self) -> Instant {
         Instant::from_ns(self.clock.get())
@@ -174,10 +176,6 @@ impl Tables for World {
 
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.endpoints.get(key)
-    }
-
-    fn publication(&self, key: &PublicationKey) -> Option<&Publication> {
-        key.answers().find_map(|entry| self.publications.get(&entry))
     }
 
     fn is_source(&self, key: &SourceKey) -> bool {

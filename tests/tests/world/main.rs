@@ -16,6 +16,7 @@ mod neighbours;
 mod passing;
 mod policy;
 mod properties;
+mod published;
 mod races;
 mod routed;
 mod schedules;

@@ -80,9 +80,8 @@ fn where_every_port_is_open_one_entry_a_protocol_says_so() {
     let mut world = scene::world();
     let own = Address::v4(scene::address_of(C));
     for protocol in [TCP, UDP] {
-        let blocks: Vec<_> = PublicationKey::blocks(own, protocol, 0, 1 << 16).collect();
-        assert_eq!(blocks.len(), 1);
-        world.publications.insert(blocks[0], Publication::new(Zone(2), own, 0, 0));
+        let to = Publication::new(Zone(2), own, 0, 0).up_to(u16::MAX);
+        world.publications.insert(PublicationKey::of(own, protocol, &to), to);
     }
 
     for port in [1, 80, 8080, 65_535] {

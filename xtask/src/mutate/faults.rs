@@ -54,8 +54,20 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "published port given to a container",
         "nat.rs",
-        "t.publication(&s.publication).is_some() || t.has_socket",
+        "t.publication(&mut s.publication).is_some() || t.has_socket",
         "t.has_socket",
+    ),
+    fault(
+        "port beside a range taken for one of it",
+        "tables/publications.rs",
+        "            if found.covers(question.port) {",
+        "            if found.covers(found.first) {",
+    ),
+    fault(
+        "range around another overlooked",
+        "tables/publications.rs",
+        "            question.widen(found)?;",
+        "            return question.widen(found).and(None);",
     ),
     fault("port of a socket given to a container", "nat.rs", " || t.has_socket(&s.flow.becomes)", ""),
     fault(

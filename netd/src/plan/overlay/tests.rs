@@ -1,17 +1,21 @@
 //! What is planned of networks that span hosts.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use netd_common::{
-    tables::MeshEnd,
+    tables::{MeshEnd, Publication, PublicationKey},
     tuple::{Mac, Port, Zone},
 };
 
 use super::*;
 use crate::{
-    model::{self, Model, PortPublication, RemotePort, tests},
+    model::{self, Kept, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
-    reconcile::{Ipsec, LinkName, PolicyId, Protection, Uplink, Way, Ways},
+    reconcile::{Ipsec, LinkName, PolicyId, Protection, Sandbox, Uplink, Way, Ways},
 };
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -131,7 +135,10 @@ fn what_another_host_publishes_everywhere_is_published_here_and_leads_there() {
     assert_eq!(state.mesh[&EndpointKey { address, zone, pad: 0 }], MeshEnd { vtep, vni: 7, mac: MAC, pad: 0 });
     assert_eq!((state.mesh[&host], state.mesh.len()), (MeshEnd { vtep, ..MeshEnd::default() }, 2));
     let [(key, to)] = state.publications.iter().collect::<Vec<_>>()[..] else { panic!("{:?}", state.publications) };
-    assert_eq!((key.address, key.ports(), to.address, to.zone), (Address::ANY_V4, 2, address, zone));
+    assert_eq!(
+        (key.address, to.last.number() - to.first.number() + 1, to.address, to.zone),
+        (Address::ANY_V4, 2, address, zone)
+    );
     assert_eq!((to.port(Port::new(8081)).number(), to.sources.is_anyone(), state.sources.len()), (81, false, 1));
 
     assert!(planned(&by_hand(), &remotes).mesh.is_empty(), "a host without networks of the cluster has no part in it");
@@ -156,6 +163,28 @@ fn a_port_that_this_host_has_is_its_own_here() {
     let published: Vec<_> = state.publications.keys().map(|key| key.port.number()).collect();
     assert_eq!(published, [9000], "8080 and 8081 would hide the endpoint's own");
     assert_eq!(crate::plan::mesh::obstacle(&model, &remotes.ports[0]).map(|(_, port)| port), Some(8081));
+}
+
+#[test]
+fn what_an_earlier_daemon_has_left_of_the_mesh_gives_way_to_a_port_of_this_host() {
+    let mut model = of_cluster();
+    let endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();
+    let mut endpoint = Arc::unwrap_or_clone(endpoint);
+    endpoint.attachments[0].network = model.networks.keys().next().unwrap().clone();
+    endpoint.publications =
+        vec![PortPublication { host_port: 8081, count: 1, mesh: false, ..port_of_the_mesh(0, &[]).publication }];
+    let (path, inode) = (endpoint.netns.clone(), endpoint.netns_inode);
+    model.endpoints.insert(endpoint.name.clone(), Arc::new(endpoint));
+    let to = |first| Publication::new(Zone(1), ip("10.9.0.5").into(), first, 80).up_to(first + 1);
+    let entry = |first| (PublicationKey::of(Address::ANY_V4, 6, &to(first)), to(first));
+    let kept = Kept { publications: [entry(8080), entry(9000)].into(), ..Kept::default() };
+
+    let sandbox = Sandbox { path, inode };
+    let facts = HostFacts { sandboxes: [(sandbox.path.clone(), sandbox)].into(), ..facts(1500) };
+    let state = plan(&model, &facts, &choices(&Remotes { kept, ..Remotes::default() }));
+
+    let published: BTreeSet<_> = state.publications.values().map(|to| to.first.number()).collect();
+    assert_eq!(published, [8081, 9000].into());
 }
 
 #[test]
