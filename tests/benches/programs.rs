@@ -1,6 +1,11 @@
 //! What the loaded programs cost: nanoseconds a packet by path, as `BPF_PROG_TEST_RUN` tells them, and with a thousand flows
 //! beside a million, with the memory of the flow table. Each run is timed by itself, so each figure has the cost of
 //! reading the clock in it, which the path of nothing to do shows.
+//!
+//! With `NETD_BPF_AGAINST` instead: the programs beside those of that other object, packet by packet in turn, so that what the
+//! machine does meanwhile meets both. The lower percentiles are what the code costs, the upper ones what was in its way.
+
+use std::{path::Path, time::Duration};
 
 use netd_common::tables::Hook;
 use netd_tests::{
@@ -18,11 +23,20 @@ const FLOWS: [u32; 2] = [1_000, 1_000_000];
 const SERVERS: u32 = 65_536;
 /// Neither of the ephemeral range nor published.
 const FIRST_PORT: u32 = 1024;
+/// Flows of which each has one packet a tick.
+const NOTED: u32 = 50_000;
+/// Longer than a tick.
+const TICK: Duration = Duration::from_millis(1200);
+/// Longer than sixteen.
+const EPOCH: Duration = Duration::from_millis(18_000);
 /// What a program returns that has redirected its packet (`TC_ACT_REDIRECT`).
 const REDIRECTED: i32 = 7;
 
 fn main() {
     in_the_scene(|| {
+        if let Ok(other) = std::env::var("NETD_BPF_AGAINST") {
+            return against(Path::new(&other));
+        }
         by_path();
         by_flows();
     });
@@ -38,6 +52,48 @@ fn by_path() {
         let mut times: Vec<_> = (0..RUNS).map(|n| kernel.timed(path.hook, &(path.packet)(n)).as_nanos()).collect();
         let [median, p99] = percentiles(&mut times);
         println!("{:<44} {median:>10} {p99:>10}", path.name);
+    }
+}
+
+fn against(other: &Path) {
+    let own = std::env::var("NETD_BPF_OBJECT").expect("NETD_BPF_OBJECT is unset: run `cargo xtask bench --programs`");
+    let objects = [other, Path::new(&own)];
+    println!("{:<44} {:>8} {:>8} {:>8} {:>8}", "path", "quantile", "that, ns", "this, ns", "ratio");
+    for path in PATHS {
+        let mut kernels = objects.map(|object| Kernel::of(object, &scene::world()));
+        for kernel in &mut kernels {
+            for (hook, frame) in (path.before)() {
+                kernel.run(hook, &frame);
+            }
+        }
+        compare(path.name, &mut kernels, path.hook, (0..RUNS).map(path.packet));
+    }
+    let mut kernels = objects.map(|object| Kernel::of(object, &scene::world()));
+    for kernel in &mut kernels {
+        fill(kernel, NOTED);
+    }
+    // The next packet of each is the first of a later tick, and of a later epoch.
+    for (name, wait) in [("masquerade, first of a tick", TICK), ("masquerade, first of an epoch", EPOCH)] {
+        std::thread::sleep(wait);
+        compare(name, &mut kernels, Hook::FromContainer, (0..NOTED).map(flow));
+    }
+}
+
+/// Times each packet by both programs, of which every other time another one goes first.
+fn compare(name: &str, kernels: &mut [Kernel; 2], hook: Hook, packets: impl Iterator<Item = Frame>) {
+    let mut times = [Vec::new(), Vec::new()];
+    for (n, frame) in packets.enumerate() {
+        for i in [n % 2, (n + 1) % 2] {
+            times[i].push(kernels[i].timed(hook, &frame).as_nanos());
+        }
+    }
+    let [that, this] = times.each_mut().map(|times| {
+        times.sort_unstable();
+        [10, 25, 50].map(|percent| times[times.len() * percent / 100])
+    });
+    for (i, quantile) in ["p10", "p25", "p50"].into_iter().enumerate() {
+        let ratio = this[i] as f64 / that[i] as f64;
+        println!("{:<44} {quantile:>8} {:>8} {:>8} {ratio:>8.3}", if i == 0 { name } else { "" }, that[i], this[i]);
     }
 }
 

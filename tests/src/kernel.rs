@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -17,8 +17,8 @@ use aya::{
 use netd_common::{
     evict::{CollectOrder, Evict},
     tables::{
-        AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Publication, PublicationKey, Settings,
-        SourceKey, names,
+        AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, Publication, PublicationKey,
+        Settings, SourceKey, names,
     },
     tuple::{Address, Tuple},
 };
@@ -49,6 +49,16 @@ pub fn publications(path: &Path) -> usize {
     publications.expect("it is such a table").keys().filter(Result::is_ok).count()
 }
 
+/// When a daemon that has pinned the map at `path` last told its programs of a change of the routing.
+///
+/// # Panics
+/// When there is no such map.
+pub fn routing_told(path: &Path) -> Instant {
+    let map = MapData::from_pin(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let told = Array::<_, Wire<Instant>>::try_from(Map::Array(map)).expect("it is an array");
+    told.get(&0, 0).expect("it has an element").0
+}
+
 /// The loaded programs, their maps filled as the World's.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -59,19 +69,23 @@ pub struct Kernel {
 impl Kernel {
     /// Those of the object that `NETD_BPF_OBJECT` names, with the flow table's usual size.
     pub fn like(world: &World) -> Self {
-        Self::loaded(world, &mut EbpfLoader::new())
+        Self::loaded(&object(), world, &mut EbpfLoader::new())
+    }
+
+    /// Those of the object at `path`.
+    pub fn of(path: &Path, world: &World) -> Self {
+        Self::loaded(path, world, &mut EbpfLoader::new())
     }
 
     /// The same with room for `entries` in the flow table.
     pub fn with_room_for(entries: u32, world: &World) -> Self {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(names::FLOWS, entries).map_max_entries(names::AGES, entries.div_ceil(2));
-        Self::loaded(world, &mut loader)
+        Self::loaded(&object(), world, &mut loader)
     }
 
-    fn loaded(world: &World, loader: &mut EbpfLoader) -> Self {
-        let path = std::env::var("NETD_BPF_OBJECT").expect("NETD_BPF_OBJECT is unset: run `cargo xtask test`");
-        let object = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}: run `cargo xtask test`"));
+    fn loaded(path: &Path, world: &World, loader: &mut EbpfLoader) -> Self {
+        let object = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run `cargo xtask test`", path.display()));
         let mut ebpf = loader.load(&object).expect("load the object");
         let settings = world.settings.expect("settings");
         Array::<_, Wire<Settings>>::try_from(ebpf.map_mut(names::SETTINGS).unwrap())
@@ -198,6 +212,10 @@ impl Kernel {
         }
         sum
     }
+}
+
+fn object() -> PathBuf {
+    std::env::var_os("NETD_BPF_OBJECT").expect("NETD_BPF_OBJECT is unset: run `cargo xtask test`").into()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {

@@ -26,7 +26,7 @@ mod targets;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path as FilePath, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -65,6 +65,9 @@ pub struct Options {
     /// Only what the packet code costs by itself, in memory and loaded, a path at a time, and a million flows beside a thousand
     #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender"])]
     programs: bool,
+    /// With `--programs`: only the loaded programs, packet by packet beside those of this object, of another state of the project
+    #[arg(long, value_name = "OBJECT", requires = "programs")]
+    against: Option<PathBuf>,
 }
 
 impl Options {
@@ -114,17 +117,24 @@ impl Options {
     }
 }
 
+/// Measures the packet code by itself.
+fn programs(against: Option<&FilePath>) -> Result<()> {
+    let Some(object) = against else {
+        let all = workspace::cargo(["bench", "-p", "netd-tests", "--benches"]);
+        return command::show(&mut workspace::with_artifacts(all));
+    };
+    let object = object.canonicalize().with_context(|| format!("cannot find the object {}", object.display()))?;
+    let mut beside = workspace::cargo(["bench", "-p", "netd-tests", "--bench", "programs"]);
+    beside.env("NETD_BPF_AGAINST", object);
+    command::show(&mut workspace::with_artifacts(beside))
+}
+
 /// Gets what is needed, builds, measures, and writes the results.
 pub fn run(options: &Options) -> Result<()> {
     command::need_root("bench")?;
     if options.programs {
         build_ebpf::build(false)?;
-        return command::show(&mut workspace::with_artifacts(workspace::cargo([
-            "bench",
-            "-p",
-            "netd-tests",
-            "--benches",
-        ])));
+        return programs(options.against.as_deref());
     }
     let (contenders, paths) = (options.contenders(), options.paths());
     debian::ensure_packages(&packages(&contenders))?;
@@ -258,6 +268,7 @@ mod tests {
             contender: Vec::new(),
             engines: false,
             programs: false,
+            against: None,
         };
 
         assert!(options(false, &[]).directory().ends_with("bench"));
@@ -275,6 +286,7 @@ mod tests {
             contender: vec![Contender::Cni],
             engines: true,
             programs: false,
+            against: None,
         };
 
         let manner = options.manner();
