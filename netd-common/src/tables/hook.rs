@@ -176,7 +176,8 @@ pub struct Search {
     pub skip: u32,
 }
 
-/// The wide values of the packet in hand, which the 512-byte stack has no room for. One per hook and CPU in the kernel.
+/// The wide values of the packet in hand, which the 512-byte stack has no room for. One per hook and CPU in the kernel. What
+/// every packet needs comes first and together, in few lines of the cache.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub struct Scratch {
@@ -184,6 +185,15 @@ pub struct Scratch {
     pub key: Tuple,
     /// Its flow.
     pub flow: Flow,
+    /// Its headers.
+    pub noted: Noted,
+    /// Largest packet that would fit where it does not, in bytes; 0 where its length is not what is wrong.
+    pub mtu: u32,
+    /// 1 for a frame to another container of its network, 0 for one to the gateway. Here so that the kernel's
+    /// verifier does not follow both by themselves.
+    pub on_link: u32,
+    /// 1 if the packet must show itself to the host's firewall, though its flow need not.
+    pub show: u32,
     /// The tuple of the other direction.
     pub peer_key: Tuple,
     /// The flow's other half.
@@ -212,17 +222,8 @@ pub struct Scratch {
     pub fragment: Fragment,
     /// The search for a port for its flow.
     pub search: Search,
-    /// 1 for a frame to another container of its network, 0 for one to the gateway. Here, as the search, so that the kernel's
-    /// verifier does not follow both by themselves.
-    pub on_link: u32,
-    /// 1 if the packet must show itself to the host's firewall, though its flow need not.
-    pub show: u32,
     /// The host that it came from or goes to.
     pub tunnel: TunnelKey,
-    /// Its headers, on its way between hosts.
-    pub noted: Noted,
-    /// Largest packet that would fit where it does not, in bytes; 0 where its length is not what is wrong.
-    pub mtu: u32,
     /// Zero.
     pub pad: u32,
 }
