@@ -1,9 +1,10 @@
 //! Flows: how a pair of entries comes to be, stays one pair, and ends.
 //!
 //! Each direction of a flow has an entry of its own under its packet's tuple ([`Flow`]). An entry alone can rewrite its
-//! packets and rebuild the other. A pair has one life: at most once a tick a packet notes itself in both entries,
-//! puts back a half that is missing, and gives up its own if the other's place has become another flow's. An entry past its
-//! deadline counts as absent, so nothing depends on a collector.
+//! packets and rebuild the other. A pair has one life, that of the half which was noted last: at most once a tick a packet notes
+//! itself in its own entry, and when it changes the flow's state or an epoch has passed in both; then it puts back a half that is
+//! missing, and gives up its own if the other's place has become another flow's. A pair past its deadlines counts as absent, so
+//! nothing depends on a collector.
 //!
 //! Each direction writes only its own leg, so two CPUs never undo each other's notes.
 
@@ -11,7 +12,7 @@ use crate::{
     checksum::Delta,
     evict, firewall,
     parse::{Headers, Part, Transport, tcp_flags},
-    tables::{ClaimError, Flow, Instant, Scratch, Settings, Tables, Timeout},
+    tables::{ClaimError, Flow, Instant, Scratch, Settings, Span, Tables, Timeout},
     tuple::{SCTP, TCP, Tuple, UDP},
 };
 
@@ -121,14 +122,25 @@ pub fn find<T: Tables>(t: &T, s: &mut Scratch, h: Headers, now: Instant) -> bool
     if !reopened && now <= s.flow.deadline {
         return true;
     }
-    release_pair(t, s, now, reopened);
-    false
+    // Its life is that of the half which was noted last.
+    !release_pair(t, s, now, reopened)
 }
 
 /// Looks up the flow whose packets an error quotes, by the tuple `s.peer_key` of their answers, into `s.flow`.
 #[inline(always)]
 pub fn find_quoted<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
-    t.flow(&s.peer_key, &mut s.flow) && s.flow.check == digest(&s.peer_key) && now <= s.flow.deadline
+    t.flow(&s.peer_key, &mut s.flow)
+        && s.flow.check == digest(&s.peer_key)
+        && (now <= s.flow.deadline || other_half_lives(t, s, now))
+}
+
+/// Whether the other half of the flow in `s.flow` under `s.peer_key` lives.
+#[inline(always)]
+fn other_half_lives<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
+    s.evicted_peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
+    t.flow(&s.evicted_peer_key, &mut s.evicted_peer)
+        && is_half_of(&s.evicted_peer, &s.peer_key)
+        && now <= s.evicted_peer.deadline
 }
 
 /// Ends the flow in `s.flow` under `s.key`, both halves.
@@ -137,14 +149,18 @@ pub fn end<T: Tables>(t: &T, s: &mut Scratch, now: Instant) {
     release_pair(t, s, now, true);
 }
 
-/// Takes out the flow in `s.flow` under `s.key`, and its other half unless that still lives.
+/// Takes out the flow in `s.flow` under `s.key`, both halves. False if the other half still lives, and both stay.
 #[inline(always)]
-fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) {
+fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) -> bool {
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
-    if t.flow(&s.peer_key, &mut s.peer) && is_half_of(&s.peer, &s.key) && (even_alive || now > s.peer.deadline) {
+    if t.flow(&s.peer_key, &mut s.peer) && is_half_of(&s.peer, &s.key) {
+        if !even_alive && now <= s.peer.deadline {
+            return false;
+        }
         t.release_seen(&s.peer_key, &s.peer);
     }
     t.release_seen(&s.key, &s.flow);
+    true
 }
 
 /// Whether `peer` answers packets with the tuple `key`.
@@ -167,15 +183,24 @@ pub fn is_first_of_tick(s: &Scratch, now: Instant) -> bool {
     now != s.flow.last_seen || now.low_byte() != s.flow.noted
 }
 
-/// Writes this packet's note into both halves, rebuilding the other where it is missing. False if the other's place is
+/// Writes this packet's note into its half and, where that cannot wait, into the other, rebuilding it where it is missing. False if the other's place is
 /// another flow's: then this half is taken out and the packet starts anew.
 #[inline(never)]
 pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) -> bool {
     let h = *h;
     let direction = s.flow.direction;
     let (own, other) = if direction == 0 { (0, 1) } else { (1, 0) };
-    s.flow.legs[own] = leg_after(s.flow.legs[own], direction, h);
+    let leg = leg_after(s.flow.legs[own], direction, h);
+    let is_within = leg == s.flow.legs[own] && is_within_epoch(s, settings, now);
+    s.flow.legs[own] = leg;
     firewall::renew(t, s, settings, now);
+    if is_within {
+        s.flow.noted = now.low_byte();
+        live_on(&mut s.flow, s.key.protocol, settings, now);
+        // If it is gone, another CPU has taken the flow out meanwhile, and this was its last packet.
+        t.note(&s.key, &s.flow, direction);
+        return true;
+    }
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     let exists = t.flow(&s.peer_key, &mut s.peer);
     if exists && !is_half_of(&s.peer, &s.key) {
@@ -209,6 +234,13 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
     // A loser of the race to put it back finds it there at the next tick.
     let _ = t.claim(&s.peer_key, &s.peer);
     true
+}
+
+/// Whether the other half of the flow in `s.flow` can wait: it has been seen this epoch, and has long to live.
+#[inline(always)]
+fn is_within_epoch(s: &Scratch, settings: &Settings, now: Instant) -> bool {
+    let span = settings.timeouts.get(timeout(s.key.protocol, s.flow.legs) as usize);
+    now.is_in_epoch_of(s.flow.last_seen) && now <= s.flow.deadline && span.is_some_and(|span| *span >= Span::LONG)
 }
 
 /// Reads the flow of `s.key` into `s.flow`, which stays as it is where there is none.

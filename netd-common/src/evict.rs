@@ -118,7 +118,7 @@ fn evict<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) -> Evict
     if !which.takes(s.evicted_key.protocol, &s.evicted, now) {
         return Evicted::Kept;
     }
-    // Halves are noted together: where one has expired and the other not, the one is about to be noted.
+    // A flow lives as long as the half that was noted last.
     s.evicted_peer_key = s.evicted.becomes.reversed(s.evicted.becomes.zone);
     if t.flow(&s.evicted_peer_key, &mut s.evicted_peer) && is_half_of(&s.evicted_peer, &s.evicted_key) {
         if !which.takes(s.evicted_key.protocol, &s.evicted_peer, now) {

@@ -5,7 +5,7 @@ use crate::{
     overlay::mesh,
     packet::{ETH, Label, Packet},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
-    tables::{Device, DeviceKind, Endpoint, EndpointKey, NextHop, Route, Routing, Scratch, Tables, Via},
+    tables::{Device, DeviceKind, Endpoint, EndpointKey, Instant, NextHop, Route, Routing, Scratch, Span, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
@@ -58,6 +58,37 @@ pub fn find_way_out<T: Tables>(t: &T, s: &mut Scratch, from: &Device, answers: b
         Route::Forward => {}
     }
     s.flow.via = Via::Neighbour as u8;
+    find_uplink(t, s, from)
+}
+
+/// The same for a flow that goes on. The host's routing, most of what a look costs, is asked only if it may have another answer.
+#[inline(always)]
+pub fn find_way_out_again<T: Tables>(
+    t: &T,
+    s: &mut Scratch,
+    from: &Device,
+    answers: bool,
+) -> Result<WayOut, DropReason> {
+    if holds(t, s, t.now())
+        && let Ok(WayOut::Uplink(source)) = find_uplink(t, s, from)
+    {
+        return Ok(WayOut::Uplink(source));
+    }
+    find_way_out(t, s, from, answers)
+}
+
+/// Whether the host's routing has not changed, as far as is known, since the way of the flow in `s.flow` was looked up. Known to the
+/// daemon: as long as none is there, and for what nobody is told of, a way holds no longer than an epoch.
+#[inline(always)]
+fn holds<T: Tables>(t: &T, s: &Scratch, now: Instant) -> bool {
+    let (noted, current) = (s.flow.noted, now.low_byte());
+    let since = Span::ticks(current.wrapping_sub(noted).into());
+    s.flow.via == Via::Neighbour as u8 && noted >> 4 == current >> 4 && t.ways_changed().after(since) < now
+}
+
+/// What is at the end of the way that the host's routing has given the flow in `s.flow`, of the container whose device is `from`.
+#[inline(never)]
+fn find_uplink<T: Tables>(t: &T, s: &mut Scratch, from: &Device) -> Result<WayOut, DropReason> {
     let Some(device) = t.device(s.flow.next.device) else { return Err(DropReason::UncoveredDevice) };
     if !device.is(DeviceKind::Uplink) {
         // Back into its own network by way of the gateway: the stack's to route.

@@ -19,7 +19,7 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
 use crate::{
-    dataplane::{Dataplane, OverlayRecords, Records, asks_with_marks},
+    dataplane::{Dataplane, OverlayRecords, Records, RoutingChanges, asks_with_marks},
     dns::Directory,
     firewall::Mode,
     holder,
@@ -86,6 +86,8 @@ impl Host {
         }
         // Only a process that may do all this may listen.
         let links = Links::open_watched()?;
+        let changes = links.changes().context("nobody listens to the host's changes")?;
+        tokio::spawn(tell_of_changes(changes, dataplane.routing_changes()?));
         let forwarding = Forwarding::open(&options.state_dir)?;
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
         let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
@@ -183,6 +185,19 @@ impl Host {
         }
         self.sandboxes.remove(link);
         self.forwarding.forget(link)
+    }
+}
+
+/// Has the programs know that the host's routing may have changed, first of all while nobody listened. Without it flows look their
+/// way up seldom, and not never.
+async fn tell_of_changes(mut changes: watch::Receiver<u64>, mut routing: RoutingChanges) {
+    loop {
+        if let Err(error) = routing.changed() {
+            tracing::warn!("{error:#}");
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -209,7 +209,7 @@ pub fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -
         return forward::find_way_in(t, s).map(|()| true);
     }
     let answers = s.flow.direction != 0;
-    match forward::find_way_out(t, s, device, answers)? {
+    match forward::find_way_out_again(t, s, device, answers)? {
         WayOut::Uplink(source) => Ok(answers || s.flow.becomes.src == source),
         WayOut::Network => Err(DropReason::Isolated),
         WayOut::Local | WayOut::Stack => {

@@ -84,9 +84,9 @@ pub struct Flow {
     pub becomes: Tuple,
     /// Where it goes then.
     pub next: NextHop,
-    /// When a packet of either direction was last noted; moves at most once a tick.
+    /// When a packet was last noted in this half, of either direction; moves at most once a tick.
     pub last_seen: Instant,
-    /// When the flow ends if nothing more is seen.
+    /// When the flow ends if nothing more is seen, as far as this half knows.
     pub deadline: Instant,
     /// What the change of addresses does to a checksum that covers them.
     pub address_delta: Delta,

@@ -73,6 +73,8 @@ pub mod names {
     pub const SETTINGS: &str = "SETTINGS";
     /// Destination bucket → how many places of the pools were looked at for it, array of [`CURSORS`](super::CURSORS).
     pub const CURSORS: &str = "CURSORS";
+    /// 0 → [`Instant`](super::Instant) at which the host's routing was last heard to have changed, array of one.
+    pub const WAYS: &str = "WAYS";
     /// 0 → [`ReservedPorts`](super::ReservedPorts), array of one.
     pub const RESERVED: &str = "RESERVED";
     /// Ports tried, 0 for a search that failed → how many searches for a port, per CPU, array of
@@ -276,6 +278,9 @@ pub trait Tables: Publications {
     /// Asks the host's routing for the way of a packet with this mark that enters by `input`, and fills in the next hop; an MTU of
     /// 0 says that the route has none of its own. Kernels before 6.10 cannot be asked for another mark than 0: the stack knows.
     fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route;
+
+    /// When that was last heard to have changed.
+    fn ways_changed(&self) -> Instant;
 }
 
 #[cfg(test)]

@@ -35,6 +35,12 @@ impl Instant {
         self.0 as u8
     }
 
+    /// Whether both moments are of one epoch, sixteen ticks (17 s).
+    #[inline(always)]
+    pub const fn is_in_epoch_of(self, other: Self) -> bool {
+        self.0 >> 4 == other.0 >> 4
+    }
+
     /// Whole seconds from `earlier` to this moment, 0 if it is not earlier.
     #[inline(always)]
     pub const fn seconds_since(self, earlier: Self) -> u64 {
@@ -48,6 +54,9 @@ impl Instant {
 pub struct Span(u32);
 
 impl Span {
+    /// Longer than an epoch by so much that what is put off for one is in time.
+    pub const LONG: Self = Self(24);
+
     /// This many ticks.
     pub const fn ticks(ticks: u32) -> Self {
         Self(ticks)

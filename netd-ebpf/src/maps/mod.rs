@@ -17,8 +17,8 @@ use netd_common::{
     evict::FOLLOW,
     tables::{
         AllowanceKey, CURSORS, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        Fragment, FragmentKey, Hook, MeshEnd, Orphans, PeerKey, Publication, PublicationKey, Remote, RemoteKey,
-        ReservedPorts, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
+        Fragment, FragmentKey, Hook, Instant, MeshEnd, Orphans, PeerKey, Publication, PublicationKey, Remote,
+        RemoteKey, ReservedPorts, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
     },
     tuple::{Address, Tuple},
 };
@@ -54,6 +54,8 @@ static ALLOWANCES: HashMap<AllowanceKey, u8> = HashMap::with_max_entries(65_536,
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "CURSORS")]
 static CURSORS_USED: Array<u32> = Array::with_max_entries(CURSORS, 0);
+#[map]
+static WAYS: Array<Instant> = Array::with_max_entries(1, 0);
 #[map]
 static RESERVED: Array<ReservedPorts> = Array::with_max_entries(1, 0);
 #[map]

@@ -20,7 +20,7 @@ use netd_common::{
 
 use super::{
     AGES, ALLOWANCES, CURSORS_USED, DEVICES, DEVICES_FAR, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, MESH, ORPHANS, PEERS,
-    REMOTES, RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS,
+    REMOTES, RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS, WAYS,
     ask::{has_connected, has_socket, has_socket_at, route},
     counters,
     flow::{copy, end},
@@ -302,6 +302,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         route(self.skb, input, mark, tuple, next)
+    }
+
+    #[inline(always)]
+    fn ways_changed(&self) -> Instant {
+        // It is there: the array has it.
+        WAYS.get(0).copied().unwrap_or_default()
     }
 }
 

@@ -159,12 +159,21 @@ impl<K: Kernel> Daemon<K> {
 
     /// Flows that are alive and that the filter lets through, by the tuple of their first packet.
     fn matching(&self, filter: &FlowFilter) -> Result<Vec<(Tuple, FlowView)>, Failure> {
-        let mut halves = Vec::new();
+        let (mut halves, mut answers) = (Vec::new(), BTreeMap::new());
         let now = self.kernel.flows(&mut |tuple, flow| {
             if flow.direction == 0 {
                 halves.push((*tuple, *flow));
+            } else {
+                answers.insert(flow.becomes.reversed(flow.becomes.zone), (flow.last_seen, flow.deadline));
             }
         })?;
+        // Each half knows of the other's packets now and then.
+        for (tuple, flow) in &mut halves {
+            if let Some((last_seen, deadline)) = answers.get(tuple) {
+                flow.last_seen = flow.last_seen.max(*last_seen);
+                flow.deadline = flow.deadline.max(*deadline);
+            }
+        }
         halves.retain(|(_, flow)| now <= flow.deadline);
         halves.sort_by_key(|(tuple, _)| *tuple);
         let views = halves.iter().map(|(tuple, flow)| (*tuple, self.flow_view(tuple, flow, now)));

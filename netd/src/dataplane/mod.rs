@@ -19,6 +19,7 @@ mod overlay;
 mod pins;
 mod programs;
 mod requirements;
+mod routing;
 mod syscall;
 mod tables;
 
@@ -43,7 +44,7 @@ use self::{
 };
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
-    requirements::asks_with_marks, tables::Records,
+    requirements::asks_with_marks, routing::RoutingChanges, tables::Records,
 };
 use crate::{
     config::XdpWish,
@@ -94,7 +95,7 @@ impl Dataplane {
         #[cfg(feature = "log")]
         log::read(&mut object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
-        let tables = Tables::take(&mut object, flows.max_entries())?;
+        let tables = Tables::take(&mut object, flows.max_entries(), RoutingChanges::open(&pins)?)?;
         let guard = cgroup::guard(&mut object, &pins, &options.cgroup)?;
         let _follower = Follower::start(&mut object, &programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
@@ -103,6 +104,11 @@ impl Dataplane {
         let mut dataplane = Self { programs, tables, attachments, inside, early, collector, guard, _follower };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
+    }
+
+    /// What the programs are told of the host's routing.
+    pub fn routing_changes(&self) -> Result<RoutingChanges> {
+        RoutingChanges::open(self.attachments.pins())
     }
 
     /// Attaches the program of `hook`, or replaces ours there.

@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-pub const PINNED: [&str; 24] = [
+pub const PINNED: [&str; 25] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -37,6 +37,7 @@ pub const PINNED: [&str; 24] = [
     names::SETTINGS,
     names::CURSORS,
     names::RESERVED,
+    names::WAYS,
     names::SEARCHES,
     names::GUARD,
     names::COUNTERS,

@@ -19,6 +19,7 @@ use nix::libc;
 use super::{
     flows::Flows,
     overlay::{Overlay, OverlayRecords},
+    routing::RoutingChanges,
     syscall::entries,
 };
 use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
@@ -49,6 +50,7 @@ pub struct Tables {
     /// Of networks that span hosts.
     pub overlay: Overlay,
     settings: Array<MapData, Wire<Settings>>,
+    ways: RoutingChanges,
     reserved: Array<MapData, Wire<ReservedPorts>>,
     searches: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, Wire<Counters>>,
@@ -80,8 +82,9 @@ pub struct Records {
 }
 
 impl Tables {
-    /// Takes the maps over from a loaded object, whose flow table has room for `capacity` entries.
-    pub fn take(object: &mut Ebpf, capacity: u32) -> Result<Self> {
+    /// Takes the maps over from a loaded object, whose flow table has room for `capacity` entries, and which is told of the
+    /// routing by `ways`.
+    pub fn take(object: &mut Ebpf, capacity: u32, ways: RoutingChanges) -> Result<Self> {
         Ok(Self {
             flows: Flows::new(taken(object, names::FLOWS)?, capacity),
             devices: taken(object, names::DEVICES)?,
@@ -94,6 +97,7 @@ impl Tables {
             dialled: taken(object, names::DIALLED)?,
             overlay: Overlay::take(object)?,
             settings: taken(object, names::SETTINGS)?,
+            ways,
             reserved: taken(object, names::RESERVED)?,
             searches: taken(object, names::SEARCHES)?,
             counters: taken(object, names::COUNTERS)?,
@@ -238,7 +242,9 @@ impl Tables {
 
     /// Writes the settings.
     pub fn put_settings(&mut self, settings: Settings) -> Result<()> {
-        self.settings.set(0, Wire(settings), 0).context("cannot write the settings")
+        self.settings.set(0, Wire(settings), 0).context("cannot write the settings")?;
+        // They say how the host's routing is asked.
+        self.ways.changed()
     }
 
     /// Writes the ports that masquerade leaves alone.

@@ -24,7 +24,7 @@ use tokio::{io::unix::AsyncFd, sync::watch};
 use super::kept::Touched;
 
 /// Groups of messages that tell of what netd depends on.
-const GROUPS: [MulticastGroup; 11] = [
+const GROUPS: [MulticastGroup; 12] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Tc,
@@ -36,6 +36,7 @@ const GROUPS: [MulticastGroup; 11] = [
     MulticastGroup::Ipv6Rule,
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
+    MulticastGroup::Nexthop,
 ];
 
 /// Room for what the kernel says while nobody listens, in bytes: a thousand containers that come at once.

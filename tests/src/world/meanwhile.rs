@@ -234,4 +234,8 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
     fn route(&self, input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
         self.world.route(input, mark, tuple, next)
     }
+
+    fn ways_changed(&self) -> Instant {
+        self.world.ways_changed()
+    }
 }

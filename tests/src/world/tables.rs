@@ -92,6 +92,8 @@ pub struct World {
     pub busy: Cell<u32>,
     /// Whether a flow of the host's own was ever given another port.
     pub guards: Cell<bool>,
+    /// When the routing was last heard to have changed.
+    pub ways_changed: Cell<Instant>,
     /// Ports that the operator reserved.
     pub reserved: BTreeSet<u16>,
     /// Searches for a port, by how many were tried, 0 for those that failed.
@@ -116,6 +118,11 @@ impl World {
         let verdict = prefilter::judge(&Buffer(bytes), self, &mut Scratch::default());
         self.counters.borrow_mut().entry(Hook::UplinkXdp).or_default().count(verdict);
         verdict.verdict()
+    }
+
+    /// Has the programs know that the routing has changed, as the daemon does.
+    pub fn tell_of_routing(&self) {
+        self.ways_changed.set(Instant::from_ns(self.clock.get()));
     }
 
     /// Lets time pass.
@@ -355,5 +362,9 @@ impl Tables for World {
             Some((_, _, RouteTo::Refused)) => Route::Stack,
             Some((_, _, RouteTo::Local)) | None => Route::Local,
         }
+    }
+
+    fn ways_changed(&self) -> Instant {
+        self.ways_changed.get()
     }
 }

@@ -1,11 +1,15 @@
 //! Containers go out the way that the host itself would: by its rules, its marks, its routes with several ways, and not where it
 //! refuses.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{io::ErrorKind, thread, time::Duration};
 
-use netd_tests::lab::{
-    Container, Node, Offloads,
-    traffic::{IMPATIENCE, PATIENCE, Server},
+use netd_common::tables::{LAYOUT, names};
+use netd_tests::{
+    kernel,
+    lab::{
+        Container, Node, Offloads,
+        traffic::{IMPATIENCE, PATIENCE, Server},
+    },
 };
 
 use crate::{
@@ -15,6 +19,9 @@ use crate::{
 
 /// A table of routes of the test's own, whose default route leads to the client.
 const TABLE: &str = "100";
+
+/// More than two ticks.
+const QUIET: Duration = Duration::from_millis(2500);
 
 #[test]
 fn a_rule_for_a_source_sends_one_network_by_another_uplink_than_the_rest() {
@@ -136,6 +143,32 @@ fn of_several_ways_a_flow_keeps_one_with_all_its_fragments_and_leaves_as_its_upl
     internet.assert_seen_only(HOST);
     client.assert_seen_only(FRONT);
     play.town.lab.assert_no_checksum_errors();
+}
+
+#[test]
+fn flows_that_go_on_are_told_of_whatever_changes_the_routing() {
+    let play = Play::new(Offloads::On);
+    let pin = play.town.host.path(format!("sys/fs/bpf/netd/{LAYOUT}/maps/{}", names::WAYS));
+    for change in [
+        format!("route add 203.0.113.0/24 via {NEIGHBOUR}"),
+        format!("rule add to 203.0.113.0/24 lookup {TABLE}"),
+        format!("nexthop add id 7 via {NEIGHBOUR} dev eth0"),
+        format!("nexthop replace id 7 via {CLIENT} dev eth1"),
+        "link set eth0 mtu 1400".to_owned(),
+        "address add 192.0.2.9/24 dev eth0".to_owned(),
+    ] {
+        // What came before has been told of, and a tick has passed.
+        let mut seen = kernel::routing_told(&pin);
+        thread::sleep(QUIET);
+        while kernel::routing_told(&pin) != seen {
+            seen = kernel::routing_told(&pin);
+            thread::sleep(QUIET);
+        }
+
+        play.town.host.ip(&change);
+
+        wait_until(&format!("the programs are told of `ip {change}`"), || kernel::routing_told(&pin) > seen);
+    }
 }
 
 #[test]

@@ -2,14 +2,18 @@
 
 use netd_common::{
     parse::tcp_flags::{ACK, FIN, RST, SYN},
-    tuple::Zone,
+    tuple::{Address, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{tcp, udp},
+    packets::{icmp_error, tcp, udp},
     scene::{self, A, UPLINK},
     story::{enter, keys, leave},
+    world::{RouteTo, World},
 };
+
+/// Sixteen ticks of 2³⁰ ns, in whole seconds.
+const EPOCH: u64 = 18;
 
 #[test]
 fn only_a_syn_opens_a_connection() {
@@ -34,7 +38,7 @@ fn either_half_that_is_lost_is_put_back_with_the_same_port() {
         let whole = keys(&world);
 
         world.flows.borrow_mut().retain(|key, _| key.zone != lost);
-        world.sleep_seconds(2);
+        world.sleep_seconds(EPOCH);
         if lost == Zone::HOST {
             leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80").flags(ACK), false);
         } else {
@@ -45,6 +49,49 @@ fn either_half_that_is_lost_is_put_back_with_the_same_port() {
         let again = leave(&world, A, tcp("10.176.1.2:33000", "198.51.100.7:80").flags(ACK), false);
         assert_eq!((again.verdict, again.source()), (Verdict::Neighbour(UPLINK), out.source()));
     }
+}
+
+#[test]
+fn a_flow_lives_as_long_as_the_half_that_was_noted_last_whenever_that_is() {
+    for offset in 0..EPOCH {
+        let world = scene::world();
+        world.sleep_seconds(offset);
+        let out = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+        enter(&world, udp("198.51.100.7:53", &out.source()), false);
+        world.sleep_seconds(10);
+        let last = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+
+        world.sleep_seconds(115);
+        let error = enter(&world, icmp_error("203.0.113.1", "192.0.2.1", true, &last.bytes, 28), false);
+        let answer = enter(&world, udp("198.51.100.7:53", &out.source()), false);
+        world.sleep_seconds(125);
+        let late = enter(&world, udp("198.51.100.7:53", &out.source()), false);
+
+        assert_eq!(error.verdict, Verdict::Peer(A), "{offset}");
+        assert_eq!(answer.verdict, Verdict::Peer(A), "{offset}");
+        assert_eq!(late.verdict, Verdict::Pass, "{offset}");
+    }
+}
+
+#[test]
+fn another_way_is_taken_a_tick_after_it_is_told_of_and_an_epoch_after_it_is_not() {
+    let set_out = || {
+        let mut world = scene::world();
+        let before = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+        assert_eq!(before.verdict, Verdict::Neighbour(UPLINK));
+        world.routes.push((Address::v4([198, 51, 100, 0]), 120, RouteTo::Refused));
+        world
+    };
+    let goes_on = |world: &World| leave(world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false).verdict;
+
+    let told = set_out();
+    told.tell_of_routing();
+    told.sleep_seconds(2);
+    assert_eq!(goes_on(&told), Verdict::Pass);
+
+    let untold = set_out();
+    untold.sleep_seconds(EPOCH);
+    assert_eq!(goes_on(&untold), Verdict::Pass);
 }
 
 #[test]

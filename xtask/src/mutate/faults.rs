@@ -106,6 +106,14 @@ pub const FAULTS: &[Fault] = &[
         "now != s.flow.last_seen || now.low_byte() != s.flow.noted",
         "now < s.flow.last_seen",
     ),
+    fault(
+        "half not noted for long taken for the flow",
+        "conntrack.rs",
+        "!even_alive && now <= s.peer.deadline",
+        "false",
+    ),
+    fault("change of the routing not heard", "forward.rs", " && t.ways_changed().after(since) < now", ""),
+    fault("way kept as long as nobody tells", "forward.rs", " && noted >> 4 == current >> 4", ""),
     fault("missing half not put back", "conntrack.rs", "let _ = t.claim(&s.peer_key, &s.peer);", ""),
     fault(
         "note written into the next flow's place",
