@@ -24,7 +24,7 @@ use crate::{
     firewall::Mode,
     holder,
     link::{
-        self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, sockets,
+        self, Filter, Firewall, Forwarding, Links, Ours, Sysctls, Withheld, sockets,
         xfrm::{self, Xfrm},
     },
     model::Protocol,
@@ -59,6 +59,7 @@ pub struct Host {
     links: Links,
     dataplane: Dataplane,
     forwarding: Forwarding,
+    withheld: Withheld,
     resolver: Resolver,
     relay: Relay,
     uplinks: Vec<LinkName>,
@@ -89,10 +90,12 @@ impl Host {
         let changes = links.changes().context("nobody listens to the host's changes")?;
         tokio::spawn(tell_of_changes(changes, dataplane.routing_changes()?));
         let forwarding = Forwarding::open(&options.state_dir)?;
+        let withheld = Withheld::open(&options.state_dir)?;
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
         let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
         let vteps = Default::default();
-        Ok(Self { links, dataplane, forwarding, resolver, relay, uplinks, sandboxes, firewall, vteps, ipsec: None })
+        let ipsec = None;
+        Ok(Self { links, dataplane, forwarding, withheld, resolver, relay, uplinks, sandboxes, firewall, vteps, ipsec })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with
@@ -254,6 +257,7 @@ impl Kernel for Host {
             accepts: self.firewall.facts().accepted(),
             settings,
             reserved,
+            withheld: self.withheld.observed()?,
         })
     }
 
@@ -294,6 +298,7 @@ impl Kernel for Host {
             Step::PutVtep(key) => self.dataplane.tables_mut().overlay.put_vtep(*key),
             Step::PutPeer(key, address) => self.dataplane.tables_mut().overlay.put_peer(*key, *address),
             Step::RestoreForwarding(link, family) => self.forwarding.give_back(link, *family).map(|_| ()),
+            Step::Withhold(ports) => self.withheld.put(ports),
             Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
             Step::Accept(table) => self.firewall.accept(*table),
             Step::RemoveAccept(table) => self.firewall.remove_accept(*table),
@@ -353,7 +358,7 @@ impl Kernel for Host {
         let vxlan_devices = self.links.foreign_tunnels().await?;
         let mut routing = self.links.routing_rules().await?;
         routing.marks_can_be_asked_for = !routing.marks.is_empty() && asks_with_marks();
-        let Sysctls { ephemeral, reserved, timeouts } = Sysctls::read();
+        let Sysctls { ephemeral, timeouts } = Sysctls::read();
         let mut there = BTreeMap::new();
         for path in sandboxes {
             match self.links.sandbox_at(path) {
@@ -377,7 +382,7 @@ impl Kernel for Host {
             addresses,
             firewall: self.firewall.facts(),
             ephemeral,
-            reserved,
+            reserved: self.withheld.theirs()?,
             timeouts,
             sandboxes: there,
         })

@@ -31,7 +31,7 @@ mod relays;
 mod routing;
 
 pub use part::{exchange, part, touched};
-use publishing::{open_by_mode, publish, somewhere};
+use publishing::{open_by_mode, publish, somewhere, withheld};
 pub use relays::{LONGEST, relays};
 pub use routing::routing;
 
@@ -64,6 +64,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     let mut state = State {
         settings: Some(settings(facts, choices.secret)),
         reserved: facts.reserved.clone(),
+        withheld: withheld(model, facts),
         ipsec: choices.ipsec.clone(),
         ..Default::default()
     };
@@ -112,6 +113,12 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
     if routing(&facts.routing, &facts.firewall) == Routing::ByStack {
         warnings.push(
             "a rule of `ip rule` picks routes by a mark or a type of service: what leaves goes by the stack, not as fast"
+                .to_owned(),
+        );
+    }
+    if publishing::crowds(model, facts) {
+        warnings.push(
+            "so many ports of net.ipv4.ip_local_port_range are published that the kernel may give one to a socket of the host that names none"
                 .to_owned(),
         );
     }

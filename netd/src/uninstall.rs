@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::{
     dataplane::{Pins, remove_from_clsact, removed_filter},
     firewall::{Mode, Xtables},
-    link::{Firewall, Forwarding, Links, xfrm},
+    link::{Firewall, Forwarding, Links, Withheld, xfrm},
     reconcile::{LinkName, Sandbox},
 };
 
@@ -31,6 +31,8 @@ pub struct Report {
     pub accepts: BTreeSet<Xtables>,
     /// Devices whose forwarding has the value back that it had before netd.
     pub forwarding: Vec<LinkName>,
+    /// Whether published ports were withheld from sockets that name none.
+    pub withheld: bool,
 }
 
 /// Detaches every program, deletes every link and map of ours, and gives the host its forwarding back. What is gone
@@ -46,6 +48,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
     let encryption = xfrm::remove_everything()?;
     let accepts = Firewall::new(Mode::Aware, mark).remove_accepts()?;
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
+    let withheld = Withheld::open(state_dir)?.give_back()?;
     let names = links.names().await?;
     let mut filters = BTreeSet::new();
     for filter in links.filters().await?.iter().filter(|filter| !filter.shared) {
@@ -65,7 +68,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
         }
     }
     let pins = pins.remove_everything()?;
-    Ok(Report { pins, filters, namespaces, links: deleted, encryption, forwarding, accepts })
+    Ok(Report { pins, filters, namespaces, links: deleted, encryption, forwarding, withheld, accepts })
 }
 
 #[cfg(test)]

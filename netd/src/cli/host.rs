@@ -68,7 +68,7 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
 
 /// Takes everything of netd's away from the host; what it was, a line each.
 pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], mark: u32) -> Result<Vec<String>> {
-    let Report { pins, filters, namespaces, links, encryption, forwarding, accepts } =
+    let Report { pins, filters, namespaces, links, encryption, forwarding, withheld, accepts } =
         uninstall(bpf_dir, state_dir, sandboxes, mark).await?;
     let pins = pins.iter().map(|pin| format!("removed {}", pin.display()));
     let filters = filters.iter().map(|link| format!("removed the filters of netd on {link}"));
@@ -76,8 +76,17 @@ pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
     let links = links.iter().map(|link| format!("deleted {link}"));
     let forwarding = forwarding.iter().map(|link| format!("gave {link} its forwarding back"));
     let accepts = accepts.iter().map(|table| format!("removed netd's accept from {}", table.command()));
+    let withheld = withheld.then(|| "took published ports out of net.ipv4.ip_local_reserved_ports".to_owned());
     let encryption = Some(encryption).filter(|count| *count > 0);
     let encryption =
         encryption.map(|count| format!("removed {count} security associations and policies of encryption"));
-    Ok(accepts.chain(pins).chain(filters).chain(namespaces).chain(links).chain(encryption).chain(forwarding).collect())
+    Ok(accepts
+        .chain(pins)
+        .chain(filters)
+        .chain(namespaces)
+        .chain(links)
+        .chain(encryption)
+        .chain(forwarding)
+        .chain(withheld)
+        .collect())
 }

@@ -115,8 +115,6 @@ fn is_another_engines(
 pub struct Sysctls {
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
-    /// `net.ipv4.ip_local_reserved_ports`, in the kernel's order: apart from one another.
-    pub reserved: BTreeSet<PortRange>,
     /// Seconds by [`Timeout`]: nf_conntrack's where it is there, else its defaults.
     pub timeouts: [u32; Timeout::COUNT],
 }
@@ -125,14 +123,13 @@ impl Sysctls {
     /// Reads them.
     pub fn read() -> Self {
         let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-        let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         let mut timeouts = [0; Timeout::COUNT];
         for (timeout, sysctl, default) in TIMEOUTS {
             let path = format!("/proc/sys/net/netfilter/nf_conntrack_{sysctl}");
             let seconds = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
             timeouts[timeout as usize] = seconds.unwrap_or(default);
         }
-        Self { ephemeral: parse_range(&range), reserved: parse_ranges(&reserved), timeouts }
+        Self { ephemeral: parse_range(&range), timeouts }
     }
 }
 
@@ -152,15 +149,6 @@ const TIMEOUTS: [(Timeout, &str, u32); Timeout::COUNT] = [
 fn parse_range(text: &str) -> Option<PortRange> {
     let mut ports = text.split_ascii_whitespace().map_while(|port| port.parse().ok());
     Some(PortRange { first: ports.next()?, last: ports.next()? })
-}
-
-/// Ranges as the kernel prints a bitmap: `8080,9000-9010`.
-fn parse_ranges(text: &str) -> BTreeSet<PortRange> {
-    let ranges = text.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(PortRange { first: first.parse().ok()?, last: last.parse().ok()? })
-    });
-    ranges.collect()
 }
 
 /// The one that the host itself uses by the device's default route, then the others in the kernel's order, by age; those last
@@ -251,13 +239,6 @@ mod tests {
     fn a_port_range_is_read_as_the_kernel_prints_it() {
         assert_eq!(parse_range("32768\t60999\n"), Some(PortRange { first: 32768, last: 60999 }));
         assert_eq!(parse_range(""), None);
-    }
-
-    #[test]
-    fn reserved_ports_are_read_as_the_kernel_prints_them() {
-        let wanted = [PortRange { first: 8080, last: 8080 }, PortRange { first: 9000, last: 9010 }];
-        assert_eq!(parse_ranges("8080,9000-9010\n"), wanted.into());
-        assert_eq!(parse_ranges("\n"), BTreeSet::new());
     }
 
     #[test]

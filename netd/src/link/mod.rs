@@ -28,6 +28,7 @@ mod veth;
 mod watch;
 mod ways;
 mod wireguard;
+mod withheld;
 pub mod xfrm;
 
 use std::{
@@ -48,6 +49,7 @@ use rtnetlink::{
 
 pub use self::{
     facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, probe::ask as probe, uses::resolvers,
+    withheld::Withheld,
 };
 use self::{
     inside::{Found, Insides},

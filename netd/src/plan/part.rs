@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Choices, add_endpoint, publish, there};
+use super::{Choices, add_endpoint, publish, there, withheld};
 use crate::{
     model::{self, Endpoint, Model, Name, Network},
     reconcile::{HostFacts, State},
@@ -62,9 +62,9 @@ fn stands_alone(model: &Model, endpoint: &Endpoint, configured: &[IpNet]) -> boo
         && endpoint.publications.iter().all(|publication| publication.host_ip.is_unspecified() && !publication.mesh)
 }
 
-/// What should exist of these endpoints.
+/// What should exist of these endpoints. The ports that are withheld are those of all: they cost little to list.
 pub fn part(model: &Model, facts: &HostFacts, choices: &Choices, names: &BTreeSet<Name>) -> State {
-    let mut state = State::default();
+    let mut state = State { withheld: withheld(model, facts), ..State::default() };
     for endpoint in names.iter().filter_map(|name| model.endpoints.get(name)) {
         if let Some(sandbox) = there(endpoint, facts) {
             add_endpoint(&mut state, model, endpoint, &sandbox);
@@ -94,6 +94,7 @@ pub fn exchange(whole: &mut State, before: &State, after: State) {
     for key in before.publications.keys() {
         whole.publications.remove(key);
     }
+    whole.withheld = after.withheld;
     whole.veths.extend(after.veths);
     whole.hooks.extend(after.hooks);
     whole.resolvers.extend(after.resolvers);

@@ -1,16 +1,20 @@
 //! What is published: a range is one entry, at the address where clients knock.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{Publication, PublicationKey, SourceKey},
+    tables::{PortRange, Publication, PublicationKey, SourceKey},
     tuple::{Address, ICMP, ICMPV6, Port, SCTP, TCP, UDP, Zone},
 };
 
+use super::{EPHEMERAL, there};
 use crate::{
     model::{self, Endpoint, GatewayMode, Model, Network, PortPublication, Subnet},
-    reconcile::{Family, State},
+    reconcile::{Family, HostFacts, State},
 };
 
 /// Opens the ports of an endpoint, to those whom the port, the network or the configuration lets in.
@@ -61,6 +65,44 @@ pub fn somewhere<'a>(
             (PublicationKey::of(any, protocol, &to).somewhere(), to)
         })
     })
+}
+
+/// What is published of the host's ephemeral range, which the kernel is to give to no socket that names no port: answers to it would
+/// be the container's. Nothing, where too little would be left for such sockets.
+pub fn withheld(model: &Model, facts: &HostFacts) -> BTreeSet<PortRange> {
+    let ports = published_ephemeral(model, facts);
+    if leaves_enough(&ports, facts) { ports.into_iter().collect() } else { BTreeSet::new() }
+}
+
+/// Whether nothing is withheld because too much would be.
+pub fn crowds(model: &Model, facts: &HostFacts) -> bool {
+    !leaves_enough(&published_ephemeral(model, facts), facts)
+}
+
+/// What of the ephemeral range is published at the host's addresses, as ranges apart from one another.
+fn published_ephemeral(model: &Model, facts: &HostFacts) -> Vec<PortRange> {
+    let PortRange { first: lowest, last: highest } = facts.ephemeral.unwrap_or(EPHEMERAL);
+    let endpoints = model.endpoints.values().filter(|endpoint| !endpoint.publications.is_empty());
+    let endpoints = endpoints.filter(|endpoint| there(endpoint, facts).is_some());
+    let ports = endpoints.flat_map(|endpoint| endpoint.publications.iter().filter(|one| !one.direct));
+    let inside = ports.filter_map(|port| {
+        let (first, last) = port.host_ports().into_inner();
+        let (first, last) = (first.max(lowest), last.min(highest));
+        (first <= last).then_some((first, last))
+    });
+    joined(inside.collect()).into_iter().map(|(first, last)| PortRange { first, last }).collect()
+}
+
+/// Whether an eighth of the ephemeral range is left when these are withheld, beside what the operator has reserved.
+fn leaves_enough(ports: &[PortRange], facts: &HostFacts) -> bool {
+    if ports.is_empty() {
+        return true;
+    }
+    let range = facts.ephemeral.unwrap_or(EPHEMERAL);
+    let theirs = facts.reserved.iter().map(|one| (one.first.max(range.first), one.last.min(range.last)));
+    let taken = ports.iter().map(|one| (one.first, one.last)).chain(theirs.filter(|(first, last)| first <= last));
+    let taken: u32 = joined(taken.collect()).iter().map(|(first, last)| u32::from(last - first) + 1).sum();
+    range.len().saturating_sub(taken) * 8 >= range.len()
 }
 
 /// The fewest ranges that have the ports of these.

@@ -122,6 +122,36 @@ fn ranges_of_single_addresses_are_one_entry_each_and_what_they_take_together_is_
 }
 
 #[test]
+fn published_ports_that_the_kernel_would_give_are_withheld_while_an_eighth_of_them_is_left() {
+    let mut model = two_networks_and_an_endpoint();
+    let name = model.endpoints.keys().next().unwrap().clone();
+    let port = model.endpoint(&name).unwrap().publications[0].clone();
+    let range = |first, last| PortRange { first, last };
+    let facts = |reserved: &[PortRange]| HostFacts {
+        ephemeral: Some(range(41_000, 41_015)),
+        reserved: reserved.iter().copied().collect(),
+        ..facts(true)
+    };
+    let mut withheld = |ports: &[(u16, u16)], reserved: &[PortRange]| {
+        let published = ports.iter().map(|(host_port, count)| model::PortPublication {
+            host_port: *host_port,
+            count: *count,
+            ..port.clone()
+        });
+        model.endpoint_mut(&name).unwrap().publications = published.collect();
+        let facts = facts(reserved);
+        let warns = warnings(&model, &facts).iter().any(|warning| warning.contains("ip_local_port_range"));
+        (plan(&model, &facts, &choices()).withheld.into_iter().collect::<Vec<_>>(), warns)
+    };
+
+    assert_eq!(withheld(&[(8080, 1)], &[]), (vec![], false), "the kernel never gives it");
+    let both = vec![range(41_000, 41_003), range(41_010, 41_010)];
+    assert_eq!(withheld(&[(40_990, 14), (41_010, 1), (8080, 1)], &[]), (both, false));
+    assert_eq!(withheld(&[(41_000, 14)], &[range(41_000, 41_005)]), (vec![range(41_000, 41_013)], false));
+    assert_eq!(withheld(&[(41_000, 14)], &[range(41_015, 50_000)]), (vec![], true));
+}
+
+#[test]
 fn both_families_of_a_network_are_planned_alike() {
     let model = a_network_of_both_families_and_an_endpoint("fd00:1::/64");
     let state = plan(&model, &facts(true), &choices());

@@ -66,6 +66,8 @@ pub enum Step {
     RemoveAccept(Xtables),
     /// Writes the settings table.
     PutSettings(Settings),
+    /// Has the kernel give these published ports, and no others, to no socket that names none.
+    Withhold(BTreeSet<PortRange>),
     /// Writes the table of reserved ports.
     PutReserved(BTreeSet<PortRange>),
     /// Makes a bridge, with its address, up.
@@ -241,6 +243,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
         desired.accepts.difference(&observed.accepts).map(|table| Step::Accept(*table)).collect();
     steps.extend(observed.accepts.difference(&desired.accepts).map(|table| Step::RemoveAccept(*table)));
     steps.extend(desired.settings.filter(|wanted| observed.settings != Some(*wanted)).map(Step::PutSettings));
+    if desired.withheld != observed.withheld {
+        steps.push(Step::Withhold(desired.withheld.clone()));
+    }
     if desired.reserved != observed.reserved {
         steps.push(Step::PutReserved(desired.reserved.clone()));
     }
@@ -340,6 +345,8 @@ impl fmt::Display for Step {
             }
             Self::RemoveAccept(table) => write!(f, "take netd's accept out of FORWARD of {}", table.command()),
             Self::PutSettings(_) => write!(f, "write the settings"),
+            Self::Withhold(ports) if ports.is_empty() => write!(f, "leave every port to sockets that name none"),
+            Self::Withhold(_) => write!(f, "keep published ports from sockets that name none"),
             Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
             Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),

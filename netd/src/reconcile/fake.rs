@@ -100,6 +100,7 @@ impl FakeKernel {
             Step::Accept(table) => drop(state.accepts.insert(table)),
             Step::RemoveAccept(table) => drop(state.accepts.remove(&table)),
             Step::PutSettings(settings) => state.settings = Some(settings),
+            Step::Withhold(ports) => state.withheld = ports,
             Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
                 state.bridges.insert(link, bridge);

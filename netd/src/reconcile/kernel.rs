@@ -39,7 +39,7 @@ pub struct HostFacts {
     pub firewall: FirewallFacts,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: Option<PortRange>,
-    /// `net.ipv4.ip_local_reserved_ports`.
+    /// What the operator has in `net.ipv4.ip_local_reserved_ports`, as ranges apart from one another.
     pub reserved: BTreeSet<PortRange>,
     /// Seconds by [`Timeout`], from nf_conntrack's sysctls where they are present, else its defaults.
     pub timeouts: [u32; Timeout::COUNT],

@@ -166,6 +166,8 @@ pub struct State {
     pub settings: Option<Settings>,
     /// The table of reserved ports, as ranges apart from one another.
     pub reserved: BTreeSet<PortRange>,
+    /// Published ports in `net.ipv4.ip_local_reserved_ports`, the same way: no socket that names no port is given one of them.
+    pub withheld: BTreeSet<PortRange>,
 }
 
 /// What there is of the resolver in a container's namespace.

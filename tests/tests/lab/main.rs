@@ -47,3 +47,4 @@ mod town;
 mod tunnels;
 mod uninstall;
 mod wireguard;
+mod withheld;

@@ -33,6 +33,31 @@ fn devices_with_an_address_that_are_not_ours_are_uplinks_and_their_routes_are_to
 }
 
 #[test]
+fn published_ports_are_put_beside_the_operators_however_many_and_are_not_taken_for_them() {
+    on_a_host_of_its_own(async |directory| {
+        let sysctl = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        let one = |port| PortRange { first: port, last: port };
+        let theirs: BTreeSet<_> = (0..40).map(|n| one(5000 + 2 * n)).collect();
+        let text: Vec<_> = theirs.iter().map(|range| range.first.to_string()).collect();
+        std::fs::write(sysctl, text.join(",")).unwrap();
+        let mut withheld = Withheld::open(&directory).unwrap();
+        assert_eq!(withheld.theirs().unwrap(), theirs, "more than one read of a text comes to");
+
+        let ours: BTreeSet<_> = (0..10_000).map(|n| one(33_001 + 2 * n)).collect();
+        withheld.put(&ours).unwrap();
+        assert_eq!(withheld.observed().unwrap(), ours);
+        drop(withheld);
+
+        let withheld = Withheld::open(&directory).unwrap();
+        assert_eq!((withheld.observed().unwrap(), withheld.theirs().unwrap()), (ours, theirs.clone()));
+        assert!(withheld.give_back().unwrap());
+        let withheld = Withheld::open(&directory).unwrap();
+        assert_eq!((withheld.observed().unwrap(), withheld.theirs().unwrap()), (BTreeSet::new(), theirs));
+        assert!(!withheld.give_back().unwrap(), "there is nothing left");
+    });
+}
+
+#[test]
 fn what_rules_and_routes_of_any_table_name_is_told() {
     on_a_host_of_its_own(async |directory| {
         let links = Links::open().unwrap();

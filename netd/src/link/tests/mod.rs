@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use netd_common::tuple::Mac;
+use netd_common::{tables::PortRange, tuple::Mac};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;

@@ -17,8 +17,8 @@ use crate::{
 
 /// Networks of every kind that a part must tell apart: plain, internal, of both families, kept apart, unprotected, with sources.
 const NETWORKS: [&str; 6] = ["front", "back", "dual", "apart", "open", "limited"];
-const PORTS: [&str; 6] =
-    ["8080:80", "8081:81/udp", "192.0.2.1:8082:80", "9000-9009:9000-9009", "8083:80,from=10.0.0.0/8", "80"];
+const PORTS: [&str; 7] =
+    ["8080:80", "8081:81/udp", "192.0.2.1:8082:80", "9000-9009:9000-9009", "8083:80,from=10.0.0.0/8", "80", "41000:80"];
 
 #[derive(Clone, Debug)]
 enum Change {
