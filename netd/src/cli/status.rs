@@ -51,7 +51,8 @@ fn print(status: &StatusView) {
     }
     out::line("");
     let rows: Vec<_> = status.programs.iter().map(row).collect();
-    let titles = ["PROGRAM", "VERIFIED", "PASSED", "TO PEER", "TO NEIGHBOUR", "TO DEVICE", "DROPPED", "DEVICES"];
+    let counted = ["PASSED", "TO PEER", "TO NEIGHBOUR", "TO TUNNEL", "TO DEVICE", "DROPPED"];
+    let titles = [&["PROGRAM", "VERIFIED"][..], &counted, &["DEVICES"]].concat();
     table::print(&titles, &rows);
     for warning in &status.warnings {
         out::line(format_args!("warning: {warning}"));
@@ -132,6 +133,7 @@ fn row(view: &ProgramView) -> Vec<String> {
         view.passed.to_string(),
         view.to_peer.to_string(),
         view.to_neighbour.to_string(),
+        view.to_tunnel.to_string(),
         view.to_device.to_string(),
         or_dash(dropped.join(" ")),
         or_dash(view.program.devices.join(",")),
