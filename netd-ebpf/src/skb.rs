@@ -20,7 +20,7 @@ use netd_common::{
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
     parse::Noted,
-    tables::{Scratch, Tables, TunnelKey},
+    tables::{OUTER_TTL, Scratch, Tables, TunnelKey},
     tuple::Address,
     verdict::{Action, DropReason, Packed},
 };
@@ -39,8 +39,6 @@ const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 /// Bytes of a tunnel's key without the local address: the kernel's routing picks one (and kernels before 6.0 know none).
 const TUNNEL_KEY: u32 = offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
-/// Hops of what is wrapped.
-const OUTER_TTL: u8 = 64;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 

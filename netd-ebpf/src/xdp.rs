@@ -1,45 +1,90 @@
-//! A frame in the driver's buffer as a [`Frame`], and the maps that are looked up for it.
+//! A frame in the driver's buffer as a [`Frame`], and what the driver is told of it.
 
 use core::hint::black_box;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::bpf_xdp_adjust_head,
     programs::XdpContext,
 };
 use netd_common::{
-    prefilter::{self, Frame},
+    frame::{self, Frame},
     tables::Hook,
     verdict::Action,
 };
 
-use crate::maps;
+use crate::{
+    bytes::{load, store},
+    maps,
+};
 
 /// Between the first byte and the one after the last.
-struct Buffer {
+struct Buffer<'a> {
+    context: &'a XdpContext,
     data: usize,
     end: usize,
 }
 
-impl Frame for Buffer {
+impl<'a> Buffer<'a> {
     #[inline(always)]
-    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+    fn of(context: &'a XdpContext) -> Self {
+        Self { context, data: context.data(), end: context.data_end() }
+    }
+
+    /// Where the `length` bytes at `at` begin, if they are inside the frame.
+    #[inline(always)]
+    fn within(&self, at: usize, length: usize) -> Option<usize> {
         // The very register that is checked must be the one that is used.
         let start = black_box(self.data + at);
-        if start + N > self.end {
-            return None;
-        }
-        // SAFETY: the bytes are inside the frame, and an array of bytes has no alignment.
-        Some(unsafe { (start as *const [u8; N]).read() })
+        if start + length > self.end { None } else { Some(start) }
     }
 }
 
-/// Drops the frame, or hands it on.
+impl Frame for Buffer<'_> {
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.end - self.data
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let start = self.within(at, N)?;
+        // SAFETY: the bytes are inside the frame.
+        Some(unsafe { load(start) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+        let start = self.within(at, N)?;
+        // SAFETY: the bytes are inside the frame, which XDP may write.
+        unsafe { store(start, bytes) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn prepend(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: the context in hand. A refusal (no room, a driver without room) changes nothing.
+        let result = unsafe { bpf_xdp_adjust_head(self.context.ctx, -(bytes as i32)) };
+        *self = Self::of(self.context);
+        (result == 0).then_some(())
+    }
+}
+
+/// Drops the frame, sends it back by its device, or hands it on.
 #[inline(always)]
 pub fn run(context: &XdpContext) -> u32 {
     let hook = Hook::UplinkXdp;
     let (Some(scratch), Some(counters)) = (maps::scratch(hook as u32), maps::counters(hook)) else { return XDP_PASS };
-    let frame = Buffer { data: context.data(), end: context.data_end() };
-    let verdict = prefilter::judge(&frame, &maps::Early::new(context), scratch);
+    let verdict = frame::meet(&mut Buffer::of(context), &maps::Early::new(context), scratch);
     counters.count(verdict);
-    if verdict.action() == Action::Drop { XDP_DROP } else { XDP_PASS }
+    match verdict.action() {
+        Action::Drop => XDP_DROP,
+        Action::Tunnel(_) => XDP_TX,
+        _ => XDP_PASS,
+    }
 }

@@ -371,9 +371,11 @@ impl Kernel for Host {
         let addresses = self.links.host_addresses().await?;
         let [nodes, peers] = &self.vteps;
         let ways = Ways { nodes: self.links.ways(nodes).await?, peers: self.links.ways(peers).await? };
-        let early = uplinks.keys().filter(|link| self.dataplane.meets_frames(link)).cloned().collect();
+        let early: BTreeSet<_> = uplinks.keys().filter(|link| self.dataplane.meets_frames(link)).cloned().collect();
+        let sends_back = early.iter().filter(|link| self.dataplane.sends_frames_back(link)).cloned().collect();
         Ok(HostFacts {
             early,
+            sends_back,
             ways,
             uplinks,
             uses,

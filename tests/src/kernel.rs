@@ -12,13 +12,14 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use netd_common::{
     evict::{CollectOrder, Evict},
+    frame::OUTER,
     tables::{
-        AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, Publication, PublicationKey,
-        Settings, SourceKey, names,
+        AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, MeshEnd, Publication,
+        PublicationKey, Segment, Settings, SourceKey, names,
     },
     tuple::{Address, Tuple},
 };
@@ -30,8 +31,12 @@ use crate::{
 
 /// The program that is attached nowhere.
 const COLLECT: &str = "collect";
-/// What an XDP program returns to drop a frame (linux/bpf.h).
-const XDP_DROP: u32 = 1;
+/// What an XDP program returns (linux/bpf.h) to drop a frame.
+pub const XDP_DROP: u32 = 1;
+/// To hand it on.
+pub const XDP_PASS: u32 = 2;
+/// To send it back by its device.
+pub const XDP_TX: u32 = 3;
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -123,8 +128,19 @@ impl Kernel {
         for address in &world.addresses {
             addresses.insert(Wire(*address), 1, 0).unwrap();
         }
+        let mut segments = HashMap::<_, u32, Wire<Segment>>::try_from(ebpf.map_mut(names::SEGMENTS).unwrap()).unwrap();
+        for (vni, segment) in &world.segments {
+            segments.insert(vni, Wire(*segment), 0).unwrap();
+        }
+        let mut mesh =
+            HashMap::<_, Wire<EndpointKey>, Wire<MeshEnd>>::try_from(ebpf.map_mut(names::MESH).unwrap()).unwrap();
+        for (key, end) in &world.mesh {
+            mesh.insert(Wire(*key), Wire(*end), 0).unwrap();
+        }
         let early: &mut Xdp = ebpf.program_mut(Hook::UplinkXdp.name()).unwrap().try_into().unwrap();
         early.load().expect("the verifier accepts the program");
+        // A test run takes a device that has a program in its driver.
+        early.attach("uplink", XdpMode::Driver).expect("a veth pair runs it");
         for name in Hook::OF_PACKETS.into_iter().map(Hook::name).chain([COLLECT]) {
             program(&mut ebpf, name).load().expect("the verifier accepts the program");
             let instructions = program(&mut ebpf, name).info().unwrap().verified_instruction_count();
@@ -151,11 +167,28 @@ impl Kernel {
         (result.return_value as i32, out)
     }
 
-    /// Whether the program in an uplink's driver drops a frame.
-    pub fn drops_early(&mut self, bytes: &[u8]) -> bool {
-        let early: &mut Xdp = self.ebpf.program_mut(Hook::UplinkXdp.name()).unwrap().try_into().unwrap();
-        let options = TestRunOptions { data_in: Some(bytes), ..Default::default() };
-        early.test_run(options).expect("the program runs").return_value == XDP_DROP
+    /// What the program in the driver of an uplink returned for a frame that it receives, and what became of the bytes.
+    pub fn run_early(&mut self, device: u32, bytes: &[u8]) -> (u32, Vec<u8>) {
+        let mut out = vec![0; bytes.len() + OUTER];
+        // `struct xdp_md` of linux/bpf.h: where the frame begins and ends, what is before it, its device, its queue, the way out.
+        let words = [0, bytes.len() as u32, 0, device, 0, 0];
+        let context: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let options = TestRunOptions {
+            data_in: Some(bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..Default::default()
+        };
+        let result = self.early().test_run(options).unwrap_or_else(|e| panic!("test run: {e}: {bytes:02x?}"));
+        out.truncate(result.data_size_out as usize);
+        let (runs, took) = self.times.entry((Hook::UplinkXdp, result.return_value as i32)).or_default();
+        *runs += 1;
+        *took += result.duration;
+        (result.return_value, out)
+    }
+
+    fn early(&mut self) -> &mut Xdp {
+        self.ebpf.program_mut(Hook::UplinkXdp.name()).expect("the object has it").try_into().expect("it is for frames")
     }
 
     /// How long a hook takes for a packet at a device, by the kernel's own clock.
@@ -233,6 +266,23 @@ fn context(frame: &Frame) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
+/// The monotonic clock, not within a quarter of a second before a tick: the kernel's next packet falls into the same.
+///
+/// # Panics
+/// When there is no such clock.
+pub fn far_from_the_next_tick() -> u64 {
+    const MARGIN: u64 = 250_000_000;
+    loop {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+        let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+        let left = Instant::TICK_NS - now % Instant::TICK_NS;
+        if left > MARGIN {
+            return now;
+        }
+        std::thread::sleep(Duration::from_nanos(left));
+    }
+}
+
 /// Runs in a network namespace of its own with the scene's devices in it, which goes with the thread.
 pub fn in_the_scene(story: impl FnOnce() + Send) {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `sudo cargo xtask test`");
@@ -243,6 +293,8 @@ pub fn in_the_scene(story: impl FnOnce() + Send) {
                 let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2");
                 assert!(status.success(), "ip {line}");
             }
+            // Nothing comes of itself to the programs that are attached.
+            std::fs::write("/proc/sys/net/ipv6/conf/beyond/disable_ipv6", "1").expect("a silent neighbour");
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("forwarding");
             story();

@@ -6,12 +6,12 @@ use netd_common::{
     dns,
     packet::ETH,
     parse::tcp_flags,
-    tables::{Firewall, Hook, Instant},
+    tables::{Firewall, Hook},
     tuple::{Address, Port, TCP, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
-    kernel::{Kernel, in_the_scene},
+    kernel::{Kernel, XDP_DROP, XDP_PASS, far_from_the_next_tick, in_the_scene},
     neighbours::{self, Discovery},
     packets::{self, Build, checksums_hold, ping, pong, tcp, udp},
     scene::{self, A, B, C, D, E, F, G, H, UPLINK},
@@ -67,8 +67,11 @@ fn packets_are_equal(v6: bool, firewall: Firewall) {
             let (hook, frame) = packet(&mut random, &world, v6);
             world.clock.set(far_from_the_next_tick());
             if hook == Hook::FromUplink {
-                let early = world.run_early(&frame.bytes);
-                assert_eq!(kernel.drops_early(&frame.bytes), early != Verdict::Pass, "packet {i}: {frame:02x?}");
+                let mut in_world = frame.bytes.clone();
+                let early = world.run_early(frame.device, &mut in_world);
+                let returned = if early == Verdict::Pass { XDP_PASS } else { XDP_DROP };
+                let in_kernel = kernel.run_early(frame.device, &frame.bytes);
+                assert_eq!(in_kernel, (returned, in_world), "packet {i}: {early:?} {frame:02x?}");
                 *seen.entry(format!("{:?} {early:?}", Hook::UplinkXdp)).or_default() += 1;
             }
             let mut in_world = frame.clone();
@@ -139,20 +142,6 @@ fn connected(v6: bool, (own, to): (End, End)) -> (std::net::UdpSocket, Tuple) {
     let (src, dst) = (of(to.0), of(own.0));
     let (src_port, dst_port) = (Port::new(to.1), Port::new(own.1));
     (socket, Tuple { src, dst, src_port, dst_port, protocol: UDP, echo: echo::NONE, zone: Zone::HOST })
-}
-
-/// The monotonic clock, not within a quarter of a second before a tick: the kernel's next packet falls into the same.
-fn far_from_the_next_tick() -> u64 {
-    const MARGIN: u64 = 250_000_000;
-    loop {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
-        let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-        let left = Instant::TICK_NS - now % Instant::TICK_NS;
-        if left > MARGIN {
-            return now;
-        }
-        std::thread::sleep(std::time::Duration::from_nanos(left));
-    }
 }
 
 /// Plays the packet to a world whose uplink is of layer 3: without its Ethernet header, where an uplink would have sent or received

@@ -39,7 +39,7 @@ pub fn run<P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &T, s: &mut Scratch) 
         Hook::DnsLo => dns_lo(p, t, s),
         Hook::FromOverlay => overlay::enter(p, t, s),
         Hook::FromHost => from_host(p, t, s),
-        // What meets frames is `prefilter`.
+        // What meets frames is `frame`.
         Hook::UplinkXdp => Ok(PASS),
     });
     let is_ours = match hook {

@@ -19,8 +19,8 @@ pub use allowance::AllowanceKey;
 pub use flow::{Flow, Fragment, FragmentKey, NextHop, Orphans, Via};
 pub use hook::{Counters, Hook, Quote, Scratch, Search};
 pub use overlay::{
-    DECRYPTED, MeshEnd, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey, VtepKey,
-    overhead, segment_flags,
+    DECRYPTED, MeshEnd, OUTER_TTL, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey,
+    VtepKey, overhead, segment_flags,
 };
 pub use places::{DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, device_flags};
 pub use publications::{Publication, PublicationKey, Publications};

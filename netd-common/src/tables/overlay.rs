@@ -8,12 +8,15 @@ use crate::tuple::{Address, Mac, Zone};
 /// The most peers that a segment made by hand floods to.
 pub const PEERS_MAX: u32 = 64;
 
+/// Hops of what goes between hosts.
+pub const OUTER_TTL: u8 = 64;
+
 /// Flags of a [`Segment`].
 pub mod segment_flags {
     /// Made by hand: link-layer addresses are learned from its peers, and what is for nobody known goes to all of them.
-    pub const LEARNS: u32 = 1;
+    pub const LEARNS: u16 = 1;
     /// Between hosts it goes encrypted (IPsec ESP), by a UDP port of its own.
-    pub const ENCRYPTED: u32 = 2;
+    pub const ENCRYPTED: u16 = 2;
 }
 
 /// The bit that the kernel sets in the mark of a packet that it has decrypted by a security association of ours
@@ -33,7 +36,9 @@ pub struct Segment {
     /// How many peers it floods to.
     pub peers: u32,
     /// Of [`segment_flags`].
-    pub flags: u32,
+    pub flags: u16,
+    /// UDP port of the VXLAN device, here and on other hosts; 0 where no daemon has said it.
+    pub port: u16,
     /// The network.
     pub zone: Zone,
     /// The link-layer address of the network's gateway, the same on every host.
@@ -47,7 +52,7 @@ pub struct Segment {
 impl Segment {
     /// Whether it has this flag.
     #[inline(always)]
-    pub const fn has(&self, flag: u32) -> bool {
+    pub const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 

@@ -83,7 +83,8 @@ pub struct Device {
     /// The container's own IPv4 address, the address an uplink masquerades as, or the one that a bridge's network leaves as
     /// whatever the uplink; zero where it has none.
     pub ipv4: [u8; 4],
-    /// The IPv4 address of the network's gateway.
+    /// The IPv4 address of the network's gateway; on an uplink whose driver passes frames of the mesh on, that as which the host is
+    /// known to others (its VTEP), else zero.
     pub gateway_ipv4: [u8; 4],
     /// The same as `ipv4` for IPv6.
     pub ipv6: [u8; 16],
@@ -131,6 +132,13 @@ impl Device {
     #[inline(always)]
     pub fn gateway(&self, like: Address) -> Address {
         if like.is_v4() { Address::v4(self.gateway_ipv4) } else { Address::v6(self.gateway_ipv6) }
+    }
+
+    /// Of an uplink: as whom its driver passes frames of the mesh on to other hosts; `None` where it does not.
+    #[inline(always)]
+    pub fn tunnels_as(&self) -> Option<Address> {
+        let passes_on = self.is(DeviceKind::Uplink) && self.gateway_ipv4 != [0; 4];
+        passes_on.then_some(Address::v4(self.gateway_ipv4))
     }
 }
 

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     tables::{NextHop, Route, fib},
-    tuple::{Address, Port, TCP, Tuple, UDP},
+    tuple::{Address, Mac, Port, TCP, Tuple, UDP},
 };
 
 const AF_INET: u8 = 2;
@@ -181,10 +181,10 @@ pub fn route(skb: *mut __sk_buff, input: u32, mark: u32, tuple: &Tuple, next: &m
     let [a, b, c, d] = mark.to_ne_bytes();
     question.smac = [a, b, c, d, 0, 0];
     let with_mark = if mark == 0 { 0 } else { BPF_FIB_LOOKUP_MARK };
-    let mut result = ask(skb, question, BPF_FIB_LOOKUP_SKIP_NEIGH | with_mark);
+    let mut result = ask(skb.cast(), question, BPF_FIB_LOOKUP_SKIP_NEIGH | with_mark);
     if result == EINVAL && mark == 0 {
         // Kernels before 6.3 do not know the flag.
-        result = ask(skb, question, 0);
+        result = ask(skb.cast(), question, 0);
     }
     let route = Route::of_fib(result);
     if route == Route::Forward {
@@ -195,10 +195,25 @@ pub fn route(skb: *mut __sk_buff, input: u32, mark: u32, tuple: &Tuple, next: &m
     route
 }
 
+/// Asks it for the way back of a frame, and the kernel for the neighbour there. Not inlined, as [`route`].
+#[inline(never)]
+pub fn find_way_back(context: *mut c_void, device: u32, tuple: &Tuple, length: u32, next: &mut NextHop) -> bool {
+    let mut words = [0_u64; FIB_WORDS];
+    // SAFETY: as in `route`.
+    let question = unsafe { &mut *words.as_mut_ptr().cast::<FibLookup>() };
+    put(question, device, tuple);
+    question.__bindgen_anon_1.tot_len = length as u16;
+    if ask(context, question, 0) != fib::SUCCESS || question.ifindex != device {
+        return false;
+    }
+    *next = NextHop::peer(device, 0, Mac(question.dmac), Mac(question.smac));
+    true
+}
+
 #[inline(always)]
-fn ask(skb: *mut __sk_buff, question: &mut FibLookup, flags: u32) -> i64 {
+fn ask(context: *mut c_void, question: &mut FibLookup, flags: u32) -> i64 {
     // SAFETY: the context in hand, and parameters that live through the call with their size told.
-    unsafe { bpf_fib_lookup(skb.cast(), question, size_of::<FibLookup>() as i32, flags) }
+    unsafe { bpf_fib_lookup(context, question, size_of::<FibLookup>() as i32, flags) }
 }
 
 /// Puts the question to the kernel's routing. A length of one byte asks for the route's MTU and never exceeds it.

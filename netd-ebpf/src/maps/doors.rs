@@ -2,17 +2,20 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::bpf_sock_addr, programs::XdpContext};
+use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_prandom_u32, programs::XdpContext};
 use netd_common::{
-    prefilter, sock,
-    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, Publications, SourceKey},
+    frame, sock,
+    tables::{
+        Device, Dialled, DialledKey, EndpointKey, Flow, Instant, MeshEnd, NextHop, Publication, PublicationKey,
+        Publications, Segment, Settings, SourceKey,
+    },
     tuple::{Address, Port, Tuple},
 };
 
 use super::{
     DIALLED, FLOWS, HOST_ADDRESSES, MESH,
-    ask::{has_connected, has_server},
-    is_source, published,
+    ask::{find_way_back, has_connected, has_server},
+    device, flow_into, is_source, mesh_end, now, published, segment, settings,
 };
 
 /// Those that a call of a socket sees.
@@ -89,7 +92,48 @@ impl Publications for Early {
     }
 }
 
-impl prefilter::Tables for Early {
+impl frame::Tables for Early {
+    #[inline(always)]
+    fn now(&self) -> Instant {
+        now()
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        settings()
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        device(ifindex)
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        flow_into(key, flow)
+    }
+
+    #[inline(always)]
+    fn segment(&self, vni: u32) -> Option<&Segment> {
+        segment(vni)
+    }
+
+    #[inline(always)]
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        mesh_end(key)
+    }
+
+    #[inline(always)]
+    fn find_way_back(&self, device: u32, tuple: &Tuple, length: u32, next: &mut NextHop) -> bool {
+        find_way_back(self.context, device, tuple, length, next)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
     #[inline(always)]
     fn is_source(&self, key: &SourceKey) -> bool {
         is_source(key)

@@ -10,6 +10,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
 };
@@ -119,6 +120,48 @@ pub fn orders_scratch(which: u32) -> Option<&'static mut Scratch> {
 pub fn counters(hook: Hook) -> Option<&'static mut Counters> {
     // SAFETY: as for the scratch; the daemon only reads.
     COUNTERS.get_ptr_mut(hook as u32).map(|c| unsafe { &mut *c })
+}
+
+#[inline(always)]
+fn device(ifindex: u32) -> Option<&'static Device> {
+    let near = DEVICES.get(Device::slot(ifindex))?;
+    if near.ifindex == ifindex {
+        return Some(near);
+    }
+    // SAFETY: records are replaced by the daemon as a whole; a reader may see parts of two of one device.
+    unsafe { DEVICES_FAR.get(ifindex) }
+}
+
+#[inline(always)]
+fn settings() -> Option<&'static Settings> {
+    let settings = SETTINGS.get(0)?;
+    (settings.secret != [0, 0]).then_some(settings)
+}
+
+#[inline(always)]
+fn flow_into(key: &Tuple, into: &mut Flow) -> bool {
+    let Some(found) = FLOWS.get_ptr(key) else { return false };
+    // SAFETY: the element stays mapped through the program run; `check` tells if it became another's meanwhile.
+    unsafe { flow::copy(found.cast(), ptr::from_mut(into).cast()) };
+    true
+}
+
+#[inline(always)]
+fn segment(vni: u32) -> Option<&'static Segment> {
+    // SAFETY: as for devices.
+    unsafe { SEGMENTS.get(vni) }
+}
+
+#[inline(always)]
+fn mesh_end(key: &EndpointKey) -> Option<&'static MeshEnd> {
+    // SAFETY: as for devices.
+    unsafe { MESH.get(key) }
+}
+
+#[inline(always)]
+fn now() -> Instant {
+    // SAFETY: takes nothing, returns a number.
+    Instant::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use core::{arch::asm, ffi::c_void, ops::ControlFlow, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_pop_elem},
+    helpers::generated::{bpf_loop, bpf_map_pop_elem},
 };
 use netd_common::{
     conntrack::{self, Noted},
@@ -19,12 +19,12 @@ use netd_common::{
 };
 
 use super::{
-    AGES, ALLOWANCES, CURSORS_USED, DEVICES, DEVICES_FAR, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, MESH, ORPHANS, PEERS,
-    REMOTES, RESERVED, SEARCHES_MADE, SEGMENTS, SETTINGS, STATIONS, UNFOLLOWED, VTEPS, WAYS,
+    AGES, ALLOWANCES, CURSORS_USED, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, ORPHANS, PEERS, REMOTES, RESERVED,
+    SEARCHES_MADE, STATIONS, UNFOLLOWED, VTEPS, WAYS,
     ask::{has_connected, has_socket, has_socket_at, route},
-    counters,
-    flow::{copy, end},
-    is_source, published,
+    counters, device,
+    flow::end,
+    flow_into, is_source, mesh_end, now, published, segment, settings,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -55,23 +55,17 @@ impl Publications for Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn now(&self) -> Instant {
-        // SAFETY: takes nothing, returns a number.
-        Instant::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+        now()
     }
 
     #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<&Device> {
-        let near = DEVICES.get(Device::slot(ifindex))?;
-        if near.ifindex == ifindex {
-            return Some(near);
-        }
-        // SAFETY: records are replaced by the daemon as a whole; a reader may see parts of two of one device.
-        unsafe { DEVICES_FAR.get(ifindex) }
+        device(ifindex)
     }
 
     #[inline(always)]
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
-        // SAFETY: as for devices.
+        // SAFETY: records are replaced by the daemon as a whole; a reader may see parts of two of one container.
         unsafe { ENDPOINTS.get(key) }
     }
 
@@ -87,13 +81,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn segment(&self, vni: u32) -> Option<&Segment> {
-        // SAFETY: as for devices.
-        unsafe { SEGMENTS.get(vni) }
+        segment(vni)
     }
 
     #[inline(always)]
     fn remote(&self, key: &RemoteKey) -> Option<&Remote> {
-        // SAFETY: as for devices.
+        // SAFETY: as for containers.
         unsafe { REMOTES.get(key) }
     }
 
@@ -104,13 +97,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
-        // SAFETY: as for devices.
-        unsafe { MESH.get(key) }
+        mesh_end(key)
     }
 
     #[inline(always)]
     fn peer(&self, key: &PeerKey) -> Option<&Address> {
-        // SAFETY: as for devices.
+        // SAFETY: as for containers.
         unsafe { PEERS.get(key) }
     }
 
@@ -137,8 +129,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
-        let settings = SETTINGS.get(0)?;
-        (settings.secret != [0, 0]).then_some(settings)
+        settings()
     }
 
     #[inline(always)]
@@ -177,10 +168,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
-        let Some(found) = FLOWS.get_ptr(key) else { return false };
-        // SAFETY: the element stays mapped through the program run; `check` tells if it became another's meanwhile.
-        unsafe { copy(found.cast(), ptr::from_mut(flow).cast()) };
-        true
+        flow_into(key, flow)
     }
 
     #[inline(always)]

@@ -180,7 +180,8 @@ pub struct DaemonArgs {
     /// The cgroup2 directory whose processes reach published ports by the host's addresses, or `none`; without it cgroup2's root
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
-    /// Whether clients that `from=` denies are dropped in the drivers of uplinks; auto unless given or configured
+    /// Whether the drivers of uplinks drop clients that `from=` denies, and pass ports of the mesh on to other hosts; auto unless given or
+    /// configured
     #[arg(long, value_name = "auto|native|off")]
     pub xdp: Option<XdpWish>,
     /// A device towards the outside; without any, each that looks like it

@@ -223,6 +223,7 @@ pub fn elsewhere(view: &View) -> BTreeMap<Name, BTreeMap<IpAddr, String>> {
 
 /// What other nodes have, for the plan and for names.
 pub fn known(view: &View, me: &Name) -> (Remotes, Vec<Elsewhere>) {
+    let own = view.node(me).map(|node| node.vtep);
     let vteps = view.nodes().filter(|(name, _)| *name != me).map(|(_, node)| node.vtep).collect();
     let endpoint = |(key, remote): ((u32, IpAddr), super::Remote)| {
         // Revisions of etcd begin with 1.
@@ -239,5 +240,5 @@ pub fn known(view: &View, me: &Name) -> (Remotes, Vec<Elsewhere>) {
         }
     }
     let ports = taken(view, me).into_iter().map(|taken| taken.port).collect();
-    (Remotes { vteps, endpoints, ports, ..Remotes::default() }, names)
+    (Remotes { own, vteps, endpoints, ports, ..Remotes::default() }, names)
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
@@ -42,14 +42,19 @@ impl Early {
 
     /// Whether it is to be attached to this uplink where there is something to do for it.
     pub fn is_wanted(&self, link: &LinkName) -> bool {
-        let about = |file: &str| Path::new("/sys/class/net").join(link.as_str()).join(file);
-        let is_ethernet = || fs::read_to_string(about("type")).is_ok_and(|kind| kind.trim() == ETHERNET);
+        let is_ethernet = || fs::read_to_string(about(link, "type")).is_ok_and(|kind| kind.trim() == ETHERNET);
         match self.wish {
             XdpWish::Off => false,
             XdpWish::Native => is_ethernet(),
             // A virtual device (veth) has none that it stands on, and costs more than it saves.
-            XdpWish::Auto => is_ethernet() && (self.generic || about("device").exists()),
+            XdpWish::Auto => is_ethernet() && self.sends_back(link),
         }
+    }
+
+    /// Whether what the program sends back by this uplink leaves. A driver of hardware, or of a virtual machine's, that runs programs
+    /// does that too; a veth pair loses it in silence unless its other side is made to receive frames (`veth_xdp_tx`, drivers/net/veth.c).
+    pub fn sends_back(&self, link: &LinkName) -> bool {
+        self.generic || about(link, "device").exists()
     }
 
     /// Puts `program` in the place of every one that is pinned; what is attached to nothing any more goes.
@@ -79,7 +84,7 @@ impl Early {
                 attached.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
             }
             Err(error) if self.wish == XdpWish::Auto => {
-                tracing::info!(%link, "the driver takes no XDP program, so clients are denied behind it: {error}");
+                tracing::info!(%link, "the driver takes no XDP program, so its work is done behind it: {error}");
                 self.refused.insert(index);
             }
             Err(error) => return Err(error.into()),
@@ -118,6 +123,11 @@ impl Early {
         let name = |index: u32| if_indextoname(index).ok()?.into_string().ok();
         Ok(self.pins.early()?.into_iter().filter_map(name).collect())
     }
+}
+
+/// A file of the kernel's about a device.
+fn about(link: &LinkName, file: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(link.as_str()).join(file)
 }
 
 /// Updates the link pinned at `path`; false if it is no longer attached to anything.

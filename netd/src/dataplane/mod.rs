@@ -188,6 +188,11 @@ impl Dataplane {
         self.early.is_wanted(link)
     }
 
+    /// Whether frames that are met there may be sent back by the device.
+    pub fn sends_frames_back(&self, link: &LinkName) -> bool {
+        self.early.sends_back(link)
+    }
+
     /// What leads the host's own sockets to published ports.
     pub const fn guard(&self) -> &Guard {
         &self.guard

@@ -90,6 +90,8 @@ impl Segment {
 /// What other hosts have of overlay networks, as the cluster's state says: the whole of it, not what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Remotes {
+    /// This host's own address to the others (VTEP); `None` until the cluster knows of it.
+    pub own: Option<IpAddr>,
     /// The other hosts' own addresses (VTEPs): who may send into an overlay network.
     pub vteps: BTreeSet<IpAddr>,
     /// Their containers, by the VNI and the container's address.

@@ -1,14 +1,16 @@
 //! Ports of containers of other hosts that this host publishes too, and the other ends of their flows.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netd_common::{
-    tables::{EndpointKey, MeshEnd, Publication, PublicationKey, SourceKey},
+    tables::{EndpointKey, Hook, MeshEnd, Publication, PublicationKey, SourceKey},
     tuple::{Address, Zone},
 };
 
 use crate::{
     model::{self, Driver, Model, PortPublication, RemotePort, Remotes},
-    reconcile::State,
+    reconcile::{HostFacts, LinkName, State},
 };
 
 /// Opens what other hosts publish on every host. A port that something of this host has is that one's here.
@@ -57,6 +59,23 @@ fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePor
     let last = publication.host_ports().into_inner().1;
     let to = Publication::new(network.zone(), address, *host_port, publication.port).up_to(last).with_sources(list);
     state.publications.insert(PublicationKey::of(address.any_of_family(), protocol.number(), &to), to);
+}
+
+/// Has the drivers of uplinks pass on what is for containers of other hosts: of those that lead to another host, while the
+/// address as which the others know this one is its own. Over IPv4 alone.
+pub fn pass_on_in_drivers(state: &mut State, facts: &HostFacts, remotes: &Remotes) {
+    let Some(IpAddr::V4(own)) = remotes.own else { return };
+    let is_nowhere = state.mesh.keys().all(|key| key.zone.is_of_vtep());
+    if is_nowhere || !facts.addresses.contains(&IpAddr::V4(own)) {
+        return;
+    }
+    let leads_to_a_host = |link: &&LinkName| facts.ways.nodes.values().any(|way| way.link == **link);
+    for link in facts.sends_back.iter().filter(leads_to_a_host) {
+        if let Some(uplink) = state.devices.get_mut(link) {
+            uplink.gateway_ipv4 = own.octets();
+            state.hooks.insert((link.clone(), Hook::UplinkXdp));
+        }
+    }
 }
 
 /// What of this host's own has a port that another host publishes on every host: the endpoint and the port.

@@ -38,6 +38,7 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
             .unwrap_or_else(|| network.mtu + network.driver.overhead()),
         peers: segment.peers.len() as u32,
         flags: flags(network, segment),
+        port: segment.port,
         zone: network.zone(),
         gateway_mac: network.mac,
         gateway_ipv4: ipv4(gateway(Family::V4)),
@@ -45,7 +46,7 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
     }
 }
 
-fn flags(network: &Network, segment: &Segment) -> u32 {
+fn flags(network: &Network, segment: &Segment) -> u16 {
     let learns = if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 };
     learns | if segment.encrypted { segment_flags::ENCRYPTED } else { 0 }
 }

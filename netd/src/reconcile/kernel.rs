@@ -33,6 +33,8 @@ pub struct HostFacts {
     pub ways: Ways,
     /// Uplinks whose drivers may meet frames (XDP) before the kernel makes packets of them.
     pub early: BTreeSet<LinkName>,
+    /// Those of them whose drivers may send frames back by the device.
+    pub sends_back: BTreeSet<LinkName>,
     /// What the rules of the host's routing ask beside addresses, devices, protocols and ports.
     pub routing: RoutingRules,
     /// The host's own firewall.

@@ -294,7 +294,7 @@ pub struct DeviceRecord {
     pub vni: u32,
     /// Own or masquerade address; zero for none.
     pub ipv4: [u8; 4],
-    /// The gateway's; zero for none.
+    /// The gateway's, or as whom an uplink's driver passes frames of the mesh on; zero for none.
     pub gateway_ipv4: [u8; 4],
     /// Own or masquerade address; zero for none.
     pub ipv6: [u8; 16],
@@ -331,7 +331,9 @@ pub struct SegmentRecord {
     /// How many peers it floods to.
     pub peers: u32,
     /// Of `segment_flags`.
-    pub flags: u32,
+    pub flags: u16,
+    /// UDP port of the VXLAN device.
+    pub port: u16,
     /// The network.
     pub zone: Zone,
     /// The bridge's.

@@ -8,13 +8,13 @@ use std::{
 
 use netd_common::{
     conntrack::{self, Noted},
-    firewall, hooks, prefilter,
+    firewall, frame, hooks,
     tables::{
         AllowanceKey, ClaimError, Counters, Device, Endpoint, EndpointKey, Flow, Fragment, FragmentKey, Hook, Instant,
         MeshEnd, NextHop, Orphans, PeerKey, Publication, PublicationKey, Publications, Remote, RemoteKey, Route,
         Scratch, Segment, Settings, SourceKey, Station, StationKey, Tables, VtepKey,
     },
-    tuple::{Address, Tuple, Zone},
+    tuple::{Address, Mac, Tuple, Zone},
     verdict::{DropReason, Verdict},
 };
 
@@ -98,6 +98,10 @@ pub struct World {
     pub reserved: BTreeSet<u16>,
     /// Searches for a port, by how many were tried, 0 for those that failed.
     pub searches: RefCell<BTreeMap<u32, u64>>,
+    /// Neighbours whose link-layer addresses are known, with those of the device that they are at.
+    pub neighbours: BTreeMap<Address, [Mac; 2]>,
+    /// The next number that nobody can foretell.
+    pub random: Cell<u32>,
     /// How often a flow was looked up.
     pub lookups: Cell<u64>,
 }
@@ -113,9 +117,9 @@ impl World {
         verdict
     }
 
-    /// What the program in an uplink's driver makes of a frame.
-    pub fn run_early(&self, bytes: &[u8]) -> Verdict {
-        let verdict = prefilter::judge(&Buffer(bytes), self, &mut Scratch::default());
+    /// What the program in the driver of an uplink makes of a frame that it receives.
+    pub fn run_early(&self, device: u32, bytes: &mut Vec<u8>) -> Verdict {
+        let verdict = frame::meet(&mut Buffer { device, bytes }, self, &mut Scratch::default());
         self.counters.borrow_mut().entry(Hook::UplinkXdp).or_default().count(verdict);
         verdict.verdict()
     }
@@ -125,6 +129,13 @@ impl World {
         self.ways_changed.set(Instant::from_ns(self.clock.get()));
     }
 
+    /// What the routes, or those for this mark, say of a destination.
+    fn route_to(&self, mark: u32, destination: Address) -> Option<RouteTo> {
+        let ruled = self.marked_routes.get(&mark).unwrap_or(&self.routes);
+        let matching = ruled.iter().filter(|(prefix, bits, _)| covers(*prefix, *bits, destination));
+        matching.max_by_key(|(_, bits, _)| *bits).map(|(_, _, to)| *to)
+    }
+
     /// Lets time pass.
     pub fn sleep_seconds(&self, seconds: u64) {
         self.clock.set(self.clock.get() + seconds * 1_000_000_000);
@@ -132,15 +143,47 @@ impl World {
 }
 
 /// A frame in a driver's buffer.
-struct Buffer<'a>(&'a [u8]);
+struct Buffer<'a> {
+    device: u32,
+    bytes: &'a mut Vec<u8>,
+}
 
-impl prefilter::Frame for Buffer<'_> {
+impl frame::Frame for Buffer<'_> {
+    fn device(&self) -> u32 {
+        self.device
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.0.get(at..at + N)?.try_into().ok()
+        self.bytes.get(at..at + N)?.try_into().ok()
+    }
+
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+        self.bytes.get_mut(at..at + N).map(|place| place.copy_from_slice(&bytes))
+    }
+
+    fn prepend(&mut self, bytes: usize) -> Option<()> {
+        self.bytes.splice(0..0, std::iter::repeat_n(0xee, bytes));
+        Some(())
     }
 }
 
-impl prefilter::Tables for World {
+impl frame::Tables for World {
+    fn now(&self) -> Instant {
+        Tables::now(self)
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Tables::settings(self)
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        Tables::device(self, ifindex)
+    }
+
     fn is_source(&self, key: &SourceKey) -> bool {
         Tables::is_source(self, key)
     }
@@ -153,8 +196,31 @@ impl prefilter::Tables for World {
         self.flows.borrow().contains_key(tuple)
     }
 
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        Tables::flow(self, key, flow)
+    }
+
     fn has_connected(&self, tuple: &Tuple) -> bool {
         Tables::has_connected(self, tuple)
+    }
+
+    fn segment(&self, vni: u32) -> Option<&Segment> {
+        Tables::segment(self, vni)
+    }
+
+    fn mesh_end(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        Tables::mesh_end(self, key)
+    }
+
+    fn find_way_back(&self, device: u32, tuple: &Tuple, length: u32, next: &mut NextHop) -> bool {
+        let Some(RouteTo::Device(by, mtu, via)) = self.route_to(0, tuple.dst) else { return false };
+        let Some([neighbour, own]) = self.neighbours.get(&via.unwrap_or(tuple.dst)) else { return false };
+        *next = NextHop::peer(by, 0, *neighbour, *own);
+        by == device && length <= mtu
+    }
+
+    fn random(&self) -> u32 {
+        self.random.get()
     }
 }
 
@@ -352,15 +418,13 @@ impl Tables for World {
     }
 
     fn route(&self, _input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
-        let ruled = self.marked_routes.get(&mark).unwrap_or(&self.routes);
-        let matching = ruled.iter().filter(|(prefix, bits, _)| covers(*prefix, *bits, tuple.dst));
-        match matching.max_by_key(|(_, bits, _)| *bits) {
-            Some((_, _, RouteTo::Device(device, mtu, via))) => {
-                *next = NextHop::neighbour(*device, *mtu, via.unwrap_or(tuple.dst));
+        match self.route_to(mark, tuple.dst) {
+            Some(RouteTo::Device(device, mtu, via)) => {
+                *next = NextHop::neighbour(device, mtu, via.unwrap_or(tuple.dst));
                 Route::Forward
             }
-            Some((_, _, RouteTo::Refused)) => Route::Stack,
-            Some((_, _, RouteTo::Local)) | None => Route::Local,
+            Some(RouteTo::Refused) => Route::Stack,
+            Some(RouteTo::Local) | None => Route::Local,
         }
     }
 

@@ -64,9 +64,25 @@ impl Cluster {
         Self::with(nodes, members, |_| None, None)
     }
 
+    /// Two nodes and one member; the first node is on the street by two network cards of the machine, whose driver is their own.
+    pub fn of_cards() -> Self {
+        Self::laid(2, 1, |_| None, None, by_cards)
+    }
+
     /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number. At `lossy` of the street is one
     /// that can lose what a watch tells.
     pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>, lossy: Option<usize>) -> Self {
+        Self::laid(nodes, members, other, lossy, on_street)
+    }
+
+    /// The same; `first` puts the first node on the street.
+    fn laid(
+        nodes: usize,
+        members: usize,
+        other: impl Fn(usize) -> Option<String>,
+        lossy: Option<usize>,
+        first: Laying,
+    ) -> Self {
         let lab = Lab::new();
         let street = lab.host("street");
         street.ip("link add street type bridge");
@@ -78,7 +94,11 @@ impl Cluster {
             lossy_way(&host, members.iter().map(|member| member.url.trim_start_matches("http://").to_owned()).collect())
         });
         let (lossy, losing) = lossy.unzip();
-        let nodes = (0..nodes).map(|n| Node::new(&lab, &street, n, &members, other(n))).collect();
+        let nodes = (0..nodes).map(|n| {
+            let lay = if n == 0 { first } else { on_street };
+            Node::new(&lab, &street, n, &members, (other(n), lay))
+        });
+        let nodes = nodes.collect();
         let mut cluster = Self { nodes, etcd: members, losing, _lossy: lossy, street, lab };
         cluster.etcd.iter_mut().for_each(Member::start);
         thread::scope(|scope| {
@@ -141,10 +161,16 @@ pub struct Placed {
 }
 
 impl Node {
-    fn new(lab: &Lab, street: &Host, number: usize, members: &[Member], other: Option<String>) -> Self {
+    fn new(
+        lab: &Lab,
+        street: &Host,
+        number: usize,
+        members: &[Member],
+        (other, lay): (Option<String>, Laying),
+    ) -> Self {
         let name = char::from(b'a' + u8::try_from(number).expect("there are few nodes")).to_string();
         let host = lab.host(&name);
-        let port = on_street(lab, street, &host, number + 1);
+        let port = lay(lab, street, &host, number + 1);
         let path = host.path("/etc/netd/netd.toml");
         std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
         let urls = match other {
@@ -307,10 +333,24 @@ impl Member {
     }
 }
 
-/// Gives a host an address on the street; the name of its port there.
+/// What gives a host an address on the street; the name of its port there.
+type Laying = fn(&Lab, &Host, &Host, usize) -> String;
+
+/// By a wire.
 fn on_street(lab: &Lab, street: &Host, host: &Host, number: usize) -> String {
     let port = format!("p{number}");
     lab.wire(Offloads::On).from(host, "eth0", &format!("192.0.2.{number}/24")).to(street, &port, "198.51.100.1/32");
+    joined(street, port)
+}
+
+/// By the machine's two network cards.
+fn by_cards(lab: &Lab, street: &Host, host: &Host, number: usize) -> String {
+    let port = format!("p{number}");
+    lab.cards().from(host, "eth0", &format!("192.0.2.{number}/24")).to(street, &port, "198.51.100.1/32");
+    joined(street, port)
+}
+
+fn joined(street: &Host, port: String) -> String {
     street.ip(&format!("address flush dev {port}"));
     street.ip(&format!("link set {port} master street"));
     port

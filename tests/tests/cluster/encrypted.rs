@@ -25,25 +25,26 @@ const PORT: u16 = 4790;
 /// How long things may take that take several words with etcd, in an emulated machine.
 const LONG: std::time::Duration = std::time::Duration::from_secs(180);
 
-/// What is on a host's wire.
-struct Capture {
+/// What of one kind is on a host's wire.
+pub struct Capture {
     host: Host,
     process: netd_tests::lab::Running,
 }
 
 impl Capture {
-    fn begin(host: &Host) -> Self {
+    /// Of what this expression of tcpdump's says.
+    pub fn begin(host: &Host, what: &str) -> Self {
         let file = host.path("/run/capture.pcap");
         // That of an earlier one would say that this has begun.
         let _ = std::fs::remove_file(&file);
-        let process =
-            host.spawn("tcpdump -i eth0 -n -U --immediate-mode -s 0 -w /run/capture.pcap host 192.0.2.1".split(' '));
+        let options = "tcpdump -i eth0 -n -U --immediate-mode -s 0 -w /run/capture.pcap";
+        let process = host.spawn(options.split(' ').chain(what.split(' ')));
         wait_until("the capture has begun", || std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24));
         Self { host: host.clone(), process }
     }
 
     /// Every byte, and a line for each packet.
-    fn end(self) -> (Vec<u8>, String) {
+    pub fn end(self) -> (Vec<u8>, String) {
         let file = self.host.path("/run/capture.pcap");
         let length = || std::fs::metadata(&file).map_or(0, |file| file.len());
         // What is on the way to the file is not lost with the process.
@@ -165,7 +166,7 @@ fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
     let (served, _bulk, heard) = (two.echo_udp(7), two.serve_bulk(8), four.echo_udp(7));
     wait_until("they are known", || a.map().len() == 2 && b.map().len() == 2);
 
-    let capture = Capture::begin(&b.host);
+    let capture = Capture::begin(&b.host, "host 192.0.2.1");
     assert_eq!(one.pings(&b.address("two").to_string(), 3, PATIENCE), 3);
     one.transfers(&format!("{}:8", b.address("two")), 300_000);
     tells(&one, &to);
@@ -173,7 +174,7 @@ fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
     let (bytes, lines) = capture.end();
     assert!(!holds(&bytes, MARKER) && lines.contains("ESP("), "{lines}");
     assert!(!lines.contains(".4789:") && !lines.contains(".4790:"), "nothing of it in clear: {lines}");
-    let capture = Capture::begin(&b.host);
+    let capture = Capture::begin(&b.host, "host 192.0.2.1");
     tells(&three, &in_clear);
     wait_until("it is heard", || !heard.peers().is_empty());
     assert!(holds(&capture.end().0, MARKER), "of another network it is seen");
@@ -239,7 +240,7 @@ fn keys_change_and_nothing_is_lost(cluster: &Cluster, ping: impl Fn() -> UdpPing
 fn what_is_lost_stops_traffic_until_it_is_made_anew(cluster: &Cluster, one: &netd_tests::lab::Node, to: &str) {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     let before = indexes(&a.host);
-    let capture = Capture::begin(&b.host);
+    let capture = Capture::begin(&b.host, "host 192.0.2.1");
     a.host.ip("xfrm state flush");
     a.host.ip("xfrm policy flush");
     for _ in 0..50 {

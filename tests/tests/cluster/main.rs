@@ -1,8 +1,10 @@
 //! Several hosts with a daemon each and a real etcd between them, in the Lab. Root only; `cargo xtask test` runs them.
 
 mod as_a_bridge;
+mod cards;
 mod cluster;
 mod core;
+mod drivers;
 mod encrypted;
 mod lossy;
 mod mesh;

@@ -15,7 +15,7 @@ use crate::{
 
 const MESH: &str = "--network web -p 8080:80 -p 5353:53/udp --publish-mode mesh";
 
-fn attached(node: &Node, name: &str, words: &str) -> Container {
+pub fn attached(node: &Node, name: &str, words: &str) -> Container {
     let container = match node.host.path(format!("/run/netns/{name}")).exists() {
         true => node.host.existing_container(name),
         false => node.host.container(name),

@@ -111,7 +111,8 @@ fn a_datagram_that_answers_a_connected_socket_of_the_host_is_the_hosts_where_its
         let key = PublicationKey::new(Address::ANY_V4, UDP, Port::new(9000));
         world.publications.entry(key).and_modify(|to| *to = to.with_sources(list));
         let outside = udp("198.51.100.7:53", "192.0.2.1:9000");
-        let early = world.run_early(&outside.clone().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
+        let mut frame = outside.clone().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes();
+        let early = world.run_early(UPLINK, &mut frame);
 
         assert_eq!(early, Verdict::Pass);
         assert_eq!(enter(&world, outside, false).verdict, Verdict::Pass);

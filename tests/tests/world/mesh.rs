@@ -1,125 +1,18 @@
-//! A port that every host publishes: two hosts in memory, the client's and the container's, and the tunnel between them.
+//! A port that every host publishes: the client's host and the container's in memory, and the tunnel between them.
 
 use netd_common::{
     packet::ETH,
     parse::tcp_flags::{ACK, SYN},
-    tables::{Device, EndpointKey, Flow, Hook, MeshEnd, Segment, TunnelKey, Via, VtepKey},
-    tuple::{Address, Mac, TCP, UDP, Zone},
+    tables::{EndpointKey, Flow, Hook, MeshEnd, TunnelKey, Via, VtepKey},
+    tuple::{Address, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{Build, checksums_hold, icmp_error, ipv6_checksums_hold, ipv6_twin, tcp, twin, udp},
-    scene::{self, A, B, C, HOST, TUNNEL, UPLINK, UPLINK_MACS, bridge_mac, container_mac},
-    world::{Frame, World},
+    mesh::{CLIENT, CONTAINER, Hosts, KNOCKED, VNI, VTEPS, containers_host, ends, from_outside, of_both, whole},
+    packets::{Build, icmp_error, sum, tcp, udp},
+    scene::{A, C, HOST, TUNNEL, UPLINK, bridge_mac, container_mac},
+    world::Frame,
 };
-
-const VNI: u32 = 42;
-const CLIENT: &str = "198.51.100.7:4000";
-/// Where the client knocks.
-const KNOCKED: &str = "192.0.2.1:8000";
-/// The scene's container A, as the other host has it too.
-const CONTAINER: [u8; 4] = [10, 176, 1, 2];
-/// The two hosts' own addresses.
-const VTEPS: [Address; 2] = [Address::v4([192, 0, 2, 1]), Address::v4([192, 0, 2, 9])];
-
-/// The client's host, where network blue has no container A, and the container's, which knows no port 8000 of its own.
-struct Hosts {
-    ingress: World,
-    container: World,
-}
-
-impl Hosts {
-    fn new() -> Self {
-        let mut ingress = spanning(1);
-        ingress.devices.remove(&A);
-        for address in [Address::v4(CONTAINER), Address::v6(twin(CONTAINER))] {
-            let key = EndpointKey { address, zone: Zone(1), pad: 0 };
-            ingress.endpoints.remove(&key);
-            ingress.mesh.insert(key, MeshEnd { vtep: VTEPS[1], vni: VNI, mac: Mac(container_mac(A)), pad: 0 });
-        }
-        for protocol in [TCP, UDP] {
-            for (any, to) in
-                [(Address::ANY_V4, Address::v4(CONTAINER)), (Address::ANY_V6, Address::v6(twin(CONTAINER)))]
-            {
-                let key = netd_common::tables::PublicationKey::new(any, protocol, netd_common::tuple::Port::new(8000));
-                let publication = netd_common::tables::Publication::new(Zone(1), to, 8000, 80);
-                ingress.publications.insert(key, publication);
-            }
-        }
-        Self { ingress, container: spanning(0) }
-    }
-
-    /// A packet of the client's comes by the uplink of its host, and what comes of it by the tunnel to the container's.
-    fn knocks(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
-        let frame = self.enters(bytes);
-        self.arrives(&frame, VTEPS[0])
-    }
-
-    fn enters(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let mut frame = Frame::at(UPLINK, bytes);
-        let verdict = self.ingress.run(Hook::FromUplink, &mut frame);
-        assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
-        whole(&frame.bytes);
-        frame.bytes
-    }
-
-    fn arrives(&self, bytes: &[u8], by: Address) -> (Verdict, Vec<u8>) {
-        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: by, vni: VNI }), ..Frame::at(TUNNEL, bytes.to_vec()) };
-        let verdict = self.container.run(Hook::FromOverlay, &mut frame);
-        whole(&frame.bytes);
-        (verdict, frame.bytes)
-    }
-
-    /// The container answers, and its answer comes back to the client's host.
-    fn answers(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
-        let (verdict, bytes) = self.leaves(bytes);
-        assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
-        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: VTEPS[1], vni: VNI }), ..Frame::at(TUNNEL, bytes) };
-        let verdict = self.ingress.run(Hook::FromOverlay, &mut frame);
-        whole(&frame.bytes);
-        (verdict, frame.bytes)
-    }
-
-    fn leaves(&self, mut bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
-        bytes[..6].copy_from_slice(&bridge_mac(20));
-        bytes[6..12].copy_from_slice(&container_mac(A));
-        let mut frame = Frame::at(A, bytes);
-        let verdict = self.container.run(Hook::FromContainer, &mut frame);
-        whole(&frame.bytes);
-        (verdict, frame.bytes)
-    }
-}
-
-/// The scene's host, its network blue a segment; `other` is the number of the host that it shares it with.
-fn spanning(other: usize) -> World {
-    let mut world = scene::world_of_both_families();
-    for container in [A, B] {
-        world.devices.get_mut(&container).expect("a container").vni = VNI;
-    }
-    let Device { gateway_ipv4, gateway_ipv6, gateway_mac, .. } = world.devices[&A];
-    let of_blue =
-        Segment { tunnel: TUNNEL, bridge: 20, underlay_mtu: 1550, zone: Zone(1), gateway_mac, ..Segment::default() };
-    world.segments.insert(VNI, Segment { gateway_ipv4, gateway_ipv6, ..of_blue });
-    let address = VTEPS[other];
-    world.vteps.insert(VtepKey { address, vni: VNI });
-    let place = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(address), pad: 0 };
-    world.mesh.insert(place, MeshEnd { vtep: address, ..MeshEnd::default() });
-    world
-}
-
-fn whole(bytes: &[u8]) {
-    if bytes[12] == 8 { checksums_hold(bytes) } else { ipv6_checksums_hold(bytes) }.expect("its checksums hold");
-}
-
-fn from_outside(build: Build) -> [Vec<u8>; 2] {
-    let bytes = build.macs(UPLINK_MACS[1], UPLINK_MACS[0]).bytes();
-    [bytes.clone(), ipv6_twin(&bytes)]
-}
-
-fn of_both(build: Build) -> [Vec<u8>; 2] {
-    let bytes = build.bytes();
-    [bytes.clone(), ipv6_twin(&bytes)]
-}
 
 #[test]
 fn a_client_reaches_a_container_of_another_host_as_itself_and_is_answered_by_whom_it_asked() {
@@ -142,17 +35,11 @@ fn a_client_reaches_a_container_of_another_host_as_itself_and_is_answered_by_who
     }
 }
 
-/// Addresses and ports.
-fn ends(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let (at, ip) = if bytes[12] == 8 { (26, 8) } else { (22, 32) };
-    (&bytes[at..at + ip], &bytes[at + ip..at + ip + 4])
-}
-
 #[test]
 fn one_client_may_knock_at_two_hosts_with_one_port() {
     let hosts = Hosts::new();
     let third = Address::v4([192, 0, 2, 10]);
-    let mut container = spanning(0);
+    let mut container = containers_host();
     container.vteps.insert(VtepKey { address: third, vni: VNI });
     let place = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(third), pad: 0 };
     container.mesh.insert(place, MeshEnd { vtep: third, ..MeshEnd::default() });
@@ -240,7 +127,7 @@ fn what_is_too_large_for_the_tunnel_is_the_stacks_to_refuse_or_cut_around_the_en
         // The scene's tunnel carries 1500 bytes: one that carries less.
         bytes[20] = if uncut { 0x40 } else { 0 };
         bytes[24..26].fill(0);
-        let checksum = (!netd_tests::packets::sum(&bytes[14..34])).to_be_bytes();
+        let checksum = (!sum(&bytes[14..34])).to_be_bytes();
         bytes[24..26].copy_from_slice(&checksum);
         bytes
     };

@@ -19,6 +19,14 @@ fn knock(world: &World, protocol: &str, from: &str) -> Verdict {
     enter(world, of(protocol, from, "192.0.2.1:443"), false).verdict
 }
 
+/// What the uplink's driver makes of a frame, which stays as it is.
+fn early(world: &World, bytes: &[u8]) -> Verdict {
+    let mut frame = bytes.to_vec();
+    let verdict = world.run_early(UPLINK, &mut frame);
+    assert_eq!(frame, bytes);
+    verdict
+}
+
 #[test]
 fn clients_of_the_list_come_in_and_others_are_dropped_before_a_flow_is_made() {
     for protocol in ["tcp", "udp"] {
@@ -81,7 +89,7 @@ fn what_a_container_asked_for_is_answered_by_whom_its_own_port_denies() {
 #[test]
 fn a_driver_drops_first_packets_of_denied_clients_and_nothing_else() {
     let world = scene::world();
-    let early = |build: Build| world.run_early(&build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
+    let early = |build: Build| early(&world, &build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
     for protocol in ["tcp", "udp"] {
         let to = |from: &str, to: &str| of(protocol, from, to);
         assert_eq!(early(to("203.0.113.9:4000", "192.0.2.1:443")), DENIED);
@@ -94,12 +102,14 @@ fn a_driver_drops_first_packets_of_denied_clients_and_nothing_else() {
     let denied = || tcp("203.0.113.9:4000", "192.0.2.1:443");
     assert_eq!(early(denied().flags(ACK)), Verdict::Pass, "what opens nothing is refused by the host");
     let to_group = denied().macs(scene::UPLINK_MACS[1], [0xff; 6]).bytes();
-    assert_eq!(world.run_early(&to_group), Verdict::Pass);
+    assert_eq!(self::early(&world, &to_group), Verdict::Pass);
     let whole = denied().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes();
     let twin = ipv6_twin(&whole);
-    assert_eq!(scene::world_of_both_families().run_early(&twin), DENIED);
+    assert_eq!(self::early(&scene::world_of_both_families(), &twin), DENIED);
     for bytes in [&whole, &twin] {
-        (0..53).for_each(|length| assert_eq!(world.run_early(&bytes[..length]), Verdict::Pass, "{length} bytes of it"));
+        (0..53).for_each(|length| {
+            assert_eq!(self::early(&world, &bytes[..length]), Verdict::Pass, "{length} bytes of it")
+        });
     }
 }
 
@@ -111,7 +121,7 @@ fn a_driver_leaves_the_answers_to_a_container_that_asked_before_its_port_was_pub
     world.publications.values_mut().for_each(|to| *to = to.with_sources(scene::LIST));
     let answer = |port: u16| {
         let build = of("udp", &format!("203.0.113.9:{port}"), "192.0.2.1:7000");
-        world.run_early(&build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes())
+        early(&world, &build.macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes())
     };
 
     assert_eq!(answer(4000), Verdict::Pass);
@@ -131,7 +141,7 @@ fn a_driver_drops_nothing_that_the_program_behind_it_lets_in() {
         {
             let world = scene::world();
             let build = of(protocol, &format!("{from}:4000"), &format!("{to}:{port}")).flags(flags);
-            let early = world.run_early(&build.clone().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
+            let early = early(&world, &build.clone().macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes());
             if early == DENIED {
                 dropped += 1;
                 assert_eq!(enter(&world, build, false).verdict, DENIED, "{protocol} {from} {to}:{port}");

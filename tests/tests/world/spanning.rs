@@ -36,6 +36,7 @@ pub fn host(by_hand: bool) -> World {
         underlay_mtu: 1550,
         peers,
         flags,
+        port: 4789,
         zone,
         gateway_mac,
         gateway_ipv4,

@@ -1,8 +1,11 @@
 //! What is found on the host of others: their containers and ports in its tables, and what of its own is in their way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use netd_common::tables::{EndpointKey, MeshEnd, Publication, SourceKey};
+use netd_common::tables::{DeviceKind, EndpointKey, MeshEnd, Publication, SourceKey};
 
 use crate::{
     cluster::{MeshAnswer, Taken, View, Way, taken},
@@ -68,7 +71,11 @@ pub fn remembered(model: &Model, observed: &State) -> Remotes {
         let endpoint = RemoteEndpoint { mac: remote.mac, vtep: remote.vtep.ip(), incarnation: remote.incarnation };
         ((key.vni, key.address.ip()), endpoint)
     });
-    Remotes { vteps: vteps.collect(), endpoints: endpoints.collect(), ports: Vec::new(), kept: kept(observed) }
+    // An uplink whose driver passes frames of the mesh on knows as whom.
+    let uplinks = observed.devices.values().filter(|device| device.kind == DeviceKind::Uplink as u8);
+    let own = uplinks.map(|uplink| uplink.gateway_ipv4).find(|own| *own != [0; 4]).map(IpAddr::from);
+    let (vteps, endpoints) = (vteps.collect(), endpoints.collect());
+    Remotes { own, vteps, endpoints, ports: Vec::new(), kept: kept(observed) }
 }
 
 /// What the host has of ports that other hosts publish everywhere.

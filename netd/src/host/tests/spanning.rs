@@ -32,6 +32,7 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
             underlay_mtu: 1500,
             peers: 1,
             flags: 1,
+            port: 4789,
             zone: Zone(5),
             gateway_mac: Mac([2; 6]),
             gateway_ipv4: [10, 176, 0, 1],

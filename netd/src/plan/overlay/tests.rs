@@ -147,6 +147,40 @@ fn what_another_host_publishes_everywhere_is_published_here_and_leads_there() {
 }
 
 #[test]
+fn drivers_of_uplinks_that_lead_to_other_hosts_pass_on_what_is_for_their_containers() {
+    let endpoint = RemoteEndpoint { mac: MAC, vtep: ip("192.0.2.2"), incarnation: 3 };
+    let ports = vec![port_of_the_mesh(8080, &[])];
+    let endpoints: BTreeMap<_, _> = [((7, ip("10.9.0.5")), endpoint)].into();
+    let remotes =
+        Remotes { own: Some(ip("192.0.2.1")), vteps: [ip("192.0.2.2")].into(), endpoints, ports, ..Remotes::default() };
+    let eth0 = LinkName::new("eth0").unwrap();
+    let with = |link: &str, sends_back: bool| {
+        let way = Way { link: LinkName::new(link).unwrap(), mtu: 1500 };
+        let ways = Ways { nodes: [(ip("192.0.2.2"), way)].into(), ..Ways::default() };
+        let drivers = |there: bool| if there { [eth0.clone()].into() } else { [].into() };
+        let addresses = [ip("192.0.2.1")].into();
+        HostFacts { ways, addresses, early: drivers(true), sends_back: drivers(sends_back), ..facts(1500) }
+    };
+    let passes_on = |facts: &HostFacts, remotes: &Remotes| {
+        let state = plan(&of_cluster(), facts, &choices(remotes));
+        let attached = state.hooks.contains(&(eth0.clone(), Hook::UplinkXdp));
+        assert_eq!(state.segments[&7].port, 4789);
+        (state.devices[&eth0].gateway_ipv4, attached)
+    };
+
+    assert_eq!(passes_on(&with("eth0", true), &remotes), ([192, 0, 2, 1], true));
+    let none = ([0; 4], false);
+    assert_eq!(passes_on(&with("eth1", true), &remotes), none, "no other host is there");
+    assert_eq!(passes_on(&with("eth0", false), &remotes), none, "its driver would lose what it sends back");
+    let moved = HostFacts { addresses: [ip("192.0.2.7")].into(), ..with("eth0", true) };
+    assert_eq!(passes_on(&moved, &remotes), none, "the others know it by an address that it has not");
+    let of_ipv6 = Remotes { own: Some(ip("2001:db8::1")), ..remotes.clone() };
+    assert_eq!(passes_on(&with("eth0", true), &of_ipv6), none, "the underlay is IPv6");
+    let nowhere = Remotes { ports: Vec::new(), ..remotes };
+    assert_eq!(passes_on(&with("eth0", true), &nowhere), none, "nothing is published elsewhere");
+}
+
+#[test]
 fn a_port_that_this_host_has_is_its_own_here() {
     let mut model = of_cluster();
     let endpoint = tests::two_networks_and_an_endpoint().endpoints.into_values().next().unwrap();

@@ -134,6 +134,7 @@ fn segment(tunnel: LinkName, bridge: LinkName) -> SegmentRecord {
         underlay_mtu: 1500,
         peers: 0,
         flags: 0,
+        port: 4789,
         zone: Zone(1),
         gateway_mac: Mac::default(),
         gateway_ipv4: [0; 4],
