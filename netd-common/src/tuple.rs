@@ -192,8 +192,8 @@ impl Port {
     }
 }
 
-/// A link-layer address.
-#[repr(transparent)]
+/// A link-layer address. Aligned so that the kernel's side need not compare it byte by byte.
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct Mac(pub [u8; 6]);
 

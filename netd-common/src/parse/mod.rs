@@ -86,12 +86,8 @@ pub fn ethernet<P: Packet>(p: &mut P) -> Result<Ethernet, DropReason> {
     if !p.has_link_header() {
         return without_link_header(p);
     }
-    let b = p.read::<ETH>(0)?;
-    Ok(Ethernet {
-        destination: Mac([b[0], b[1], b[2], b[3], b[4], b[5]]),
-        source: Mac([b[6], b[7], b[8], b[9], b[10], b[11]]),
-        ethertype: [b[12], b[13]],
-    })
+    // A read for each field: of one for all LLVM makes a wide number, which it takes apart by bytes and shifts.
+    Ok(Ethernet { destination: Mac(p.read(0)?), source: Mac(p.read(6)?), ethertype: p.read(12)? })
 }
 
 /// The Ethernet header that a packet of layer 3 would have: only its version says what it is, and its destination whether it is
@@ -223,20 +219,24 @@ pub fn may_open<P: Packet>(p: &P, l4: usize, protocol: u8) -> bool {
 
 #[inline(always)]
 fn ipv4<P: Packet>(p: &mut P, tuple: &mut Tuple) -> Result<Headers, DropReason> {
-    let b = p.read::<IPV4_HEADER>(ETH)?;
-    let header = usize::from(b[0] & 0x0f) * 4;
-    if b[0] >> 4 != 4 || header < IPV4_HEADER {
+    // A read for each field, as of the Ethernet header; the last one is the header's end.
+    let [first] = p.read::<1>(ETH)?;
+    let fragment = p.read::<4>(ETH + 4)?;
+    let [ttl, protocol] = p.read::<2>(ETH + 8)?;
+    tuple.src = Address::v4(p.read(ETH + 12)?);
+    tuple.dst = Address::v4(p.read(ETH + 16)?);
+    let header = usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header < IPV4_HEADER {
         return Err(DropReason::Malformed);
     }
     p.reach(ETH + header + TRANSPORT_HEADER);
-    tuple.protocol = b[9];
-    tuple.src = Address::v4([b[12], b[13], b[14], b[15]]);
-    tuple.dst = Address::v4([b[16], b[17], b[18], b[19]]);
-    let (more, offset) = (b[6] & 0x20 != 0, b[6] & 0x1f != 0 || b[7] != 0);
+    tuple.protocol = protocol;
+    let [a, b, flags, low] = fragment;
+    let (more, offset) = (flags & 0x20 != 0, flags & 0x1f != 0 || low != 0);
     let part = part(more, offset);
-    let identification = if part == Part::Whole { 0 } else { u32::from(u16::from_be_bytes([b[4], b[5]])) };
+    let identification = if part == Part::Whole { 0 } else { u32::from(u16::from_be_bytes([a, b])) };
     let transport = Transport::Fragment;
-    Ok(Headers { l4: ETH + header, transport, v4: true, ttl: b[8], tcp_flags: 0, part, identification })
+    Ok(Headers { l4: ETH + header, transport, v4: true, ttl, tcp_flags: 0, part, identification })
 }
 
 #[inline(always)]
