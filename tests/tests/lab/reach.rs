@@ -64,26 +64,31 @@ const N: bool = false;
 
 /// A column a network, in the order of [`NETWORKS`].
 #[rustfmt::skip]
-const TABLE: [(Asker, Asked, [bool; 7]); 22] = [
+const TABLE: [(Asker, Asked, [bool; 7]); 27] = [
     //                     nat unprot. routed isol. intern. apart unmasked
     (Outside, HostPort,    [Y,   Y,      N,    N,    N,      Y,    Y]),
     (Outside, Published,   [N,   Y,      Y,    N,    N,      N,    N]),
     (Outside, Unpublished, [N,   Y,      N,    N,    N,      N,    N]),
     (Outside, Ping,        [N,   Y,      Y,    N,    N,      N,    N]),
+    (Outside, Gateway,     [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Host,    HostPort,    [Y,   Y,      N,    N,    N,      Y,    Y]),
     (Host,    Published,   [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Host,    Unpublished, [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Host,    Ping,        [Y,   Y,      Y,    N,    Y,      Y,    Y]),
+    (Host,    Gateway,     [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Other,   HostPort,    [Y,   Y,      N,    N,    N,      Y,    Y]),
     (Other,   Published,   [N,   Y,      Y,    N,    N,      N,    N]),
     (Other,   Unpublished, [N,   Y,      N,    N,    N,      N,    N]),
     (Other,   Ping,        [N,   Y,      Y,    N,    N,      N,    N]),
+    (Other,   Gateway,     [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Same,    HostPort,    [Y,   Y,      N,    N,    N,      Y,    Y]),
     (Same,    Published,   [Y,   Y,      Y,    Y,    Y,      N,    Y]),
     (Same,    Unpublished, [Y,   Y,      Y,    Y,    Y,      N,    Y]),
     (Same,    Ping,        [Y,   Y,      Y,    Y,    Y,      N,    Y]),
+    (Same,    Gateway,     [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Own,     HostPort,    [Y,   Y,      N,    N,    N,      Y,    Y]),
     (Own,     Published,   [Y,   Y,      Y,    Y,    Y,      Y,    Y]),
+    (Own,     Unpublished, [Y,   Y,      Y,    Y,    Y,      Y,    Y]),
     (Own,     Ping,        [Y,   Y,      Y,    Y,    Y,      Y,    Y]),
     (Own,     Gateway,     [Y,   Y,      Y,    N,    Y,      Y,    Y]),
     (Own,     HostService, [Y,   Y,      Y,    N,    N,      Y,    Y]),
