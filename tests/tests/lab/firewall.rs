@@ -82,6 +82,11 @@ fn a_drop_stops_exactly_what_it_names_live_flows_included() {
 
     play.does("nft flush ruleset");
     play.goes_on();
+    play.does("nft add table inet guard");
+    play.does("nft add chain inet guard forward { type filter hook forward priority 0 ; }");
+    play.does(&format!("nft add rule inet guard forward ip daddr {others_address} drop"));
+    play.is_fast("a bare nft drop of another container");
+    play.does("nft flush ruleset");
 
     // A published port of one container, by what the firewall sees: the container's own address and port.
     play.does(
@@ -90,6 +95,7 @@ fn a_drop_stops_exactly_what_it_names_live_flows_included() {
     wait_until("a rule of the older iptables is seen", || play.status().contains("shown\":true"));
     assert!(play.town.client.asks_tcp(&format!("{FRONT}:9090"), IMPATIENCE).is_err());
     play.goes_on();
+    play.is_fast("an iptables drop of another container");
 }
 
 #[test]
@@ -239,22 +245,26 @@ fn connections_live_and_new_ones_begin_while_the_daemon_is_dead() {
 fn strict_reverse_path_filters_and_br_netfilter_stop_nothing() {
     for sysctls in [
         &["net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.eth0.rp_filter=1", "net.ipv4.conf.eth1.rp_filter=1"][..],
-        &["net.bridge.bridge-nf-call-iptables=1"],
-        &["net.bridge.bridge-nf-call-iptables=0"],
+        &["net.bridge.bridge-nf-call-iptables=1", "net.bridge.bridge-nf-call-ip6tables=1"],
+        &["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"],
     ] {
-        let play = Play::with(&["iptables-nft -P FORWARD DROP"]);
+        let play = Play::of_both_families(&["iptables-nft -P FORWARD DROP", "ip6tables-nft -P FORWARD DROP"]);
         for sysctl in sysctls {
             play.host().run(["sysctl", "-qw", sysctl]).ok();
         }
 
         play.goes_on();
+        play.goes_on_by_ipv6();
 
         let other = play.town.container("other", "blue", &[]);
         let _echo = other.echo_udp(7);
-        let there = play.town.at("other", 7);
-        assert_eq!(play.app.asks_udp(&there, 3, 100, PATIENCE), 3, "first packets inside a network: {sysctls:?}");
-        assert_eq!(play.app.asks_udp(&there, 3, 4000, PATIENCE), 3, "fragments inside a network: {sysctls:?}");
-        assert_eq!(play.app.pings(&play.town.address("other"), 3, PATIENCE), 3, "{sysctls:?}");
+        let v6 = says::text(&says::inspected(&play.town.netd, "inspect other"), "/networks/0/ip6");
+        let v4 = play.town.address("other");
+        for (address, there) in [(&v4, format!("{v4}:7")), (&v6, format!("[{v6}]:7"))] {
+            assert_eq!(play.app.asks_udp(&there, 3, 100, PATIENCE), 3, "first packets inside a network: {sysctls:?}");
+            assert_eq!(play.app.asks_udp(&there, 3, 4000, PATIENCE), 3, "fragments inside a network: {sysctls:?}");
+            assert_eq!(play.app.pings(address, 3, PATIENCE), 3, "{sysctls:?}");
+        }
         assert!(hears_group(&play, &other), "a group inside a network: {sysctls:?}");
         play.is_fast(&format!("{sysctls:?}"));
     }

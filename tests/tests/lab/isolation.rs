@@ -169,6 +169,17 @@ fn a_container_speaks_in_its_own_name_alone_and_each_lie_is_counted() {
     let stranger = web.enter(|| std::net::UdpSocket::bind("10.250.0.9:0")).expect("it is the container's own idea");
     stranger.send_to(b"hello", (neighbour[0], 9)).expect("it is sent");
     assert!(counted(&town, "dropped/spoofed_address") > lies_about_sources, "a packet from a stranger's address");
+    for (own_idea, to) in neighbour.into_iter().zip(gateway) {
+        assert_eq!(web.pings(&to.to_string(), 1, PATIENCE), 1, "who the gateway is, it knows");
+        let before = counted(&town, "dropped/spoofed_address");
+        web.ip(&format!("address add {own_idea} dev lo"));
+
+        let liar = web.enter(|| std::net::UdpSocket::bind((own_idea, 0))).expect("it is the container's own idea");
+        liar.send_to(b"hello", (to, 9)).expect("it is sent");
+
+        assert!(counted(&town, "dropped/spoofed_address") > before, "a packet from {own_idea}, which is a neighbour's");
+        web.ip(&format!("address del {own_idea} dev lo"));
+    }
     // Nobody believes otherwise, and the truth gets through.
     let known = app.ip("neigh show dev eth0");
     assert!(!known.contains(&format!("{} lladdr {}", gateway[0], text(own))), "{known}");
