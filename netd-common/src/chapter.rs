@@ -8,7 +8,7 @@
 use crate::{
     guard,
     hooks::{self, Decided, PASS},
-    icmp, nat, neighbour, overlay,
+    icc, icmp, nat, neighbour, overlay,
     packet::Packet,
     tables::{Scratch, Tables},
     verdict::{DropReason, Packed, Verdict},
@@ -57,6 +57,8 @@ pub enum Chapter {
     PassOn,
     /// An ICMP error about a flow of the mesh, from another host, on its [`Way`](hooks::Way) `with`.
     ErrorFromOverlay,
+    /// A packet from another host for a container that is kept apart, which belongs to no flow.
+    LeadApart,
 }
 
 /// Tells a chapter: what the kernel's functions do, and in their place whatever has no such functions.
@@ -83,6 +85,7 @@ pub fn tell<P: Packet, T: Tables>(chapter: Chapter, p: &mut P, t: &T, s: &mut Sc
         Chapter::IntoTunnel => settle(overlay::mesh::into_tunnel(p, t, s)),
         Chapter::PassOn => settle(overlay::mesh::pass_on(p, t, s)),
         Chapter::ErrorFromOverlay => settle(overlay::mesh::error(p, t, s, with)),
+        Chapter::LeadApart => settle(icc::lead_apart(p, t, s)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     overlay,
     packet::{Covers, ETH, Label, Packet, Zero},
     parse::{Headers, IPV6_HEADER},
-    tables::{Device, Endpoint, EndpointKey, Scratch, Tables, device_flags},
+    tables::{Device, EndpointKey, RemoteKey, Scratch, Tables, device_flags},
     tuple::{Address, Mac, Tuple},
     verdict::{DropReason, Verdict},
 };
@@ -147,11 +147,15 @@ fn require_own_options<P: Packet>(p: &P, mac: Mac, at: usize) -> Result<(), Drop
     if at >= p.length() { Ok(()) } else { Err(DropReason::Malformed) }
 }
 
-/// The container that an asker's question is about; the asker itself answers for itself.
+/// The link-layer address of the container, here or on another host, that an asker's question is about; the asker itself answers
+/// for itself.
 #[inline(always)]
-fn asked_for<'a, T: Tables>(t: &'a T, s: &mut Scratch, asker: &Device, target: Address) -> Option<&'a Endpoint> {
+fn asked_for<T: Tables>(t: &T, s: &mut Scratch, asker: &Device, target: Address) -> Option<Mac> {
     s.endpoint = EndpointKey { address: target, zone: asker.zone, pad: 0 };
-    t.endpoint(&s.endpoint).filter(|endpoint| endpoint.device != asker.ifindex)
+    if let Some(endpoint) = t.endpoint(&s.endpoint) {
+        return (endpoint.device != asker.ifindex).then_some(endpoint.mac);
+    }
+    t.remote(&RemoteKey { address: target, vni: asker.vni }).map(|remote| remote.mac)
 }
 
 /// Answers an ARP request for another container of the asker's network. Everything else is the bridge's.
@@ -164,7 +168,7 @@ pub fn answer_arp<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> De
     }
     let target = p.read::<4>(ETH + arp::TARGET + 6)?;
     let Some(found) = asked_for(t, s, asker, Address::v4(target)) else { return Ok(PASS) };
-    let (own, mac) = (p.read::<10>(ETH + arp::SENDER)?, found.mac.0);
+    let (own, mac) = (p.read::<10>(ETH + arp::SENDER)?, found.0);
     p.write(0, asker.mac.0)?;
     p.write(6, mac)?;
     p.write(ETH + arp::OPERATION, arp::REPLY)?;
@@ -186,9 +190,9 @@ fn answer_solicitation<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, 
     let target = Address::v6(p.read::<16>(h.l4 + nd::TARGET)?);
     let Some(found) = asked_for(t, s, asker, target) else { return Ok(PASS) };
     p.write(0, asker.mac.0)?;
-    p.write(6, found.mac.0)?;
+    p.write(6, found.0)?;
     turn_addresses(p, s)?;
-    turn_message(p, found.mac)?;
+    turn_message(p, found)?;
     back(p, asker)
 }
 

@@ -70,6 +70,7 @@ chapters! {
     IntoTunnel: into_tunnel, l3_into_tunnel;
     PassOn: pass_on, l3_pass_on;
     ErrorFromOverlay: error_from_overlay, l3_error_from_overlay;
+    LeadApart: lead_apart, l3_lead_apart;
 }
 
 #[inline(always)]

@@ -9,7 +9,9 @@ use crate::{
     chapter::Chapter,
     conntrack, firewall,
     forward::{self, WayOut},
-    fragment, icc, icmp,
+    fragment,
+    icc::{self, OnLink},
+    icmp,
     nat::{self, Ttl},
     neighbour,
     packet::{Label, Packet},
@@ -41,11 +43,11 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         if s.key.protocol == ICMPV6 {
             // Of the link alone.
             let decided = p.tell(Chapter::Discovery, t, s, 0).decided()?;
-            return if device.vni == 0 || decided != PASS { Ok(decided) } else { leave(p, t, s) };
+            return if is_bridges(device) || decided != PASS { Ok(decided) } else { leave(p, t, s) };
         }
     }
     if frame.destination.is_group() || s.key.dst.is_link_local() || !policy::goes_beyond_link(s.key.src) {
-        return if device.vni == 0 { Ok(PASS) } else { leave(p, t, s) };
+        return if is_bridges(device) { Ok(PASS) } else { leave(p, t, s) };
     }
     if s.key.dst.is_loopback() {
         return Err(DropReason::LoopbackFromWire);
@@ -55,19 +57,23 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
         // A switch's work, without state.
         return if device.vni == 0 { forward::switch(p, t, s, device.zone, frame.destination) } else { leave(p, t, s) };
     }
+    s.on_link = OnLink::No as u32;
     if on_link {
-        icc::require_container(t, s, device.zone, frame.destination)?;
+        s.on_link = icc::require_container(t, s, device, frame.destination)? as u32;
     } else if device.has(device_flags::isolated(h.v4)) {
         return Err(DropReason::Internal);
     }
     s.key.zone = device.zone;
-    s.on_link = on_link.into();
     if h.transport == Transport::Error {
-        return p.tell(Chapter::ErrorByContainer, t, s, 0).decided();
+        let told = p.tell(Chapter::ErrorByContainer, t, s, 0);
+        return if told == icc::PASSES { icc::deliver(p, t, s) } else { told.decided() };
     }
     let h = fragment::recall(t, s);
     if !goes_on(p, t, s, h, Way::OfContainer)? {
         let led = p.tell(Chapter::LeadContainer, t, s, 0);
+        if led == icc::PASSES {
+            return icc::deliver(p, t, s);
+        }
         if led != OPENS {
             return led.decided();
         }
@@ -75,6 +81,13 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     }
     fragment::remember(t, s, s.noted.headers());
     send(p, t, s)
+}
+
+/// Whether what is for a group or for a link-local address is the bridge's to carry: in a network of this host alone, and where
+/// containers are kept apart, since no port of the bridge takes it.
+#[inline(always)]
+fn is_bridges(device: &Device) -> bool {
+    device.vni == 0 || device.has(device_flags::NO_ICC)
 }
 
 /// Out of a network that spans hosts, or to another of its containers.
@@ -87,7 +100,7 @@ fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
 #[inline(always)]
 pub fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
-    if s.on_link != 0 {
+    if s.on_link != OnLink::No as u32 {
         return icc::error(p, t, s, h);
     }
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
@@ -119,8 +132,8 @@ pub fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratc
 #[inline(always)]
 fn send<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
-    if s.on_link != 0 {
-        return forward::deliver(p, s.flow.next.device);
+    if s.on_link != OnLink::No as u32 {
+        return icc::deliver(p, t, s);
     }
     // Between a container and the host's address there is no hop, and no link that could be too narrow.
     let within = s.flow.becomes.zone != Zone::HOST;
@@ -140,10 +153,10 @@ fn send<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
 #[inline(always)]
 pub fn lead_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
-    if s.on_link != 0 {
+    if s.on_link != OnLink::No as u32 {
         icc::lead(t, s)?;
         if h.transport == Transport::Opaque {
-            return forward::deliver(p, s.flow.next.device);
+            return Ok(icc::PASSES);
         }
     } else {
         let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
@@ -205,6 +218,9 @@ fn may_knock(h: Headers) -> bool {
 /// a container opened has an address of the host that is not that of its way, so no answer would come back.
 #[inline(always)]
 pub fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
+    if s.on_link != OnLink::No as u32 {
+        return icc::find_way(t, s).map(|()| true);
+    }
     if s.flow.becomes.zone != Zone::HOST {
         return forward::find_way_in(t, s).map(|()| true);
     }

@@ -3,7 +3,7 @@
 use super::container::find_containers_way;
 use crate::{
     chapter::Chapter,
-    conntrack, forward, nat,
+    conntrack, forward, icc, nat,
     overlay::mesh,
     packet::Packet,
     parse::{self, Headers, Transport},
@@ -27,6 +27,8 @@ pub enum Way {
     Arriving = 4,
     /// A container's answer, at the host where its client knocked.
     Answering = 5,
+    /// Between containers of a network that keeps them apart, from another host.
+    OnLink = 6,
 }
 
 /// Whether the packet belongs to a flow, which is in `s.flow` then. Once a tick, and when it changes the flow's state, it is
@@ -86,6 +88,9 @@ fn find_way<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch, way: u64) -> Re
     }
     if way == Way::Answering as u64 {
         return mesh::find_client(t, s).map(|()| true);
+    }
+    if way == Way::OnLink as u64 {
+        return icc::find_way(t, s).map(|()| true);
     }
     Ok(true)
 }

@@ -8,7 +8,7 @@ mod flow;
 mod uplink;
 
 pub use container::{error_by_container, from_container, from_host, lead_container, to_container};
-pub use flow::{OPENS, Way, establish, goes_on, note, prepare_and_establish};
+pub use flow::{OPENS, Way, establish, goes_on, note, prepare_and_establish, require_opening};
 pub use uplink::{
     error_from_outside, forwarded_for_container, from_uplink, lead_from_outside, leave_translated, to_uplink,
 };

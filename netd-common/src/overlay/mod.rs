@@ -14,6 +14,7 @@ use crate::{
     chapter::Chapter,
     forward,
     hooks::{Decided, PASS},
+    icc,
     packet::{ETH, Label, Packet},
     parse::{self, ETHERTYPE_IPV4, Ethernet, IPV6_HEADER, Transport},
     policy,
@@ -251,6 +252,10 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
         return Err(DropReason::Untranslatable);
     }
     if policy::is_arp(frame) {
+        if segment.has(segment_flags::NO_ICC) {
+            // Who asks is answered on its own host.
+            return Err(DropReason::NotAllowed);
+        }
         return enter_arp(p, t, s, segment.zone, frame.destination);
     }
     if parse::note(p, s, frame.ethertype)?.is_none() {
@@ -260,7 +265,12 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     match (frame.source == gateway, frame.destination == gateway) {
         (true, _) => mesh::arrive(p, t, s),
         (_, true) => mesh::answer(p, t, s),
-        _ => deliver_or_refuse(p, t, s),
+        _ => {
+            if segment.has(segment_flags::NO_ICC) {
+                icc::enter(p, t, s, segment)?;
+            }
+            deliver_or_refuse(p, t, s)
+        }
     }
 }
 

@@ -189,8 +189,8 @@ pub struct Scratch {
     pub noted: Noted,
     /// Largest packet that would fit where it does not, in bytes; 0 where its length is not what is wrong.
     pub mtu: u32,
-    /// 1 for a frame to another container of its network, 0 for one to the gateway. Here so that the kernel's
-    /// verifier does not follow both by themselves.
+    /// An [`OnLink`](crate::icc::OnLink): whether a frame is for another container of its network, or for the gateway. Here so that
+    /// the kernel's verifier does not follow both by themselves.
     pub on_link: u32,
     /// 1 if the packet must show itself to the host's firewall, though its flow need not.
     pub show: u32,

@@ -17,6 +17,8 @@ pub mod segment_flags {
     pub const LEARNS: u16 = 1;
     /// Between hosts it goes encrypted (IPsec ESP), by a UDP port of its own.
     pub const ENCRYPTED: u16 = 2;
+    /// Its containers reach one another only as somebody allowed.
+    pub const NO_ICC: u16 = 4;
 }
 
 /// The bit that the kernel sets in the mark of a packet that it has decrypted by a security association of ours

@@ -1,5 +1,6 @@
 //! Stories of packets through one host in memory, each file about one question.
 
+mod apart;
 mod drivers;
 mod edges;
 mod encrypted;

@@ -15,7 +15,7 @@ use netd_tests::{
 };
 
 pub const VNI: u32 = 42;
-const THERE: [u8; 4] = [10, 176, 1, 77];
+pub const THERE: [u8; 4] = [10, 176, 1, 77];
 pub const THERE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 77];
 pub const VTEP: Address = Address::v4([192, 0, 2, 9]);
 const PEERS: [Address; 2] = [VTEP, Address::v4([192, 0, 2, 10])];
@@ -67,7 +67,7 @@ pub fn sends(world: &World, to: [u8; 6], bytes: Vec<u8>) -> (Verdict, Frame) {
 }
 
 /// A frame comes from a VTEP.
-fn comes(world: &World, vtep: Address, vni: u32, to: [u8; 6], bytes: Vec<u8>) -> (Verdict, Frame) {
+pub fn comes(world: &World, vtep: Address, vni: u32, to: [u8; 6], bytes: Vec<u8>) -> (Verdict, Frame) {
     let mut frame = Frame { tunnel: Some(TunnelKey { vtep, vni }), ..Frame::at(TUNNEL, bytes) };
     frame.bytes[..6].copy_from_slice(&to);
     frame.bytes[6..12].copy_from_slice(&THERE_MAC);
@@ -78,15 +78,30 @@ pub fn counted(world: &World, hook: Hook, reason: DropReason) -> u64 {
     world.counters.borrow().get(&hook).map_or(0, |counters| counters.dropped[reason as usize])
 }
 
-fn both_families(build: Build) -> [Vec<u8>; 2] {
+pub fn both_families(build: Build) -> [Vec<u8>; 2] {
     let bytes = build.bytes();
     [bytes.clone(), ipv6_twin(&bytes)]
 }
 
-fn arp(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+pub fn arp(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![0; 12];
     bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     bytes.extend(container_mac(A).iter().chain(&sender).chain(&[0; 6]).chain(&target));
+    bytes
+}
+
+/// Container A asks for a neighbour.
+pub fn solicitation(asker: [u8; 16], target: [u8; 16]) -> Vec<u8> {
+    let mut bytes = vec![0; 12];
+    bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    bytes.extend(asker);
+    bytes.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, target[13], target[14], target[15]]);
+    bytes.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(target);
+    bytes.extend([1, 1]);
+    bytes.extend(container_mac(A));
+    let checksum = icmpv6_checksum(&bytes);
+    bytes[56..58].copy_from_slice(&checksum);
     bytes
 }
 
@@ -122,18 +137,8 @@ fn a_container_that_asks_for_one_of_another_host_is_answered_at_once() {
 fn a_neighbour_solicitation_becomes_the_advertisement_with_its_checksum() {
     let world = host(false);
     let (asker, target) = (twin([10, 176, 1, 2]), twin(THERE));
-    let mut bytes = vec![0; 12];
-    bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
-    bytes.extend(asker);
-    bytes.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, target[13], target[14], target[15]]);
-    bytes.extend([135, 0, 0, 0, 0, 0, 0, 0]);
-    bytes.extend(target);
-    bytes.extend([1, 1]);
-    bytes.extend(container_mac(A));
-    let checksum = icmpv6_checksum(&bytes);
-    bytes[56..58].copy_from_slice(&checksum);
 
-    let (verdict, frame) = sends(&world, [0x33, 0x33, 0xff, 0, 0, 1], bytes);
+    let (verdict, frame) = sends(&world, [0x33, 0x33, 0xff, 0, 0, 1], solicitation(asker, target));
 
     assert_eq!(verdict, Verdict::Peer(A));
     assert_eq!((&frame.bytes[22..38], &frame.bytes[38..54]), (&target[..], &asker[..]));
