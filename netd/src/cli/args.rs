@@ -269,11 +269,11 @@ pub struct PublishArgs {
 /// What an endpoint may open to another.
 #[derive(Args, Debug)]
 pub struct AllowanceArgs {
-    /// The endpoint that opens
-    #[arg(value_name = "SRC")]
+    /// The endpoint that opens; SRC@NODE if other nodes have one of that name
+    #[arg(value_name = "SRC[@NODE]")]
     pub from: String,
     /// To which endpoint, and what of it; everything unless a port is given
-    #[arg(value_name = "DST[:PORT[/PROTO]]")]
+    #[arg(value_name = "DST[@NODE][:PORT[/PROTO]]")]
     pub to: String,
 }
 

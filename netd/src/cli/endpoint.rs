@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::de::IgnoredAny;
 
 use super::{
     args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs, PublishArgs},
@@ -91,14 +92,14 @@ pub async fn unpublish(client: &Client, args: PortsArgs) -> Result<ExitCode> {
 /// `netd allow`.
 pub async fn allow(client: &Client, args: AllowanceArgs) -> Result<ExitCode> {
     let path = format!("{}/allowances", route("endpoints", &args.from)?);
-    client.post::<EndpointView>(&path, &AllowanceOrder { to: args.to }).await?;
+    client.post::<IgnoredAny>(&path, &AllowanceOrder { to: args.to }).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `netd deny`.
 pub async fn deny(client: &Client, args: AllowanceArgs) -> Result<ExitCode> {
     let path = format!("{}/allowances", route("endpoints", &args.from)?);
-    client.delete::<EndpointView>(&path, &AllowanceOrder { to: args.to }).await?;
+    client.delete::<IgnoredAny>(&path, &AllowanceOrder { to: args.to }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,7 +3,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use crate::model::Name;
+use super::Opening;
+use crate::model::{Name, Protocol};
 
 /// What every key begins with.
 pub const PREFIX: &str = "/netd/v1/";
@@ -19,6 +20,9 @@ pub enum Key {
     Network(Name),
     /// An address of a network, by the network's id. Stays when the node goes: its containers may still have it.
     Claim(String, IpAddr),
+    /// What one address of a network may open to another, by the network's id and the one that is opened to. Stays when a node goes,
+    /// and holds no longer than the claims of both.
+    Allowance(String, IpAddr, IpAddr, Opening),
     /// A node that is there. Goes with the node's lease.
     Node(Name),
     /// An endpoint of a node, by its id. Goes with the node's lease.
@@ -85,6 +89,13 @@ impl fmt::Display for Key {
             Self::Drained(node) => write!(f, "drained/{node}"),
             Self::Network(name) => write!(f, "networks/{name}"),
             Self::Claim(network, address) => write!(f, "addresses/{network}/{address}"),
+            Self::Allowance(network, dst, src, port) => {
+                write!(f, "allowances/{network}/{dst}/{src}/")?;
+                match port {
+                    Some((port, protocol)) => write!(f, "{protocol}-{port}"),
+                    None => f.write_str("all"),
+                }
+            }
             Self::Node(node) => write!(f, "nodes/{node}"),
             Self::Endpoint(node, id) => write!(f, "endpoints/{node}/{id}"),
             Self::Question(id) => write!(f, "questions/{id}"),
@@ -107,6 +118,10 @@ impl FromStr for Key {
             ["drained", node] => Ok(Self::Drained(name(node)?)),
             ["networks", network] => Ok(Self::Network(name(network)?)),
             ["addresses", network, address] => Ok(Self::Claim(network.to_owned(), address.parse().map_err(drop)?)),
+            ["allowances", network, dst, src, opening] => {
+                let address = |text: &str| text.parse().map_err(drop);
+                Ok(Self::Allowance(network.to_owned(), address(dst)?, address(src)?, read_opening(opening).ok_or(())?))
+            }
             ["nodes", node] => Ok(Self::Node(name(node)?)),
             ["endpoints", node, id] => Ok(Self::Endpoint(name(node)?, id.to_owned())),
             ["questions", id] => Ok(Self::Question(id.to_owned())),
@@ -119,6 +134,14 @@ impl FromStr for Key {
     }
 }
 
+fn read_opening(text: &str) -> Option<Opening> {
+    if text == "all" {
+        return Some(None);
+    }
+    let (protocol, port) = text.split_once('-')?;
+    Some(Some((port.parse().ok()?, Protocol::named(protocol)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,12 +149,15 @@ mod tests {
     #[test]
     fn a_key_survives_its_text() {
         let name = |text: &str| text.parse::<Name>().unwrap();
+        let ip = |text: &str| text.parse().unwrap();
         let keys = [
             Key::Incarnation(name("a.b")),
             Key::Drained(name("a-b")),
             Key::Network(name("web_1")),
             Key::Claim("0123456789ab".into(), "10.0.0.1".parse().unwrap()),
             Key::Claim("0123456789ab".into(), "fd00::1".parse().unwrap()),
+            Key::Allowance("0123456789ab".into(), ip("10.0.0.1"), ip("10.0.0.2"), None),
+            Key::Allowance("0123456789ab".into(), ip("fd00::1"), ip("fd00::2"), Some((53, Protocol::Udp))),
             Key::Node(name("a")),
             Key::Endpoint(name("a"), "ba9876543210".into()),
             Key::Question("q".into()),

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Announcement, Place, SharedNetwork, SharedSubnet, View, announced, mesh_ports, remotes, taken};
+use super::{Announcement, Place, SharedNetwork, SharedSubnet, View, announced, mesh_ports, remotes, required, taken};
 use crate::{
     model::{
         self, Driver, Endpoint, Model, Name, Network, PortPublication, RemoteEndpoint, Remotes, Segment, Subnet,
@@ -72,6 +72,8 @@ pub fn shared(network: &Network) -> Option<SharedNetwork> {
         subnets: network.subnets.iter().map(subnet).collect(),
         internal: network.internal,
         encrypted: segment.encrypted,
+        no_icc: network.no_icc,
+        requires: required(network),
         no_masquerade: network.no_masquerade,
         mtu: (!network.mtu_follows).then_some(network.mtu),
         dns: network.dns.clone(),
@@ -110,6 +112,10 @@ pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
         }
     }
     for (name, network) in view.networks() {
+        if let Some(why) = network.obstacle() {
+            lines.push(format!("network {name} of all nodes is not here: {why}"));
+            continue;
+        }
         let segment = here.segment(network);
         if let Some(ours) = model.networks.get_mut(name) {
             match &mut ours.driver {
@@ -146,7 +152,7 @@ fn adopted(name: &Name, network: &SharedNetwork, segment: Segment) -> Network {
         snat_ips: Vec::new(),
         from: Vec::new(),
         internal: network.internal,
-        no_icc: false,
+        no_icc: network.no_icc,
         no_masquerade: network.no_masquerade,
         mtu: 0,
         mtu_follows: network.mtu.is_none(),
@@ -240,5 +246,6 @@ pub fn known(view: &View, me: &Name) -> (Remotes, Vec<Elsewhere>) {
         }
     }
     let ports = taken(view, me).into_iter().map(|taken| taken.port).collect();
-    (Remotes { own, vteps, endpoints, ports, ..Remotes::default() }, names)
+    let allowances = view.allowances_of(me);
+    (Remotes { own, vteps, endpoints, ports, allowances, ..Remotes::default() }, names)
 }

@@ -194,8 +194,15 @@ mod tests {
         };
         let vtep = IpAddr::from([192, 0, 2, last]);
         let version = String::new();
-        let there =
-            Node { incarnation: 1, host: node.to_owned(), vtep, vxlan_port: 4789, encrypted_port: 4790, version };
+        let there = Node {
+            incarnation: 1,
+            host: node.to_owned(),
+            vtep,
+            vxlan_port: 4789,
+            encrypted_port: 4790,
+            version,
+            understands: Default::default(),
+        };
         let claim = Claim { node: name(node), endpoint: name("web") };
         vec![
             put(Key::Node(name(node)), Record::Node(there)),
@@ -256,6 +263,7 @@ mod tests {
                 vxlan_port: 4789,
                 encrypted_port: 4790,
                 version,
+                understands: Default::default(),
             };
             vec![put(Key::Node(name(name_of)), Record::Node(node))]
         };
@@ -296,7 +304,7 @@ mod tests {
         }
         let said = |node: &Name, mesh: MeshAnswer| {
             let ways = crate::cluster::forwarding(&remotes(&view, node));
-            (node.clone(), Answer { revision: 1, ways, mesh: Some(mesh) })
+            (node.clone(), Answer { revision: 1, ways, mesh: Some(mesh), allowances: None })
         };
         let right = |node: &Name| {
             let (ways, hosts) = ends(&view, node);

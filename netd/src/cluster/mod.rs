@@ -10,8 +10,10 @@
 //!
 //! Invariant: nothing here performs IO or knows the time.
 
+mod allowances;
 mod claims;
 mod encryption;
+mod features;
 mod keys;
 mod local;
 mod mesh;
@@ -25,15 +27,17 @@ mod tests;
 mod verify;
 mod view;
 
+pub use allowances::{Between, Opening, allow, deny};
 pub use claims::{Compare, Op, Txn, claim, create, publish, remove};
 pub use encryption::{Encryption, encryption};
+pub use features::{known_features, required};
 pub use keys::{Key, Range};
 pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
 pub use mesh::{Taken, alike, ends, mesh_ports, rival, taken};
 pub use own::{Missing, Own, missing};
 pub use records::{
-    Announcement, Answer, Claim, Installed, MeshAnswer, MeshPort, Node, Place, Record, Secret, Session, Shared,
-    SharedNetwork, SharedSubnet, Way,
+    Allowed, Announcement, Answer, Claim, Installed, MeshAnswer, MeshPort, Node, Party, Place, Record, Secret, Session,
+    Shared, SharedNetwork, SharedSubnet, Way,
 };
 pub use remotes::{Remote, Remotes, announced, remotes};
 pub use rotation::{due, next};

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Announcement, Claim, Compare, Installed, Key, Node, Op, Record, Session, Txn, View};
+use super::{
+    Announcement, Claim, Compare, Installed, Key, Node, Op, Record, Session, Txn, View, allowances::forget_allowances,
+};
 use crate::model::Name;
 
 /// What a node has to say.
@@ -79,6 +81,7 @@ pub fn missing(own: &Own, view: &View, pending: &[(String, IpAddr)]) -> Missing 
             missing.txns.push(fenced(Vec::new(), vec![Op::Delete(key.clone())]));
         }
     }
+    missing.txns.extend(forget_allowances(view, &own.name).into_iter().map(|txn| fenced(txn.when, txn.then)));
     let lasting = [
         own.session.clone().map(|session| (Key::Session(own.name.clone()), Record::Session(session))),
         own.installed.map(|installed| (Key::Installed(own.name.clone()), Record::Installed(installed))),

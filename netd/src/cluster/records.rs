@@ -12,7 +12,7 @@ use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Key;
-use crate::model::{GatewayMode, Name, Protocol, mac};
+use crate::model::{GatewayMode, Name, Protocol, RemoteAllowance, mac};
 
 /// What a key holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,8 @@ pub enum Record {
     Network(Box<SharedNetwork>),
     /// Of [`Key::Claim`].
     Claim(Claim),
+    /// Of [`Key::Allowance`].
+    Allowed(Allowed),
     /// Of [`Key::Node`].
     Node(Node),
     /// Of [`Key::Endpoint`].
@@ -53,6 +55,9 @@ pub struct Node {
     pub encrypted_port: u16,
     /// Of its netd.
     pub version: String,
+    /// What of networks its netd knows, beside what every netd does.
+    #[serde(default)]
+    pub understands: BTreeSet<String>,
 }
 
 /// A network of all nodes.
@@ -69,6 +74,12 @@ pub struct SharedNetwork {
     /// Whether it goes encrypted between nodes.
     #[serde(default)]
     pub encrypted: bool,
+    /// Whether its containers reach one another only as somebody allowed.
+    #[serde(default)]
+    pub no_icc: bool,
+    /// What a node must know to have part in it: one that does not know all of it leaves it alone.
+    #[serde(default)]
+    pub requires: BTreeSet<String>,
     /// Whether its containers leave as themselves.
     #[serde(default)]
     pub no_masquerade: bool,
@@ -116,6 +127,26 @@ pub struct Claim {
     pub node: Name,
     /// The endpoint's name there.
     pub endpoint: Name,
+}
+
+/// What may be opened to an address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Allowed {
+    /// By whom.
+    pub from: Party,
+    /// To whom.
+    pub to: Party,
+}
+
+/// An endpoint that has an address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Party {
+    /// Its node.
+    pub node: Name,
+    /// Its name there.
+    pub endpoint: Name,
+    /// The revision that made its claim of the address.
+    pub claim: i64,
 }
 
 /// An endpoint as its node tells of it.
@@ -184,6 +215,9 @@ pub struct Answer {
     pub revision: i64,
     /// Every entry of its map.
     pub ways: Vec<Way>,
+    /// What it has of allowances in networks of several hosts; an older netd does not say.
+    #[serde(default)]
+    pub allowances: Option<BTreeSet<RemoteAllowance>>,
     /// What it has of ports that every node publishes; an older netd does not say.
     #[serde(default)]
     pub mesh: Option<MeshAnswer>,
@@ -261,6 +295,7 @@ impl Record {
             Key::Incarnation(_) | Key::Drained(_) | Key::Question(_) => Ok(Self::Mark),
             Key::Network(_) => parsed(value).map(|network| Self::Network(Box::new(network))),
             Key::Claim(..) => parsed(value).map(Self::Claim),
+            Key::Allowance(..) => parsed(value).map(Self::Allowed),
             Key::Node(_) => parsed(value).map(Self::Node),
             Key::Endpoint(..) => parsed(value).map(|endpoint| Self::Endpoint(Box::new(endpoint))),
             Key::Answer(..) => parsed(value).map(Self::Answer),
@@ -276,6 +311,7 @@ impl Record {
             Self::Mark => Vec::new(),
             Self::Network(network) => json(network),
             Self::Claim(claim) => json(claim),
+            Self::Allowed(allowed) => json(allowed),
             Self::Node(node) => json(node),
             Self::Endpoint(endpoint) => json(endpoint),
             Self::Answer(answer) => json(answer),

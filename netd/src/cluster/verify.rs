@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Answer, MeshAnswer, Missing, Remotes, View, Way, ends, remotes};
-use crate::model::{Name, format_mac};
+use crate::model::{Name, RemoteAllowance, format_mac};
 
 /// Desired or found entries, as an [`Answer`] has them.
 pub fn forwarding(remotes: &Remotes) -> Vec<Way> {
@@ -33,6 +33,7 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
         match answers.get(node) {
             Some(answer) => {
                 lines.extend(of_node(view, node, &answer.ways));
+                lines.extend(answer.allowances.iter().flat_map(|found| of_allowances(view, node, found)));
                 lines.extend(answer.mesh.iter().flat_map(|found| of_mesh(view, node, found)));
             }
             None => lines.push(format!("node {node} does not answer")),
@@ -73,6 +74,19 @@ fn of_mesh(view: &View, node: &Name, found: &MeshAnswer) -> Vec<String> {
     lines
 }
 
+/// What a node lets containers open to one another otherwise than the store says.
+fn of_allowances(view: &View, node: &Name, found: &BTreeSet<RemoteAllowance>) -> Vec<String> {
+    let desired = view.allowances_of(node);
+    let said = |allowance: &RemoteAllowance| {
+        let RemoteAllowance { vni, src, dst, port } = allowance;
+        let what = port.map_or_else(|| "everything".to_owned(), |(port, protocol)| format!("{port}/{protocol}"));
+        format!("what {src} may open to {dst} of {} ({what})", network_of(view, *vni))
+    };
+    let lacks = desired.difference(found).map(|one| format!("node {node}: lacks {}", said(one)));
+    let has = found.difference(&desired).map(|one| format!("node {node}: has {}, which nobody has allowed", said(one)));
+    lacks.chain(has).collect()
+}
+
 fn compared(view: &View, node: &Name, desired: &[Way], found: &[Way], what: &str) -> Vec<String> {
     let by_place =
         |ways: &[Way]| -> BTreeMap<_, Way> { ways.iter().map(|way| ((way.vni, way.address), way.clone())).collect() };
@@ -94,7 +108,10 @@ fn compared(view: &View, node: &Name, desired: &[Way], found: &[Way], what: &str
 
 fn said(view: &View, way: &Way) -> String {
     let Way { vni, address, mac, vtep } = way;
-    let network = view.networks().find(|(_, network)| network.vni == *vni);
-    let network = network.map_or_else(|| format!("VNI {vni}"), |(name, _)| format!("network {name}"));
-    format!("{address} of {network} ({}) by {vtep}", format_mac(*mac))
+    format!("{address} of {} ({}) by {vtep}", network_of(view, *vni), format_mac(*mac))
+}
+
+fn network_of(view: &View, vni: u32) -> String {
+    let network = view.networks().find(|(_, network)| network.vni == vni);
+    network.map_or_else(|| format!("VNI {vni}"), |(name, _)| format!("network {name}"))
 }

@@ -10,7 +10,7 @@ use super::{
     events::{EndpointAction, Happening, NetworkAction, PortAction},
     messages::process_of,
     moment::now,
-    views::{endpoint_view, network_view},
+    views::{EndpointView, endpoint_view, network_view},
 };
 use crate::{
     ipam::Pools,
@@ -37,7 +37,7 @@ impl<K: Kernel> Daemon<K> {
             Request::PruneNetworks(labels) => self.prune_networks(&labels).await,
             Request::Attach(order) => self.attach(order).await,
             Request::Endpoints => {
-                Ok(Reply::Endpoints(self.model.endpoints.values().map(|e| endpoint_view(e, &self.facts)).collect()))
+                Ok(Reply::Endpoints(self.model.endpoints.values().map(|endpoint| self.shown(endpoint)).collect()))
             }
             Request::Endpoint(name) => self.endpoint(&name.parse()?),
             Request::Connect(name, order) => self.connect(&name.parse()?, order).await,
@@ -67,12 +67,19 @@ impl<K: Kernel> Daemon<K> {
     }
 
     pub(super) fn endpoint(&self, name: &Name) -> Result<Reply, Failure> {
-        Ok(Reply::Endpoint(endpoint_view(self.model.endpoint(name)?, &self.facts)))
+        Ok(Reply::Endpoint(self.shown(self.model.endpoint(name)?)))
+    }
+
+    /// An endpoint, with what all know of it.
+    fn shown(&self, endpoint: &Endpoint) -> EndpointView {
+        let mut view = endpoint_view(endpoint, &self.facts);
+        view.allows.extend(self.allowed_by_all(&endpoint.name));
+        view
     }
 
     /// The endpoint, and what of the ports that were just published is ignored.
     fn endpoint_with_ports(&self, name: &Name, ports: &[String]) -> Result<Reply, Failure> {
-        let mut view = endpoint_view(self.model.endpoint(name)?, &self.facts);
+        let mut view = self.shown(self.model.endpoint(name)?);
         for text in ports {
             view.warnings.extend(model::ignored(&self.model, name, &text.parse()?));
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use tracing::{debug, error};
 
-use super::{Daemon, closes};
+use super::{Daemon, allowances::denies, closes};
 use crate::{
     model::{Model, Name},
     plan::{exchange, part, touched},
@@ -29,6 +29,7 @@ impl<K: Kernel> Daemon<K> {
         // A namespace that has taken another's path has ended what is planned for that one.
         let scope = if self.is_as_planned { scope } else { Scope::Whole };
         let (steps, desired, narrowed) = self.due(&next, &scope);
+        let denied = matches!(scope, Scope::Whole) && denies(&self.applied, &desired);
 
         self.store.write(&self.model, &next)?;
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
@@ -65,6 +66,9 @@ impl<K: Kernel> Daemon<K> {
         );
         if narrowed {
             self.end_what_is_closed();
+        }
+        if denied {
+            self.end_denied_flows();
         }
         Ok(())
     }

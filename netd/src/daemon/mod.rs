@@ -49,6 +49,7 @@ pub use views::{
 };
 
 use self::{
+    allowances::denies,
     cluster::Cluster,
     events::{RepairAction, WarningAction},
     fill::Fill,
@@ -242,7 +243,8 @@ impl<K: Kernel> Daemon<K> {
                         continue;
                     }
                     // Whoever asked may be gone.
-                    let _ = reply.send(self.answer(request).await);
+                    let answer = self.answer(request).await.map_err(|failure| self.explained(failure));
+                    let _ = reply.send(answer);
                 }
                 change = changes.changed(), if told => {
                     told = change.is_ok();
@@ -301,7 +303,7 @@ impl<K: Kernel> Daemon<K> {
         if !failed.iter().any(Step::is_of_keys) {
             self.keys_are_installed();
         }
-        let narrowed = closes(&observed, &desired);
+        let (narrowed, denied) = (closes(&observed, &desired), denies(&observed, &desired));
         self.is_as_planned = trouble.is_empty();
         self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
         self.note_facts(facts);
@@ -309,6 +311,9 @@ impl<K: Kernel> Daemon<K> {
         self.follow_published_ports().await;
         if narrowed {
             self.end_what_is_closed();
+        }
+        if denied {
+            self.end_denied_flows();
         }
         Ok(())
     }

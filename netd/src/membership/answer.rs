@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     cluster::{
-        Announcement, Answer, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, View, Wanted, claim, create,
-        differences, next, publish, remove, rival,
+        Announcement, Answer, Between, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, View, Wanted, allow,
+        claim, create, deny, differences, next, publish, remove, rival,
     },
     etcd::Outcome,
     model::{Name, Rejection},
@@ -56,6 +56,7 @@ impl Wish {
             | Self::Remove { reply, .. }
             | Self::Claim { reply, .. }
             | Self::Publish { reply, .. }
+            | Self::Allow { reply, .. }
             | Self::Settle { reply }
             | Self::Drain { reply, .. }
             | Self::Forget { reply, .. }
@@ -78,6 +79,7 @@ impl Task {
             Wish::Remove { name, reply } => replied(reply, self.remove(&name).await),
             Wish::Claim { endpoint, addresses, reply } => replied(reply, self.claim(&endpoint, &addresses).await),
             Wish::Publish { id, endpoint, reply } => replied(reply, self.take_ports(id, *endpoint).await),
+            Wish::Allow { between, allowed, reply } => replied(reply, self.allow(&between, allowed).await),
             Wish::Abandon { addresses } => {
                 self.pending.retain(|pending| !addresses.contains(pending));
                 self.say().await
@@ -174,6 +176,20 @@ impl Task {
             }
         }
         Ok(Err(Denial::Changed))
+    }
+
+    async fn allow(&mut self, between: &Between, allowed: bool) -> Result<Result<(), Denial>, Fault> {
+        self.read().await?;
+        let txn = if allowed {
+            let Some(txn) = allow(&self.view, between) else { return Ok(Err(Denial::Changed)) };
+            txn
+        } else {
+            match deny(&self.view, between) {
+                Ok(txn) => txn,
+                Err(rejection) => return Ok(Err(Denial::Refused(rejection.to_string()))),
+            }
+        };
+        Ok(if self.take(&txn).await? { Ok(()) } else { Err(Denial::Changed) })
     }
 
     /// What has come is not to come.
@@ -311,7 +327,9 @@ impl Task {
 
 /// The records that say what every node forwards, by their revisions.
 fn compared(view: &View) -> BTreeMap<Key, i64> {
-    let is_one = |key: &Key| matches!(key, Key::Network(_) | Key::Claim(..) | Key::Node(_) | Key::Endpoint(..));
+    let is_one = |key: &Key| {
+        matches!(key, Key::Network(_) | Key::Claim(..) | Key::Allowance(..) | Key::Node(_) | Key::Endpoint(..))
+    };
     view.entries.iter().filter(|(key, _)| is_one(key)).map(|(key, entry)| (key.clone(), entry.revision)).collect()
 }
 

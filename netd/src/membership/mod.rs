@@ -24,7 +24,7 @@ use tokio::{
 
 use self::task::{Doors, Task};
 use crate::{
-    cluster::{Announcement, Answer, Installed, Session, SharedNetwork, View, Wanted},
+    cluster::{Announcement, Answer, Between, Installed, Session, SharedNetwork, View, Wanted},
     etcd::{Etcd, EtcdConfig},
     model::Name,
 };
@@ -123,6 +123,12 @@ enum Wish {
     },
     Abandon {
         addresses: Vec<Wanted>,
+    },
+    /// Something may be opened between two containers, or may no more.
+    Allow {
+        between: Box<Between>,
+        allowed: bool,
+        reply: Reply,
     },
     /// What the daemon has said last is written.
     Settle {
@@ -234,6 +240,11 @@ impl Membership {
     /// Takes the ports that an endpoint is to have on every node: [`Membership::tell`] of it, or of what it was.
     pub async fn publish(&self, id: String, endpoint: Announcement) -> Result<(), Denial> {
         self.wish(|reply| Wish::Publish { id, endpoint: Box::new(endpoint), reply }).await
+    }
+
+    /// Has something allowed between two containers, or no more.
+    pub async fn allow(&self, between: Between, allowed: bool) -> Result<(), Denial> {
+        self.wish(|reply| Wish::Allow { between: Box::new(between), allowed, reply }).await
     }
 
     /// Gives back addresses that no endpoint has come for.

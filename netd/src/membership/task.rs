@@ -18,7 +18,9 @@ use tracing::{info, warn};
 
 use super::{News, Settings, Wish, Word, answer::Verification};
 use crate::{
-    cluster::{Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, missing},
+    cluster::{
+        Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, known_features, missing,
+    },
     etcd::{self, Etcd, EtcdError, Outcome},
 };
 
@@ -278,6 +280,7 @@ impl Task {
             vxlan_port: self.settings.vxlan_port,
             encrypted_port: self.settings.encrypted_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            understands: known_features(),
         };
         let Word { endpoints, session, installed } = self.own.clone();
         Some(Own { name: self.settings.node.clone(), node, lease, endpoints, session, installed })

@@ -8,7 +8,7 @@ use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEFAULT_NETWORK, GatewayMode, Model, Name, Network, Options, Rejection, Segment, Subnet,
+    DEFAULT_NETWORK, Driver, GatewayMode, Model, Name, Network, Options, Rejection, Segment, Subnet,
     conflicts::used,
     gateway::{self, ModeWish},
     mode::RESERVED,
@@ -109,9 +109,9 @@ pub fn create_network(
         return Err(Rejection::LeavesAs(address.clone()));
     }
     let no_icc = order.no_icc || options.no_icc;
-    if no_icc && driver.segment().is_some() {
-        // What comes from other hosts would be let in.
-        return Err(Rejection::Unsupported("--no-icc on a network that spans hosts".to_owned()));
+    if no_icc && matches!(driver, Driver::Vxlan(_)) {
+        // Nobody here knows who the containers of other hosts are.
+        return Err(Rejection::NotOfDriver { option: "--no-icc", driver: "vxlan" });
     }
     let mtu = order.mtu.or(options.mtu);
     let network = Network {

@@ -23,6 +23,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// Its IP protocol number.
     pub const fn number(self) -> u8 {
         match self {

@@ -166,6 +166,12 @@ pub enum Rejection {
     NotKeptApart { from: Name, to: Name },
     #[error("{from} was not allowed to reach {target}{}", if *everything { ", but everything of it: deny that first" } else { "" })]
     NotAllowed { from: Name, target: String, everything: bool },
+    #[error("{endpoint} is on nodes {nodes}: say which, as {endpoint}@NODE")]
+    OnSeveralNodes { endpoint: Name, nodes: String },
+    #[error("there is no endpoint {endpoint} on node {node}")]
+    NotOnNode { endpoint: Name, node: Name },
+    #[error("network {name} of all nodes is not here: {why}")]
+    NotTakenPartIn { name: Name, why: String },
     #[error("network {0} is of several hosts: remove it and make it anew")]
     OfSeveralHosts(Name),
     #[error("node {0} takes no more endpoints of networks of several hosts: it is drained")]

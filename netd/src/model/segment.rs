@@ -11,7 +11,7 @@ use netd_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Model, NetworkOrder, PortPublication, Rejection, networks::Surroundings};
+use super::{Model, NetworkOrder, PortPublication, Protocol, Rejection, networks::Surroundings};
 use crate::reconcile::{Family, LinkName};
 
 /// The UDP port of VXLAN (RFC 7348 section 8). Linux's own default, 8472, is older.
@@ -98,8 +98,23 @@ pub struct Remotes {
     pub endpoints: BTreeMap<(u32, IpAddr), RemoteEndpoint>,
     /// Their ports that every host publishes, each port once.
     pub ports: Vec<RemotePort>,
+    /// What their containers and those of this host may open to one another in networks that keep them apart.
+    pub allowances: BTreeSet<RemoteAllowance>,
     /// What an earlier daemon has left of such ports, until the cluster's state is known.
     pub kept: Kept,
+}
+
+/// What one container of a network of several hosts may open to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct RemoteAllowance {
+    /// Their network.
+    pub vni: u32,
+    /// The address of the one that opens.
+    pub src: IpAddr,
+    /// The address of the one that it opens to.
+    pub dst: IpAddr,
+    /// What; everything where it is not said.
+    pub port: Option<(u16, Protocol)>,
 }
 
 /// A port of another host's container that every host publishes.

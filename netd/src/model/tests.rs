@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use netd_common::tuple::Mac;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
@@ -296,7 +297,7 @@ fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
         ),
         (
             NetworkOrder { no_icc: true, ..vxlan(7, &["192.0.2.2"]) },
-            "--no-icc on a network that spans hosts is not supported",
+            "--no-icc",
         ),
         (NetworkOrder { vxlan_port: Some(0), ..vxlan(7, &["192.0.2.2"]) }, "UDP port 0 is none for VXLAN"),
         (

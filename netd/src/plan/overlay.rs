@@ -1,13 +1,13 @@
 //! What should exist of a network that spans hosts: the VXLAN device of its port, and who is where.
 
 use netd_common::{
-    tables::{Hook, PeerKey, Remote, RemoteKey, VtepKey, segment_flags},
-    tuple::Address,
+    tables::{AllowanceKey, Hook, PeerKey, Remote, RemoteKey, VtepKey, segment_flags},
+    tuple::{Address, Port},
 };
 
 use super::{EndpointKey, ipv4, ipv6};
 use crate::{
-    model::{self, Driver, Network, RemoteEndpoint, Remotes, Segment},
+    model::{self, Driver, Network, RemoteAllowance, RemoteEndpoint, Remotes, Segment},
     reconcile::{Family, HostFacts, SegmentRecord, State, Tunnel},
 };
 
@@ -48,7 +48,8 @@ fn record(network: &Network, segment: &Segment, facts: &HostFacts) -> SegmentRec
 
 fn flags(network: &Network, segment: &Segment) -> u16 {
     let learns = if matches!(network.driver, Driver::Vxlan(_)) { segment_flags::LEARNS } else { 0 };
-    learns | if segment.encrypted { segment_flags::ENCRYPTED } else { 0 }
+    let apart = if network.no_icc { segment_flags::NO_ICC } else { 0 };
+    learns | apart | if segment.encrypted { segment_flags::ENCRYPTED } else { 0 }
 }
 
 /// To whom there are keys.
@@ -73,6 +74,18 @@ pub fn add_remotes(state: &mut State, network: &Network, remotes: &Remotes) {
             continue;
         }
         state.remotes.insert(RemoteKey { address, vni }, remote(endpoint));
+    }
+    if network.no_icc {
+        let allowed = remotes.allowances.iter().filter(|allowance| allowance.vni == vni);
+        state.allowances.extend(allowed.map(|allowance| allowance_key(network, allowance)));
+    }
+}
+
+fn allowance_key(network: &Network, allowance: &RemoteAllowance) -> AllowanceKey {
+    let (src, dst) = (allowance.src.into(), allowance.dst.into());
+    match allowance.port {
+        Some((port, protocol)) => AllowanceKey::of_port(network.zone(), src, dst, protocol.number(), Port::new(port)),
+        None => AllowanceKey::of_everything(network.zone(), src, dst),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Several hosts with a daemon each and a real etcd between them, in the Lab. Root only; `cargo xtask test` runs them.
 
+mod apart;
 mod as_a_bridge;
 mod cards;
 mod cluster;

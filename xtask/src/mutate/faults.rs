@@ -206,8 +206,20 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "frame for another than its header names",
         "icc.rs",
-        "Some(endpoint) if endpoint.mac == station => Ok(()),",
-        "Some(_) => Ok(()),",
+        "Some(endpoint) if endpoint.mac != station =>",
+        "Some(endpoint) if false && endpoint.mac != station =>",
+    ),
+    fault(
+        "what comes from another host let in unasked",
+        "overlay/mod.rs",
+        "                icc::enter(p, t, s, segment)?;\n",
+        "",
+    ),
+    fault(
+        "error let in that is about no flow between the two",
+        "icc.rs",
+        "if !icmp::find(p, t, s, h) ||",
+        "if icmp::find(p, t, s, h) &&",
     ),
     fault(
         "ethertype of the other family given to what had none",

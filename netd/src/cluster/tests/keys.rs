@@ -150,6 +150,7 @@ impl Cluster {
             vxlan_port: 4789,
             encrypted_port: PORT,
             version: String::new(),
+            understands: Default::default(),
         };
         let (session, installed) = word.clone().unzip();
         let lease = node as i64 + 1;

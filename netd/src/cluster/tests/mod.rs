@@ -1,5 +1,6 @@
 //! Nodes on a store in memory, which keeps a log of its changes, and what must hold of them whatever happens when.
 
+mod allowances;
 mod keys;
 mod nodes;
 mod store;
@@ -98,7 +99,7 @@ proptest! {
             let lacks = missing(&own, &view, &[]);
             prop_assert!(lacks.txns.is_empty() && lacks.conflicts.is_empty(), "{lacks:?}");
             let ways = forwarding(&remotes(&view, &own.name));
-            answers.insert(own.name.clone(), Answer { revision: view.revision, ways, mesh: None });
+            answers.insert(own.name.clone(), Answer { revision: view.revision, ways, allowances: None, mesh: None });
         }
         for node in cluster.nodes.iter().filter_map(nodes::Host::own) {
             prop_assert_eq!(differences(&view, &node.name, &missing(&node, &view, &[]), &answers), [""; 0]);
@@ -194,8 +195,8 @@ fn every_difference_of_a_map_is_said() {
     wrong[0].vtep = "192.0.2.77".parse().unwrap();
     wrong[1].address = "10.0.0.9".parse().unwrap();
     let answers = BTreeMap::from([
-        (name("n0"), Answer { revision: view.revision, ways: Vec::new(), mesh: None }),
-        (name("n1"), Answer { revision: view.revision, ways: wrong, mesh: None }),
+        (name("n0"), Answer { revision: view.revision, ways: Vec::new(), allowances: None, mesh: None }),
+        (name("n1"), Answer { revision: view.revision, ways: wrong, allowances: None, mesh: None }),
     ]);
 
     let own = cluster.nodes[0].own().unwrap();

@@ -68,6 +68,7 @@ impl Host {
             vxlan_port: 4789,
             encrypted_port: 4790,
             version: String::new(),
+            understands: Default::default(),
         };
         let (name, endpoints) = (self.name.clone(), self.endpoints.clone());
         let own = Own { name, node, lease: self.lease, endpoints, session: None, installed: None };
@@ -85,7 +86,8 @@ pub struct Cluster {
 impl Default for Cluster {
     fn default() -> Self {
         let mut store = Store::default();
-        assert!(store.take(&create(&name("blue"), &network(NETWORK, 4096), 0), 0));
+        let blue = SharedNetwork { no_icc: true, ..network(NETWORK, 4096) };
+        assert!(store.take(&create(&name("blue"), &blue, 0), 0));
         let node = |index: usize| Host {
             name: name(&format!("n{index}")),
             vtep: format!("192.0.2.{index}").parse().unwrap(),
@@ -193,6 +195,8 @@ pub fn name(text: &str) -> Name {
 
 pub fn network(id: &str, vni: u32) -> SharedNetwork {
     SharedNetwork {
+        no_icc: false,
+        requires: Default::default(),
         id: id.to_owned(),
         vni,
         subnets: vec![SharedSubnet {

@@ -9,7 +9,7 @@ use netd_common::tables::{DeviceKind, EndpointKey, MeshEnd, Publication, SourceK
 
 use crate::{
     cluster::{MeshAnswer, Taken, View, Way, taken},
-    model::{Driver, Kept, Model, Name, RemoteEndpoint, Remotes},
+    model::{Driver, Kept, Model, Name, Protocol, RemoteAllowance, RemoteEndpoint, Remotes},
     plan::mesh,
     reconcile::State,
 };
@@ -35,6 +35,23 @@ pub fn ways(model: &Model, observed: &State) -> Vec<Way> {
     remotes
         .map(|(key, remote)| Way { vni: key.vni, address: key.address.ip(), mac: remote.mac, vtep: remote.vtep.ip() })
         .collect()
+}
+
+/// What containers of networks of several hosts may open to one another by what a host has.
+pub fn allowances(model: &Model, observed: &State) -> BTreeSet<RemoteAllowance> {
+    let vni_of = |zone| {
+        let mut networks = model.networks.values().filter(|network| network.zone() == zone);
+        networks.find_map(|network| match &network.driver {
+            Driver::Overlay(segment) => Some(segment.vni),
+            _ => None,
+        })
+    };
+    let found = observed.allowances.iter().filter_map(|key| {
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == key.protocol);
+        let port = protocol.map(|protocol| (key.port.number(), protocol));
+        Some(RemoteAllowance { vni: vni_of(key.zone)?, src: key.src.ip(), dst: key.dst.ip(), port })
+    });
+    found.collect()
 }
 
 /// What a host has of ports that every node publishes.
@@ -75,7 +92,8 @@ pub fn remembered(model: &Model, observed: &State) -> Remotes {
     let uplinks = observed.devices.values().filter(|device| device.kind == DeviceKind::Uplink as u8);
     let own = uplinks.map(|uplink| uplink.gateway_ipv4).find(|own| *own != [0; 4]).map(IpAddr::from);
     let (vteps, endpoints) = (vteps.collect(), endpoints.collect());
-    Remotes { own, vteps, endpoints, ports: Vec::new(), kept: kept(observed) }
+    let allowances = allowances(model, observed);
+    Remotes { own, vteps, endpoints, ports: Vec::new(), allowances, kept: kept(observed) }
 }
 
 /// What the host has of ports that other hosts publish everywhere.

@@ -150,6 +150,20 @@ impl Cluster {
 }
 
 impl<K: Kernel> Daemon<K> {
+    /// A refusal that says why a network of all nodes is not here.
+    pub(in crate::daemon) fn explained(&self, failure: Failure) -> Failure {
+        let Failure::Refused(Rejection::UnknownNetwork(unknown)) = &failure else { return failure };
+        let view = self.cluster.as_ref().and_then(Cluster::seen);
+        let all = view.into_iter().flat_map(View::networks);
+        match all
+            .filter(|(name, _)| name.as_str() == unknown)
+            .find_map(|(name, network)| Some((name, network.obstacle()?)))
+        {
+            Some((name, why)) => Rejection::NotTakenPartIn { name: name.clone(), why }.into(),
+            None => failure,
+        }
+    }
+
     /// Every node that was ever there and not removed.
     pub(in crate::daemon) fn nodes(&self) -> Result<Vec<NodeView>, Failure> {
         let cluster = self.cluster.as_ref().ok_or(Rejection::InNoCluster)?;

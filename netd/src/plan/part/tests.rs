@@ -9,7 +9,7 @@ use super::{super::plan, *};
 use crate::{
     dns::Directory,
     model::{
-        Joining, NetworkOrder, PortPublication, PortSpec, Rejection, Target, allow, attach, connect, detach,
+        Joining, NetworkOrder, Party, PortPublication, PortSpec, Rejection, Target, allow, attach, connect, detach,
         disconnect, places, tests as models, unpublish,
     },
     reconcile::{Sandbox, diff},
@@ -107,7 +107,9 @@ fn made(model: &mut Model, change: &Change, rng: &mut StdRng) -> Result<(), Reje
             model::publish(model, &named(*name), &wishes)
         }
         Change::Unpublish(name, text) => unpublish(model, &named(*name), &text.parse().unwrap()),
-        Change::Allow(from, to) => allow(model, &named(*from), &Target { endpoint: named(*to), port: None }),
+        Change::Allow(from, to) => {
+            allow(model, &named(*from), &Target { to: Party { endpoint: named(*to), node: None }, port: None })
+        }
     }
 }
 

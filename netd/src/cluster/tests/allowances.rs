@@ -1,0 +1,193 @@
+//! Allowances of two claims: that they hold exactly as long as both, whatever happens meanwhile; and networks that take what a node
+//! does not know.
+
+use proptest::prelude::*;
+
+use super::{
+    super::{
+        Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny, known_features,
+        missing,
+    },
+    nodes::{Cluster, Deed, NETWORK, deed, name, network},
+};
+use crate::{
+    model::{Model, RemoteAllowance},
+    reconcile::{Family, HostFacts},
+};
+
+/// c2 of node n0 opens port 80 of c3 of node n1.
+fn between() -> Between {
+    let party = |node: &str, endpoint: &str| (name(node), name(endpoint));
+    Between { from: party("n0", "c2"), to: party("n1", "c3"), port: Some((80, crate::model::Protocol::Tcp)) }
+}
+
+/// Both are there, and it is allowed.
+fn allowed() -> Cluster {
+    let mut cluster = Cluster::default();
+    for deed in [Deed::Start(0), Deed::Start(1), Deed::Attach(0, 2), Deed::Attach(1, 3)] {
+        cluster.takes(&deed);
+    }
+    cluster.settles();
+    let txn = allow(&cluster.store.view(), &between()).expect("blue keeps them apart");
+    assert!(cluster.store.take(&txn, 0));
+    cluster
+}
+
+fn entry() -> RemoteAllowance {
+    let port = Some((80, crate::model::Protocol::Tcp));
+    RemoteAllowance { vni: 4096, src: [10, 0, 0, 2].into(), dst: [10, 0, 0, 3].into(), port }
+}
+
+fn count(view: &View) -> usize {
+    view.entries.keys().filter(|key| matches!(key, Key::Allowance(..))).count()
+}
+
+#[test]
+fn it_is_of_both_ends_hosts_and_of_no_other() {
+    let view = allowed().store.view();
+
+    let of = |node: &str| view.allowances_of(&name(node)).into_iter().collect::<Vec<_>>();
+    assert_eq!((of("n0"), of("n1"), of("n2")), (vec![entry()], vec![entry()], vec![]));
+}
+
+#[test]
+fn who_has_an_address_next_has_nothing_of_what_was_allowed_and_nothing_of_it_stays_in_the_store() {
+    for (node, host) in [(0, 2), (1, 3)] {
+        let mut cluster = allowed();
+        cluster.takes(&Deed::Detach(node, host));
+        cluster.settles();
+        assert_eq!(count(&cluster.store.view()), 0);
+
+        // The same name, address and node.
+        cluster.takes(&Deed::Attach(node, host));
+        cluster.settles();
+        assert!(cluster.store.view().allowances().next().is_none());
+    }
+}
+
+#[test]
+fn an_allowance_that_outlived_its_claim_holds_for_nobody_even_while_it_is_in_the_store() {
+    let mut cluster = allowed();
+    let claim = Key::Claim(NETWORK.to_owned(), [10, 0, 0, 2].into());
+    cluster.store.take(&Txn { when: Vec::new(), then: vec![Op::Delete(claim)] }, 0);
+    cluster.takes(&Deed::Detach(0, 2));
+    cluster.takes(&Deed::Start(2));
+    cluster.takes(&Deed::Attach(2, 2));
+
+    let view = cluster.store.view();
+    assert_eq!((count(&view), view.allowances().count()), (1, 0));
+    assert!(view.allowances_of(&name("n1")).is_empty());
+}
+
+#[test]
+fn it_stays_while_a_node_is_away_and_goes_when_both_are_forgotten() {
+    let mut cluster = allowed();
+    cluster.takes(&Deed::Expire(0));
+    cluster.takes(&Deed::Start(2));
+    cluster.settles();
+    assert_eq!(cluster.store.view().allowances_of(&name("n1")), [entry()].into());
+
+    for node in [0, 1] {
+        cluster.takes(&Deed::Expire(node));
+        cluster.store.forget_node(&name(&format!("n{node}")));
+        cluster.nodes[node] = Cluster::default().nodes.remove(2);
+    }
+    cluster.takes(&Deed::Read(2));
+    cluster.takes(&Deed::Write(2));
+    assert_eq!(count(&cluster.store.view()), 0);
+}
+
+#[test]
+fn a_claim_that_a_watch_did_not_tell_of_does_not_take_the_allowance_with_it() {
+    let mut cluster = allowed();
+    let mut view = cluster.store.view();
+    view.entries.remove(&Key::Claim(NETWORK.to_owned(), [10, 0, 0, 3].into()));
+
+    let own = cluster.nodes[0].own().expect("it has started");
+    for txn in missing(&own, &view, &[]).txns {
+        cluster.store.take(&txn, own.lease);
+    }
+
+    assert_eq!(count(&cluster.store.view()), 1);
+}
+
+#[test]
+fn what_is_denied_is_named_and_nothing_is_allowed_between_who_is_not_there() {
+    let cluster = allowed();
+    let view = cluster.store.view();
+
+    assert_eq!(deny(&view, &between()).expect("it was").then.len(), 1);
+    assert_eq!(deny(&view, &Between { port: None, ..between() }).expect("all of it").then.len(), 1);
+    let other = Between { port: Some((81, crate::model::Protocol::Tcp)), ..between() };
+    assert_eq!(deny(&view, &other).expect_err("it was not").to_string(), "c2 was not allowed to reach c3:81/tcp");
+    assert_eq!(allow(&view, &Between { to: (name("n1"), name("c4")), ..between() }), None);
+    assert_eq!(allow(&view, &Between { to: (name("n0"), name("c3")), ..between() }), None);
+
+    // Claims that are others' by then.
+    let stale = allow(&view, &between()).expect("as it was");
+    let mut cluster = cluster;
+    cluster.takes(&Deed::Detach(1, 3));
+    cluster.settles();
+    assert!(!cluster.store.take(&stale, 0));
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_it_holds_exactly_as_long_as_both_claims(deeds in prop::collection::vec(deed(), 1..80)) {
+        let mut cluster = allowed();
+        let revisions = |view: &View| {
+            [2, 3].map(|host| view.entries.get(&Key::Claim(NETWORK.to_owned(), [10, 0, 0, host].into())).map(|e| e.revision))
+        };
+        let made = revisions(&cluster.store.view());
+        for deed in &deeds {
+            cluster.takes(deed);
+            let view = cluster.store.view();
+            prop_assert_eq!(view.allowances().count() == 1, revisions(&view) == made);
+        }
+        cluster.settles();
+        let view = cluster.store.view();
+        if cluster.nodes.iter().any(|node| node.own().is_some_and(|own| ["n0", "n1"].contains(&own.name.as_str()))) {
+            prop_assert_eq!(count(&view), view.allowances().count(), "what holds no more is gone");
+        }
+    }
+}
+
+fn view_of(network: SharedNetwork) -> View {
+    let entry = Entry { record: Record::Network(Box::new(network)), revision: 1, lease: 0 };
+    View::read(1, [Event::Put(Key::Network(name("blue")), entry)])
+}
+
+#[test]
+fn a_network_that_takes_what_this_netd_does_not_know_is_left_alone_by_name() {
+    let facts = HostFacts::default();
+    let here = Here { port: 4789, encrypted_port: 4790, underlay: Family::V4, facts: &facts };
+    let known = SharedNetwork { requires: known_features(), ..network(NETWORK, 4096) };
+    let newer = SharedNetwork { requires: ["no-icc", "quic"].map(str::to_owned).into(), ..known.clone() };
+    let mut model = Model::default();
+
+    let lines = adopt(&mut model, &view_of(newer), here);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("network blue of all nodes is not here: it takes `quic`, which this netd ("), "{line}");
+    assert!(model.networks.is_empty());
+
+    assert_eq!(adopt(&mut model, &view_of(known), here), [""; 0]);
+    assert_eq!(model.networks.len(), 1);
+}
+
+#[test]
+fn a_node_that_does_not_say_that_it_knows_is_taken_for_one_that_does_not() {
+    let mut cluster = Cluster::default();
+    cluster.takes(&Deed::Start(0));
+    cluster.settles();
+    let mut view = cluster.store.view();
+    let all = known_features();
+
+    let (node, why) = view.ignorant(&all).expect("the nodes of the test say nothing");
+    assert_eq!((node, why.contains("does not know `encrypted`")), (&name("n0"), true));
+    assert_eq!(view.ignorant(&Default::default()), None);
+    let key = Key::Node(name("n0"));
+    if let Some(Entry { record: Record::Node(node), .. }) = view.entries.get_mut(&key) {
+        node.understands = all.clone();
+    }
+    assert_eq!(view.ignorant(&all), None);
+}
