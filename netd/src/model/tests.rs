@@ -295,10 +295,7 @@ fn every_bad_network_is_refused_naming_the_thing_in_the_way() {
             vxlan(7, &["192.0.2.2", "2001:db8::2"]),
             "the peers 192.0.2.2 and 2001:db8::2 are of two families: the hosts of a network have addresses of one",
         ),
-        (
-            NetworkOrder { no_icc: true, ..vxlan(7, &["192.0.2.2"]) },
-            "--no-icc",
-        ),
+        (NetworkOrder { no_icc: true, ..vxlan(7, &["192.0.2.2"]) }, "--no-icc"),
         (NetworkOrder { vxlan_port: Some(0), ..vxlan(7, &["192.0.2.2"]) }, "UDP port 0 is none for VXLAN"),
         (
             NetworkOrder { driver: Some("overlay".into()), ..network("n", "10.1.0.0/24") },
