@@ -259,4 +259,28 @@ pub const FAULTS: &[Fault] = &[
         "if overlay::is_encrypted(p)? { Ok(PASS) }",
         "if true { Ok(PASS) }",
     ),
+    fault(
+        "checksum that is left to the device updated in a driver",
+        "frame/pass_on.rs",
+        "|| !is_finished(frame, s, plain)? {",
+        "|| !is_finished(frame, s, plain)? && false {",
+    ),
+    fault(
+        "packet that is due to be noted passed on in a driver",
+        "frame/pass_on.rs",
+        "&& !conntrack::must_note(s, plain.h, now)",
+        "",
+    ),
+    fault(
+        "frame for another station passed on in a driver",
+        "frame/pass_on.rs",
+        "|| !is_for_us(frame, &s.peer.next)? {",
+        "{",
+    ),
+    fault(
+        "what the host's rules would see passed on in a driver",
+        "frame/pass_on.rs",
+        "settings.firewall.generation == 0 && ",
+        "",
+    ),
 ];
