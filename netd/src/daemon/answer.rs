@@ -15,8 +15,8 @@ use super::{
 use crate::{
     ipam::Pools,
     model::{
-        self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Mode, Model, Name, NetSpec, NetworkOrder, PortSpec,
-        PublishMode, Rejection, Surroundings,
+        self, AttachOrder, DEFAULT_NETWORK, Endpoint, Joining, Mode, Model, Name, NetSpec, NetworkOrder, Options,
+        PortSpec, PublishMode, Rejection, Surroundings,
     },
     reconcile::{HostFacts, Kernel},
     reserve::Fresh,
@@ -88,6 +88,8 @@ impl<K: Kernel> Daemon<K> {
 
     async fn create_network(&mut self, order: &NetworkOrder) -> Result<Reply, Failure> {
         self.look_at_the_host().await?;
+        let encrypted = order.encrypted || Options::read(&order.options)?.encrypted;
+        let order = &NetworkOrder { encrypted, ..order.clone() };
         if order.driver.as_deref() == Some("overlay") {
             return self.create_shared_network(order).await;
         }

@@ -25,6 +25,8 @@ pub struct Options {
     pub no_icc: bool,
     /// What leaves keeps its address.
     pub no_masquerade: bool,
+    /// Between hosts it goes encrypted.
+    pub encrypted: bool,
 }
 
 impl Options {
@@ -39,6 +41,11 @@ impl Options {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), Rejection> {
         let unknown = || Rejection::UnknownOption(key.to_owned());
+        if key == "encrypted" {
+            // Docker's overlay driver takes it with and without a value.
+            self.encrypted = value.is_empty() || boolean(value)?;
+            return Ok(());
+        }
         let is_what_netd_does = match key.strip_prefix("com.docker.network.").ok_or_else(unknown)? {
             "driver.mtu" => {
                 self.mtu = Some(value.parse().map_err(|_| malformed(value, "an MTU in bytes"))?);
@@ -117,6 +124,7 @@ mod tests {
             ("com.docker.network.bridge.inhibit_ipv4", "true"),
             ("com.docker.network.enable_ipv6", "1"),
             ("com.docker.network.host_ipv4", "192.0.2.1"),
+            ("encrypted", ""),
         ]);
 
         let host_ips = vec!["192.0.2.1".to_owned()];
@@ -130,6 +138,7 @@ mod tests {
             inhibit_ipv4: true,
             no_icc: true,
             no_masquerade: true,
+            encrypted: true,
         };
         assert_eq!(options, Ok(expected));
     }

@@ -120,6 +120,7 @@ fn a_kernel_without_esp_is_refused_by_name_at_the_network_and_at_who_would_join_
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
 
     a.netd.say("network create -d overlay secret --encrypted").refused(["secret", "kernel cannot", "no ESP"]);
+    a.netd.say("network create -d overlay secret -o encrypted").refused(["secret", "kernel cannot", "no ESP"]);
     assert_eq!(a.netd.say("network ls -q").stdout, "", "nothing is left of it");
     a.netd.say("network create alone --encrypted").refused(["--encrypted", "bridge"]);
     a.netd.say("network create hand -d vxlan --vni 7 --peer 192.0.2.9 --encrypted").refused(["--encrypted", "vxlan"]);

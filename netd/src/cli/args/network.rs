@@ -152,7 +152,7 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
     /// As Docker's bridge driver has them: com.docker.network.driver.mtu=N and others
-    #[arg(short, long = "opt", value_name = "K=V", value_parser = pair)]
+    #[arg(short, long = "opt", value_name = "K=V", value_parser = label)]
     pub options: Vec<(String, String)>,
     /// A DNS server for what is no container's name; the host's unless given
     #[arg(long = "dns", value_name = "IP")]
