@@ -119,7 +119,7 @@ fn kernel(checkup: &Checkup, found: &mut Vec<Finding>) {
             format!("kernel {release}"),
             "It has no TCX: programs are attached as filters on clsact qdiscs, which anybody's `tc qdisc del` takes away \
              until netd notices.",
-            "",
+            "Boot a kernel of 6.6 or later, or leave those qdiscs alone.",
         ),
         _ => Finding::fine(CHECK, format!("kernel {release}")),
     });
@@ -299,14 +299,18 @@ fn filters(facts: &Facts<'_>, found: &mut Vec<Finding>) {
 
 fn foreign(checkup: &Checkup, found: &mut Vec<Finding>) {
     for Foreign { link, hook, name, before } in &checkup.foreign {
-        let (severity, meaning) = if *before {
-            (Severity::Warning, "It sees packets before netd's program does, and can keep them from it.")
+        let (severity, meaning, remedy) = if *before {
+            (
+                Severity::Warning,
+                "It sees packets before netd's program does, and can keep them from it.",
+                "See that it lets on what is not its own, or detach it (`bpftool net` shows it).",
+            )
         } else {
-            (Severity::Note, "It sees what netd's program lets go on.")
+            (Severity::Note, "It sees what netd's program lets go on.", "Detach it if it is not meant to be there.")
         };
         let place = if *before { "before" } else { "after" };
         let what = format!("{name} stands {place} {} on {link}", hook.name());
-        found.push(Finding::new("programs", severity, what, meaning, ""));
+        found.push(Finding::new("programs", severity, what, meaning, remedy));
     }
     if checkup.foreign.is_empty() {
         found.push(Finding::fine("programs", "no programs of others stand at netd's hooks"));
@@ -328,8 +332,8 @@ fn ports(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             "ports",
             Severity::Note,
             format!("published ports are held by sockets: {why}"),
-            "The host does not reach them by its own addresses, and they are free while the daemon is not there.",
-            "",
+            "The host's own processes are served by the daemon's relay, and the ports are free while the daemon is not there.",
+            "Start the daemon where there is a cgroup2, or name one with --cgroup.",
         ));
     }
     if facts.taken.is_empty() {
@@ -337,24 +341,47 @@ fn ports(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     }
 }
 
-/// Of the host's resolvers, whether each has answered.
-pub fn resolvers(answers: &[(IpAddr, Result<(), String>)]) -> Vec<Finding> {
+/// A server that names of the outside are asked of, and whether it has answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it is one of the host's.
+    pub is_hosts: bool,
+    /// Networks and endpoints that name it themselves.
+    pub others: Vec<String>,
+    /// Why not, where it has not answered.
+    pub answer: Result<(), String>,
+}
+
+/// Of the servers that names of the outside are asked of, whether each has answered.
+pub fn resolvers(asked: &[Asked]) -> Vec<Finding> {
     const CHECK: &str = "dns";
-    if answers.is_empty() {
-        let (meaning, remedy) = ("Names of the outside do not resolve.", "Name a resolver in /etc/resolv.conf.");
-        return vec![Finding::new(CHECK, Severity::Warning, "the host has no resolver", meaning, remedy)];
+    let mut found = Vec::new();
+    if !asked.iter().any(|server| server.is_hosts) {
+        let meaning = "Names of the outside do not resolve in networks that name no servers of their own.";
+        let remedy = "Name a resolver in /etc/resolv.conf.";
+        found.push(Finding::new(CHECK, Severity::Warning, "the host has no resolver", meaning, remedy));
     }
-    let finding = |(address, answer): &(IpAddr, Result<(), String>)| match answer {
-        Ok(()) => Finding::fine(CHECK, format!("{address} answers")),
-        Err(why) => Finding::new(
-            CHECK,
-            Severity::Warning,
-            format!("{address} does not answer: {why}"),
-            "Questions for names of the outside wait for it, or stay without an answer if it is the only one.",
-            "Take it out of /etc/resolv.conf, or see why it does not answer.",
-        ),
-    };
-    answers.iter().map(finding).collect()
+    found.extend(asked.iter().map(|Asked { address, is_hosts, others, answer }| {
+        let of = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        let remedy = if *is_hosts {
+            "Take it out of /etc/resolv.conf, or see why it does not answer."
+        } else {
+            "See why it does not answer, or make those it serves anew with other servers (--dns)."
+        };
+        match answer {
+            Ok(()) => Finding::fine(CHECK, format!("{address}{of} answers")),
+            Err(why) => Finding::new(
+                CHECK,
+                Severity::Warning,
+                format!("{address}{of} does not answer: {why}"),
+                "Questions for names of the outside wait for it, or stay without an answer if it is the only one.",
+                remedy,
+            ),
+        }
+    }));
+    found
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! `netd doctor`: what the daemon finds, and whether the host's resolvers answer.
+//! `netd doctor`: what the daemon finds, and whether the servers answer that names are asked of: the host's, the networks' and the
+//! containers' own.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::ExitCode,
@@ -8,12 +10,13 @@ use std::{
 };
 
 use anyhow::Result;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 
 use super::{args::Format, out, table};
 use crate::{
     api::{CallError, Client},
-    doctor::{Finding, Severity, resolvers},
+    daemon::{EndpointView, NetworkView},
+    doctor::{Asked, Finding, Severity, resolvers},
 };
 
 /// How long a resolver may take: what asks it waits for five seconds, as a rule.
@@ -35,7 +38,7 @@ pub async fn done(client: &Client, format: Format) -> Result<ExitCode> {
         )],
         Err(error) => return Err(error.into()),
     };
-    found.extend(resolvers(&asked().await));
+    found.extend(resolvers(&asked(own_servers(client).await).await));
     match format {
         Format::Json => table::print_json(&found)?,
         Format::Table => found.iter().for_each(print),
@@ -57,18 +60,48 @@ fn print(finding: &Finding) {
     }
 }
 
-/// The host's resolvers, each asked once.
-async fn asked() -> Vec<(IpAddr, Result<(), String>)> {
+/// The servers that networks and endpoints name themselves, and who does. Without a daemon nobody asks them.
+async fn own_servers(client: &Client) -> Vec<(IpAddr, String)> {
+    let networks: Vec<NetworkView> = client.get("/v1/networks").await.unwrap_or_default();
+    let endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await.unwrap_or_default();
+    // An internal network asks nobody.
+    let networks = networks.into_iter().filter(|network| !network.internal);
+    let of_networks = networks.flat_map(|network| {
+        let whose = format!("network {}", network.name);
+        network.dns.into_iter().map(move |address| (address, whose.clone()))
+    });
+    let of_endpoints = endpoints.into_iter().flat_map(|endpoint| {
+        let whose = format!("endpoint {}", endpoint.name);
+        endpoint.dns.into_iter().map(move |address| (address, whose.clone()))
+    });
+    of_networks.chain(of_endpoints).collect()
+}
+
+/// The host's resolvers and these, each asked once, all at once.
+async fn asked(own: Vec<(IpAddr, String)>) -> Vec<Asked> {
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let mut answers = Vec::new();
-    for address in servers(&text) {
-        let answer = match timeout(PATIENCE, ask(address)).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("nothing came for {} s", PATIENCE.as_secs())),
-        };
-        answers.push((address, answer));
+    let hosts = servers(&text).into_iter().map(|address| (address, None));
+    let mut whose: BTreeMap<IpAddr, Vec<Option<String>>> = BTreeMap::new();
+    for (address, name) in hosts.chain(own.into_iter().map(|(address, name)| (address, Some(name)))) {
+        whose.entry(address).or_default().push(name);
     }
-    answers
+    let mut asking: JoinSet<Asked> = whose
+        .into_iter()
+        .map(|(address, names)| async move {
+            let answer = match timeout(PATIENCE, ask(address)).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("nothing came for {} s", PATIENCE.as_secs())),
+            };
+            let is_hosts = names.contains(&None);
+            Asked { address, is_hosts, others: names.into_iter().flatten().collect(), answer }
+        })
+        .collect();
+    let mut asked = Vec::new();
+    while let Some(one) = asking.join_next().await {
+        asked.extend(one);
+    }
+    asked.sort_by_key(|one| one.address);
+    asked
 }
 
 /// The addresses after `nameserver` (resolv.conf(5)).

@@ -97,7 +97,7 @@ fn whatever_is_wrong_is_found_with_its_meaning() {
 
         assert!(patient.wrong().contains(&(check.to_owned(), severity)), "{check}: {:?}", patient.findings());
         let wrong = patient.findings().into_iter().filter(|finding| finding.severity > Severity::Fine);
-        assert!(wrong.into_iter().all(|finding| !finding.meaning.is_empty()));
+        assert!(wrong.into_iter().all(|finding| !finding.meaning.is_empty() && !finding.remedy.is_empty()));
     }
 }
 
@@ -137,12 +137,27 @@ fn a_route_over_a_network_and_a_network_too_wide_for_its_way_are_found() {
 fn a_resolver_that_does_not_answer_is_named() {
     let address: IpAddr = "192.0.2.53".parse().unwrap();
 
-    let found = resolvers(&[(address, Err("timed out".into()))]);
+    let asked = |is_hosts, others: &[&str], answer: Result<(), &str>| Asked {
+        address,
+        is_hosts,
+        others: others.iter().map(ToString::to_string).collect(),
+        answer: answer.map_err(str::to_owned),
+    };
+    let said = |asked: Asked| {
+        let found = resolvers(&[asked]).pop().unwrap();
+        (found.severity, found.found)
+    };
 
     assert_eq!(
-        (found[0].severity, found[0].found.as_str()),
-        (Severity::Warning, "192.0.2.53 does not answer: timed out")
+        said(asked(true, &[], Err("timed out"))),
+        (Severity::Warning, "192.0.2.53 does not answer: timed out".into())
     );
-    assert_eq!(resolvers(&[(address, Ok(()))])[0].severity, Severity::Fine);
-    assert_eq!(resolvers(&[])[0].severity, Severity::Warning);
+    assert_eq!(said(asked(true, &[], Ok(()))), (Severity::Fine, "192.0.2.53 answers".into()));
+    assert_eq!(
+        said(asked(true, &["network blue", "endpoint web"], Err("refused"))),
+        (Severity::Warning, "192.0.2.53 (network blue, endpoint web) does not answer: refused".into())
+    );
+    let without = resolvers(&[asked(false, &["network blue"], Ok(()))]);
+    assert_eq!(without[0].found, "the host has no resolver");
+    assert_eq!((without[0].severity, without.len()), (Severity::Warning, 2));
 }

@@ -89,7 +89,13 @@ fn finding(probe: &TunnelProbe, heard: &Result<Heard, String>, facts: &HostFacts
             "Packets of one segment arrive, and larger ones that the device is to cut do not: connections open, and hang or crawl.",
             &format!("ethtool -K {device} tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off, {or_setting}"),
         ),
-        Err(why) => Finding::new(CHECK, Severity::Note, format!("TCP {there} was not tried: {why}"), "", ""),
+        Err(why) => Finding::new(
+            CHECK,
+            Severity::Note,
+            format!("TCP {there} was not tried: {why}"),
+            "Whether large TCP gets through there is not known.",
+            "Ask again; `netd overlay verify` compares what the hosts know.",
+        ),
     }
 }
 

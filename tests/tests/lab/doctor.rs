@@ -1,11 +1,17 @@
 //! `netd doctor`: a host as it should be is fine, and what is wrong is named with what to do.
 
-use std::fs;
+mod ailments;
+mod strangers;
 
-use netd_tests::lab::Offloads;
+use std::{fs, time::Duration};
+
+use netd_tests::lab::{Offloads, traffic::Server};
 use serde_json::Value;
 
 use crate::{says::text, town::Town};
+
+/// How long something may take to be found, where the machine has much else to do.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The findings, and how the command ended.
 #[track_caller]
@@ -13,6 +19,23 @@ fn findings(town: &Town) -> (Vec<Value>, i32) {
     let outcome = town.netd.say("doctor --format json");
     let found: Value = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"));
     (found.as_array().cloned().unwrap_or_default(), outcome.code())
+}
+
+/// A town whose host has a resolver that answers, 127.0.0.1, and which lacks nothing.
+fn healthy_town() -> (Town, Server) {
+    let town = Town::new(Offloads::On);
+    let resolver = with_a_resolver(&town);
+    (town, resolver)
+}
+
+fn with_a_resolver(town: &Town) -> Server {
+    // A link to the machine's own file, on a file system of this host's own.
+    let resolvers = town.host.path("/etc/resolv.conf");
+    fs::remove_file(&resolvers).expect("the host has one");
+    fs::write(&resolvers, "nameserver 127.0.0.1\n").expect("the host's own /etc can be written");
+    // A new network namespace has it on where the machine has loaded br_netfilter.
+    town.host.run(["sysctl", "-qew", "net.bridge.bridge-nf-call-iptables=0"]).ok();
+    town.host.echo_udp(53)
 }
 
 /// What was found that is worse than a note, as `check: what`.
@@ -23,21 +46,16 @@ fn wrong(found: &[Value]) -> Vec<String> {
 
 #[test]
 fn a_host_is_fine_until_something_is_wrong_and_then_it_is_named() {
-    let mut town = Town::new(Offloads::On);
-    // A link to the machine's own file, on a file system of this host's own.
-    let resolvers = town.host.path("/etc/resolv.conf");
-    fs::remove_file(&resolvers).expect("the host has one");
-    fs::write(&resolvers, "nameserver 127.0.0.1\n").expect("the host's own /etc can be written");
-    let resolver = town.host.echo_udp(53);
+    let (mut town, resolver) = healthy_town();
     town.network("blue");
     let _web = town.container("web", "blue", &["8080:80"]);
 
     let (found, code) = findings(&town);
     assert_eq!((wrong(&found), code), (Vec::new(), 0));
     let checks: Vec<String> = found.iter().map(|finding| text(finding, "/check")).collect();
-    for check in ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "programs", "ports", "dns"] {
-        assert!(checks.iter().any(|known| known == check), "{checks:?} lack {check}");
-    }
+    let every = ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "firewall", "programs", "ports", "dns"];
+    assert_eq!(checks, every);
+    assert!(found.iter().all(|finding| text(finding, "/severity") == "fine"), "not even a note: {found:?}");
 
     let subnet = crate::says::subnet_of(&town.netd, "blue");
     town.host.ip(&format!("route add {subnet} via 192.0.2.2 metric 77"));

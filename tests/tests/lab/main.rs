@@ -24,6 +24,7 @@ mod loaded;
 mod many;
 mod mtu;
 mod names;
+mod narrow;
 mod neighbours;
 mod own;
 mod paths;

@@ -1,4 +1,4 @@
-//! What is pinned in a bpffs, broken as somebody with the right to could.
+//! What is pinned in a bpffs, broken as somebody with the right to could; and what else bpf(2) makes.
 
 use std::{
     ffi::CString,
@@ -14,11 +14,13 @@ use aya::maps::MapInfo;
 use nix::libc;
 
 /// Commands of bpf(2), by their numbers in `linux/bpf.h`.
-mod command {
+pub mod command {
     pub const MAP_UPDATE_ELEM: u32 = 2;
     pub const MAP_DELETE_ELEM: u32 = 3;
     pub const MAP_GET_NEXT_KEY: u32 = 4;
+    pub const PROG_LOAD: u32 = 5;
     pub const OBJ_GET: u32 = 7;
+    pub const LINK_CREATE: u32 = 28;
     pub const LINK_DETACH: u32 = 34;
 }
 
@@ -49,14 +51,19 @@ pub fn empty(pin: &Path) {
 #[track_caller]
 fn opened(pin: &Path) -> OwnedFd {
     let path = CString::new(pin.as_os_str().as_bytes()).expect("a path without NUL");
-    let fd = bpf(command::OBJ_GET, [path.as_ptr() as u64, 0, 0, 0]);
-    let fd = fd.unwrap_or_else(|error| panic!("cannot open {}: {error}", pin.display()));
+    let opened = made(command::OBJ_GET, [path.as_ptr() as u64, 0, 0, 0]);
+    opened.unwrap_or_else(|error| panic!("cannot open {}: {error}", pin.display()))
+}
+
+/// What a command makes that answers with a descriptor; `words` as for [`bpf`].
+pub fn made<const N: usize>(command: u32, words: [u64; N]) -> io::Result<OwnedFd> {
+    let fd = bpf(command, words)?;
     // SAFETY: a descriptor that the kernel has just made, and that nothing else has.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `words` are the start of `union bpf_attr`; what they point to outlives the call.
-fn bpf(command: u32, words: [u64; 4]) -> io::Result<i32> {
+fn bpf<const N: usize>(command: u32, words: [u64; N]) -> io::Result<i32> {
     // SAFETY: `words` lives through the call and is as long as is said; the callers vouch for what it points to.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const words, size_of_val(&words)) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
