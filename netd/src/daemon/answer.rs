@@ -221,9 +221,8 @@ impl<K: Kernel> Daemon<K> {
 
     async fn unpublish(&mut self, name: &Name, order: &PortsOrder) -> Result<Reply, Failure> {
         let mut next = self.model.clone();
-        for text in &order.ports {
-            model::unpublish(&mut next, name, &text.parse::<PortSpec>()?)?;
-        }
+        let specs: Vec<PortSpec> = order.ports.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        model::unpublish(&mut next, name, &specs)?;
         self.commit(next, Fresh::new()).await?;
         info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
         self.tell_of_ports(PortAction::Unpublish, name, &order.ports);

@@ -131,7 +131,7 @@ pub fn mesh_places(model: &Model, name: &Name, spec: &PortSpec) -> Result<Vec<Pl
 /// The places of a specification, of each family at most one: without an address of the host every family in which the
 /// endpoint has a way out, at the address that is `usual` there; where some are and none of a family, nothing of that one.
 pub fn places(model: &Model, name: &Name, spec: &PortSpec, usual: &[IpAddr]) -> Result<Vec<Place>, Rejection> {
-    supported(spec)?;
+    spec.supported()?;
     let endpoint = model.endpoint(name)?;
     let families = spec.host_ip.map_or(Family::BOTH.to_vec(), |ip| vec![Family::of(ip)]);
     let place = |family: Family| {
@@ -204,41 +204,6 @@ pub fn follow_way_out(model: &mut Model, name: &Name) {
     for publication in publications.filter(|publication| publication.direct) {
         let address = own.iter().find(|(family, _)| *family == publication.family()).and_then(|(_, address)| *address);
         publication.host_ip = address.unwrap_or(publication.host_ip);
-    }
-}
-
-/// Closes the ports that a specification names, in every family: what it leaves out matches anything. Of several ports of the
-/// host that lead to one of the container, the first.
-pub fn unpublish(model: &mut Model, name: &Name, spec: &PortSpec) -> Result<(), Rejection> {
-    supported(spec)?;
-    let endpoint = model.endpoint_mut(name)?;
-    let same_ports = |p: &PortPublication| (p.port, p.count, p.protocol) == (spec.port, spec.count, spec.protocol);
-    let named = |p: &PortPublication| {
-        same_ports(p)
-            && spec.host_ip.is_none_or(|ip| p.host_ip == ip)
-            && (p.direct || spec.host_port.is_none_or(|port| p.host_port == port))
-            && (p.direct || spec.among.is_none_or(|(first, last)| (first..=last).contains(&p.host_port)))
-            && (spec.from.is_empty() || p.from == spec.from)
-    };
-    let publications = &mut endpoint.publications;
-    let first = publications.iter().find(|p| named(p) && !p.direct).or_else(|| publications.iter().find(|p| named(p)));
-    let Some(host_port) = first.map(|p| p.host_port) else {
-        return Err(Rejection::NotPublished { endpoint: name.clone(), spec: spec.text.clone() });
-    };
-    publications.retain(|p| p.direct || !named(p) || p.host_port != host_port);
-    // The container's own address stays open for as long as a port of the host leads there too.
-    let leads_there = publications.iter().any(|p| same_ports(p) && !p.direct);
-    publications.retain(|p| leads_there || !(p.direct && named(p)));
-    Ok(())
-}
-
-/// Refuses what of a specification this version cannot do.
-fn supported(spec: &PortSpec) -> Result<(), Rejection> {
-    match spec.host_ip {
-        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
-            Err(Rejection::Unsupported(format!("a link-local address of the host in `{}`", spec.text)))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -26,6 +26,7 @@ mod snat;
 mod sources;
 #[cfg(test)]
 pub mod tests;
+mod unpublishing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +37,6 @@ use std::{
 pub use allowances::{Allowance, Party, Target, allow, allowed, deny, keeps_apart};
 pub use attaching::{
     AttachOrder, Joining, Place, attach, detach, follow_way_out, ignored, mesh_places, netns_of, places, publish,
-    unpublish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};
@@ -58,6 +58,7 @@ pub use rejection::Rejection;
 pub use renumbering::{RenumberOrder, renumber};
 pub use segment::{Driver, Kept, RemoteAllowance, RemoteEndpoint, RemotePort, Remotes, Segment, VXLAN_PORT, peers};
 pub use sources::{lets_in, set_sources, source_list};
+pub use unpublishing::unpublish;
 
 use crate::reconcile::{Family, LinkName};
 

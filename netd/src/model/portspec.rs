@@ -88,6 +88,18 @@ pub struct PortSpec {
     pub from: Vec<IpNet>,
 }
 
+impl PortSpec {
+    /// Refuses what this version cannot do.
+    pub fn supported(&self) -> Result<(), Rejection> {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+                Err(Rejection::Unsupported(format!("a link-local address of the host in `{}`", self.text)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl FromStr for PortSpec {
     type Err = Rejection;
 

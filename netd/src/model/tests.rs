@@ -437,12 +437,12 @@ fn unpublishing_takes_what_the_specification_names() {
     let name: Name = "c1".parse().unwrap();
     for spec in ["8080:80", "80", ":80/tcp"] {
         let mut model = two_networks_and_an_endpoint();
-        unpublish(&mut model, &name, &spec.parse().unwrap()).unwrap();
+        unpublish(&mut model, &name, &[spec.parse().unwrap()]).unwrap();
         assert!(model.endpoints[&name].publications.is_empty());
     }
     for spec in ["8081:80", "80/udp", "192.0.2.1:8080:80", "80-81"] {
         let mut model = two_networks_and_an_endpoint();
-        let rejection = unpublish(&mut model, &name, &spec.parse().unwrap()).unwrap_err();
+        let rejection = unpublish(&mut model, &name, &[spec.parse().unwrap()]).unwrap_err();
         assert_eq!(rejection.to_string(), format!("c1 publishes nothing as {spec}"));
     }
 }
@@ -522,9 +522,9 @@ fn a_port_of_a_routed_network_is_open_at_the_containers_own_address() {
         publications.iter().map(|p| format!("{} {}", p.host_ip, p.host_port)).collect()
     };
     assert_eq!(places(&model), ["0.0.0.0 8080", "2001:db8:1::2 80", "0.0.0.0 8081"]);
-    unpublish(&mut model, &name, &"8080:80".parse().unwrap()).unwrap();
+    unpublish(&mut model, &name, &["8080:80".parse().unwrap()]).unwrap();
     assert_eq!(places(&model), ["2001:db8:1::2 80", "0.0.0.0 8081"]);
-    unpublish(&mut model, &name, &"80".parse().unwrap()).unwrap();
+    unpublish(&mut model, &name, &["80".parse().unwrap()]).unwrap();
     assert_eq!(places(&model), [""; 0]);
 }
 

@@ -106,7 +106,7 @@ fn made(model: &mut Model, change: &Change, rng: &mut StdRng) -> Result<(), Reje
             let wishes: Vec<_> = places(model, &named(*name), &spec, &[])?.into_iter().map(at).collect();
             model::publish(model, &named(*name), &wishes)
         }
-        Change::Unpublish(name, text) => unpublish(model, &named(*name), &text.parse().unwrap()),
+        Change::Unpublish(name, text) => unpublish(model, &named(*name), &[text.parse().unwrap()]),
         Change::Allow(from, to) => {
             allow(model, &named(*from), &Target { to: Party { endpoint: named(*to), node: None }, port: None })
         }
