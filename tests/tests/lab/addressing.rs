@@ -1,9 +1,6 @@
 //! Addresses that do not collide: what the host uses is avoided, what comes later is told, and a network moves out of its way.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Instant};
 
 use netd_tests::lab::{
     NetdOptions, Offloads,
@@ -12,11 +9,8 @@ use netd_tests::lab::{
 
 use crate::{
     says,
-    town::{INTERNET, Town},
+    town::{INTERNET, Town, assert_promise},
 };
-
-/// Within how long a route that is in the way must be told of.
-const SOON: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_made_way_for() {
@@ -45,9 +39,10 @@ fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_
     let line = "network blue (10.177.2.0/24) overlaps 10.177.2.80/28, which the host routes by eth0";
     while !netd.json("status")["warnings"].to_string().contains(line) {
         assert!(told.elapsed() < PATIENCE, "{}", netd.json("status")["warnings"]);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert!(told.elapsed() < SOON, "told after {:?}", told.elapsed());
+    assert_promise(told);
+    println!("told after {:?}", told.elapsed());
     let events = netd.say("events --since 1h --until 0s").ok();
     assert!(events.contains(line), "{events}");
 
@@ -64,6 +59,30 @@ fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_
     town.host.asks_tcp("10.177.2.80:7", PATIENCE).expect("the host reaches its cloud");
     drop(registry);
     assert_eq!(netd.json("status")["warnings"].to_string(), "[]");
+}
+
+#[test]
+fn the_subnets_of_resolvers_and_of_interfaces_are_avoided_and_default_routes_are_not() {
+    let town = Town::before_netd();
+    let mut netd = town.netd;
+    let resolvers = town.host.path("/etc/resolv.conf");
+    fs::remove_file(&resolvers).expect("the host has one");
+    fs::write(&resolvers, "nameserver 10.176.0.53\n").expect("the host's own /etc can be written");
+    town.host.ip("address add 10.176.1.7/24 dev eth1");
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        town.host.ip(&format!("route add {half} via 192.0.2.2"));
+    }
+    netd.start();
+
+    netd.say("network create blue").ok();
+
+    assert_eq!(says::subnet_of(&netd, "blue"), "10.176.2.0/24");
+    netd.say("network create red --subnet 10.176.0.0/24").refused(["10.176.0.53", "resolver", "--force"]);
+    netd.say("network create red --subnet 10.176.0.0/24 --force").ok();
+    assert_eq!(says::subnet_of(&netd, "red"), "10.176.0.0/24");
+    assert!(
+        netd.json("status")["warnings"].to_string().contains("network red (10.176.0.0/24) overlaps 10.176.0.53/32")
+    );
 }
 
 #[test]

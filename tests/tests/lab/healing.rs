@@ -10,12 +10,9 @@ use serde_json::Value;
 use crate::{
     pinned,
     says::{self, inspected, text},
-    town::{INTERNET, Town, wait_until},
+    town::{INTERNET, Town, assert_promise, wait_until},
 };
 
-/// How long netd may take to notice and mend: its promise is two seconds, and the command line takes a moment to tell.
-const PROMISE: Duration = Duration::from_secs(2);
-const SLACK: Duration = Duration::from_secs(3);
 /// How long it is waited for where the machine has much else to do.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -85,16 +82,6 @@ impl Play {
         assert_eq!(self.web.pings(INTERNET, 1, PATIENCE), 1, "and the outside");
         assert_eq!(self.web.pings(&says::gateway_of(&self.town.netd, "blue"), 1, PATIENCE), 1, "and their gateway");
     }
-}
-
-/// Asserts that it did not take longer than netd promises, where the machine's processors have time.
-#[track_caller]
-fn assert_promise(began: Instant) {
-    let took = began.elapsed();
-    let load = std::fs::read_to_string("/proc/loadavg").expect("the kernel tells");
-    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).expect("a number");
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    assert!(took < PROMISE + SLACK || load > processors as f64, "mended after {took:?}");
 }
 
 /// The host's side of a container's `eth0`.

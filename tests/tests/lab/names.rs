@@ -51,6 +51,20 @@ fn a_name_leads_to_a_container_only_within_its_networks() {
 }
 
 #[test]
+fn the_network_that_nobody_has_asked_for_knows_names_too() {
+    let town = Town::new(Offloads::On);
+    let [web, app] = ["web", "app"].map(|name| town.host.container(name));
+    for container in [&web, &app] {
+        town.netd.run(["attach", container.name(), "--netns", &container.netns()]).ok();
+    }
+
+    for name in ["web", "web.bridge"] {
+        assert_eq!(dig(&app, name), [town.address("web")], "{name}");
+    }
+    assert_eq!(dig(&web, "app"), [town.address("app")]);
+}
+
+#[test]
 fn an_alias_leads_to_all_who_have_it() {
     let town = Town::new(Offloads::On);
     town.network("blue");

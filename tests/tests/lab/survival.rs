@@ -120,6 +120,32 @@ fn a_daemon_killed_while_it_attaches_leaves_what_it_said_it_did_and_no_more() {
     town.host.assert_as_in_but_for(&before, &["tcx", "filter"]);
 }
 
+#[test]
+fn a_damaged_store_is_refused_with_a_way_out_and_never_overwritten_while_the_kernel_goes_on() {
+    let mut play = Play::new(Offloads::On);
+    let path = play.town.host.path("/var/lib/netd/netd.redb");
+    play.town.netd.kill();
+    let whole = fs::read(&path).expect("the store is there");
+    let damaged: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| if at < 512 { !byte } else { *byte }).collect();
+    fs::write(&path, &damaged).expect("a Lab's files can be written");
+
+    play.town.netd.start_without_waiting();
+    play.town.netd.wait().refused(["/var/lib/netd/netd.redb", "is damaged", "move it away"]);
+
+    assert!(fs::read(&path).expect("it stays") == damaged, "it is left as it is");
+    assert_eq!(play.web.pings(INTERNET, 1, PATIENCE), 1, "what is in the kernel goes on");
+
+    // The way out: what was moved away is mended and comes back, and everything is as it was.
+    fs::rename(&path, path.with_extension("away")).expect("it can be moved away");
+    play.town.netd.start();
+    assert_eq!(says::names(&play.town.netd.json("ps")), [""; 0], "without it nothing is known");
+    play.town.netd.kill();
+    fs::write(&path, &whole).expect("a Lab's files can be written");
+    play.town.netd.start();
+    assert_eq!(says::names(&play.town.netd.json("ps")), ["app", "web"]);
+    assert_eq!(play.web.pings(INTERNET, 1, PATIENCE), 1);
+}
+
 /// Two containers of network `blue`, one of them published, and servers on every side.
 struct Play {
     web: Container,
