@@ -238,7 +238,8 @@ impl Links {
         let is_ours = |link: &&Link| link.owner().is_some() || link.is_half_made();
         let mut ours: Vec<&Link> = links.values().filter(is_ours).collect();
         ours.sort_by_key(|link| matches!(link.owner(), Some(Owner::Network(_) | Owner::Tunnel(_))));
-        // Each that goes by itself waits for what may still look at it, and all together once.
+        // Each that goes by itself waits for what may still look at it, and all together once; but a bridge waits by itself too, some
+        // 20 ms (`rcu_barrier` in `br_multicast_dev_del` of net/bridge/br_multicast.c), and nobody changes a link meanwhile.
         if links.values().filter(|link| link.group == GROUP).all(|link| is_ours(&link)) {
             self.delete_group(GROUP).await.context("cannot delete netd's devices")?;
         }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::{runtime, sync::oneshot, time::interval};
+use tokio::{runtime, sync::oneshot, task::spawn_blocking, time::interval};
 use tracing::debug;
 
 use self::{forward::Forwarder, server::Server};
@@ -148,9 +148,13 @@ impl Shared {
         let mut looks = interval(LOOK);
         loop {
             looks.tick().await;
-            self.servers().retain(|namespace, (sandbox, _)| {
-                fs::metadata(&sandbox.path).is_ok_and(|metadata| metadata.ino() == *namespace)
-            });
+            let open: Vec<Sandbox> = self.servers().values().map(|(sandbox, _)| sandbox.clone()).collect();
+            let is_gone =
+                |sandbox: &Sandbox| !fs::metadata(&sandbox.path).is_ok_and(|metadata| metadata.ino() == sandbox.inode);
+            // The paths of a thousand take milliseconds, in which nobody would be answered.
+            let look = move || open.into_iter().filter(is_gone).collect::<Vec<_>>();
+            let gone = spawn_blocking(look).await.unwrap_or_default();
+            self.servers().retain(|_, (sandbox, _)| !gone.contains(sandbox));
         }
     }
 }
