@@ -278,7 +278,7 @@ fn what_looks_like_netds_is_left_alone_and_a_container_that_is_gone_takes_its_th
     let Play { web, town, .. } = play;
     web.delete();
     wait_until("the veth goes with its container", || town.host.ifindex(&veth).is_none());
-    wait_until("and its record", || !town.netd.say("status").ok().contains(&veth));
+    wait_until("and its record", || !town.netd.say("status").stdout.contains(&veth));
 
     for (name, line) in before {
         assert_eq!(town.host.ip(&format!("-o link show dev {name}")), line);
