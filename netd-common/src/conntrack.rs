@@ -139,6 +139,7 @@ pub fn find_quoted<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
 fn other_half_lives<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
     s.evicted_peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
     t.flow(&s.evicted_peer_key, &mut s.evicted_peer)
+        && s.evicted_peer.check == digest(&s.evicted_peer_key)
         && is_half_of(&s.evicted_peer, &s.peer_key)
         && now <= s.evicted_peer.deadline
 }
@@ -153,7 +154,9 @@ pub fn end<T: Tables>(t: &T, s: &mut Scratch, now: Instant) {
 #[inline(always)]
 fn release_pair<T: Tables>(t: &T, s: &mut Scratch, now: Instant, even_alive: bool) -> bool {
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
-    if t.flow(&s.peer_key, &mut s.peer) && is_half_of(&s.peer, &s.key) {
+    // Its place may have become that of another flow's half, which may be one of this tuple too.
+    let found = t.flow(&s.peer_key, &mut s.peer) && s.peer.check == digest(&s.peer_key);
+    if found && is_half_of(&s.peer, &s.key) {
         if !even_alive && now <= s.peer.deadline {
             return false;
         }

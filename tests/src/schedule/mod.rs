@@ -30,12 +30,14 @@ use crate::{
 /// Host-side veth of a container of network red that has the address of A of network blue.
 const TWIN: u32 = 32;
 
+/// Which conversation last used a name towards a far end, by protocol, far end and name; `None` where two may have it.
+type Owners = BTreeMap<(u8, String, String), Option<usize>>;
+
 /// A World and what its conversations remember.
 pub struct Schedule {
     world: World,
     talks: RefCell<Vec<Memory>>,
-    /// Which conversation last used a name towards a far end, by protocol, far end and name; `None` where two may have it.
-    owners: RefCell<BTreeMap<(u8, String, String), Option<usize>>>,
+    owners: RefCell<Owners>,
     /// Whose packet is in the hand of the first CPU.
     in_hand: Cell<Option<usize>>,
     /// What was wrong, in the order in which it turned up.
@@ -51,6 +53,8 @@ struct Spoken<'a> {
     before: &'a Memory,
     /// Whose the name was that it answers to.
     asked: Option<usize>,
+    /// Whose the names were.
+    owners: &'a Owners,
     alive: bool,
     dead: bool,
     flags: u8,
@@ -162,6 +166,7 @@ impl Schedule {
             self.talks.borrow_mut()[index].disturb();
         }
         let asked = before.name.clone().and_then(|name| self.owner(talk, name));
+        let owners = self.owners.borrow().clone();
         if during.is_some() {
             self.in_hand.set(Some(index));
         }
@@ -182,7 +187,7 @@ impl Schedule {
             }
             return;
         }
-        let spoken = Spoken { index, talk, before: &before, asked, alive, dead, flags, came: &came };
+        let spoken = Spoken { index, talk, before: &before, asked, owners: &owners, alive, dead, flags, came: &came };
         match side {
             Side::Opens => self.opened(spoken),
             Side::Answers => self.answered(spoken),
@@ -197,7 +202,7 @@ impl Schedule {
 
     /// The opener's packet has arrived at the far end under some name.
     fn opened(&self, spoken: Spoken) {
-        let Spoken { index, talk, before, alive, dead, flags, came, .. } = spoken;
+        let Spoken { index, talk, before, owners, alive, dead, flags, came, .. } = spoken;
         let name = talk.view(Side::Opens, came);
         if !talk.leads_right(Side::Opens, came) {
             self.fault(format!("{} arrived wrong: {came:?}", talk.label()));
@@ -231,7 +236,9 @@ impl Schedule {
             if late && lives {
                 return;
             }
-            sure = !late;
+            // In a full table another CPU may have given what nobody has answered yet, this packet's flow, and its name away.
+            let meanwhile = owners.get(&key) != Some(&Some(other));
+            sure = !late && !meanwhile;
         }
         self.owners.borrow_mut().insert(key, sure.then_some(index));
         let mut talks = self.talks.borrow_mut();

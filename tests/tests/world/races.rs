@@ -92,6 +92,27 @@ fn an_answer_that_meets_the_eviction_of_its_flow_leaves_the_next_one_alone() {
 }
 
 #[test]
+fn a_packet_that_comes_too_late_for_its_flow_leaves_by_the_name_that_the_tuple_has_meanwhile() {
+    for step in 0..STEPS {
+        let world = scene::world();
+        let packet = || udp("10.176.1.3:53", "203.0.113.9:40000");
+        enter(&world, udp("203.0.113.9:40000", "192.0.2.1:5353"), false);
+        world.sleep_seconds(3600);
+        let mut meanwhile = None;
+
+        let mut frame = Frame::at(B, packet().macs(scene::container_mac(B), scene::bridge_mac(20)).bytes());
+        let verdict = world.run_with_another(Hook::FromContainer, &mut frame, step, || {
+            meanwhile = Some(leave(&world, B, packet(), false));
+        });
+
+        let late = Arrived { verdict, bytes: frame.bytes };
+        let next = meanwhile.unwrap_or_else(|| leave(&world, B, packet(), false));
+        assert_eq!((late.verdict, late.source()), (Verdict::Neighbour(UPLINK), next.source()), "step {step}");
+        assert_ne!(late.source(), "192.0.2.1:5353", "step {step}");
+    }
+}
+
+#[test]
 fn the_end_of_a_handshake_is_not_undone_by_an_answer_that_crosses_it() {
     for step in 0..STEPS {
         let world = scene::world();
