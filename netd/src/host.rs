@@ -79,10 +79,14 @@ impl Host {
         let filters = links.filters().await?;
         let dataplane = Dataplane::open(options.bpf_dir, &options.dataplane, &names, &filters)?;
         for hook in Hook::OF_DEVICES {
-            if let Some((filter, program)) = dataplane.shared(hook)?
-                && filters.iter().any(|found| filter == Filter { index: 0, ..found.clone() })
+            let Some((filter, program)) = dataplane.shared(hook)? else { continue };
+            let is_it = |found: &Filter| filter == Filter { index: 0, ..found.clone() };
+            if filters.iter().any(is_it)
+                && let Err(error) = links.put_into_block(&filter, program).await
+                // With its last device the block goes, and there is nothing to take over.
+                && links.filters().await?.iter().any(is_it)
             {
-                links.put_into_block(&filter, program).await?;
+                return Err(error);
             }
         }
         // Only a process that may do all this may listen.
