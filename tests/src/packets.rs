@@ -1,4 +1,8 @@
-//! Packets as builders, and the oracle that recomputes their checksums from nothing.
+//! Packets as builders.
+
+mod checksums;
+mod fragments;
+mod twins;
 
 use std::net::Ipv4Addr;
 
@@ -7,6 +11,12 @@ use etherparse::{
     UdpHeader, icmpv4::DestUnreachableHeader,
 };
 use netd_common::{packet::ETH, parse::tcp_flags};
+
+pub use self::{
+    checksums::{checksums_hold, icmpv6_checksum, ipv6_checksums_hold, left_to_the_device, sum, summed_by_the_device},
+    fragments::{fragments, reassembled},
+    twins::{ipv6_twin, padding, twin, with_extensions},
+};
 
 /// A packet to be.
 #[derive(Clone, Debug)]
@@ -225,170 +235,6 @@ impl Build {
     }
 }
 
-/// The IPv6 address that stands for an IPv4 one in twins of packets and scenes.
-pub fn twin(v4: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = v4;
-    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
-}
-
-/// An IPv4 packet's twin of IPv6: the same with addresses by [`twin`], without options; a fragment has the extension header.
-/// What an error quotes becomes a twin too, its own checksum aside.
-pub fn ipv6_twin(packet: &[u8]) -> Vec<u8> {
-    let mut bytes = packet[..ETH].to_vec();
-    bytes[12..ETH].copy_from_slice(&[0x86, 0xdd]);
-    let (ip, segment) = packet[ETH..].split_at(usize::from(packet[ETH] & 0x0f) * 4);
-    let later = ip[6] & 0x1f != 0 || ip[7] != 0;
-    let mut segment = segment.to_vec();
-    if ip[9] == 1 && !later {
-        twin_of_icmp(&mut segment);
-    }
-    header_twin(ip, segment.len(), &mut bytes);
-    bytes.extend_from_slice(&segment);
-    let udp_without = ip[9] == 17 && segment.get(6..8) == Some(&[0, 0]);
-    if let Some((field, l4)) = checksum_field6(&bytes).filter(|_| !udp_without) {
-        bytes[field..field + 2].copy_from_slice(&[0, 0]);
-        let checksum = !sum(&[&pseudo_header6(&bytes, l4), &bytes[l4..]].concat());
-        let checksum = if checksum == 0 { 0xffff } else { checksum };
-        bytes[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
-    }
-    bytes
-}
-
-/// Puts extension headers, each a type and its bytes with a length of any multiple of eight, between an IPv6 header and what
-/// follows it. Their first byte, the type of the next, is filled in.
-pub fn with_extensions(packet: &[u8], extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
-    let mut bytes = packet[..ETH + 40].to_vec();
-    let mut place = ETH + 6;
-    for (kind, header) in extensions {
-        let at = bytes.len();
-        let next = std::mem::replace(&mut bytes[place], *kind);
-        bytes.extend(header);
-        bytes[at] = next;
-        place = at;
-    }
-    bytes.extend(&packet[ETH + 40..]);
-    let length = (bytes.len() - ETH - 40) as u16;
-    bytes[ETH + 4..ETH + 6].copy_from_slice(&length.to_be_bytes());
-    bytes
-}
-
-/// An extension header of `length` bytes, a multiple of eight, filled with one option of padding (RFC 8200 section 4.2).
-pub fn padding(length: usize) -> Vec<u8> {
-    let mut header = vec![0; length];
-    (header[1], header[2], header[3]) = ((length / 8 - 1) as u8, 1, (length - 4) as u8);
-    header
-}
-
-/// Writes the header of IPv6 for one of IPv4, with that of a fragment where it is one.
-fn header_twin(ip: &[u8], segment: usize, bytes: &mut Vec<u8>) {
-    let is_fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
-    let next = if ip[9] == 1 { 58 } else { ip[9] };
-    let length = (segment + if is_fragment { 8 } else { 0 }) as u16;
-    bytes.extend([0x60, 0, 0, 0]);
-    bytes.extend(length.to_be_bytes());
-    bytes.extend([if is_fragment { 44 } else { next }, ip[8]]);
-    bytes.extend(twin([ip[12], ip[13], ip[14], ip[15]]));
-    bytes.extend(twin([ip[16], ip[17], ip[18], ip[19]]));
-    if is_fragment {
-        let offset = u16::from_be_bytes([ip[6] & 0x1f, ip[7]]) << 3 | u16::from(ip[6] & 0x20 != 0);
-        bytes.extend([next, 0]);
-        bytes.extend(offset.to_be_bytes());
-        bytes.extend([0, 0, ip[4], ip[5]]);
-    }
-}
-
-/// Gives an ICMP message the numbers of ICMPv6, and the packet that an error quotes those of IPv6.
-fn twin_of_icmp(message: &mut Vec<u8>) {
-    match (message[0], message[1]) {
-        (8, _) => message[0] = 128,
-        (0, _) => message[0] = 129,
-        (3, code) => {
-            let (kind, code) = if code == 4 { (2, 0) } else { (1, 4) };
-            (message[0], message[1]) = (kind, code);
-            let quoted = message.split_off(8);
-            let header = usize::from(quoted[0] & 0x0f) * 4;
-            let mut segment = quoted.get(header..).unwrap_or_default().to_vec();
-            if quoted[9] == 1 && !segment.is_empty() {
-                segment[0] = if segment[0] == 8 { 128 } else { 129 };
-            }
-            header_twin(&quoted, segment.len(), message);
-            message.extend(segment);
-        }
-        _ => {}
-    }
-}
-
-/// Where the transport checksum of an IPv6 packet without extension headers is, and where its segment starts.
-fn checksum_field6(packet: &[u8]) -> Option<(usize, usize)> {
-    let l4 = ETH + 40;
-    let field = match packet[ETH + 6] {
-        6 => l4 + 16,
-        17 => l4 + 6,
-        58 => l4 + 2,
-        _ => return None,
-    };
-    (field + 2 <= packet.len()).then_some((field, l4))
-}
-
-/// RFC 8200 section 8.1.
-fn pseudo_header6(packet: &[u8], l4: usize) -> Vec<u8> {
-    let mut pseudo = packet[ETH + 8..ETH + 40].to_vec();
-    pseudo.extend(((packet.len() - l4) as u32).to_be_bytes());
-    pseudo.extend([0, 0, 0, packet[ETH + 6]]);
-    pseudo
-}
-
-/// The checksum of the ICMPv6 message from `l4` on, whose own field is zero (RFC 4443 section 2.3).
-pub fn icmpv6_checksum(packet: &[u8], l4: usize) -> [u8; 2] {
-    (!sum(&[&pseudo_header6(packet, l4), &packet[l4..]].concat())).to_be_bytes()
-}
-
-/// As [`checksums_hold`] for IPv6.
-pub fn ipv6_checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
-    let Some((field, l4)) = checksum_field6(packet) else { return Ok(()) };
-    let length = usize::from(u16::from_be_bytes([packet[ETH + 4], packet[ETH + 5]]));
-    if l4 + length != packet.len() || packet[ETH + 6] == 17 && packet[field..field + 2] == [0, 0] {
-        return Ok(());
-    }
-    let all = [&pseudo_header6(packet, l4), &packet[l4..]].concat();
-    if sum(&all) == 0xffff { Ok(()) } else { Err("transport checksum") }
-}
-
-/// Cuts an IPv4 packet into fragments of at most `size` bytes of payload, a multiple of eight, with this identification.
-pub fn fragments(packet: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
-    let l4 = ETH + usize::from(packet[ETH] & 0x0f) * 4;
-    let parts: Vec<_> = packet[l4..].chunks(size).collect();
-    let last = parts.len() - 1;
-    let fragment = |(i, part): (usize, &&[u8])| {
-        let mut bytes = [&packet[..l4], part].concat();
-        let more = if i == last { 0 } else { 0x2000 };
-        bytes[ETH + 2..ETH + 4].copy_from_slice(&((l4 - ETH + part.len()) as u16).to_be_bytes());
-        bytes[ETH + 4..ETH + 6].copy_from_slice(&identification.to_be_bytes());
-        bytes[ETH + 6..ETH + 8].copy_from_slice(&(more | (i * size / 8) as u16).to_be_bytes());
-        sum_header(&mut bytes[ETH..l4]);
-        bytes
-    };
-    parts.iter().enumerate().map(fragment).collect()
-}
-
-/// Puts fragments of one packet together, in the order in which they come.
-pub fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
-    let l4 = ETH + usize::from(fragments[0][ETH] & 0x0f) * 4;
-    let mut packet = fragments[0][..l4].to_vec();
-    packet.extend(fragments.iter().flat_map(|fragment| &fragment[l4..]));
-    let length = (packet.len() - ETH) as u16;
-    packet[ETH + 2..ETH + 4].copy_from_slice(&length.to_be_bytes());
-    packet[ETH + 6..ETH + 8].copy_from_slice(&[0, 0]);
-    sum_header(&mut packet[ETH..l4]);
-    packet
-}
-
-fn sum_header(header: &mut [u8]) {
-    header[10..12].copy_from_slice(&[0, 0]);
-    let checksum = !sum(header);
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-}
-
 fn parse(text: &str) -> (Ipv4Addr, u16) {
     let (address, port) = text.split_once(':').expect("ADDRESS:PORT");
     (self::address(address), port.parse().expect("a port"))
@@ -396,75 +242,4 @@ fn parse(text: &str) -> (Ipv4Addr, u16) {
 
 fn address(text: &str) -> Ipv4Addr {
     text.parse().expect("an address")
-}
-
-/// The one's-complement sum of 16-bit words in network order (RFC 1071), not complemented.
-pub fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
-fn pseudo_header_sum(packet: &[u8], length: usize) -> u16 {
-    let mut pseudo = packet[ETH + 12..ETH + 20].to_vec();
-    pseudo.extend([0, packet[ETH + 9]]);
-    pseudo.extend((length as u16).to_be_bytes());
-    sum(&pseudo)
-}
-
-/// Where the transport checksum of a whole IPv4 packet is, and where its segment starts.
-fn checksum_field(packet: &[u8]) -> Option<(usize, usize)> {
-    let l4 = ETH + usize::from(packet[ETH] & 0x0f) * 4;
-    match packet[ETH + 9] {
-        6 => Some((l4 + 16, l4)),
-        17 => Some((l4 + 6, l4)),
-        1 => Some((l4 + 2, l4)),
-        _ => None,
-    }
-}
-
-/// Leaves the TCP or UDP checksum of a packet to the device, as a sender with offload does: only the pseudo-header is summed.
-pub fn left_to_the_device(mut packet: Vec<u8>) -> Vec<u8> {
-    let (field, l4) = checksum_field(&packet).expect("TCP or UDP");
-    let partial = pseudo_header_sum(&packet, packet.len() - l4);
-    packet[field..field + 2].copy_from_slice(&partial.to_be_bytes());
-    packet
-}
-
-/// What the device does then: sums the segment, the pseudo-header's sum being in the field.
-pub fn summed_by_the_device(mut packet: Vec<u8>) -> Vec<u8> {
-    let (field, l4) = checksum_field(&packet).expect("TCP or UDP");
-    let complete = !sum(&packet[l4..]);
-    packet[field..field + 2].copy_from_slice(&complete.to_be_bytes());
-    packet
-}
-
-/// Recomputes the checksums of an IPv4 packet from its bytes; an error names the one that is wrong. A UDP checksum that is
-/// absent is right; what is cut off cannot be told, nor a
-/// fragment's transport checksum.
-pub fn checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
-    let header = usize::from(packet[ETH] & 0x0f) * 4;
-    let Some(ip) = packet.get(ETH..ETH + header) else { return Ok(()) };
-    if sum(ip) != 0xffff {
-        return Err("IPv4 header checksum");
-    }
-    let total = usize::from(u16::from_be_bytes([packet[ETH + 2], packet[ETH + 3]]));
-    let fragment = packet[ETH + 6] & 0x3f != 0 || packet[ETH + 7] != 0;
-    let Some((field, l4)) = checksum_field(packet) else { return Ok(()) };
-    if fragment || total + ETH != packet.len() {
-        return Ok(());
-    }
-    let protocol = packet[ETH + 9];
-    if protocol == 17 && packet[field..field + 2] == [0, 0] {
-        return Ok(());
-    }
-    let mut all = vec![];
-    if protocol != 1 {
-        all.extend(pseudo_header_sum(packet, packet.len() - l4).to_be_bytes());
-    }
-    all.extend_from_slice(&packet[l4..]);
-    if sum(&all) == 0xffff { Ok(()) } else { Err("transport checksum") }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use tracing::{debug, error};
 
-use super::{Daemon, allowances::denies, closes};
+use super::{Daemon, allowances::denies, healing::closes};
 use crate::{
     model::{Model, Name},
     plan::{exchange, part, touched},

@@ -12,29 +12,26 @@ mod events;
 mod examine;
 mod fill;
 mod flows;
+mod healing;
 mod messages;
 mod mode;
 mod moment;
 mod ports;
 mod process;
+mod status;
 #[cfg(test)]
 mod tests;
 mod views;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
-use netd_common::tables::Hook;
+use anyhow::{Context, Result, anyhow};
 use rand::RngCore;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::warn;
 
 pub use cluster::{ClusterView, EncryptionView, NeighbourView, NodeView};
 pub use events::{DaemonAction, Event, EventWish, Events, Happening, Listener};
@@ -43,13 +40,10 @@ pub use messages::{
     AllowanceOrder, ConnectOrder, DisconnectOrder, EndpointOrder, NetworkChange, NodeChange, PortsOrder, Reply, Request,
 };
 pub use process::{is_alive, mark_of};
-pub use views::{
-    AttachmentView, EndpointView, FirewallView, FlowTableView, NetworkView, PortView, ProgramView, StatusView,
-    SubnetView,
-};
+pub use status::{FirewallView, FlowTableView, ProgramView, StatusView};
+pub use views::{AttachmentView, EndpointView, NetworkView, PortView, SubnetView};
 
 use self::{
-    allowances::denies,
     cluster::Cluster,
     events::{RepairAction, WarningAction},
     fill::Fill,
@@ -58,9 +52,9 @@ use crate::{
     config::Config,
     ipam::{self, Pools},
     membership::Membership,
-    model::{Model, NetworkOrder, Rejection, peers},
-    plan::{Choices, plan, relays, warnings},
-    reconcile::{Guard, HostFacts, Kernel, State, Step, diff, repair},
+    model::{Model, NetworkOrder, Rejection},
+    plan::{Choices, plan, warnings},
+    reconcile::{Guard, HostFacts, Kernel, State},
     reserve::Reservations,
     store::Store,
 };
@@ -262,110 +256,6 @@ impl<K: Kernel> Daemon<K> {
         }
     }
 
-    async fn look_again(&mut self) {
-        if let Err(error) = self.reconcile().await {
-            error!("cannot compare the host with what was asked for: {error:#}");
-        }
-        self.follow_the_mtu().await;
-    }
-
-    /// What the plan depends on, as it is at this moment.
-    async fn read_facts(&mut self) -> Result<HostFacts> {
-        self.kernel.know_vteps(&self.choices.remotes.vteps, &peers(&self.model));
-        self.kernel.facts(&self.model.sandboxes()).await
-    }
-
-    /// Compares the host with what should exist, and mends what differs, as far as it goes.
-    async fn reconcile(&mut self) -> Result<()> {
-        let facts = self.read_facts().await?;
-        let observed = self.kernel.observe().await?;
-        self.follow_keys();
-        let desired = plan(&self.model, &facts, &self.choices);
-        let steps = diff(&desired, &observed);
-        let mut trouble: Vec<String> =
-            observed.unclear.iter().map(|(link, why)| format!("cannot see where {link} leads: {why}")).collect();
-        let followed = if steps.is_empty() { Vec::new() } else { self.followed(&desired, &observed) };
-        let mut failed = Vec::new();
-        for step in &steps {
-            match self.make_true(step, &failed).await {
-                Ok(()) if followed.contains(step) => info!("{step}"),
-                Ok(()) => {
-                    info!("made true: {step}");
-                    self.events
-                        .tell(Happening::Repair { action: RepairAction::Mend, message: repair(step, &observed) });
-                }
-                Err(error) => {
-                    trouble.push(format!("cannot {step}: {error:#}"));
-                    failed.push(step.clone());
-                }
-            }
-        }
-        if !failed.iter().any(Step::is_of_keys) {
-            self.keys_are_installed();
-        }
-        let (narrowed, denied) = (closes(&observed, &desired), denies(&observed, &desired));
-        self.is_as_planned = trouble.is_empty();
-        self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
-        self.note_facts(facts);
-        self.note_trouble(trouble);
-        self.follow_published_ports().await;
-        if narrowed {
-            self.end_what_is_closed();
-        }
-        if denied {
-            self.end_denied_flows();
-        }
-        Ok(())
-    }
-
-    /// The steps that nobody's doing has made due: they make what is desired now and was not before, as at the first start since
-    /// the host has booted, or follow what the host has changed of itself.
-    fn followed(&self, desired: &State, observed: &State) -> Vec<Step> {
-        let taken_over = self.applied.settings.is_none() && observed.settings.is_some();
-        if taken_over { Vec::new() } else { diff(desired, &self.applied) }
-    }
-
-    /// Holds the ports that are to be held, and serves the host's own clients at those where no program leads them.
-    async fn follow_published_ports(&mut self) {
-        let relays = relays(&self.model, &self.facts, &self.choices);
-        let refused = self.reservations.follow(&self.model, &relays);
-        let refused = refused.into_iter().map(|((address, protocol, port), error)| {
-            format!("cannot hold {}/{protocol}, which is published: {error}", SocketAddr::new(address, port))
-        });
-        let refused: Vec<_> = refused.collect();
-        without(&refused, &self.unheld).iter().for_each(|line| warn!("{line}"));
-        self.unheld = refused;
-        self.not_relayed = relays.left_out;
-        self.kernel.relay(relays, self.reservations.held()).await;
-    }
-
-    /// Ends the flows that came in where nobody, or not they, may come in any more, and the host's sockets that were led there: a
-    /// connected UDP socket would send to whoever has the address next.
-    fn end_what_is_closed(&mut self) {
-        if let Err(error) = self.end_unpublished_flows() {
-            warn!("flows of closed ports stay until they expire: {error:#}");
-        }
-        match self.kernel.end_strays() {
-            Ok(0) => {}
-            Ok(ended) => info!(ended, "sockets of the host that were led to a port which is closed"),
-            Err(error) => warn!("sockets of the host stay connected to a port that is closed: {error:#}"),
-        }
-    }
-
-    /// Takes a step, unless one that it stands on has failed. A container whose program cannot be attached has no network until
-    /// it can.
-    pub(super) async fn make_true(&mut self, step: &Step, failed: &[Step]) -> Result<()> {
-        if let Some(missing) = failed.iter().find(|failed| step.stands_on(failed)) {
-            bail!("not without what failed before it ({missing})");
-        }
-        let taken = self.kernel.apply(step).await;
-        if let (Err(_), Step::Attach(link, Hook::FromContainer | Hook::ToContainer)) = (&taken, step) {
-            let closed = self.kernel.apply(&Step::Close(link.clone())).await;
-            closed.with_context(|| format!("{link} stays open without {step}"))?;
-        }
-        taken
-    }
-
     fn note_facts(&mut self, facts: HostFacts) {
         self.facts = facts;
         self.note_warnings();
@@ -398,11 +288,6 @@ impl<K: Kernel> Daemon<K> {
         }
         self.trouble = trouble;
     }
-}
-
-/// Whether something that was published is published no more, leads elsewhere or is for others.
-fn closes(before: &State, after: &State) -> bool {
-    before.publications.iter().any(|(key, to)| after.publications.get(key) != Some(to))
 }
 
 /// The lines that are in the first list alone.

@@ -10,7 +10,7 @@ use crate::{
     ipam::{Pools, unique_local},
     model::{self, AttachOrder, Joining, Mode, Model, NetworkOrder, Surroundings},
     plan::{Choices, plan, sandboxes_of_veths},
-    reconcile::diff,
+    reconcile::{HostFacts, Kernel, Step, diff},
     testing::{add_veth, on_a_host_of_its_own, sandbox},
 };
 

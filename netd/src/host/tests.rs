@@ -8,15 +8,15 @@ use aya::{
     programs::{LinkOrder, SchedClassifier, TcAttachType, loaded_programs, tc::TcAttachOptions},
 };
 use netd_common::{
-    tables::{DEVICE_SLOTS, Device, LAYOUT, Publication, Settings},
-    tuple::Mac,
+    tables::{Counters, DEVICE_SLOTS, Device, Instant, LAYOUT, Publication, Settings},
+    tuple::{Mac, Zone},
 };
 use nix::libc;
 
 use super::{fixtures::*, *};
 use crate::{
     dataplane::OBJECT,
-    reconcile::{DeviceRecord, EndpointRecord, Foreign},
+    reconcile::{DeviceRecord, EndpointRecord, Foreign, Kernel, State, Step},
     testing::{add_veth, link, on_a_host_of_its_own, sandbox},
 };
 

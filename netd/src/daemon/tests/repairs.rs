@@ -1,5 +1,7 @@
 //! What is told as a repair: what somebody has broken, and nothing that is made for the first time.
 
+use netd_common::tuple::Address;
+
 use super::*;
 
 /// Messages of the repairs told so far.

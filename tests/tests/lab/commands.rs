@@ -1,0 +1,105 @@
+//! `netd run` and `exec`: a command in a network of its own, its status, and what it leaves, however it ends.
+
+use netd_tests::lab::{Offloads, Outcome};
+
+use crate::{
+    says::names,
+    town::{FRONT, Town, wait_until},
+};
+
+#[test]
+fn a_command_runs_in_a_network_of_its_own() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+
+    let run = "run -d --name web --network blue -p 8080:80 -- busybox httpd -f -p 80 -h /etc";
+    town.netd.say(run).ok();
+
+    let page = || town.client.curl(&format!("http://{FRONT}:8080/hostname"));
+    wait_until("the web server answers", || page().succeeded());
+    assert_eq!(town.netd.say("ps -q").ok(), "web\n");
+    assert!(town.host.ip("netns list").contains("netd-web"));
+    let inside = town.netd.say("exec web -- ip -o address show dev eth0").ok();
+    assert!(inside.contains(&town.address("web")), "{inside}");
+    town.netd.run(["exec", "web", "--", "sh", "-c", "exit 9"]).exits(9);
+
+    town.netd.say("rm web").refused(["web"]);
+    assert!(page().succeeded(), "what is refused changes nothing");
+    town.netd.say("rm -f web").ok();
+
+    assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+    assert!(!town.host.ip("netns list").contains("netd-web"));
+    assert!(!town.host.path("/run/netd/logs/web.log").exists());
+    assert!(!page().succeeded());
+}
+
+#[test]
+fn a_command_in_the_foreground_tells_its_own_status() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    town.container("taken", "blue", &[]);
+    let before = town.host.snapshot();
+    let run = |words: &[&str]| town.netd.run(["run", "--rm", "--network", "blue", "--"].iter().chain(words));
+
+    assert_eq!(run(&["sh", "-c", "echo here; echo there >&2"]).ok(), "here\n");
+    run(&["sh", "-c", "exit 7"]).exits(7);
+    run(&["sh", "-c", "kill -9 $$"]).exits(137);
+    names_the_thing(run(&["/no/such/command"]).exits(127), "/no/such/command");
+    names_the_thing(run(&["/etc/passwd"]).exits(126), "/etc/passwd");
+    names_the_thing(town.netd.say("run --network nowhere -- true").exits(125), "nowhere");
+    names_the_thing(town.netd.say("run --name taken --network blue -- true").exits(125), "taken");
+    names_the_thing(town.netd.say("exec nobody -- true").exits(125), "nobody");
+
+    assert_eq!(names(&town.netd.json("ps")), ["taken"]);
+    town.host.assert_as_in(&before);
+}
+
+#[test]
+fn an_interrupted_command_is_taken_away_with_its_network() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let mut running = town.netd.spawn(["run", "--rm", "--name", "job", "--network", "blue", "--", "sleep", "1000"]);
+    wait_until("the command is listed", || names(&town.netd.json("ps")) == ["job"]);
+    assert!(running.ended().is_none());
+
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+
+    running.wait().exits(128 + 15);
+    assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+    assert!(!town.host.ip("netns list").contains("netd-job"));
+}
+
+#[test]
+fn a_command_killed_before_it_begins_leaves_nothing() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    let before = town.host.snapshot();
+
+    // So many ports that there is time between the process and its network. Where the command has begun all the same, once more.
+    let killed = (0..20).map(|_| run_and_kill(&town)).find(|outcome| outcome.code() == 125);
+
+    let killed = killed.expect("one of twenty is killed before it begins");
+    names_the_thing(&killed, "the process that was to become the command is gone");
+    assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+    town.host.assert_as_in_but_for(&before, &["mount"]);
+}
+
+/// Kills a command's process as soon as there is one; takes away what a command that has begun leaves.
+fn run_and_kill(town: &Town) -> Outcome {
+    let words = "run --name job --network blue -p 20000-20999:20000-20999 -- sleep 1000";
+    let running = town.netd.spawn(words.split(' '));
+    let parent = running.id_inside().to_string();
+    let child = || town.host.run(["cat", &format!("/proc/{parent}/task/{parent}/children")]).stdout;
+    wait_until("a process waits for its network", || !child().trim().is_empty());
+    town.host.run(["kill", "-9", child().trim()]).ok();
+    let outcome = running.wait();
+    if outcome.code() != 125 {
+        town.netd.say("rm -f job").ok();
+    }
+    outcome
+}
+
+#[track_caller]
+fn names_the_thing(outcome: &Outcome, thing: &str) {
+    assert!(outcome.stderr.contains(thing), "{outcome} but should name {thing}");
+}
