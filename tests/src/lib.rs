@@ -7,6 +7,7 @@ pub mod mesh;
 pub mod neighbours;
 pub mod packets;
 pub mod paths;
+pub mod reach;
 pub mod scene;
 pub mod schedule;
 pub mod story;

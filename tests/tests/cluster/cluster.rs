@@ -140,9 +140,9 @@ impl Cluster {
 
     /// Every node's map is what the others have, exactly: as each says itself, and as the map is.
     #[track_caller]
-    pub fn assert_all_as_desired(&self, containers: &[Placed]) {
+    pub fn assert_all_as_desired<'a>(&self, containers: impl IntoIterator<Item = &'a Placed> + Clone) {
         for (n, node) in self.nodes.iter().enumerate() {
-            let others = containers.iter().filter(|placed| placed.node != n);
+            let others = containers.clone().into_iter().filter(|placed| placed.node != n);
             let desired: BTreeMap<IpAddr, IpAddr> = others.map(|placed| (placed.address, vtep(placed.node))).collect();
             wait_until(&format!("{} forwards to exactly where the others are", node.host.name()), || {
                 node.map() == desired

@@ -12,6 +12,7 @@ mod mesh;
 mod moving;
 mod offload;
 mod parting;
+mod reach;
 mod secured;
 mod sharing;
 mod sizes;

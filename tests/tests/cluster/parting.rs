@@ -14,26 +14,19 @@ use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, LEASE, PATIENCE, options, patient_echo, vtep, wait_until};
 
-/// Two nodes with a container each, and two connections between them that do nothing: one is open, one is closed by the server's
-/// side alone.
-struct Pair {
-    cluster: Cluster,
+/// Two connections that do nothing: one is open, one is closed by the server's side alone.
+pub struct Kept {
     idle: TcpStream,
     half_closed: TcpStream,
     last_words: Receiver<String>,
     _servers: [Server; 2],
 }
 
-impl Pair {
-    fn new(members: usize) -> Self {
-        let cluster = Cluster::new(2, members);
-        cluster.nodes[0].netd.say("network create -d overlay web").ok();
-        wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
-        let one = cluster.nodes[0].container("one", "web");
-        let two = cluster.nodes[1].container("two", "web");
-        let (half, last_words) = half_closing(&two);
-        let servers = [patient_echo(&two, 7), half];
-        let server = cluster.nodes[1].address("two");
+impl Kept {
+    /// From one container to another, which is at this address.
+    pub fn open(one: &Container, two: &Container, server: IpAddr) -> Self {
+        let (half, last_words) = half_closing(two);
+        let servers = [patient_echo(two, 7), half];
         let open = |port: u16| {
             let mut stream = None;
             wait_until("they reach each other", || {
@@ -45,23 +38,41 @@ impl Pair {
         let (idle, mut half_closed) = (open(7), open(8));
         half_closed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         assert_eq!(half_closed.read(&mut [0]).expect("it ends in good order"), 0, "the server's side is closed");
-        Self { cluster, idle, half_closed, last_words, _servers: servers }
+        Self { idle, half_closed, last_words, _servers: servers }
     }
 
     /// What may still be said in the half-closed connection arrives.
-    fn assert_half_closed_lives(&mut self) {
+    pub fn assert_half_closed_lives(&mut self) {
         self.half_closed.write_all(b"the rest").expect("this side is open");
         self.half_closed.shutdown(Shutdown::Write).expect("and closes");
         assert_eq!(self.last_words.recv_timeout(PATIENCE).as_deref(), Ok("the rest"));
     }
 
     /// The connection does what it did.
-    fn assert_idle_lives(&mut self) {
+    pub fn assert_idle_lives(&mut self) {
         self.idle.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         self.idle.write_all(b"still there?").expect("the connection lives");
         let mut answer = [0; 12];
         self.idle.read_exact(&mut answer).expect("and is answered");
         assert_eq!(&answer, b"still there?");
+    }
+}
+
+/// Two nodes with a container each, and such connections between them.
+struct Pair {
+    kept: Kept,
+    cluster: Cluster,
+}
+
+impl Pair {
+    fn new(members: usize) -> Self {
+        let cluster = Cluster::new(2, members);
+        cluster.nodes[0].netd.say("network create -d overlay web").ok();
+        wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
+        let one = cluster.nodes[0].container("one", "web");
+        let two = cluster.nodes[1].container("two", "web");
+        let kept = Kept::open(&one, &two, cluster.nodes[1].address("two"));
+        Self { kept, cluster }
     }
 
     /// A new connection from one to two.
@@ -96,7 +107,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     }
     wait_until("that is told", || pair.cluster.nodes[0].netd.say("status").stdout.contains("etcd away"));
 
-    pair.assert_idle_lives();
+    pair.kept.assert_idle_lives();
     assert!(pair.connects(), "names and new connections go on");
     let [a, b] = &mut pair.cluster.nodes[..] else { panic!("two nodes") };
     a.netd.say("network create -d overlay more").refused(["etcd is away"]);
@@ -114,7 +125,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     a.netd.start();
     assert_eq!(a.map(), ways, "a daemon that starts without etcd knows the ways that its host has");
     assert_eq!(a.netd.say("network inspect web").code(), 0);
-    pair.assert_idle_lives();
+    pair.kept.assert_idle_lives();
 
     for member in &pair.cluster.etcd {
         member.signal(Signal::SIGCONT);
@@ -124,8 +135,8 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     wait_until("changes are made", || a.netd.say("network create -d overlay more").succeeded());
     wait_until("and everywhere", || b.netd.say("network inspect more").succeeded());
     wait_until("every map is right", || a.netd.say("overlay verify").succeeded());
-    pair.assert_idle_lives();
-    pair.assert_half_closed_lives();
+    pair.kept.assert_idle_lives();
+    pair.kept.assert_half_closed_lives();
     assert!(pair.connects());
 }
 
@@ -138,7 +149,7 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     pair.cluster.cut(1);
     thread::sleep(Duration::from_secs(1));
     pair.cluster.join(1);
-    pair.assert_idle_lives();
+    pair.kept.assert_idle_lives();
     pair.cluster.wait_until("it is there", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
 
     // For more it is out, and what it changes meanwhile is known when it is back.
@@ -155,8 +166,8 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
 
     pair.cluster.join(1);
     pair.cluster.wait_until("it is back", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
-    pair.assert_idle_lives();
-    pair.assert_half_closed_lives();
+    pair.kept.assert_idle_lives();
+    pair.kept.assert_half_closed_lives();
     assert!(pair.connects());
     assert!(pair.cluster.nodes[1].netd.say("overlay verify").succeeded());
 }
@@ -176,7 +187,7 @@ fn a_host_that_returns_under_another_address_is_reached_there() {
     pair.cluster
         .wait_until("it is reached there", |cluster| cluster.nodes[0].map() == [(far, [192, 0, 2, 77].into())].into());
     wait_until("it is connected to", || pair.connects());
-    pair.assert_idle_lives();
+    pair.kept.assert_idle_lives();
     assert!(pair.cluster.nodes[0].netd.say("overlay verify").succeeded());
 }
 

@@ -1,8 +1,13 @@
 //! Packets as large as the underlay takes.
 
+use std::net::IpAddr;
+
 use netd_tests::lab::Container;
 
-use crate::cluster::{Cluster, wait_until};
+use crate::{
+    as_a_bridge::{BOTH_FAMILIES, ipv6},
+    cluster::{Cluster, Node, options, vtep, wait_until},
+};
 
 /// Whether a packet of so many bytes that may not be cut gets there and back.
 fn passes(from: &Container, to: &str, mtu: u32) -> bool {
@@ -73,4 +78,76 @@ fn the_way_to_a_node_says_how_large_and_who_was_given_more_by_the_user_is_told()
     a.host.ip("route del 192.0.2.2/32 dev eth0");
     a.host.ip("route del 203.0.113.0/24");
     wait_until("and back", || has_mtu(&one, 1450));
+}
+
+/// What a container is told of a packet of so many bytes that may not be cut.
+fn told(from: &Container, to: IpAddr, mtu: u32) -> String {
+    let size = (mtu - if to.is_ipv4() { 28 } else { 48 }).to_string();
+    from.run(["ping", "-c1", "-W5", "-M", "do", "-s", &size, &to.to_string()]).stdout
+}
+
+fn addresses(node: &Node, endpoint: &str) -> [IpAddr; 2] {
+    let shown = node.netd.say(&format!("inspect {endpoint}")).json();
+    let address = |key: &str| shown.pointer(key).and_then(|ip| ip.as_str()?.parse().ok()).expect("it has one");
+    ["/0/networks/0/ip", "/0/networks/0/ip6"].map(address)
+}
+
+#[test]
+fn a_narrow_way_between_two_hosts_says_its_size_and_leaves_the_others_theirs_over_either_underlay() {
+    let mut cluster = Cluster::new(3, 1);
+    let urls = [cluster.etcd[0].url.clone()];
+    cluster.nodes[0].netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
+    wait_until("it is everywhere", || {
+        cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
+    });
+    let containers: Vec<Container> =
+        (0..3).map(|n| cluster.nodes[n].container(["one", "two", "three"][n], "web")).collect();
+    let [one, two, three] = &containers[..] else { panic!("three") };
+
+    for (number, node) in (1..).zip(&cluster.nodes) {
+        node.host.ip(&format!("address add {}/64 dev eth0 nodad", ipv6(number)));
+    }
+    // Each narrower than what a container has been told of before, which it remembers.
+    let underlays = [
+        ([0, 1, 2].map(vtep), 50, [1400, 1360, 1500]),
+        ([1, 2, 3].map(|n| ipv6(n).parse().expect("an address")), 70, [1370, 1360, 1500]),
+    ];
+    for (ends, overhead, ways) in underlays {
+        for ((node, name), end) in cluster.nodes.iter_mut().zip(["a", "b", "c"]).zip(ends) {
+            node.netd.kill();
+            node.netd = node.host.netd_with(options(name, end, &urls));
+        }
+        let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+        wait_until("they know where the others are", || {
+            [a, b, c].iter().all(|node| node.map().len() == 4 && node.map().values().all(|end| ends.contains(end)))
+        });
+        let wide = 1500 - overhead;
+        let prefix = if ends[1].is_ipv4() { 32 } else { 128 };
+        for way in ways {
+            a.host.ip(&format!("route replace {}/{prefix} dev eth0 mtu {way}", ends[1]));
+            let narrow = way - overhead;
+            wait_until(&format!("{narrow} from a, and {wide} where no way is narrow"), || {
+                has_mtu(one, narrow) && has_mtu(two, wide) && has_mtu(three, wide)
+            });
+            for family in 0..2 {
+                let [first, second, third] =
+                    [(a, "one"), (b, "two"), (c, "three")].map(|(node, name)| addresses(node, name)[family]);
+                let whole = |from: &Container, to, mtu| {
+                    let told = told(from, to, mtu);
+                    assert!(told.contains(" 0% packet loss"), "{mtu} over {overhead} to {to}: {told}");
+                };
+                whole(two, third, wide);
+                whole(three, second, wide);
+                whole(one, second, narrow);
+                whole(one, third, narrow);
+                for from in [two, three].into_iter().filter(|_| narrow < wide) {
+                    let says = told(from, first, narrow + 1);
+                    let size = if family == 0 { format!("mtu = {narrow}") } else { format!("mtu={narrow}") };
+                    assert!(says.contains(&size), "to {first}, which has {narrow}: {says}");
+                }
+            }
+        }
+        a.host.ip(&format!("route del {}/{prefix} dev eth0", ends[1]));
+    }
+    cluster.lab.assert_no_checksum_errors();
 }
