@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use netd_common::tables::Hook;
 
 use super::{Host, index, needed_index};
@@ -34,6 +34,7 @@ impl Host {
             Step::RemoveMeshEnd(key) => self.dataplane.tables_mut().overlay.remove_mesh_end(*key),
             Step::PutMeshEnd(key, end) => self.dataplane.tables_mut().overlay.put_mesh_end(*key, *end),
             Step::RemovePeer(key) => self.dataplane.tables_mut().overlay.remove_peer(*key),
+            Step::PutAssociation(_, association) if !association.keying.is_known() => bail!("its key is not known"),
             Step::PutAssociation(id, association) => Ok(self.xfrm()?.put_association(*id, association)?),
             Step::RemoveAssociation(id) => Ok(self.xfrm()?.remove_association(*id)?),
             Step::PutPolicy(id, protection) => Ok(self.xfrm()?.put_policy(*id, *protection)?),

@@ -47,6 +47,11 @@ pub struct Keying(pub [u8; KEYING]);
 impl Keying {
     /// Of an association whose own is not known.
     pub const UNKNOWN: Self = Self([0; KEYING]);
+
+    /// Whether something may be encrypted by it.
+    pub fn is_known(&self) -> bool {
+        self.0 != Self::UNKNOWN.0
+    }
 }
 
 impl PartialEq for Keying {
@@ -104,6 +109,19 @@ impl Ipsec {
     /// Whether that holds at a port.
     pub fn guards(&self, port: u16) -> bool {
         Self::guard(port).all(|(id, protection)| self.policies.get(&id) == Some(&protection))
+    }
+
+    /// Forgets the associations that are not among those found, and the policies that name them: what was only ever found in the
+    /// kernel cannot be made again, since its keys are not known, nor may they be used anew from the start.
+    pub fn forget_lost(&mut self, found: &Self) {
+        self.associations.retain(|id, _| found.associations.contains_key(id));
+        let associations = &self.associations;
+        self.policies.retain(|policy, protection| match (policy.peer, protection) {
+            (Some(destination), Protection::Esp(spi)) => {
+                associations.contains_key(&AssociationId { destination, spi: *spi })
+            }
+            _ => true,
+        });
     }
 
     /// The hosts to which something can be sent.

@@ -36,11 +36,24 @@ impl<K: Kernel> Daemon<K> {
 
     /// Sees what encrypted networks need by the last view. What is noted here as made must be made before this is asked again.
     pub(in crate::daemon) fn follow_keys(&mut self) {
-        let Some(view) = self.cluster.as_ref().and_then(|cluster| cluster.view.clone()) else { return };
-        match self.keys(&view) {
+        let view = self.cluster.as_ref().and_then(|cluster| cluster.view.clone());
+        let keys = match &view {
+            Some(view) => self.keys(view),
+            None => self.remembered_keys(),
+        };
+        match keys {
             Ok(ipsec) => self.choices.ipsec = ipsec,
             Err(error) => error!("cannot see to the keys of encrypted networks: {error:#}"),
         }
+    }
+
+    /// What an earlier daemon has left and is still there.
+    fn remembered_keys(&mut self) -> Result<Ipsec> {
+        let mut ipsec = self.choices.ipsec.clone();
+        if !ipsec.associations.is_empty() {
+            ipsec.forget_lost(&self.kernel.ipsec()?);
+        }
+        Ok(ipsec)
     }
 
     fn keys(&mut self, view: &View) -> Result<Ipsec> {
