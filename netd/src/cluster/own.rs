@@ -82,9 +82,11 @@ pub fn missing(own: &Own, view: &View, pending: &[(String, IpAddr)]) -> Missing 
         }
     }
     missing.txns.extend(forget_allowances(view, &own.name).into_iter().map(|txn| fenced(txn.when, txn.then)));
+    // What was said of a store that has been put back to what it was earlier is of other records than have these revisions now.
+    let installed = own.installed.filter(|installed| installed.revision <= view.revision);
     let lasting = [
         own.session.clone().map(|session| (Key::Session(own.name.clone()), Record::Session(session))),
-        own.installed.map(|installed| (Key::Installed(own.name.clone()), Record::Installed(installed))),
+        installed.map(|installed| (Key::Installed(own.name.clone()), Record::Installed(installed))),
     ];
     for (key, record) in lasting.into_iter().flatten() {
         if view.record(&key) != Some(&record) {

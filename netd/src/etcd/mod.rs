@@ -157,9 +157,14 @@ impl Etcd {
         let connection = self.connected(self.current).await.map_err(EtcdError::Away)?;
         let answer = timeout(PATIENCE, connection.stream("/v3/watch", &create, self.token.as_deref())).await;
         match answer.map_err(|_| EtcdError::Away(format!("{} is silent", self.config.members[self.current])))? {
-            Ok(body) => Ok(Watch::new(body)),
+            Ok(body) => Ok(Watch::new(self.current, body)),
             Err(why) => Err(EtcdError::Away(why)),
         }
+    }
+
+    /// Whether another member answers by now than the one that tells: that one may be cut off from the others, and silent.
+    pub fn is_beside(&self, watch: &Watch) -> bool {
+        watch.member != self.current
     }
 
     /// The answer of the first member that has one, with a new token where the one we have is none any more.

@@ -78,6 +78,9 @@ pub struct Changes {
     pub header: Header,
     #[serde(default)]
     pub events: Vec<Change>,
+    /// Whether this only says that the watch is there: what happened before that is told next.
+    #[serde(default)]
+    pub created: bool,
     /// Whether nothing more comes.
     #[serde(default)]
     pub canceled: bool,

@@ -35,6 +35,9 @@ const WAITING: usize = 64;
 /// How long the daemon waits for a wish: everybody else waits with it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why nothing is known of the others where netd itself has failed.
+const ENDED: &str = "netd's own task for it has ended";
+
 /// Who this host is among the nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -183,6 +186,26 @@ impl Membership {
         Ok(Self { settings, wishes, own, news, answered: BTreeSet::new() })
     }
 
+    /// One whose task is played: by what all have, and by what the host says.
+    #[cfg(test)]
+    pub fn played(node: &str) -> (Self, watch::Sender<News>, watch::Receiver<Word>) {
+        let settings = Settings {
+            node: node.parse().unwrap(),
+            host: node.to_owned(),
+            vtep: [192, 0, 2, 1].into(),
+            vxlan_port: 4789,
+            encrypted_port: 4790,
+            rekey: 3600,
+            lease: 15,
+            etcd: EtcdConfig::default(),
+        };
+        let heard = Some(Instant::now());
+        let news = News { view: None, away: None, heard, missed: 0, incarnation: 1, conflicts: Vec::new() };
+        let ((telling, news), (own, said)) = (watch::channel(news), watch::channel(Word::default()));
+        let wishes = mpsc::channel(1).0;
+        (Self { settings, wishes, own, news, answered: BTreeSet::new() }, telling, said)
+    }
+
     /// Who this host is.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -190,7 +213,8 @@ impl Membership {
 
     /// The last word.
     pub fn news(&self) -> News {
-        self.news.borrow().clone()
+        let news = self.news.borrow().clone();
+        self.said_by_nobody(news)
     }
 
     /// Ready when there is a word that [`Membership::seen`] has not returned.
@@ -203,7 +227,17 @@ impl Membership {
 
     /// The last word, taken as known.
     pub fn seen(&mut self) -> News {
-        self.news.borrow_and_update().clone()
+        let news = self.news.borrow_and_update().clone();
+        self.said_by_nobody(news)
+    }
+
+    /// Where the task is no more, nothing is known of the others any more, whatever it said last.
+    fn said_by_nobody(&self, news: News) -> News {
+        if self.news.has_changed().is_ok() {
+            return news;
+        }
+        let since = news.heard.unwrap_or_else(Instant::now);
+        News { away: Some((since, format!("{ENDED}: start the daemon anew"))), ..news }
     }
 
     /// Says what the host has. The task writes it when it can.
@@ -299,11 +333,29 @@ impl Membership {
     async fn wish(&self, wish: impl FnOnce(Reply) -> Wish) -> Result<(), Denial> {
         let silent = || Denial::Away(format!("it has not answered for {} s", PATIENCE.as_secs()));
         let (reply, answer) = oneshot::channel();
-        let ended = |_| Denial::Away("netd's own task for it has ended".to_owned());
+        let ended = |_| Denial::Away(ENDED.to_owned());
         let asking = async {
             self.wishes.send(wish(reply)).await.map_err(|_| ended(()))?;
             answer.await.map_err(|_| ended(()))?
         };
         timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(silent()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_has_ended_is_not_taken_for_one_that_has_nothing_to_say() {
+        let (mut membership, telling, _said) = Membership::played("a");
+        assert!(membership.news().away.is_none());
+
+        drop(telling);
+
+        for news in [membership.news(), membership.seen()] {
+            let (_, why) = news.away.expect("it is said");
+            assert!(why.starts_with("netd's own task for it has ended"), "{why}");
+        }
     }
 }

@@ -73,6 +73,8 @@ pub struct Task {
     pub pending: Vec<Wanted>,
     pub verifications: Vec<Verification>,
     pub life: Option<Life>,
+    /// When it was last seen to.
+    kept_alive: Instant,
     /// What a full read found that the watch may still tell of, with its revisions.
     untold: BTreeMap<Key, i64>,
     news: watch::Sender<News>,
@@ -88,6 +90,7 @@ impl Task {
             pending: Vec::new(),
             verifications: Vec::new(),
             life: None,
+            kept_alive: Instant::now(),
             untold: BTreeMap::new(),
             news,
         }
@@ -123,7 +126,7 @@ impl Task {
         // It begins after what was read.
         self.untold.clear();
         self.is_back();
-        let mut beat = regularly(Duration::from_secs(self.settings.lease.into()) / 3);
+        let mut beat = regularly(self.beat());
         let mut reading = regularly(READ);
         loop {
             let patience = self.verifications.iter().map(|verification| verification.until).min();
@@ -141,8 +144,12 @@ impl Task {
                 news = watch.next() => self.hear(news?).await?,
                 _ = beat.tick() => self.ensure_life().await?,
                 _ = reading.tick() => {
-                    self.count_missed();
+                    let has_missed = self.count_missed();
                     self.read().await?;
+                    if has_missed || self.etcd.is_beside(&watch) {
+                        watch = self.etcd.watch(self.view.revision).await?;
+                        self.untold.clear();
+                    }
                     self.say().await?;
                 }
                 () = until(patience) => {}
@@ -159,12 +166,17 @@ impl Task {
             Some(_) => return Err(Fault::LeaseOver),
             None => self.join().await?,
         };
-        self.life = Some(life);
+        (self.life, self.kept_alive) = (Some(life), Instant::now());
         self.news.send_modify(|news| {
             news.heard = Some(Instant::now());
             news.incarnation = life.incarnation;
         });
         Ok(())
+    }
+
+    /// How often the lease is kept alive.
+    fn beat(&self) -> Duration {
+        Duration::from_secs(self.settings.lease.into()) / 3
     }
 
     async fn join(&mut self) -> Result<Life, Fault> {
@@ -204,13 +216,14 @@ impl Task {
         Err(Fault::Fenced(self.settings.node.to_string()))
     }
 
-    /// Counts what an earlier read found and the watch has not told of since.
-    fn count_missed(&mut self) {
+    /// Counts what an earlier read found and the watch has not told of since. Says whether there is any.
+    fn count_missed(&mut self) -> bool {
         let missed = u64::try_from(std::mem::take(&mut self.untold).len()).unwrap_or(u64::MAX);
         if missed > 0 {
             warn!(records = missed, "a full read had found what the watch did not tell of");
             self.news.send_modify(|news| news.missed += missed);
         }
+        missed > 0
     }
 
     async fn hear(&mut self, news: etcd::News) -> Result<(), Fault> {
@@ -241,6 +254,10 @@ impl Task {
             });
             let mut all_held = true;
             for txn in &txns {
+                // A host of many endpoints and an etcd on a slow disk take longer than a lease lives.
+                if self.kept_alive.elapsed() >= self.beat() {
+                    self.ensure_life().await?;
+                }
                 all_held &= self.take(txn).await?;
             }
             if txns.is_empty() {
