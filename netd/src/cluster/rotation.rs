@@ -15,6 +15,10 @@ pub fn due(view: &View, now: u64, interval: u64, fresh: [u8; 32]) -> Option<Txn>
     if view.unsettled().is_some() {
         return None;
     }
+    // By a clock that was wrong: until this one says so late, keys would change no more.
+    if secret.created > now + interval {
+        return Some(next(view, now, fresh));
+    }
     let (oldest, _, since) = view.secrets().next()?;
     if oldest < newest {
         let when = vec![Compare::Unchanged(Key::Secret(oldest), since)];

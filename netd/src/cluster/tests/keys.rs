@@ -36,6 +36,8 @@ enum Deed {
     Restart(usize),
     /// All that its kernel has is gone.
     Flush(usize),
+    /// The store is put back to what it was so many revisions earlier.
+    Restore(i64),
 }
 
 /// `with_losses` also such after which a node must draw another session: what its kernel had is gone, or may be.
@@ -51,6 +53,7 @@ fn deed(with_losses: bool) -> impl Strategy<Value = Deed> {
         1 => node().prop_map(Deed::Rekey),
         1 => node().prop_map(Deed::Restart),
         losses => node().prop_map(Deed::Flush),
+        losses => (0..30_i64).prop_map(Deed::Restore),
     ]
 }
 
@@ -69,7 +72,7 @@ struct Cluster {
     store: Store,
     hosts: Vec<Host>,
     now: u64,
-    drawn: u8,
+    drawn: u32,
     /// Whether nothing is lost, so that everything can be read at every step.
     is_lossless: bool,
     /// How often each key was made, to send by and to receive by.
@@ -99,6 +102,8 @@ impl Cluster {
             Deed::Rekey(node) => self.rekeys(node),
             Deed::Restart(node) => self.hosts[node].word = None,
             Deed::Flush(node) => self.hosts[node].kernel = Ipsec::default(),
+            // Not to before there were nodes.
+            Deed::Restore(by) => self.store.restore((self.store.revision() - by).max(1 + NODES as i64)),
         }
     }
 
@@ -162,19 +167,29 @@ impl Cluster {
 
     fn keeps(&mut self, node: usize, later: u64) {
         self.now += later;
+        let fresh = self.secret();
         let Host { view, word, .. } = &self.hosts[node];
         if word.is_some()
-            && let Some(txn) = due(view, self.now, INTERVAL, [self.now as u8; 32])
+            && let Some(txn) = due(view, self.now, INTERVAL, fresh)
         {
             self.store.take(&txn, 0);
         }
     }
 
+    /// Another than any before.
+    fn secret(&mut self) -> [u8; 32] {
+        self.drawn += 1;
+        let mut secret = [232; 32];
+        secret[..4].copy_from_slice(&self.drawn.to_be_bytes());
+        secret
+    }
+
     fn rekeys(&mut self, node: usize) {
+        let fresh = self.secret();
         let view = &self.hosts[node].view;
         if view.unsettled().is_none() && view.is_any_encrypted() {
             self.now += 1;
-            let txn = next(view, self.now, [self.now as u8; 32]);
+            let txn = next(view, self.now, fresh);
             self.store.take(&txn, 0);
         }
     }
@@ -319,4 +334,25 @@ fn a_secret_is_in_no_log() {
     let said = format!("{:?}", cluster.store.view());
 
     assert!(said.contains("Secret") && !said.contains("232, 232, 232"), "{said}");
+}
+
+#[test]
+fn a_secret_of_a_clock_that_was_years_ahead_is_followed_by_one_of_the_right_time() {
+    let mut cluster = Cluster::new(false);
+    cluster.settles();
+    let (years, now) = (1_000_000_000, cluster.now);
+    cluster.now += years;
+    cluster.takes(&Deed::Read(0));
+    cluster.takes(&Deed::Keep(0, 0));
+    cluster.settles();
+    cluster.now = now;
+
+    for _ in 0..3 {
+        cluster.takes(&Deed::Keep(0, 20));
+        cluster.settles();
+    }
+
+    let view = cluster.store.view();
+    let secrets: Vec<_> = view.secrets().map(|(number, secret, _)| (number, secret.created < now + years)).collect();
+    assert_eq!(secrets, [(3, true)]);
 }

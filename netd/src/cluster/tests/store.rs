@@ -57,10 +57,22 @@ impl Store {
         gone.iter().for_each(|key| self.delete(key));
     }
 
+    /// Puts it back to what it was at an earlier revision, as from a copy: what came later is gone, and its revisions come again.
+    pub fn restore(&mut self, revision: i64) {
+        self.entries = self.view_at(revision).entries;
+        self.log.retain(|event| event.revision() <= revision);
+        self.revision = revision;
+    }
+
     /// A full read.
     pub fn view(&self) -> View {
         let found = self.entries.iter().map(|(key, entry)| Event::Put(key.clone(), entry.clone()));
         View::read(self.revision, found)
+    }
+
+    /// That of the last change.
+    pub fn revision(&self) -> i64 {
+        self.revision
     }
 
     /// A full read at a time that is past.
