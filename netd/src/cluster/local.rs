@@ -102,14 +102,20 @@ pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
         .map(|network| (network.name.clone(), network.id.clone()))
         .collect();
     for (name, id) in ours {
-        match view.network(&name) {
-            Some(network) if network.id == id => {}
-            _ if !is_used(model, &name) => drop(model.networks.remove(&name)),
-            Some(_) => {
-                lines.push(format!("network {name} was removed and made anew elsewhere: detach what is in it here"))
-            }
-            None => lines.push(format!("network {name} was removed elsewhere: detach what is in it here")),
+        let found = view.network(&name);
+        if found.is_some_and(|network| network.id == id) {
+            continue;
         }
+        if !is_used(model, &name) {
+            model.networks.remove(&name);
+            continue;
+        }
+        // Its number may be another network's by now.
+        if let Some(Driver::Overlay(segment)) = model.networks.get_mut(&name).map(|network| &mut network.driver) {
+            segment.vni = 0;
+        }
+        let what = if found.is_some() { "removed and made anew" } else { "removed" };
+        lines.push(format!("network {name} was {what} elsewhere and ends at this host: detach what is in it here"));
     }
     for (name, network) in view.networks() {
         if let Some(why) = network.obstacle() {

@@ -60,7 +60,8 @@ impl Driver {
 /// A VXLAN segment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Segment {
-    /// Its number, 1 or more: of one network on a host.
+    /// Its number, 1 or more: of one network on a host. 0 of one that was removed on another host while containers were in it here:
+    /// its number may be another network's, so it spans no host but this one.
     pub vni: u32,
     /// UDP port of every host in it.
     pub port: u16,

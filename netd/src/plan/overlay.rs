@@ -13,7 +13,7 @@ use crate::{
 
 /// What every host has of a network that spans hosts.
 pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts, offload: bool) {
-    let Some(segment) = network.driver.segment() else { return };
+    let Some(segment) = network.driver.segment().filter(|segment| segment.vni > 0) else { return };
     if segment.encrypted && !state.ipsec.guards(segment.port) {
         // Nothing would keep its packets from leaving in clear.
         return;

@@ -2,6 +2,7 @@
 //! does not know.
 
 use proptest::prelude::*;
+use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
@@ -11,7 +12,7 @@ use super::{
     nodes::{Cluster, Deed, NETWORK, deed, name, network},
 };
 use crate::{
-    model::{Model, RemoteAllowance},
+    model::{self, Model, RemoteAllowance},
     reconcile::{Family, HostFacts},
 };
 
@@ -190,4 +191,27 @@ fn a_node_that_does_not_say_that_it_knows_is_taken_for_one_that_does_not() {
         node.understands = all.clone();
     }
     assert_eq!(view.ignorant(&all), None);
+}
+
+#[test]
+fn a_network_that_was_removed_elsewhere_while_a_container_was_in_it_here_is_no_part_of_the_one_that_has_its_number_next()
+ {
+    let facts = HostFacts::default();
+    let here = Here { port: 4789, encrypted_port: 4790, underlay: Family::V4, facts: &facts };
+    let mut model = Model::default();
+    assert_eq!(adopt(&mut model, &view_of(network(NETWORK, 4096)), here), [""; 0]);
+    model::attach(&mut model, model::tests::order("web", &["blue"]), 0, &mut StdRng::seed_from_u64(1)).unwrap();
+    let vni = |model: &Model| model.networks[&name("blue")].driver.segment().unwrap().vni;
+    assert_eq!(vni(&model), 4096);
+
+    let anew = view_of(network("bbbbbbbbbbbb", 4096));
+    let lines = adopt(&mut model, &anew, here);
+
+    let expected = "network blue was removed and made anew elsewhere and ends at this host: detach what is in it here";
+    assert_eq!((lines, vni(&model)), (vec![expected.to_owned()], 0));
+    assert_eq!(adopt(&mut model, &View::default(), here).len(), 1, "nor is it where there is none");
+    assert_eq!((adopt(&mut model, &view_of(network(NETWORK, 4096)), here), vni(&model)), (vec![], 4096), "it is back");
+    model.endpoints.clear();
+    adopt(&mut model, &anew, here);
+    assert_eq!(model.networks[&name("blue")].id, "bbbbbbbbbbbb");
 }
