@@ -13,7 +13,7 @@ use crate::model::{Name, Protocol, Rejection, RemoteAllowance};
 pub type Opening = Option<(u16, Protocol)>;
 
 /// Who may open something to whom.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Between {
     /// The node of the one that opens, and its name there.
     pub from: (Name, Name),
@@ -34,6 +34,18 @@ pub struct Holding<'a> {
     pub entry: RemoteAllowance,
 }
 
+impl Holding<'_> {
+    /// Whether one of the two is this node's.
+    fn concerns(&self, node: &Name) -> bool {
+        [&self.allowed.from, &self.allowed.to].iter().any(|party| party.node == *node)
+    }
+
+    fn between(&self) -> Between {
+        let name = |party: &Party| (party.node.clone(), party.endpoint.clone());
+        Between { from: name(&self.allowed.from), to: name(&self.allowed.to), port: self.entry.port }
+    }
+}
+
 /// Addresses of a network that two endpoints have, with the revisions of their claims.
 struct Pair<'a> {
     network: &'a str,
@@ -49,18 +61,32 @@ impl View {
                 return None;
             };
             let shared = self.kept_apart().find(|shared| shared.id == *network)?;
-            let holds = self.claimed(network, *src) == Some(allowed.from.claim)
-                && self.claimed(network, *dst) == Some(allowed.to.claim);
             let entry = RemoteAllowance { vni: shared.vni, src: *src, dst: *dst, port: *port };
-            holds.then_some(Holding { key, allowed, entry })
+            self.holds(key, allowed).then_some(Holding { key, allowed, entry })
         })
+    }
+
+    /// Whether both ends of an allowance still have the addresses that it was made for.
+    fn holds(&self, key: &Key, allowed: &Allowed) -> bool {
+        let Key::Allowance(network, dst, src, _) = key else { return false };
+        self.claimed(network, *src) == Some(allowed.from.claim) && self.claimed(network, *dst) == Some(allowed.to.claim)
     }
 
     /// What containers of this node may open, and what may be opened to them.
     pub fn allowances_of(&self, me: &Name) -> BTreeSet<RemoteAllowance> {
-        let concerns =
-            |holding: &Holding<'_>| [&holding.allowed.from, &holding.allowed.to].iter().any(|p| p.node == *me);
-        self.allowances().filter(concerns).map(|holding| holding.entry).collect()
+        self.allowances().filter(|holding| holding.concerns(me)).map(|holding| holding.entry).collect()
+    }
+
+    /// What a node has to do with that this view allows and another does not. What went with an endpoint, of the other, is not
+    /// asked for if `is_lasting`.
+    pub fn allows_beside(&self, other: &Self, me: &Name, is_lasting: bool) -> BTreeSet<Between> {
+        let is_new = |one: &Holding<'_>| match other.record(one.key) {
+            Some(Record::Allowed(allowed)) => allowed != one.allowed || !other.holds(one.key, allowed),
+            _ => true,
+        };
+        let lasts = |one: &Holding<'_>| !is_lasting || other.holds(one.key, one.allowed);
+        let all = self.allowances().filter(|one| one.concerns(me) && is_new(one) && lasts(one));
+        all.map(|one| one.between()).collect()
     }
 
     /// The nodes on which an endpoint has this name.

@@ -181,6 +181,15 @@ impl View {
         self.entries.get(key).map_or(i64::MAX, |entry| entry.revision)
     }
 
+    /// Nodes that are there and have not said that they read what another encrypts in its session, with the other.
+    pub fn unread(&self) -> impl Iterator<Item = (&Name, &Name)> {
+        let there = || self.sessions().filter(|(node, ..)| self.node(node).is_some());
+        there().flat_map(move |(node, ..)| {
+            let lacks = move |(peer, _, since): (&Name, &Session, i64)| *peer != *node && self.installed(node) < since;
+            there().filter(move |one| lacks(*one)).map(move |(peer, ..)| (node, peer))
+        })
+    }
+
     /// The first node that is there and has not yet taken the newest generation of the secret into use everywhere.
     pub fn unsettled(&self) -> Option<&Name> {
         let (newest, _, since) = self.secrets().last()?;

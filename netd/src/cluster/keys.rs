@@ -9,6 +9,27 @@ use crate::model::{Name, Protocol};
 /// What every key begins with.
 pub const PREFIX: &str = "/netd/v1/";
 
+/// What comes next, of every kind of record.
+const KINDS: [&str; 12] = [
+    "addresses",
+    "allowances",
+    "answers",
+    "drained",
+    "endpoints",
+    "incarnations",
+    "installed",
+    "networks",
+    "nodes",
+    "questions",
+    "secrets",
+    "sessions",
+];
+
+/// Whether this netd knows records of a kind.
+pub fn is_kind(kind: &str) -> bool {
+    KINDS.contains(&kind)
+}
+
 /// The name of a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Key {
@@ -167,6 +188,7 @@ mod tests {
             Key::Installed(name("a")),
         ];
         for key in keys {
+            assert!(is_kind(key.to_string().split('/').nth(3).unwrap()), "{key}");
             assert_eq!(key.to_string().parse(), Ok(key));
         }
     }

@@ -28,13 +28,19 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
             .push(format!("node {me}: {} records of its own are not in the store as they should be", lacks.txns.len()));
     }
     lines.extend(lacks.conflicts.iter().map(|conflict| format!("node {me}: {conflict}")));
-    lines.extend(view.unreadable.iter().map(|(key, why)| format!("store: {key} is not understood: {why}")));
+    lines.extend(view.not_understood().iter().map(|line| format!("store: {line}")));
     for (node, _) in view.nodes() {
         match answers.get(node) {
             Some(answer) => {
                 lines.extend(of_node(view, node, &answer.ways));
-                lines.extend(answer.allowances.iter().flat_map(|found| of_allowances(view, node, found)));
-                lines.extend(answer.mesh.iter().flat_map(|found| of_mesh(view, node, found)));
+                lines.extend(match &answer.allowances {
+                    Some(found) => of_allowances(view, node, found),
+                    None => unsaid(view, node, "what its containers may open", !view.allowances_of(node).is_empty()),
+                });
+                lines.extend(match &answer.mesh {
+                    Some(found) => of_mesh(view, node, found),
+                    None => unsaid(view, node, "what it publishes for others", !ends(view, node).0.is_empty()),
+                });
             }
             None => lines.push(format!("node {node} does not answer")),
         }
@@ -53,7 +59,15 @@ fn of_keys(view: &View) -> Vec<String> {
     let mut lines: Vec<String> =
         without.map(|node| format!("node {node} has no part in encrypted networks: see its `netd status`")).collect();
     lines.extend(view.unsettled().map(|node| format!("node {node} has not taken the newest keys into use yet")));
+    lines.extend(view.unread().map(|(node, peer)| format!("node {node} cannot read yet what node {peer} encrypts")));
     lines
+}
+
+/// What a node of an older netd does not say of itself, where there is something to say.
+fn unsaid(view: &View, node: &Name, what: &str, matters: bool) -> Vec<String> {
+    let version = view.node(node).map_or("", |node| &node.version);
+    let line = || format!("node {node}: its netd ({version}) does not say {what}: update it");
+    matters.then(line).into_iter().collect()
 }
 
 /// What a node forwards otherwise than the store says.

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Announcement, Claim, Key, Node, Record, SharedNetwork};
+use super::{
+    Announcement, Claim, Key, Node, Record, SharedNetwork,
+    keys::{PREFIX, is_kind},
+};
 use crate::model::Name;
 
 /// A record and where it stands in the history of the store.
@@ -121,6 +124,25 @@ impl View {
             Key::Question(id) => Some(id.as_str()),
             _ => None,
         })
+    }
+
+    /// What is there and passed over, one line each; what another version of netd keeps beside, one line for each kind.
+    pub fn not_understood(&self) -> Vec<String> {
+        let mut kinds = BTreeMap::<&str, usize>::new();
+        let mut lines = Vec::new();
+        for (key, why) in &self.unreadable {
+            let kind =
+                key.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/')).filter(|(kind, _)| !is_kind(kind));
+            match kind {
+                Some((kind, _)) => *kinds.entry(kind).or_default() += 1,
+                None => lines.push(format!("{key} is not understood: {why}")),
+            }
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        lines.extend(kinds.into_iter().map(|(kind, count)| {
+            format!("{PREFIX}{kind}/: this netd ({version}) does not know what another one keeps there, and passes over {count} of it")
+        }));
+        lines
     }
 
     /// What a key holds.

@@ -9,9 +9,13 @@ use netd_common::{
 };
 use tracing::{info, warn};
 
-use super::{AllowanceOrder, Daemon, Failure, Reply, events::EndpointAction, views::AllowanceView};
+use super::{
+    AllowanceOrder, Daemon, Failure, Reply,
+    events::{EndpointAction, Happening},
+    views::AllowanceView,
+};
 use crate::{
-    cluster::Between,
+    cluster::{Between, View},
     membership::Denial,
     model::{self, Name, Party, Protocol, Rejection, Target},
     reconcile::{Kernel, State},
@@ -43,7 +47,7 @@ impl<K: Kernel> Daemon<K> {
             self.commit(next, Fresh::new()).await?;
         }
         info!(%from, to = %target, "allowed");
-        self.told(EndpointAction::Allow, &target, &nodes)
+        self.told(EndpointAction::Allow, &target, (&nodes, is_shared))
     }
 
     pub(super) async fn deny(&mut self, from: &Party, order: &AllowanceOrder) -> Result<Reply, Failure> {
@@ -54,7 +58,8 @@ impl<K: Kernel> Daemon<K> {
             [None, None] => model::deny(&mut next, &from.endpoint, &target),
             _ => Err(Rejection::UnknownEndpoint(target.to.endpoint.to_string())),
         };
-        if self.is_shared(from, &target, &nodes)? {
+        let is_shared = self.is_shared(from, &target, &nodes)?;
+        if is_shared {
             let agreed = self.agree(from, &target, &nodes, false).await;
             agreed.or_else(|failure| if here.is_ok() { Ok(()) } else { Err(failure) })?;
         } else {
@@ -64,7 +69,7 @@ impl<K: Kernel> Daemon<K> {
             self.commit(next, Fresh::new()).await?;
         }
         info!(%from, to = %target, "denied");
-        self.told(EndpointAction::Deny, &target, &nodes)
+        self.told(EndpointAction::Deny, &target, (&nodes, is_shared))
     }
 
     /// What may be opened to an endpoint of this host in networks of several hosts.
@@ -153,13 +158,36 @@ impl<K: Kernel> Daemon<K> {
         Err(Denial::Changed.into())
     }
 
-    /// Tells of a change at an endpoint, and shows it if it is here.
-    fn told(&self, action: EndpointAction, target: &Target, nodes: &[Option<Name>; 2]) -> Result<Reply, Failure> {
+    /// Tells of a change at an endpoint, unless every host tells that has to do with it, and shows the endpoint if it is here.
+    fn told(
+        &self,
+        action: EndpointAction,
+        target: &Target,
+        (nodes, is_shared): (&[Option<Name>; 2], bool),
+    ) -> Result<Reply, Failure> {
         if nodes[1].is_some() {
             return Ok(Reply::Done {});
         }
-        self.tell_of_endpoint(action, &target.to.endpoint, None);
+        if !is_shared {
+            self.tell_of_endpoint(action, &target.to.endpoint, None);
+        }
         self.endpoint(&target.to.endpoint)
+    }
+
+    /// Tells of what was allowed and denied between containers of several hosts, of which one is here. What went with a container
+    /// was not denied.
+    pub(super) fn tell_of_allowances(&self, before: Option<&View>, after: &View) {
+        let (Some(before), Some(cluster)) = (before, &self.cluster) else { return };
+        let me = cluster.me();
+        for (action, all) in [
+            (EndpointAction::Deny, before.allows_beside(after, me, true)),
+            (EndpointAction::Allow, after.allows_beside(before, me, false)),
+        ] {
+            for Between { to: (node, endpoint), .. } in all {
+                let party = Party { endpoint, node: (node != *me).then_some(node) };
+                self.events.tell(Happening::Endpoint { action, endpoint: party.to_string(), network: None });
+            }
+        }
     }
 
     /// Ends the flows between containers of one network that nobody allows any more.

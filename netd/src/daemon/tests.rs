@@ -1,6 +1,7 @@
 //! The daemon over a kernel in memory: requests in, model, store and host compared before and after.
 
 mod addresses;
+mod among;
 mod flows;
 mod healing;
 mod repairs;
@@ -53,14 +54,30 @@ impl Bench {
     }
 
     async fn with(kernel: FakeKernel, directory: TempDir, bound: Rc<RefCell<BTreeSet<u16>>>) -> Self {
+        Self::among(kernel, directory, bound, None).await
+    }
+
+    async fn among(
+        kernel: FakeKernel,
+        directory: TempDir,
+        bound: Rc<RefCell<BTreeSet<u16>>>,
+        membership: Option<Membership>,
+    ) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
         let opened = Store::open(directory.path(), &mut rng).unwrap();
         let binder = binder(bound.clone());
         let about = About::default();
-        let daemon =
-            Daemon::start(kernel, opened, &Config::default(), Reservations::with(binder), None, Box::new(rng), about)
-                .await
-                .unwrap();
+        let daemon = Daemon::start(
+            kernel,
+            opened,
+            &Config::default(),
+            Reservations::with(binder),
+            membership,
+            Box::new(rng),
+            about,
+        )
+        .await
+        .unwrap();
         Self { daemon, directory, bound }
     }
 

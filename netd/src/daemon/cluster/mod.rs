@@ -61,8 +61,7 @@ impl Cluster {
             lines.push(format!("--vtep {} is no address of this host", settings.vtep));
         }
         let view = self.view.as_deref();
-        lines
-            .extend(view.into_iter().flat_map(|view| &view.unreadable).map(|(key, why)| format!("etcd: {key}: {why}")));
+        lines.extend(view.into_iter().flat_map(View::not_understood).map(|line| format!("etcd: {line}")));
         for (name, node) in view.into_iter().flat_map(View::nodes).filter(|(name, _)| **name != settings.node) {
             if node.vtep == settings.vtep {
                 lines.push(format!("node {name} has this host's VTEP {}", node.vtep));
@@ -181,13 +180,17 @@ impl<K: Kernel> Daemon<K> {
         };
         let (mut next, me) = (self.model.clone(), settings.node.clone());
         let lines = adopt(&mut next, view, here);
-        let (remotes, names) = known(view, &me);
+        let (remotes, mut names) = known(view, &me);
+        // A network of the same name may be another one here.
+        let id = |name: &Name| next.networks.get(name).map(|network| network.id.as_str());
+        names.retain(|one| view.network(&one.network).map(|network| network.id.as_str()) == id(&one.network));
         let lines = lines.into_iter().chain(hidden(&next, view, &me)).chain(alike(view, &me)).collect();
         let is_new = (&next, &remotes, &names) != (&self.model, &self.choices.remotes, &cluster.names);
         let before = cluster.view.replace(Arc::clone(view));
         (cluster.names, cluster.lines) = (names, lines);
         self.choices.remotes = remotes;
         self.tell_of_nodes(before.as_deref(), view);
+        self.tell_of_allowances(before.as_deref(), view);
         let is_any = |view: &View| view.is_any_encrypted();
         let has_new_keys = (is_any(view) || before.as_deref().is_some_and(is_any))
             && before.as_deref().is_none_or(|before| before.of_keys() != view.of_keys());
