@@ -7,7 +7,7 @@ mod guest;
 mod kernel;
 mod machine;
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -109,29 +109,36 @@ fn work(options: &Options) -> Result<(guest::Work, Option<&'static str>)> {
     Ok((guest::Work::Load { xtask, suites }, complaint))
 }
 
-/// Suites of which a guest runs the core cases: one host, and several.
-const SUITES: [&str; 2] = ["lab", "cluster"];
+/// Suites of which a guest runs some cases, and what the names of these contain: one host, several, and netd's own where it takes
+/// what only a guest's kernel has.
+const SUITES: [(&str, &str); 3] = [
+    ("lab", "core cards:: fwmark sctp:: wireguard"),
+    ("cluster", "core cards:: between_hosts_is_encrypted"),
+    ("netd", "link::xfrm"),
+];
 
-/// Their test binaries, built, with at least one core case in each; none if there is no such target.
-fn suites() -> Result<Vec<PathBuf>> {
+/// They, built, with at least one case that each of these words is for; none if there is no such target.
+fn suites() -> Result<Vec<guest::Suite>> {
     if !has_lab(&command::text(&mut workspace::cargo(["metadata", "--no-deps", "--format-version=1"]))?)? {
         return Ok(Vec::new());
     }
     println!("building the Lab");
-    let mut cargo = workspace::with_artifacts(workspace::cargo(["test", "-p", "netd-tests"]));
-    cargo.args(SUITES.iter().flat_map(|suite| ["--test", suite]));
+    let mut cargo = workspace::with_artifacts(workspace::cargo(["test", "-p", "netd-tests", "-p", "netd"]));
+    cargo.args(["--test", "lab", "--test", "cluster", "--bin", "netd"]);
     let messages = command::text_showing_errors(cargo.args(["--no-run", "--message-format=json-render-diagnostics"]))?;
-    SUITES.iter().map(|suite| with_core_cases(&messages, suite)).collect()
+    SUITES.iter().map(|(suite, cases)| with_cases(&messages, suite, cases)).collect()
 }
 
-fn with_core_cases(messages: &str, suite: &str) -> Result<PathBuf> {
+fn with_cases(messages: &str, suite: &str, cases: &'static str) -> Result<guest::Suite> {
     let binary =
         executable(messages, suite).ok_or_else(|| anyhow!("cargo does not say where it put the test `{suite}`"))?;
-    let cases = command::text(Command::new(&binary).args(["core", "--list"]))?;
-    if !cases.lines().any(|line| line.ends_with(": test")) {
-        bail!("the test `{suite}` has no case with `core` in its name");
+    for word in cases.split(' ') {
+        let found = command::text(Command::new(&binary).args([word, "--list"]))?;
+        if !found.lines().any(|line| line.ends_with(": test")) {
+            bail!("the test `{suite}` has no case with `{word}` in its name");
+        }
     }
-    Ok(binary.into())
+    Ok(guest::Suite { binary: binary.into(), cases })
 }
 
 fn has_lab(metadata: &str) -> Result<bool> {
@@ -145,7 +152,8 @@ fn has_lab(metadata: &str) -> Result<bool> {
 /// The file of a suite's test, from cargo's messages, one JSON object a line.
 fn executable(messages: &str, suite: &str) -> Option<String> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut files = messages.filter(|message| message["target"]["name"] == suite).filter_map(|message| {
+    let is_it = |message: &serde_json::Value| message["target"]["name"] == suite && message["profile"]["test"] == true;
+    let mut files = messages.filter(is_it).filter_map(|message| {
         let file = message["executable"].as_str()?;
         Some(file.to_owned())
     });
@@ -159,9 +167,9 @@ mod tests {
     #[test]
     fn the_labs_binary_is_read_from_cargos_messages() {
         let messages = concat!(
-            r#"{"reason":"compiler-artifact","target":{"name":"nix"},"executable":null}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"profile":{"test":false},"executable":"/x/lab"}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"executable":"/x/lab-1"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"profile":{"test":true},"executable":"/x/lab-1"}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
             "\n"

@@ -22,7 +22,7 @@ use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::lossy::lossy_way;
+use crate::{as_a_bridge::ipv6, lossy::lossy_way};
 
 /// How long things may take that take seconds, on a machine that has other work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,24 +64,29 @@ impl Cluster {
         Self::with(nodes, members, |_| None, None)
     }
 
+    /// As [`Cluster::new`], with tunnels over IPv6; etcd is reached by IPv4.
+    pub fn over_ipv6(nodes: usize, members: usize) -> Self {
+        Self::laid(nodes, members, |_| None, None, (on_street, vtep_of_ipv6))
+    }
+
     /// Two nodes and one member; the first node is on the street by two network cards of the machine, whose driver is their own.
     pub fn of_cards() -> Self {
-        Self::laid(2, 1, |_| None, None, by_cards)
+        Self::laid(2, 1, |_| None, None, (by_cards, vtep))
     }
 
     /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number. At `lossy` of the street is one
     /// that can lose what a watch tells.
     pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>, lossy: Option<usize>) -> Self {
-        Self::laid(nodes, members, other, lossy, on_street)
+        Self::laid(nodes, members, other, lossy, (on_street, vtep))
     }
 
-    /// The same; `first` puts the first node on the street.
+    /// The same; `first` puts the first node on the street, and `vtep` says where tunnels end.
     fn laid(
         nodes: usize,
         members: usize,
         other: impl Fn(usize) -> Option<String>,
         lossy: Option<usize>,
-        first: Laying,
+        (first, vtep): (Laying, fn(usize) -> IpAddr),
     ) -> Self {
         let lab = Lab::new();
         let street = lab.host("street");
@@ -96,7 +101,7 @@ impl Cluster {
         let (lossy, losing) = lossy.unzip();
         let nodes = (0..nodes).map(|n| {
             let lay = if n == 0 { first } else { on_street };
-            Node::new(&lab, &street, n, &members, (other(n), lay))
+            Node::new((&lab, &street, lay), n, vtep(n), &members, other(n))
         });
         let nodes = nodes.collect();
         let mut cluster = Self { nodes, etcd: members, losing, _lossy: lossy, street, lab };
@@ -162,22 +167,25 @@ pub struct Placed {
 
 impl Node {
     fn new(
-        lab: &Lab,
-        street: &Host,
+        (lab, street, lay): (&Lab, &Host, Laying),
         number: usize,
+        vtep: IpAddr,
         members: &[Member],
-        (other, lay): (Option<String>, Laying),
+        other: Option<String>,
     ) -> Self {
         let name = char::from(b'a' + u8::try_from(number).expect("there are few nodes")).to_string();
         let host = lab.host(&name);
         let port = lay(lab, street, &host, number + 1);
+        if vtep.is_ipv6() {
+            host.ip(&format!("address add {vtep}/64 dev eth0 nodad"));
+        }
         let path = host.path("/etc/netd/netd.toml");
         std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
         let urls = match other {
             Some(url) => vec![url],
             None => members.iter().map(|member| member.url.clone()).collect(),
         };
-        let netd = host.netd_stopped(options(&name, vtep(number), &urls));
+        let netd = host.netd_stopped(options(&name, vtep, &urls));
         Self { netd, host, port }
     }
 
@@ -255,6 +263,11 @@ pub fn vtep(number: usize) -> IpAddr {
     [192, 0, 2, u8::try_from(number + 1).expect("there are few nodes")].into()
 }
 
+/// The same, over IPv6.
+pub fn vtep_of_ipv6(number: usize) -> IpAddr {
+    ipv6(number + 1).parse().expect("it is an address")
+}
+
 impl Member {
     fn all(lab: &Lab, street: &Host, count: usize) -> Vec<Self> {
         Self::from(lab, street, 101, count)
@@ -300,6 +313,20 @@ impl Member {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.host.name());
         self.process = Some(self.host.spawn(&self.words));
+    }
+
+    /// Ends it, with what it has.
+    pub fn stop(&mut self) {
+        let process = self.process.take().expect("it runs");
+        process.signal(Signal::SIGKILL);
+        process.wait();
+    }
+
+    /// Puts aside what it has, or back what was put aside.
+    pub fn copies(&self, from: &str, to: &str) {
+        assert!(self.process.is_none(), "{} runs", self.host.name());
+        self.host.run(["rm", "-rf", to]).ok();
+        self.host.run(["cp", "-a", from, to]).ok();
     }
 
     /// Has it do nothing, and say nothing; or go on.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
 use netd_tests::lab::{
@@ -13,7 +13,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    cluster::{Cluster, Node, PATIENCE, vtep, wait_until, wait_within},
+    as_a_bridge::ipv6,
+    cluster::{Cluster, Node, PATIENCE, vtep, vtep_of_ipv6, wait_until, wait_within},
     strangers::{dropped, encapsulated, mac_of, vni_of},
 };
 
@@ -141,6 +142,9 @@ fn a_kernel_without_esp_is_refused_by_name_at_the_network_and_at_who_would_join_
     let verified = a.netd.say("overlay verify");
     assert!(verified.exits(1).stdout.contains("node b has no part in encrypted networks"), "{}", verified.stdout);
     assert!(!b.host.ip("-br link show").contains("ndx-4790"), "nothing carries it here");
+    assert_eq!(b.netd.say("network inspect secret").json().pointer("/0/segment/encrypted"), Some(&true.into()));
+    let examined = b.netd.say("doctor").stdout;
+    assert!(examined.contains("this host has no part in encrypted networks: its kernel cannot do it"), "{examined}");
 
     // Others go on.
     a.netd.say("network create -d overlay plain").ok();
@@ -153,9 +157,21 @@ fn a_kernel_without_esp_is_refused_by_name_at_the_network_and_at_who_would_join_
 #[test]
 #[ignore = "takes a kernel with ESP: run it in a guest, by `cargo xtask vm --kernel 6.1 -- CLUSTER-TESTS between_hosts_is_encrypted --ignored`"]
 fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
-    let mut cluster = Cluster::new(2, 1);
+    is_encrypted_or_does_not_go(Cluster::new(2, 1), vtep(0));
+}
+
+#[test]
+#[ignore = "takes a kernel with ESP: run it in a guest, by `cargo xtask vm --kernel 6.1 -- CLUSTER-TESTS between_hosts_is_encrypted --ignored`"]
+fn what_goes_between_hosts_is_encrypted_over_ipv6_too_or_does_not_go() {
+    is_encrypted_or_does_not_go(Cluster::over_ipv6(2, 1), vtep_of_ipv6(0));
+}
+
+/// From node a, whose tunnels end at `near`, to node b and back.
+fn is_encrypted_or_does_not_go(mut cluster: Cluster, near: IpAddr) {
     let stranger = cluster.lab.host("stranger");
     cluster.add_to_street(&stranger, 150);
+    stranger.ip(&format!("address add {}/64 dev eth0 nodad", ipv6(150)));
+    let from_a = format!("host {near}");
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     a.netd.say("network create -d overlay secret --encrypted").ok();
     a.netd.say("network create -d overlay plain").ok();
@@ -167,7 +183,9 @@ fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
     let (served, _bulk, heard) = (two.echo_udp(7), two.serve_bulk(8), four.echo_udp(7));
     wait_until("they are known", || a.map().len() == 2 && b.map().len() == 2);
 
-    let capture = Capture::begin(&b.host, "host 192.0.2.1");
+    assert_told_of(a);
+
+    let capture = Capture::begin(&b.host, &from_a);
     assert_eq!(one.pings(&b.address("two").to_string(), 3, PATIENCE), 3);
     one.transfers(&format!("{}:8", b.address("two")), 300_000);
     tells(&one, &to);
@@ -175,14 +193,14 @@ fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
     let (bytes, lines) = capture.end();
     assert!(!holds(&bytes, MARKER) && lines.contains("ESP("), "{lines}");
     assert!(!lines.contains(".4789:") && !lines.contains(".4790:"), "nothing of it in clear: {lines}");
-    let capture = Capture::begin(&b.host, "host 192.0.2.1");
+    let capture = Capture::begin(&b.host, &from_a);
     tells(&three, &in_clear);
     wait_until("it is heard", || !heard.peers().is_empty());
     assert!(holds(&capture.end().0, MARKER), "of another network it is seen");
 
-    what_comes_in_clear_is_dropped(&cluster, &stranger);
+    what_comes_in_clear_is_dropped(&cluster, &stranger, near);
     keys_change_and_nothing_is_lost(&cluster, || one.pings_udp(&to, 20));
-    what_is_lost_stops_traffic_until_it_is_made_anew(&cluster, &one, &to);
+    what_is_lost_stops_traffic_until_it_is_made_anew(&cluster, &one, &to, &from_a);
 
     let before = cluster.nodes.iter().map(|node| indexes(&node.host)).collect::<Vec<_>>();
     let pings = one.pings_udp(&to, 20);
@@ -196,25 +214,62 @@ fn what_goes_between_hosts_is_encrypted_or_does_not_go() {
     });
     pings.finish().assert_none_lost();
     assert_eq!(cluster.nodes.iter().map(|node| indexes(&node.host)).collect::<Vec<_>>(), before, "taken over");
+    who_has_no_keys_is_named(&cluster, near);
 }
 
-fn what_comes_in_clear_is_dropped(cluster: &Cluster, stranger: &Host) {
+/// What a node with keys says of encryption.
+fn assert_told_of(node: &Node) {
+    let inspected = node.netd.say("network inspect secret").json();
+    assert_eq!(inspected.pointer("/0/segment/encrypted"), Some(&true.into()), "{inspected}");
+    assert_eq!(inspected.pointer("/0/segment/port"), Some(&PORT.into()), "{inspected}");
+    let status = node.netd.say("status").stdout;
+    let line = "encrypted networks: by UDP port 4790 in ESP, keys number 1 since ";
+    assert!(status.contains(line) && status.contains(", 2 security associations\n"), "{status}");
+    let examined = node.netd.say("doctor");
+    assert!(!examined.stdout.contains("encrypted networks"), "{examined}");
+    assert_eq!(node.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+}
+
+/// A node that has no keys is named, and nothing else is held up by it.
+fn who_has_no_keys_is_named(cluster: &Cluster, near: IpAddr) {
+    let third: IpAddr = if near.is_ipv4() { vtep(8) } else { vtep_of_ipv6(8) };
+    let etcd = &cluster.etcd[0];
+    let session = serde_json::json!({ "id": "c".repeat(32), "vtep": third, "port": PORT });
+    etcd.put("/netd/v1/sessions/ghost", &session.to_string());
+    let node = serde_json::json!({
+        "incarnation": 1, "host": "ghost", "vtep": third, "vxlan_port": 4789, "encrypted_port": PORT, "version": "0.0.9",
+        "understands": ["encrypted", "no-icc"],
+    });
+    etcd.put("/netd/v1/nodes/ghost", &node.to_string());
+
+    let a = &cluster.nodes[0];
+    wait_within(LONG, "it is told", || encryption(a, "waiting") == serde_json::json!(["ghost"]));
+    assert!(a.netd.say("status").stdout.contains("; no keys yet with ghost"));
+    let examined = a.netd.say("doctor").stdout;
+    assert!(examined.contains("no keys are agreed on with node ghost yet"), "{examined}");
+    let verified = a.netd.say("overlay verify");
+    let line = "node ghost cannot read yet what node a encrypts";
+    assert!(verified.exits(1).stdout.contains(line), "{}", verified.stdout);
+}
+
+fn what_comes_in_clear_is_dropped(cluster: &Cluster, stranger: &Host, near: IpAddr) {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     let vni = vni_of(a, "secret");
     let macs = [mac_of(b, "two"), mac_of(a, "one")];
     let frame = encapsulated(vni, macs, b.address("two"), a.address("one"));
-    let send = |from: &Host, to: IpAddr, port: u16| {
+    let send = |from: &Host, port: u16| {
         from.enter(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
-            socket.send_to(&frame, (to, port)).expect("it is sent");
+            let any: IpAddr = if near.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind((any, 0)).expect("a port is free");
+            socket.send_to(&frame, (near, port)).expect("it is sent");
         });
     };
 
     let before = dropped(a, "not_encrypted");
-    send(&b.host, vtep(0), 4789);
+    send(&b.host, 4789);
     wait_until("it is counted", || dropped(a, "not_encrypted") == before + 1);
     let before = refused(&a.host);
-    send(stranger, vtep(0), PORT);
+    send(stranger, PORT);
     wait_until("the kernel refuses it", || refused(&a.host) > before);
 }
 
@@ -238,10 +293,15 @@ fn keys_change_and_nothing_is_lost(cluster: &Cluster, ping: impl Fn() -> UdpPing
     assert!(a.host.ip("xfrm policy list").contains("reqid 7"), "and their policies");
 }
 
-fn what_is_lost_stops_traffic_until_it_is_made_anew(cluster: &Cluster, one: &netd_tests::lab::Node, to: &str) {
+fn what_is_lost_stops_traffic_until_it_is_made_anew(
+    cluster: &Cluster,
+    one: &netd_tests::lab::Node,
+    to: &str,
+    from_a: &str,
+) {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     let before = indexes(&a.host);
-    let capture = Capture::begin(&b.host, "host 192.0.2.1");
+    let capture = Capture::begin(&b.host, from_a);
     a.host.ip("xfrm state flush");
     a.host.ip("xfrm policy flush");
     for _ in 0..50 {

@@ -12,13 +12,18 @@ pub enum Work {
     Load {
         /// This program.
         xtask: PathBuf,
-        /// The suites' test binaries.
-        suites: Vec<PathBuf>,
+        /// The suites.
+        suites: Vec<Suite>,
     },
 }
 
-/// What the names of the cases contain that a guest runs.
-const CASES: &str = "core cards:: fwmark sctp:: wireguard between_hosts_is_encrypted";
+/// A suite of which a guest runs some cases.
+pub struct Suite {
+    /// Its test binary.
+    pub binary: PathBuf,
+    /// What the names of the cases contain.
+    pub cases: &'static str,
+}
 
 /// The script for `work`, which ends with the work's exit code.
 pub fn script(work: &Work) -> String {
@@ -35,7 +40,9 @@ pub fn script(work: &Work) -> String {
             script += "status=0\n";
             script += &suites
                 .iter()
-                .map(|suite| format!("{} {CASES} --include-ignored --test-threads=1 || status=$?\n", path(suite)))
+                .map(|Suite { binary, cases }| {
+                    format!("{} {cases} --include-ignored --test-threads=1 || status=$?\n", path(binary))
+                })
                 .collect::<String>();
             script += "exit $status";
         }
@@ -54,14 +61,19 @@ mod tests {
         assert!(script.ends_with("\necho 'two  words; exit 1'\n"), "{script}");
     }
 
+    fn suite(binary: &str, cases: &'static str) -> Suite {
+        Suite { binary: binary.into(), cases }
+    }
+
     #[test]
     fn the_suites_run_after_the_programs_were_loaded_and_the_guest_fails_if_one_does() {
-        let script =
-            script(&Work::Load { xtask: "/x/xtask".into(), suites: vec!["/x/lab".into(), "/x/cluster".into()] });
+        let script = script(&Work::Load {
+            xtask: "/x/xtask".into(),
+            suites: vec![suite("/x/lab", "core"), suite("/x/cluster", "a b")],
+        });
 
-        let of =
-            |suite: &str| script.find(&format!("{suite} {CASES} --include-ignored --test-threads=1 || status=$?\n"));
-        let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab"), of("/x/cluster"));
+        let of = |suite: &str| script.find(&format!("{suite} --include-ignored --test-threads=1 || status=$?\n"));
+        let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab core"), of("/x/cluster a b"));
         assert!(programs.is_some() && programs < lab && lab < cluster, "{script}");
         assert!(script.ends_with("\nexit $status\n"), "{script}");
     }
