@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::IpAddr,
-    sync::{Arc, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +21,10 @@ use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Running
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{as_a_bridge::ipv6, lossy::lossy_way};
+use crate::{
+    as_a_bridge::ipv6,
+    lossy::{Faults, lossy_way},
+};
 
 /// How long things may take that take seconds, on a machine that has other work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,8 +53,8 @@ pub struct Member {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub etcd: Vec<Member>,
-    /// Whether the way with losses loses, where there is one.
-    pub losing: Option<Arc<AtomicBool>>,
+    /// Those of the way with losses, where there is one.
+    pub faults: Option<Faults>,
     _lossy: Option<Server>,
     street: Host,
     pub lab: Lab,
@@ -98,13 +100,13 @@ impl Cluster {
             on_street(&lab, &street, &host, number);
             lossy_way(&host, members.iter().map(|member| member.url.trim_start_matches("http://").to_owned()).collect())
         });
-        let (lossy, losing) = lossy.unzip();
+        let (lossy, faults) = lossy.unzip();
         let nodes = (0..nodes).map(|n| {
             let lay = if n == 0 { first } else { on_street };
             Node::new((&lab, &street, lay), n, vtep(n), &members, other(n))
         });
         let nodes = nodes.collect();
-        let mut cluster = Self { nodes, etcd: members, losing, _lossy: lossy, street, lab };
+        let mut cluster = Self { nodes, etcd: members, faults, _lossy: lossy, street, lab };
         cluster.etcd.iter_mut().for_each(Member::start);
         thread::scope(|scope| {
             cluster.nodes.iter_mut().for_each(|node| drop(scope.spawn(|| node.netd.start())));

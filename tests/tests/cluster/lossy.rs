@@ -5,9 +5,10 @@ use std::{
     net::{Shutdown, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use netd_tests::lab::{Container, Host, traffic::Server};
@@ -20,7 +21,7 @@ pub const LOSSY: &str = "http://192.0.2.200:2379";
 #[test]
 fn a_host_that_was_not_told_of_a_move_reaches_the_service_within_seconds_all_the_same() {
     let cluster = Cluster::with(3, 1, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
-    let losing = cluster.losing.clone().expect("there is a way with losses");
+    let losing = cluster.faults.clone().expect("there is a way with losses").losing;
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
     b.netd.say("network create -d overlay web").ok();
     wait_until("the network is everywhere", || [a, c].iter().all(|n| n.netd.say("network inspect web").succeeded()));
@@ -59,10 +60,21 @@ fn reaches(from: &Container, name: &str) -> bool {
     from.curl(&format!("http://{address}/")).succeeded()
 }
 
-/// Passes on what comes to port 2379 of a host to the first member that is there; of watches nothing while the flag is set.
-pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Arc<AtomicBool>) {
-    let losing = Arc::new(AtomicBool::new(false));
-    let (flag, inside) = (Arc::clone(&losing), host.clone());
+/// What a way to etcd does to what goes by it.
+#[derive(Clone, Default)]
+pub struct Faults {
+    /// Whether watches tell nothing.
+    pub losing: Arc<AtomicBool>,
+    /// Watches that were there before this was last raised tell nothing any more, and do not end.
+    pub silenced: Arc<AtomicU64>,
+    /// Milliseconds that each transaction takes longer.
+    pub slow: Arc<AtomicU64>,
+}
+
+/// Passes on what comes to port 2379 of a host to the first member that is there, with these faults.
+pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Faults) {
+    let faults = Faults::default();
+    let (known, inside) = (faults.clone(), host.clone());
     let server = host.serve_tcp(2379, move |client| {
         let member = inside.enter(|| members.iter().find_map(|member| TcpStream::connect(member).ok()));
         // Without one the connection ends, as if the client had asked it.
@@ -72,7 +84,7 @@ pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Arc<AtomicBool>)
         // Whoever watches says nothing for as long as it watches.
         from.set_read_timeout(None).expect("a socket has a timeout, or none");
         let is_watch = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&is_watch);
+        let (seen, slow) = (Arc::clone(&is_watch), Arc::clone(&known.slow));
         thread::spawn(move || {
             let mut from = BufReader::new(from);
             while let Ok(data) = from.fill_buf() {
@@ -81,6 +93,9 @@ pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Arc<AtomicBool>)
                 }
                 if data.starts_with(b"POST /v3/watch") {
                     seen.store(true, Ordering::SeqCst);
+                }
+                if data.starts_with(b"POST /v3/kv/txn") {
+                    thread::sleep(Duration::from_millis(slow.load(Ordering::SeqCst)));
                 }
                 let length = data.len();
                 if up.write_all(data).is_err() {
@@ -92,14 +107,14 @@ pub fn lossy_way(host: &Host, members: Vec<String>) -> (Server, Arc<AtomicBool>)
             let _ = up.shutdown(Shutdown::Both);
         });
         // Either end may go at any time.
-        let _ = answers(&member, &client, &is_watch, &flag);
+        let _ = answers(&member, &client, &is_watch, &known);
         let _ = client.shutdown(Shutdown::Both);
     });
-    (server, losing)
+    (server, faults)
 }
 
 /// Hands answers over as they come, those to a watch chunk by chunk.
-fn answers(member: &TcpStream, client: &TcpStream, is_watch: &AtomicBool, losing: &AtomicBool) -> io::Result<()> {
+fn answers(member: &TcpStream, client: &TcpStream, is_watch: &AtomicBool, faults: &Faults) -> io::Result<()> {
     let (mut member, mut client) = (BufReader::new(member), client);
     loop {
         let data = member.fill_buf()?;
@@ -113,6 +128,7 @@ fn answers(member: &TcpStream, client: &TcpStream, is_watch: &AtomicBool, losing
         client.write_all(data)?;
         member.consume(length);
     }
+    let since = faults.silenced.load(Ordering::SeqCst);
     let mut line = Vec::new();
     while line != b"\r\n" {
         line.clear();
@@ -127,7 +143,7 @@ fn answers(member: &TcpStream, client: &TcpStream, is_watch: &AtomicBool, losing
         let start = chunk.len();
         chunk.resize(start + size + 2, 0);
         member.read_exact(&mut chunk[start..])?;
-        if !losing.load(Ordering::SeqCst) {
+        if !faults.losing.load(Ordering::SeqCst) && faults.silenced.load(Ordering::SeqCst) == since {
             client.write_all(&chunk)?;
         }
         if size == 0 {

@@ -16,4 +16,5 @@ mod reach;
 mod secured;
 mod sharing;
 mod sizes;
+mod stale;
 mod strangers;

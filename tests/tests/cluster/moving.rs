@@ -51,7 +51,7 @@ fn place(container: usize, round: usize) -> (usize, usize) {
 fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
     // One node hears by a way that can lose what a watch tells.
     let cluster = Cluster::with(NODES, 3, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
-    let losing = cluster.losing.clone().expect("there is a way with losses");
+    let losing = cluster.faults.clone().expect("there is a way with losses").losing;
     cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
