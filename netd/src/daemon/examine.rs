@@ -40,12 +40,16 @@ impl<K: Kernel> Daemon<K> {
         }
         let found = self.examine().await;
         let nodes = self.vteps();
-        let probes = tunnels::probes(&self.model, &self.facts, &self.choices.remotes, &nodes);
-        let (asking, facts) = (self.kernel.probe(probes), self.facts.clone());
+        let stations = match self.kernel.stations(&tunnels::sandboxes(&self.model, &self.facts)) {
+            Ok(stations) => stations,
+            Err(error) => return drop(reply.send(Err(error.into()))),
+        };
+        let probes = tunnels::probes(&self.model, &self.facts, &self.choices.remotes, &nodes, &stations);
+        let (asking, facts, model) = (self.kernel.probe(probes), self.facts.clone(), self.model.clone());
         tokio::task::spawn_blocking(move || {
             let told = found.and_then(|mut found| {
                 let probed = asking.join().map_err(|_| anyhow!("what tries the tunnels broke down"))?;
-                found.extend(tunnels::findings(&probed, &facts, &nodes));
+                found.extend(tunnels::findings(&probed, &model, &facts, &nodes));
                 Ok(Reply::Findings(found))
             });
             // Whoever asked may be gone.

@@ -1,6 +1,9 @@
 //! The maps of networks that span hosts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -8,8 +11,8 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use netd_common::{
-    tables::{EndpointKey, MeshEnd, PeerKey, Remote, RemoteKey, Segment, VtepKey, names},
-    tuple::Address,
+    tables::{EndpointKey, MeshEnd, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, VtepKey, names},
+    tuple::{Address, Mac},
 };
 
 use super::{
@@ -25,6 +28,7 @@ pub struct Overlay {
     vteps: Hash<VtepKey, u8>,
     mesh: Hash<EndpointKey, MeshEnd>,
     peers: Hash<PeerKey, Address>,
+    stations: Hash<StationKey, Station>,
 }
 
 /// What they say, by the names of devices.
@@ -51,6 +55,7 @@ impl Overlay {
             vteps: taken(object, names::VTEPS)?,
             mesh: taken(object, names::MESH)?,
             peers: taken(object, names::PEERS)?,
+            stations: taken(object, names::STATIONS)?,
         })
     }
 
@@ -114,6 +119,12 @@ impl Overlay {
     /// Takes that back.
     pub fn remove_peer(&mut self, key: PeerKey) -> Result<()> {
         removed(self.peers.remove(&Wire(key)))
+    }
+
+    /// Of which peer the programs have heard a station last, by segment and link-layer address.
+    pub fn stations(&self) -> Result<BTreeMap<(u32, Mac), IpAddr>> {
+        let stations = entries(&self.stations).context("cannot read the stations")?;
+        Ok(stations.into_iter().map(|(Wire(key), Wire(station))| ((key.vni, key.mac), station.vtep.ip())).collect())
     }
 
     /// Everything that the daemon writes, read back.

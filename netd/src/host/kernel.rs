@@ -24,7 +24,7 @@ use crate::{
     netns::Namespace,
     reconcile::{
         Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Kernel, LinkName, Probed, Process, Program,
-        Relays, Sandbox, State, Step, TunnelProbe,
+        Relays, Sandbox, State, Stations, Step, TunnelProbe,
     },
 };
 
@@ -51,6 +51,13 @@ impl Kernel for Host {
 
     fn probe(&self, probes: Vec<TunnelProbe>) -> JoinHandle<Probed> {
         thread::spawn(move || link::probe(probes))
+    }
+
+    fn stations(&self, sandboxes: &[Sandbox]) -> Result<Stations> {
+        // A container that is just going away has no neighbours.
+        let neighbours =
+            sandboxes.iter().filter_map(|sandbox| Some((sandbox.path.clone(), link::neighbours(sandbox).ok()?)));
+        Ok(Stations { learned: self.dataplane.tables().overlay.stations()?, neighbours: neighbours.collect() })
     }
 
     async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<Checkup> {

@@ -16,6 +16,7 @@ mod join;
 mod kept;
 mod kernel;
 mod known;
+mod neighbours;
 mod offload;
 mod ours;
 mod probe;
@@ -48,8 +49,8 @@ use rtnetlink::{
 };
 
 pub use self::{
-    facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, probe::ask as probe, uses::resolvers,
-    withheld::Withheld,
+    facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, neighbours::of as neighbours,
+    probe::ask as probe, uses::resolvers, withheld::Withheld,
 };
 use self::{
     inside::{Found, Insides},

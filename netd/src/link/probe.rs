@@ -251,7 +251,8 @@ mod tests {
         let station =
             |address: &str, last| Station { address: address.parse().unwrap(), mac: Mac([2, 0, 0, 0, 0, last]) };
         TunnelProbe {
-            node: "b".into(),
+            host: "node b (192.0.2.2)".into(),
+            is_peer: false,
             vtep: "192.0.2.2".parse().unwrap(),
             network: "web".into(),
             mtu: 1450,

@@ -19,7 +19,7 @@ use crate::{dns::Directory, model::Protocol};
 
 use super::{
     Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Join, Kernel, LinkName, Probed, Process, Program,
-    Relays, ResolverState, Sandbox, State, Step, TunnelProbe,
+    Relays, ResolverState, Sandbox, State, Stations, Step, TunnelProbe,
 };
 
 /// The double of the host.
@@ -222,6 +222,10 @@ impl Kernel for FakeKernel {
 
     fn probe(&self, _: Vec<TunnelProbe>) -> JoinHandle<Probed> {
         std::thread::spawn(Vec::new)
+    }
+
+    fn stations(&self, _: &[Sandbox]) -> anyhow::Result<Stations> {
+        Ok(Stations::default())
     }
 
     fn know_vteps(&mut self, _: &BTreeSet<IpAddr>, _: &BTreeSet<IpAddr>) {}

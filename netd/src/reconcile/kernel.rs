@@ -15,7 +15,7 @@ use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
-use super::{Checkup, Family, HostPort, Ipsec, LinkName, Probed, Relays, Sandbox, State, Step, TunnelProbe};
+use super::{Checkup, Family, HostPort, Ipsec, LinkName, Probed, Relays, Sandbox, State, Stations, Step, TunnelProbe};
 use crate::{dns::Directory, firewall::FirewallFacts, model::Protocol};
 
 /// What the plan depends on and netd does not decide.
@@ -195,6 +195,9 @@ pub trait Kernel {
 
     /// Asks containers of other hosts by TCP, on threads of its own. Takes seconds where something is not answered.
     fn probe(&self, probes: Vec<TunnelProbe>) -> JoinHandle<Probed>;
+
+    /// Who is on other hosts of networks made by hand; `sandboxes` are those whose neighbours are wanted.
+    fn stations(&self, sandboxes: &[Sandbox]) -> anyhow::Result<Stations>;
 
     /// Reads what the doctor looks at beside that, of the host and of these uplinks. Takes a moment.
     async fn checkup(&mut self, uplinks: &BTreeSet<LinkName>) -> anyhow::Result<Checkup>;

@@ -21,7 +21,7 @@ pub use ipsec::{Association, AssociationId, Ipsec, KEYING, Keying, PolicyId, Pro
 pub use kernel::{
     Collected, Guard, HostFacts, Kernel, MarkRule, Process, Program, RoutingRules, Uplink, Use, Way, Ways,
 };
-pub use probe::{Heard, Probed, Station, TunnelProbe};
+pub use probe::{Heard, Probed, Station, Stations, TunnelProbe};
 pub use relays::{HostPort, RelayTarget, Relays};
 pub use repair::repair;
 pub use state::{

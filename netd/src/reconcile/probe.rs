@@ -1,16 +1,27 @@
 //! What the doctor sends by a tunnel, and what of it is answered.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use netd_common::tuple::Mac;
 
 use super::{LinkName, Sandbox};
 
+/// Who is on other hosts of networks made by hand, as far as it is known here.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stations {
+    /// The peer that a link-layer address of a segment was last heard of.
+    pub learned: BTreeMap<(u32, Mac), IpAddr>,
+    /// Whom a container has spoken with of late, by the path of its namespace, and by which of its interfaces; of IPv4.
+    pub neighbours: BTreeMap<PathBuf, Vec<(LinkName, Station)>>,
+}
+
 /// Questions to a container of another host, in the name of one that is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TunnelProbe {
-    /// The other host's name.
-    pub node: String,
+    /// What the other host is called: a node's name and address, or a peer's address.
+    pub host: String,
+    /// Whether it is a peer of a network made by hand, which may run anything.
+    pub is_peer: bool,
     /// Its address.
     pub vtep: IpAddr,
     /// The network of both containers.

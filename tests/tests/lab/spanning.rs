@@ -1,5 +1,7 @@
 //! Networks that span hosts by hand (`--driver vxlan`): netd's hosts with one another and with a plain Linux VTEP.
 
+use std::time::Instant;
+
 use netd_tests::lab::{
     Container, Host, Lab, Netd, Offloads,
     traffic::{IMPATIENCE, PATIENCE},
@@ -139,6 +141,52 @@ fn a_plain_linux_vtep_and_a_container_reach_one_another_on_either_port() {
         }
         lab.assert_no_checksum_errors();
     }
+}
+
+/// What the doctor says of a peer: how bad, and what was found.
+fn said_of_the_peer(netd: &Netd) -> (String, String) {
+    let findings = netd.run(["doctor", "--format", "json"]);
+    let findings: serde_json::Value = serde_json::from_str(&findings.stdout).unwrap_or_else(|_| panic!("{findings}"));
+    let finding = findings.as_array().expect("findings").iter().find(|finding| finding["check"] == "tunnels");
+    let finding = finding.expect("a finding of tunnels");
+    (says::text(finding, "/severity"), says::text(finding, "/found"))
+}
+
+#[test]
+fn the_doctor_sends_large_tcp_to_whom_a_plain_vtep_was_heard_to_have_and_says_what_it_could_not_try() {
+    let (netd, host, plain, lab) = beside_a_plain_host(Offloads::On);
+    netd.say(&format!("network create blue -d vxlan --vni 42 --peer 192.0.2.2 {BOTH_FAMILIES}")).ok();
+    plain_vtep(&plain, "vx0", 42, 4789);
+    let web = attached(&netd, &host, "web", "blue:ip=10.9.0.11,ip6=fd09::11");
+    let comes_to_say = |severity: &str, found: &str| {
+        let deadline = Instant::now() + PATIENCE * 6;
+        let says_so = || {
+            // Its neighbours are forgotten after a while.
+            let reached = web.pings("10.9.0.100", 1, PATIENCE) == 1;
+            let (how_bad, what) = said_of_the_peer(&netd);
+            reached && how_bad == severity && what.starts_with(found)
+        };
+        while !says_so() {
+            assert!(Instant::now() < deadline, "{found}: {:?}", said_of_the_peer(&netd));
+        }
+    };
+
+    let (severity, found) = said_of_the_peer(&netd);
+    assert_eq!(severity, "fine");
+    assert!(
+        found.starts_with("no container of blue has spoken by IPv4 of late with a station of peer 192.0.2.2"),
+        "{found}"
+    );
+    comes_to_say("fine", "large TCP gets through to peer 192.0.2.2 by eth0");
+
+    plain.run(["nft", "table ip fault { chain in { type filter hook input priority -300; udp dport 4789 meta length > 1600 drop; }; }"]).ok();
+    comes_to_say("warning", "large TCP does not get through to peer 192.0.2.2 by eth0");
+    host.run("ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off".split(' ')).ok();
+    comes_to_say("fine", "large TCP gets through to peer 192.0.2.2 by eth0");
+
+    plain.run(["nft", "table ip fault { chain in { iifname vx0 meta l4proto tcp drop; }; }"]).ok();
+    comes_to_say("note", "TCP is not answered to peer 192.0.2.2 by eth0: 10.9.0.100 in network blue says nothing");
+    lab.assert_no_checksum_errors();
 }
 
 #[test]
