@@ -3,7 +3,11 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind};
+use object::{
+    Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind,
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 use crate::{command, programs, tools, workspace};
 
@@ -15,6 +19,7 @@ pub fn build(log: bool) -> Result<()> {
     let built = compile(log)?;
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     refuse_panics(&bytes)?;
+    let bytes = without_debug_sections(&bytes)?;
     let object = workspace::object();
     write_if_changed(&object, &bytes)?;
     let (size, code) = (programs::grouped(bytes.len() as u64), programs::grouped(code_size(&bytes)?));
@@ -68,6 +73,26 @@ fn refuse_panics(object: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The object without what only debuggers read, three quarters of it: the daemon has all of it in its binary, and in memory. The BTF
+/// stays, by which maps are made and the verifier names source lines.
+fn without_debug_sections(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object).context("the object is no ELF file")?;
+    for section in &mut builder.sections {
+        let name = section.name.to_vec();
+        section.delete = [".debug_", ".rel.debug_"].iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+    }
+    builder.delete_orphans();
+    // LLVM has one table for the names of sections and of symbols, the builder one for each.
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = builder.sections.add();
+        (names.name, names.sh_type, names.sh_addralign) = (".shstrtab".into(), SHT_STRTAB, 1);
+        names.data = SectionData::SectionString;
+    }
+    let mut kept = Vec::new();
+    builder.write(&mut kept).context("cannot write the object without its debugging sections")?;
+    Ok(kept)
+}
+
 fn code_size(object: &[u8]) -> Result<u64> {
     let file = object::File::parse(object).context("the object is no ELF file")?;
     Ok(file.sections().filter(|section| section.kind() == SectionKind::Text).map(|section| section.size()).sum())
@@ -82,4 +107,35 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use object::elf::SHT_PROGBITS;
+
+    use super::*;
+
+    #[test]
+    fn what_only_debuggers_read_is_not_in_the_object_and_all_else_is() {
+        let mut whole = Builder::new(object::Endianness::Little, true);
+        for name in ["classifier", ".debug_info", ".BTF", ".BTF.ext"] {
+            let section = whole.sections.add();
+            (section.name, section.sh_type, section.sh_addralign) = (name.into(), SHT_PROGBITS, 1);
+            section.data = SectionData::Data(name.as_bytes().into());
+        }
+        let names = whole.sections.add();
+        (names.name, names.sh_type, names.sh_addralign) = (".strtab".into(), SHT_STRTAB, 1);
+        names.data = SectionData::SectionString;
+        let mut bytes = Vec::new();
+        whole.write(&mut bytes).unwrap();
+
+        let kept = without_debug_sections(&bytes).unwrap();
+
+        let file = object::File::parse(&*kept).unwrap();
+        let text = |name: &str| file.section_by_name(name).map(|section| section.data().unwrap().to_vec());
+        for name in ["classifier", ".BTF", ".BTF.ext"] {
+            assert_eq!(text(name).as_deref(), Some(name.as_bytes()));
+        }
+        assert_eq!(text(".debug_info"), None);
+    }
 }
