@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::OwnedFd,
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     thread,
 };
@@ -30,6 +31,9 @@ use crate::{
 
 /// Connections and conversations of datagrams at once, of all ports together.
 const MOST: usize = 4096;
+
+/// The work of one relayed port.
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Every relayed port.
 pub struct Relay {
@@ -69,19 +73,34 @@ impl Relay {
     pub async fn follow(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>) {
         let stays = |at: &HostPort, target: &RelayTarget| held.contains_key(at) && relays.ports.get(at) == Some(target);
         let leaving: Vec<_> = self.ports.extract_if(.., |at, (target, _)| !stays(at, target)).collect();
+        leaving.iter().for_each(|(_, (_, task))| task.abort());
         for (_, (_, task)) in leaving {
-            task.abort();
             // Its socket is closed when it has ended.
             let _ = task.await;
         }
         let wanted: Vec<_> = relays.ports.iter().map(|(at, target)| (*at, target.clone())).collect();
         *self.shared.relays.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(relays);
-        for (at, target) in wanted.into_iter().filter(|(at, _)| !self.ports.contains_key(at)).collect::<Vec<_>>() {
+        let mut opened = Vec::new();
+        for (at, target) in wanted.into_iter().filter(|(at, _)| !self.ports.contains_key(at)) {
             let Some(socket) = held.get(&at) else { continue };
             match self.open(at, socket, target.clone()) {
-                Ok(task) => drop(self.ports.insert(at, (target, task))),
+                Ok(served) => opened.push((at, target, served)),
                 Err(error) => warn!("cannot relay {}:{}/{}: {error}", at.0, at.2, at.1),
             }
+        }
+        self.serve(opened).await;
+    }
+
+    /// Has the thread serve these, woken once for all of them.
+    async fn serve(&mut self, opened: Vec<(HostPort, RelayTarget, Served)>) {
+        if opened.is_empty() {
+            return;
+        }
+        let spawned = |(at, target, served)| (at, (target, tokio::spawn(served)));
+        let all = self.runtime.spawn(async move { opened.into_iter().map(spawned).collect::<Vec<_>>() });
+        match all.await {
+            Ok(all) => self.ports.extend(all),
+            Err(error) => warn!("cannot relay published ports: {error}"),
         }
     }
 
@@ -90,12 +109,12 @@ impl Relay {
         self.ports.len()
     }
 
-    fn open(&self, at: HostPort, socket: &OwnedFd, target: RelayTarget) -> io::Result<JoinHandle<()>> {
+    fn open(&self, at: HostPort, socket: &OwnedFd, target: RelayTarget) -> io::Result<Served> {
         let _runtime = self.runtime.enter();
         let (shared, socket) = (Arc::clone(&self.shared), socket.try_clone()?);
         match at.1 {
-            Protocol::Tcp => Ok(self.runtime.spawn(tcp::serve(shared, tcp::listening(socket)?, target))),
-            _ => Ok(self.runtime.spawn(udp::serve(shared, udp::receiving(socket)?, target))),
+            Protocol::Tcp => Ok(Box::pin(tcp::serve(shared, tcp::listening(socket)?, target))),
+            _ => Ok(Box::pin(udp::serve(shared, udp::receiving(socket)?, target))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Datagrams: each client has a socket towards the container for as long as something is said.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as Bound},
@@ -13,7 +14,7 @@ use nix::{
     cmsg_space,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recv, recvmsg, sendmsg, setsockopt, sockopt,
     },
 };
 use tokio::{
@@ -46,6 +47,19 @@ const LONGEST: usize = 1 << 16;
 /// A client: its address, and the one of the host that it sent to.
 type Client = (SocketAddr, IpAddr);
 
+thread_local! {
+    /// Where every datagram is read, of all ports and clients: a thousand ports that are silent take no memory for what may come.
+    static INBOX: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+}
+
+/// A datagram as it is read into the inbox, and what is told of it.
+fn read_one<T>(read: impl FnOnce(&mut [u8]) -> io::Result<(usize, T)>) -> io::Result<(Vec<u8>, T)> {
+    INBOX.with_borrow_mut(|inbox| {
+        let (length, told) = read(inbox)?;
+        Ok((inbox[..length].to_vec(), told))
+    })
+}
+
 /// Has a bound socket tell which address a datagram came to.
 pub fn receiving(socket: OwnedFd) -> io::Result<UdpSocket> {
     let socket = Bound::from(socket);
@@ -63,10 +77,9 @@ pub async fn serve(shared: Arc<Shared>, socket: UdpSocket, target: RelayTarget) 
     let socket = Arc::new(socket);
     let mut clients: HashMap<Client, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut talks = JoinSet::new();
-    let mut buffer = vec![0; LONGEST];
     loop {
-        let received = socket.async_io(Interest::READABLE, || receive(socket.as_raw_fd(), &mut buffer)).await;
-        let (length, client) = match received {
+        let receive = || read_one(|inbox| receive(socket.as_raw_fd(), inbox));
+        let (datagram, client) = match socket.async_io(Interest::READABLE, receive).await {
             Ok(received) => received,
             Err(error) => {
                 debug!("cannot take a datagram: {error}");
@@ -81,7 +94,6 @@ pub async fn serve(shared: Arc<Shared>, socket: UdpSocket, target: RelayTarget) 
         if !shared.relays().admits(&target, client.0.ip()) {
             continue;
         }
-        let datagram = buffer[..length].to_vec();
         let Err(unheard) = tell(&clients, client, datagram) else { continue };
         if clients.len() >= CLIENTS {
             continue;
@@ -124,7 +136,7 @@ async fn talk(
     if container.connect(to).await.is_err() {
         return client;
     }
-    let mut buffer = vec![0; LONGEST];
+    let answered = || read_one(|inbox| Ok((recv(container.as_raw_fd(), inbox, MsgFlags::empty())?, ())));
     loop {
         let said = timeout(IDLE, async {
             tokio::select! {
@@ -132,9 +144,9 @@ async fn talk(
                     Some(datagram) => container.send(&datagram).await.map(|_| ()),
                     None => Err(io::ErrorKind::BrokenPipe.into()),
                 },
-                answer = container.recv(&mut buffer) => {
-                    let length = answer?;
-                    socket.async_io(Interest::WRITABLE, || send(socket.as_raw_fd(), &buffer[..length], client)).await
+                answer = container.async_io(Interest::READABLE, answered) => {
+                    let (answer, ()) = answer?;
+                    socket.async_io(Interest::WRITABLE, || send(socket.as_raw_fd(), &answer, client)).await
                 }
             }
         });

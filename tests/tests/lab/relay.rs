@@ -243,3 +243,26 @@ fn a_relayed_port_is_free_at_once_when_it_is_closed_and_can_be_published_again()
     let _theirs = town.host.enter(|| TcpListener::bind("0.0.0.0:8007")).expect("it is anybody's");
     town.netd.say("publish web 8007:7").refused(["8007/tcp"]);
 }
+
+#[test]
+fn a_relayed_port_at_which_nothing_comes_takes_no_room_for_what_may() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    town.container("web", "blue", &[]);
+    // Fifteen ranges of the longest that is relayed.
+    let ranges: Vec<_> = (0..15).map(|n| format!("{0}-{1}:{0}-{1}/udp", 8000 + 64 * n, 8063 + 64 * n)).collect();
+    let ranges = ranges.join(" ");
+    let before = says::resident(&town.netd);
+
+    // Memory that is had again is written to, and only then there.
+    for _ in 0..2 {
+        town.netd.say(&format!("publish web {ranges}")).ok();
+        town.netd.say(&format!("unpublish web {ranges}")).ok();
+    }
+    town.netd.say(&format!("publish web {ranges}")).ok();
+    let grown = says::resident(&town.netd).saturating_sub(before);
+
+    let relayed = town.netd.json("status")["relayed"].as_u64();
+    assert!(relayed >= Some(960), "{relayed:?} ports are relayed");
+    assert!(grown < 960 * 32, "960 ports have the daemon keep {grown} kB: each has room for the longest datagram");
+}
