@@ -46,8 +46,17 @@ const WAITING: usize = 64;
 /// How long an ending daemon waits for its last answers to be taken.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Bytes at the heap's end that the allocator keeps though they are free: what the largest requests take and give back each time.
+#[cfg(target_env = "gnu")]
+const KEPT_FREE: libc::c_int = 16 << 20;
+
+/// Bytes from which on something is no part of the heap, and given back by itself.
+#[cfg(target_env = "gnu")]
+const MAPPED_FROM: libc::c_int = 4 << 20;
+
 /// Runs the daemon until it is told to end.
 pub fn run(args: DaemonArgs) -> Result<ExitCode> {
+    bound_free_memory();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let config = Config::read(args.config.as_deref())?;
@@ -142,6 +151,20 @@ fn made_directory(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(path)
         .and_then(|()| fs::canonicalize(path))
         .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Has the allocator keep no more that is free than [`KEPT_FREE`], and that for all threads together. Left to itself it keeps twice
+/// what was ever freed at once, and so much for each thread (mallopt(3)): ten thousand ports that were published once, for ever.
+fn bound_free_memory() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, KEPT_FREE), (libc::M_MMAP_THRESHOLD, MAPPED_FROM)]
+    {
+        // SAFETY: takes no pointer; what is not understood is refused, and changes nothing.
+        unsafe {
+            libc::mallopt(parameter, value);
+        }
+    }
 }
 
 /// Has the allocator give back what a start takes and what comes after does not: most of it was the eBPF object, read and relocated.
