@@ -214,7 +214,7 @@ impl<K: Kernel> Daemon<K> {
         if order.publish_mode == PublishMode::Mesh {
             self.settle().await;
         }
-        info!(endpoint = %name, ports = order.ports.join(" "), "published");
+        info!(endpoint = %name, ports = first_few(&order.ports), "published");
         self.tell_of_ports(PortAction::Publish, name, &order.ports);
         self.endpoint_with_ports(name, &order.ports)
     }
@@ -224,7 +224,7 @@ impl<K: Kernel> Daemon<K> {
         let specs: Vec<PortSpec> = order.ports.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         model::unpublish(&mut next, name, &specs)?;
         self.commit(next, Fresh::new()).await?;
-        info!(endpoint = %name, ports = order.ports.join(" "), "unpublished");
+        info!(endpoint = %name, ports = first_few(&order.ports), "unpublished");
         self.tell_of_ports(PortAction::Unpublish, name, &order.ports);
         self.endpoint(name)
     }
@@ -264,4 +264,25 @@ impl<K: Kernel> Daemon<K> {
 /// What a network is made on.
 pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
     Surroundings { facts, pools, segment: None }
+}
+
+/// Specifications as one writes them, of many the first few and how many more: a line of the log is read by people.
+fn first_few(ports: &[String]) -> String {
+    const FEW: usize = 8;
+    let shown = ports.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(" ");
+    let more = ports.len().saturating_sub(FEW);
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_few;
+
+    #[test]
+    fn a_line_of_the_log_names_few_ports_and_counts_the_rest() {
+        let ports: Vec<_> = (1..=10_000).map(|port| format!("{port}:80")).collect();
+
+        assert_eq!(first_few(&ports[..2]), "1:80 2:80");
+        assert_eq!(first_few(&ports), "1:80 2:80 3:80 4:80 5:80 6:80 7:80 8:80 and 9992 more");
+    }
 }

@@ -51,15 +51,6 @@ pub struct Endpoint {
     pub created: u64,
 }
 
-impl Endpoint {
-    /// Its attachments, the one that its way out is by first.
-    pub fn by_priority(&self) -> Vec<&Attachment> {
-        let mut attachments: Vec<&Attachment> = self.attachments.iter().collect();
-        attachments.sort_by_key(|attachment| std::cmp::Reverse(attachment.gw_priority));
-        attachments
-    }
-}
-
 /// A process and when it started: ids come back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProcessMark {

@@ -103,11 +103,10 @@ impl Model {
     /// The attachment by which an endpoint reaches the outside in this family: the first by priority in a network that has the
     /// family and is not internal.
     pub fn way_out<'a>(&'a self, endpoint: &'a Endpoint, family: Family) -> Option<(&'a Network, &'a Attachment)> {
-        endpoint
-            .by_priority()
-            .into_iter()
-            .filter_map(|attachment| Some((self.networks.get(&attachment.network)?, attachment)))
-            .find(|(network, attachment)| !network.internal && attachment.address(family).is_some())
+        let joined = endpoint.attachments.iter().filter_map(|one| Some((self.networks.get(&one.network)?, one)));
+        joined
+            .filter(|(network, attachment)| !network.internal && attachment.address(family).is_some())
+            .min_by_key(|(_, attachment)| std::cmp::Reverse(attachment.gw_priority))
     }
 
     /// Paths of all sandboxes, the host's own aside.
