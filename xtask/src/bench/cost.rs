@@ -1,7 +1,7 @@
 //! What netd's programs themselves cost: the kernel counts their runs and the time in them while somebody asks it to, which
 //! costs time too and is therefore done beside the rounds.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -10,6 +10,8 @@ use aya::{
 };
 
 use serde_json::Value;
+
+use netd_tests::lab::Netd;
 
 use super::{
     load::Load,
@@ -28,32 +30,54 @@ pub struct Cost {
     pub runs: u64,
     /// Mean time of a run.
     pub nanoseconds: f64,
+    /// Time of all its runs for each packet that arrived, mebibyte, round trip or connection.
+    pub each: f64,
     /// Instructions that the verifier walked; `None` where the kernel does not tell (before 5.16).
     pub verified: Option<u32>,
 }
 
 /// Puts loads of `time` on every path of netd's site, and tells of every program that ran.
 pub fn measured(site: &Site, paths: &[Path], time: Duration) -> Result<Vec<Cost>> {
-    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count runs of programs")?;
+    let netd = site.netd.as_ref().context("only netd has programs")?;
+    let _counting = counting()?;
     let mut costs = Vec::new();
     for (path, ends) in site.paths.iter().filter(|(path, _)| paths.contains(path)) {
-        for load in [Load::Datagrams, Load::Exchange, Load::Connect] {
-            let before = programs(site)?;
-            ends.run(load, time)?;
-            let after = programs(site)?;
+        for load in [Load::Datagrams, Load::Exchange, Load::Connect, Load::Stream] {
+            let before = programs(netd)?;
+            let values = ends.run(load, time)?;
+            let after = programs(netd)?;
+            let value = values.iter().find(|(measure, _)| *measure == load.counted_by()).map(|(_, value)| *value);
+            let count = value.map(|value| time.as_nanos() as f64 / load.counted_by().nanoseconds(value));
+            let count = count.context("the load has not told how much there was of it")?;
             let ran =
                 after.into_iter().map(|(id, now)| (before.get(&id).map_or_else(Default::default, Counted::spent), now));
-            costs.extend(ran.filter_map(|(then, now)| cost(*path, load, then, &now)));
+            costs.extend(ran.filter_map(|(then, now)| cost((*path, load, count), then, &now)));
         }
     }
     Ok(costs)
 }
 
-fn cost(path: Path, load: Load, (runs, time): (u64, Duration), now: &Counted) -> Option<Cost> {
+/// Has the kernel count runs as long as this is open.
+pub fn counting() -> Result<OwnedFd> {
+    enable_stats(Stats::RunTime).context("the kernel does not count runs of programs")
+}
+
+/// Time that has been spent in all of the daemon's programs while it was counted.
+pub fn spent(netd: &Netd) -> Result<Duration> {
+    Ok(programs(netd)?.values().map(|counted| counted.time).sum())
+}
+
+/// What of a packet, a round trip, a connection or a mebibyte on a path the programs take: none where they were not counted there.
+pub fn of_each(costs: &[Cost], path: Path, load: Load) -> Option<f64> {
+    let there = costs.iter().filter(|cost| cost.path == path && cost.load == load);
+    there.map(|cost| cost.each).reduce(|all, one| all + one)
+}
+
+fn cost((path, load, count): (Path, Load, f64), (runs, time): (u64, Duration), now: &Counted) -> Option<Cost> {
     let runs = now.runs - runs;
-    let nanoseconds = (now.time - time).as_nanos() as f64 / runs as f64;
-    let told = Cost { path, load, program: now.name.clone(), runs, nanoseconds, verified: now.verified };
-    (runs > 0).then_some(told)
+    let time = (now.time - time).as_nanos() as f64;
+    let (program, nanoseconds, each) = (now.name.clone(), time / runs as f64, time / count);
+    (runs > 0).then_some(Cost { path, load, program, runs, nanoseconds, each, verified: now.verified })
 }
 
 /// What the programs have dropped and why, from `netd status`: nothing should be, and a drop costs its sender a second.
@@ -81,10 +105,9 @@ impl Counted {
     }
 }
 
-/// Programs that the site's daemon holds open, by their ids: others of the same name may be on the machine.
-fn programs(site: &Site) -> Result<BTreeMap<u32, Counted>> {
-    let netd = site.netd.as_ref().context("only netd has programs")?;
-    let open = site.host.path(format!("/proc/{}/fdinfo", netd.id()));
+/// Programs that the daemon holds open, by their ids: others of the same name may be on the machine.
+fn programs(netd: &Netd) -> Result<BTreeMap<u32, Counted>> {
+    let open = netd.host().path(format!("/proc/{}/fdinfo", netd.id()));
     let mut programs = BTreeMap::new();
     for file in fs::read_dir(&open).with_context(|| format!("cannot read {}", open.display()))? {
         // A descriptor may be closed meanwhile.
@@ -134,8 +157,11 @@ mod tests {
     fn a_program_that_did_not_run_costs_nothing_to_tell() {
         let now = Counted { name: "to_uplink".into(), runs: 10, time: Duration::from_nanos(900), verified: Some(5) };
 
-        let told = cost(Path::Published, Load::Connect, (7, Duration::from_nanos(600)), &now).expect("it ran");
-        assert_eq!((told.runs, told.nanoseconds), (3, 100.0));
-        assert!(cost(Path::Published, Load::Connect, (10, Duration::from_nanos(900)), &now).is_none());
+        let of = (Path::Published, Load::Connect, 2.0);
+        let told = cost(of, (7, Duration::from_nanos(600)), &now).expect("it ran");
+        assert_eq!((told.runs, told.nanoseconds, told.each), (3, 100.0, 150.0));
+        assert!(cost(of, (10, Duration::from_nanos(900)), &now).is_none());
+        assert_eq!(of_each(&[told], Path::Published, Load::Connect), Some(150.0));
+        assert_eq!(of_each(&[], Path::Published, Load::Connect), None);
     }
 }

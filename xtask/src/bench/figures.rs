@@ -76,6 +76,16 @@ impl Measure {
         }
     }
 
+    /// What a value comes to in nanoseconds for each of what is counted: a mebibyte of a stream, a packet, a round trip, a connection.
+    pub fn nanoseconds(self, value: f64) -> f64 {
+        match self {
+            Self::Stream => f64::from(8 << 20) / value,
+            Self::Packets => 1e6 / value,
+            Self::ConnectRate => 1e9 / value,
+            Self::Exchange50 | Self::Exchange99 | Self::Exchange999 | Self::Connect50 | Self::Cpu => 1e3 * value,
+        }
+    }
+
     /// Whether a higher value is the better one.
     pub const fn more_is_better(self) -> bool {
         matches!(self, Self::Stream | Self::ConnectRate | Self::Packets)
@@ -113,6 +123,11 @@ impl Spread {
         let median = if sorted.len() % 2 == 1 { sorted[half] } else { f64::midpoint(sorted[half - 1], sorted[half]) };
         Some(Self { median, min, max })
     }
+
+    /// Of the ratios of one row of rounds to another, each within a round.
+    pub fn of_ratios(one: &[f64], other: &[f64]) -> Option<Self> {
+        Self::of(&one.iter().zip(other).map(|(one, other)| one / other).collect::<Vec<_>>())
+    }
 }
 
 /// The value below or at which `share` (0 to 1) of `sorted` lies, by the nearest rank; 0 of nothing.
@@ -146,7 +161,7 @@ impl Figures {
     /// Ratios of one contender to another, each within a round.
     pub fn paired(&self, path: Path, measure: Measure, one: Contender, other: Contender) -> Option<Spread> {
         let (one, other) = (self.rounds(path, measure, one), self.rounds(path, measure, other));
-        Spread::of(&one.iter().zip(other).map(|(one, other)| one / other).collect::<Vec<_>>())
+        Spread::of_ratios(one, other)
     }
 
     /// The ratio of two medians.
@@ -204,6 +219,18 @@ mod tests {
         assert_eq!(figures.paired(Path::Published, Measure::Packets, Contender::Netd, Contender::Cni), None);
         assert_eq!(figures.contenders(Path::Published), [Contender::Veth, Contender::Netd]);
         assert_eq!(figures.paths(), [Path::Published]);
+    }
+
+    #[test]
+    fn every_measure_is_a_time_for_each_of_what_it_counts() {
+        for (measure, value, nanoseconds) in [
+            (Measure::Stream, 8.388_608, 1_000_000.0),
+            (Measure::Packets, 500.0, 2_000.0),
+            (Measure::ConnectRate, 10_000.0, 100_000.0),
+            (Measure::Connect50, 70.0, 70_000.0),
+        ] {
+            assert!((measure.nanoseconds(value) - nanoseconds).abs() < 1e-3, "{measure:?}");
+        }
     }
 
     #[test]

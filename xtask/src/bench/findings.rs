@@ -67,8 +67,13 @@ impl Findings {
 
     /// The middle of a subject's values; `None` if there is none.
     pub fn median(&self, about: &str, who: Contender) -> Option<f64> {
-        let finding = self.0.iter().find(|finding| finding.about == about && finding.who == who)?;
-        Spread::of(&finding.values).map(|spread| spread.median)
+        Spread::of(self.values(about, who)).map(|spread| spread.median)
+    }
+
+    /// A subject's values; none if it was not measured.
+    pub fn values(&self, about: &str, who: Contender) -> &[f64] {
+        let found = self.0.iter().find(|finding| finding.about == about && finding.who == who);
+        found.map_or(&[], |finding| finding.values.as_slice())
     }
 }
 

@@ -59,6 +59,26 @@ impl Load {
     /// All, in the order they are run.
     pub const ALL: [Self; 4] = [Self::Stream, Self::Exchange, Self::Connect, Self::Datagrams];
 
+    /// The one that gives a measure.
+    pub const fn of(measure: Measure) -> Self {
+        match measure {
+            Measure::Stream => Self::Stream,
+            Measure::Exchange50 | Measure::Exchange99 | Measure::Exchange999 => Self::Exchange,
+            Measure::Connect50 | Measure::ConnectRate => Self::Connect,
+            Measure::Packets | Measure::Cpu => Self::Datagrams,
+        }
+    }
+
+    /// The measure that tells how many a round had of what is counted.
+    pub const fn counted_by(self) -> Measure {
+        match self {
+            Self::Stream => Measure::Stream,
+            Self::Exchange => Measure::Exchange50,
+            Self::Connect => Measure::ConnectRate,
+            Self::Datagrams => Measure::Packets,
+        }
+    }
+
     /// What tables call it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -29,14 +29,14 @@ impl Objects {
         Self(table.lines().filter(ours).filter_map(row).collect())
     }
 
-    /// Bytes that one of so many flows has taken since `before`. A cache that has not grown by half an object a flow was used by
-    /// somebody else.
-    pub fn bytes_a_flow_since(&self, before: &Self, flows: u32) -> f64 {
+    /// Bytes that one of so many flows has taken since `before`. A flow takes whole objects: what else a cache has grown by, somebody
+    /// else has used.
+    pub fn bytes_a_flow_since(&self, before: &Self, flows: u32) -> u64 {
         let grown = |(name, (active, size)): (&String, &(u64, u64))| {
             let objects = active.saturating_sub(before.0.get(name).map_or(0, |(active, _)| *active));
-            if objects >= u64::from(flows / 2) { objects * size } else { 0 }
+            (objects + u64::from(flows / 2)) / u64::from(flows) * size
         };
-        self.0.iter().map(grown).sum::<u64>() as f64 / f64::from(flows)
+        self.0.iter().map(grown).sum()
     }
 }
 
@@ -116,9 +116,12 @@ mod tests {
             ))
         };
 
-        let (before, after) = (table(10, 300, 20), table(1010, 2300, 60));
+        let before = table(10, 300, 20);
 
-        assert_eq!(after.bytes_a_flow_since(&before, 1000), 256.0 + 2.0 * 192.0);
+        for (conntrack, general) in [(1010, 2300), (1013, 2299), (990, 2391)] {
+            let after = table(conntrack, general, 60);
+            assert_eq!(after.bytes_a_flow_since(&before, 1000), 256 + 2 * 192, "{conntrack}, {general}");
+        }
     }
 
     #[test]

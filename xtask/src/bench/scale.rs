@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 
 use super::{
-    contenders,
+    contenders, cost,
     datagrams::Spread,
     findings::{Area, Findings},
     load::{PORT, Server},
@@ -28,6 +28,8 @@ const SERVERS_NET: &str = "100.64.0.0/10";
 const FROM: u16 = 2000;
 /// The first of many published ports, of which every second is one, so that each is an entry.
 const FIRST_OF_MANY: u16 = 10_000;
+/// How long each traffic is sent while the kernel counts the programs' time.
+const COUNTED: Duration = Duration::from_millis(300);
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
 const ENOUGH: u32 = 100_000;
 
@@ -97,6 +99,11 @@ impl Traffic {
         };
         format!("{what}: {} flows, {} ports", grouped(flows.into()), grouped(ports.into()))
     }
+
+    /// What a table calls the time that netd's programs take of each of its packets at a point.
+    pub fn in_programs(self, point: Point) -> String {
+        format!("{}; of each packet in netd's programs", self.about(point))
+    }
 }
 
 /// Measures every point, all alive in the same run and one after the other within a round.
@@ -120,6 +127,20 @@ pub fn measured(findings: &mut Findings, whole: bool, rounds: usize, time: Durat
             }
         }
     }
+    in_programs(findings, &mut grounds)
+}
+
+/// Adds what of each packet netd's programs take, beside the rounds, since counting takes time itself.
+fn in_programs(findings: &mut Findings, grounds: &mut [Ground]) -> Result<()> {
+    let _counting = cost::counting()?;
+    for ground in grounds {
+        let point = ground.point;
+        for traffic in Traffic::ALL.into_iter().filter(|traffic| traffic.differs(point)) {
+            if let Some(nanoseconds) = ground.in_programs(traffic, COUNTED)? {
+                findings.add(Area::Scale, &traffic.in_programs(point), ground.who, "ns", nanoseconds);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -135,7 +156,7 @@ struct Ground {
     in_web: Server,
     app: Container,
     outside: Host,
-    _netd: Option<Netd>,
+    netd: Option<Netd>,
     _companions: Companions,
     _lab: Lab,
 }
@@ -178,7 +199,7 @@ impl Ground {
             in_web: Server::new(&web)?,
             app,
             outside,
-            _netd: None,
+            netd: None,
             _companions: companions,
             _lab: lab,
         };
@@ -190,9 +211,9 @@ impl Ground {
             ensure!(flows >= u64::from(point.flows), "only {flows} of {} flows are alive", point.flows);
         }
         if point.flows >= ENOUGH {
-            findings.add(Area::Memory, FLOW, who, "bytes", taken);
+            findings.add(Area::Memory, FLOW, who, "bytes", taken as f64);
         }
-        ground._netd = netd;
+        ground.netd = netd;
         Ok(ground)
     }
 
@@ -206,22 +227,46 @@ impl Ground {
 
     /// Thousands of packets that arrive in a second.
     fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<f64> {
+        self.make_ready(traffic)?;
+        let (arrived, seconds) = self.send(traffic, time)?;
+        Ok(arrived as f64 / 1e3 / seconds)
+    }
+
+    /// Nanoseconds that netd's programs take of each packet that arrives, while that is counted.
+    fn in_programs(&mut self, traffic: Traffic, time: Duration) -> Result<Option<f64>> {
+        self.make_ready(traffic)?;
+        let Some(before) = self.netd.as_ref().map(cost::spent).transpose()? else { return Ok(None) };
+        let (arrived, _) = self.send(traffic, time)?;
+        let after = self.netd.as_ref().map(cost::spent).transpose()?;
+        Ok(after.map(|after| (after - before).as_nanos() as f64 / arrived as f64))
+    }
+
+    /// Has every flow of the traffic be alive, and nothing of it under way.
+    fn make_ready(&mut self, traffic: Traffic) -> Result<()> {
         self.refresh(traffic)?;
-        let server = match traffic {
-            Traffic::OneOut | Traffic::AllOut => &self.at_outside,
-            Traffic::OneIn | Traffic::AllIn => &self.in_web,
-        };
-        settle(server);
-        let before = server.datagrams();
+        settle(self.server(traffic));
+        Ok(())
+    }
+
+    /// How many packets arrive of those that are sent for `time`, and in how many seconds.
+    fn send(&mut self, traffic: Traffic, time: Duration) -> Result<(u64, f64)> {
+        let before = self.server(traffic).datagrams();
         let seconds = match traffic {
             Traffic::OneOut => self.app.enter(|| self.one_out.send(FROM, time)),
             Traffic::AllOut => self.app.enter(|| self.all_out.send(FROM, time)),
             Traffic::OneIn => self.outside.enter(|| self.one_in.send(FROM, time)),
             Traffic::AllIn => self.outside.enter(|| self.all_in.send(FROM, time)),
         }?;
-        let arrived = server.datagrams() - before;
+        let arrived = self.server(traffic).datagrams() - before;
         ensure!(arrived > 0, "no datagram arrived");
-        Ok(arrived as f64 / 1e3 / seconds)
+        Ok((arrived, seconds))
+    }
+
+    const fn server(&self, traffic: Traffic) -> &Server {
+        match traffic {
+            Traffic::OneOut | Traffic::AllOut => &self.at_outside,
+            Traffic::OneIn | Traffic::AllIn => &self.in_web,
+        }
     }
 }
 

@@ -163,7 +163,7 @@ pub struct Site {
     _companions: Companions,
     _links: Vec<OwnedFd>,
     /// Its host.
-    pub host: Host,
+    _host: Host,
     _lab: Lab,
 }
 
@@ -189,7 +189,7 @@ impl Site {
     /// One without a daemon or others of its kind.
     pub fn of(contender: Contender, paths: impl IntoIterator<Item = (Path, Ends)>, host: Host, lab: Lab) -> Self {
         let paths = paths.into_iter().collect();
-        Self { contender, paths, netd: None, _companions: Vec::new(), _links: Vec::new(), host, _lab: lab }
+        Self { contender, paths, netd: None, _companions: Vec::new(), _links: Vec::new(), _host: host, _lab: lab }
     }
 
     /// With programs that it needs.

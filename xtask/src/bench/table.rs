@@ -1,11 +1,12 @@
 //! Tables of a run: rows of words, shown aligned, as Markdown or as CSV. Nothing here performs IO.
 
 use super::{
-    cost::Cost,
+    cost::{self, Cost},
     figures::{Figures, Measure, Spread},
     findings::{Area, Findings},
+    load::Load,
     site::{Contender, Path},
-    targets::{Verdict, missed_of_the_limit},
+    targets::{Verdict, missed_at_scale, missed_on_paths},
 };
 use crate::programs::grouped;
 
@@ -110,9 +111,12 @@ pub fn everything(figures: &Figures, found: &Findings, verdicts: &[Verdict]) -> 
     }
     for verdict in verdicts {
         let words = [&verdict.of, &verdict.measure, verdict.unit, &verdict.against].map(str::to_owned);
-        let measured = verdict.measured.map_or_else(String::new, |number| format!("{number:.3}"));
-        let none = ["", "", "", ""].map(str::to_owned);
-        table.push([&words[..], &[measured], &none, &[verdict.bound.to_string(), verdict.word().to_owned()]].concat());
+        let exact = |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.3}"));
+        let numbers =
+            [verdict.measured, verdict.rounds.map(|rounds| rounds.min), verdict.rounds.map(|rounds| rounds.max)];
+        let none = ["", ""].map(str::to_owned);
+        let ends = [verdict.bound.to_string(), verdict.word().to_owned()];
+        table.push([&words[..], &numbers.map(exact), &none, &ends].concat());
     }
     table
 }
@@ -139,29 +143,55 @@ fn rounds(figures: &Figures) -> Table {
     table
 }
 
-/// What netd misses of the limit, and how much of that the kernel's redirect alone does. Ratios of medians.
-pub fn gaps(figures: &Figures) -> Table {
-    let mut table = Table::new(&["of", "measure", "netd to veth", "redirect to veth", "netd to redirect"], 2);
-    for (path, measure) in missed_of_the_limit(figures) {
-        let ratio = |one, other| figures.ratio(path, measure, one, other).map(|ratio| format!("{ratio:.3}"));
-        let ratios = [
-            (Contender::Netd, Contender::Veth),
-            (Contender::Redirect, Contender::Veth),
-            (Contender::Netd, Contender::Redirect),
+/// What netd misses on paths, and what of that the kernel's redirect alone does and netd's programs take: of each packet, round trip,
+/// connection or mebibyte.
+pub fn gaps(figures: &Figures, costs: &[Cost]) -> Table {
+    let head = ["of", "measure", "against", "netd to it", "redirect to it", "gap, ns", "redirect, ns", "programs, ns"];
+    let mut table = Table::new(&head, 3);
+    for (path, measure, against) in missed_on_paths(figures) {
+        let ratio = |one| figures.ratio(path, measure, one, against).map(|ratio| format!("{ratio:.3}"));
+        let each = |who| figures.spread(path, measure, who).map(|spread| measure.nanoseconds(spread.median));
+        let beyond = |who| Some(whole(each(who)? - each(against)?));
+        let programs = cost::of_each(costs, path, Load::of(measure)).map(whole);
+        let numbers = [
+            ratio(Contender::Netd),
+            ratio(Contender::Redirect),
+            beyond(Contender::Netd),
+            beyond(Contender::Redirect),
+            programs,
         ];
-        let ratios = ratios.map(|(one, other)| ratio(one, other).unwrap_or_default());
-        table.push([path.name(), measure.title()].map(str::to_owned).into_iter().chain(ratios).collect());
+        let words = [path.name(), measure.title(), against.name()].map(str::to_owned);
+        table.push(words.into_iter().chain(numbers.map(Option::unwrap_or_default)).collect());
     }
     table
 }
 
+/// What netd misses at scale, of each packet, and what of that is in its programs.
+pub fn gaps_at_scale(findings: &Findings) -> Table {
+    let mut table = Table::new(&["of", "against", "gap, ns", "programs, ns", "programs of the other, ns"], 2);
+    for [(traffic, point), (other, base)] in missed_at_scale(findings) {
+        let each = |about: &str| findings.netds(about).map(|rate| Measure::Packets.nanoseconds(rate));
+        let gap = each(&traffic.about(point)).zip(each(&other.about(base))).map(|(one, other)| one - other);
+        let [here, there] = [traffic.in_programs(point), other.in_programs(base)].map(|about| findings.netds(&about));
+        let numbers = [gap, here, there].map(|number| number.map(whole).unwrap_or_default());
+        table.push([traffic.about(point), other.about(base)].into_iter().chain(numbers).collect());
+    }
+    table
+}
+
+fn whole(number: f64) -> String {
+    format!("{number:.0}")
+}
+
 /// A row for each target.
 pub fn targets(verdicts: &[Verdict]) -> Table {
-    let mut table = Table::new(&["of", "target", "limit or peer", "held or missed", "bound", "measured"], 4);
+    let head = ["of", "target", "limit or peer", "held or missed", "bound", "measured", "least–greatest of a round"];
+    let mut table = Table::new(&head, 4);
     for verdict in verdicts {
         let unit = verdict.unit;
-        let measured =
-            verdict.measured.map(|number| if unit.is_empty() { format!("{number:.3}") } else { digits(number) });
+        let shown = |number: f64| if unit.is_empty() { format!("{number:.3}") } else { digits(number) };
+        let measured = verdict.measured.map(shown);
+        let rounds = verdict.rounds.map(|rounds| format!("{}–{}", shown(rounds.min), shown(rounds.max)));
         let with_unit = |number: String| if unit.is_empty() { number } else { format!("{number} {unit}") };
         table.push(vec![
             verdict.of.clone(),
@@ -170,6 +200,7 @@ pub fn targets(verdicts: &[Verdict]) -> Table {
             verdict.word().to_owned(),
             with_unit(verdict.bound.to_string()),
             measured.map(with_unit).unwrap_or_default(),
+            rounds.unwrap_or_default(),
         ]);
     }
     table
@@ -199,14 +230,16 @@ fn digits(number: f64) -> String {
 
 /// A row for each program that ran under a load.
 pub fn costs(costs: &[Cost]) -> Table {
-    let mut table = Table::new(&["path", "load", "program", "runs", "ns a run", "verified instructions"], 3);
+    let head = ["path", "load", "program", "runs", "ns a run", "ns of each", "verified instructions"];
+    let mut table = Table::new(&head, 3);
     for cost in costs {
         table.push(vec![
             cost.path.name().to_owned(),
             cost.load.name().to_owned(),
             cost.program.clone(),
             grouped(cost.runs),
-            format!("{:.0}", cost.nanoseconds),
+            whole(cost.nanoseconds),
+            whole(cost.each),
             cost.verified.map_or_else(|| "not told".to_owned(), |count| grouped(count.into())),
         ]);
     }

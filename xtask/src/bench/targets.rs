@@ -2,7 +2,7 @@
 
 use super::{
     control::about,
-    figures::{Figures, Measure},
+    figures::{Figures, Measure, Spread},
     findings::Findings,
     scale::{self, Point, Traffic},
     site::{Contender, Path},
@@ -112,8 +112,10 @@ pub struct Verdict {
     pub bound: Bound,
     /// The unit of the number; none of a ratio.
     pub unit: &'static str,
-    /// What it is; `None` if one side was not measured.
+    /// What it is, of medians; `None` if one side was not measured.
     pub measured: Option<f64>,
+    /// The same of each round: how far one is from another.
+    pub rounds: Option<Spread>,
 }
 
 impl Verdict {
@@ -138,16 +140,30 @@ pub fn judged(figures: &Figures, findings: &Findings) -> Vec<Verdict> {
     of_paths.chain(at_scale(findings)).chain(of_numbers(findings)).collect()
 }
 
-/// What netd misses of the limit: on which path, in which measure.
-pub fn missed_of_the_limit(figures: &Figures) -> impl Iterator<Item = (Path, Measure)> + '_ {
-    let of = LIMITED.into_iter().flat_map(|path| AGAINST_THE_LIMIT.map(|(measure, bound)| (path, measure, bound)));
-    let misses = |path, measure, bound: Bound| {
-        figures.ratio(path, measure, Contender::Netd, Contender::Veth).is_some_and(|ratio| !bound.holds(ratio))
+/// What netd misses on paths: on which, in which measure, against whom.
+pub fn missed_on_paths(figures: &Figures) -> impl Iterator<Item = (Path, Measure, Contender)> + '_ {
+    let of = Path::ALL.into_iter().flat_map(move |path| on_path(figures, path).map(move |target| (path, target)));
+    let misses = move |path, measure, against, bound: Bound| {
+        figures.ratio(path, measure, Contender::Netd, against).is_some_and(|ratio| !bound.holds(ratio))
     };
-    of.filter(move |(path, measure, bound)| misses(*path, *measure, *bound)).map(|(path, measure, _)| (path, measure))
+    of.filter(move |(path, (measure, against, bound))| misses(*path, *measure, *against, *bound))
+        .map(|(path, (measure, against, _))| (path, measure, against))
 }
 
-fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ {
+/// What netd misses at scale: the traffic and its point, and those that it is compared with.
+pub fn missed_at_scale(findings: &Findings) -> impl Iterator<Item = [(Traffic, Point); 2]> + '_ {
+    let misses = |traffic: Traffic, point, other: Traffic, base, bound| {
+        let ratio = ratio(findings.netds(&traffic.about(point)), findings.netds(&other.about(base)));
+        ratio.is_some_and(|ratio| ratio < bound)
+    };
+    let missed = AT_SCALE
+        .into_iter()
+        .filter(move |(traffic, point, other, base, bound)| misses(*traffic, *point, *other, *base, *bound));
+    missed.map(|(traffic, point, other, base, _)| [(traffic, point), (other, base)])
+}
+
+/// The targets of a path: in what, against whom, and how.
+fn on_path(figures: &Figures, path: Path) -> impl Iterator<Item = (Measure, Contender, Bound)> + '_ {
     let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
     let limit = limited.map(|(measure, bound)| (measure, Contender::Veth, bound));
     // Docker's engine takes part where it is asked for.
@@ -160,41 +176,60 @@ fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ 
         // A plain bridge does a part of the work: to be as good is the target.
         AGAINST_PEERS.map(|measure| (measure, peer, Bound::ahead(measure, peer == Contender::Bridge)))
     });
-    limit.chain(proxy).chain(peers).map(move |(measure, against, bound)| Verdict {
+    limit.chain(proxy).chain(peers)
+}
+
+fn of_path(figures: &Figures, path: Path) -> impl Iterator<Item = Verdict> + '_ {
+    on_path(figures, path).map(move |(measure, against, bound)| Verdict {
         of: path.name().to_owned(),
         measure: measure.title().to_owned(),
         against: against.name().to_owned(),
         bound,
         unit: "",
         measured: figures.ratio(path, measure, Contender::Netd, against),
+        rounds: figures.paired(path, measure, Contender::Netd, against),
     })
 }
 
 fn at_scale(findings: &Findings) -> impl Iterator<Item = Verdict> + '_ {
-    AT_SCALE.into_iter().map(|(traffic, point, other, base, bound)| Verdict {
-        of: "scale".to_owned(),
-        measure: traffic.about(point),
-        against: other.about(base),
-        bound: Bound::AtLeast(bound),
-        unit: "",
-        measured: ratio(findings.netds(&traffic.about(point)), findings.netds(&other.about(base))),
+    AT_SCALE.into_iter().map(|(traffic, point, other, base, bound)| {
+        let [measure, against] = [traffic.about(point), other.about(base)];
+        Verdict {
+            of: "scale".to_owned(),
+            bound: Bound::AtLeast(bound),
+            unit: "",
+            measured: ratio(findings.netds(&measure), findings.netds(&against)),
+            rounds: rounds(findings, (&measure, Contender::Netd), (&against, Contender::Netd)),
+            measure,
+            against,
+        }
     })
 }
 
 fn of_numbers(findings: &Findings) -> impl Iterator<Item = Verdict> + '_ {
-    let verdict = |measure: &str, against: &str, bound, unit, measured| Verdict {
+    let verdict = |measure: &str, against: &str, bound, unit, measured, rounds| Verdict {
         of: "netd".to_owned(),
         measure: measure.to_owned(),
         against: against.to_owned(),
         bound: Bound::AtMost(bound),
         unit,
         measured,
+        rounds,
     };
-    let alone = BY_THEMSELVES.map(|(about, unit, bound)| verdict(about, "itself", bound, unit, findings.netds(about)));
+    let alone = BY_THEMSELVES.map(|(about, unit, bound)| {
+        let rounds = Spread::of(findings.values(about, Contender::Netd));
+        verdict(about, "itself", bound, unit, findings.netds(about), rounds)
+    });
     let beside = BESIDE.map(|(about, peer, bound)| {
-        verdict(about, peer.name(), bound, "", ratio(findings.netds(about), findings.median(about, peer)))
+        let measured = ratio(findings.netds(about), findings.median(about, peer));
+        verdict(about, peer.name(), bound, "", measured, rounds(findings, (about, Contender::Netd), (about, peer)))
     });
     alone.into_iter().chain(beside)
+}
+
+/// Ratios of one subject's rounds to another's.
+fn rounds(findings: &Findings, one: (&str, Contender), other: (&str, Contender)) -> Option<Spread> {
+    Spread::of_ratios(findings.values(one.0, one.1), findings.values(other.0, other.1))
 }
 
 fn ratio(one: Option<f64>, other: Option<f64>) -> Option<f64> {
@@ -236,18 +271,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_of_the_limit_is_what_its_targets_say() {
+    fn what_is_missed_on_a_path_is_what_its_targets_say() {
         let figures = figures(&[
             (Contender::Veth, Measure::Packets, 100.0),
             (Contender::Netd, Measure::Packets, 89.0),
             (Contender::Veth, Measure::Exchange50, 100.0),
             (Contender::Netd, Measure::Exchange50, 111.0),
             (Contender::Netd, Measure::Stream, 1.0),
+            (Contender::Cni, Measure::Packets, 89.0),
+            (Contender::Cni, Measure::Exchange50, 112.0),
         ]);
 
-        let missed: Vec<_> = missed_of_the_limit(&figures).collect();
+        let missed: Vec<_> = missed_on_paths(&figures).collect();
 
-        assert_eq!(missed, [(Path::ContainerToContainer, Measure::Packets)]);
+        let packets = |against| (Path::ContainerToContainer, Measure::Packets, against);
+        assert_eq!(missed, [packets(Contender::Veth), packets(Contender::Cni)]);
+    }
+
+    #[test]
+    fn a_target_tells_how_far_its_rounds_are_from_one_another() {
+        let mut figures = figures(&[]);
+        for (netd, veth) in [(90.0, 100.0), (80.0, 100.0), (95.0, 95.0)] {
+            figures.add(Path::Host, Contender::Netd, Measure::Packets, netd);
+            figures.add(Path::Host, Contender::Veth, Measure::Packets, veth);
+        }
+        let mut findings = Findings::default();
+        for milliseconds in [90.0, 120.0, 95.0] {
+            findings.add(Area::Control, about::SINGLES, Contender::Netd, "ms", milliseconds);
+        }
+
+        let judged = judged(&figures, &findings);
+
+        let told: Vec<_> = judged.iter().filter_map(|v| Some((v.measured?, v.rounds?.min, v.rounds?.max))).collect();
+        assert_eq!(told, [(0.9, 0.8, 1.0), (95.0, 90.0, 120.0)]);
+    }
+
+    #[test]
+    fn what_is_missed_at_scale_names_both_sides() {
+        let mut findings = Findings::default();
+        for (traffic, point, kpps) in [(Traffic::OneIn, scale::LEAST, 500.0), (Traffic::OneIn, scale::BUSY, 470.0)] {
+            findings.add(Area::Scale, &traffic.about(point), Contender::Netd, "kpps", kpps);
+        }
+
+        let missed: Vec<_> = missed_at_scale(&findings).collect();
+
+        assert_eq!(missed, [[(Traffic::OneIn, scale::BUSY), (Traffic::OneIn, scale::LEAST)]]);
     }
 
     #[test]
