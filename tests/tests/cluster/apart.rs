@@ -13,6 +13,7 @@ use netd_tests::lab::{
     traffic::{IMPATIENCE, Server},
 };
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, at, reaches},
@@ -103,6 +104,27 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
     let allows = b.netd.say("inspect db").json().pointer("/0/allows").cloned();
     assert_eq!(allows, Some(serde_json::json!([{ "from": "web@a", "port": 80, "proto": "tcp" }])));
     assert_verified(&cluster);
+    let told = |node: &Node, action: &str| {
+        let words = format!("events --until 0s -f type=endpoint -f action={action} --format json");
+        let events = node.netd.say(&words).ok();
+        let of = |line: &str| serde_json::from_str::<Value>(line).ok()?["endpoint"].as_str().map(str::to_owned);
+        events.lines().filter_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        [a, b, c].map(|node| told(node, "allow")),
+        [vec!["db@b"], vec!["db"], vec![]],
+        "once, where it is applied"
+    );
+
+    // What somebody takes out of a host's table is named by every other until it is put back.
+    wait_until("the difference is said", || {
+        b.clear_allowances();
+        let verified = c.netd.say("overlay verify");
+        let line = format!("node b: lacks what {} may open to {} of network apart (80/tcp)", web.ips[0], db.ips[0]);
+        verified.code() == 1 && verified.stdout.contains(&line)
+    });
+    comes_to_open(&web, &db, 80);
+    assert_verified(&cluster);
 
     // Everything, and between two of one host: the same words.
     b.netd.say("allow near db").ok();
@@ -122,6 +144,8 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
     let open = [&db, &near].map(|to| web.container.connect(&at(&to.ips[0], 7), PATIENCE).expect("it is open"));
     open.iter().for_each(|open| assert!(is_answered(open, PATIENCE)));
     b.netd.say("deny web db:7").ok();
+    wait_until("it is told at both ends", || [a, b].iter().all(|node| told(node, "deny").len() == 1));
+    assert!(told(c, "deny").is_empty(), "and nowhere else");
     c.netd.say("deny web near").ok();
     open.iter().for_each(|open| wait_until("the flow is over", || !is_answered(open, IMPATIENCE)));
     comes_to_be_shut(&web, &near, 81);

@@ -8,6 +8,7 @@ mod core;
 mod drivers;
 mod encrypted;
 mod lossy;
+mod member;
 mod mesh;
 mod moving;
 mod offload;

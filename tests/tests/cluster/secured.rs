@@ -8,7 +8,10 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Member, PATIENCE, options, vtep, wait_until};
+use crate::{
+    cluster::{Cluster, PATIENCE, options, vtep, wait_until},
+    member::Member,
+};
 
 /// Where certificates are on every host that has some.
 const FILES: &str = "/etc/netd";

@@ -4,7 +4,10 @@ use std::net::{IpAddr, UdpSocket};
 
 use netd_tests::{lab::Host, packets::udp};
 
-use crate::cluster::{Cluster, Member, Node, PATIENCE, options, vtep, wait_until};
+use crate::{
+    cluster::{Cluster, Node, PATIENCE, options, vtep, wait_until},
+    member::Member,
+};
 
 /// The UDP port of the tunnels.
 const VXLAN: u16 = 4789;

@@ -6,8 +6,8 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny, known_features,
-        missing,
+        Answer, Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny,
+        differences, forwarding, known_features, missing, remotes,
     },
     nodes::{Cluster, Deed, NETWORK, deed, name, network},
 };
@@ -214,4 +214,35 @@ fn a_network_that_was_removed_elsewhere_while_a_container_was_in_it_here_is_no_p
     model.endpoints.clear();
     adopt(&mut model, &anew, here);
     assert_eq!(model.networks[&name("blue")].id, "bbbbbbbbbbbb");
+}
+
+#[test]
+fn who_does_not_say_what_its_containers_may_open_is_named_where_there_is_something_to_say() {
+    let cluster = allowed();
+    let view = cluster.store.view();
+    let answer = |node: &str, allowances| {
+        let ways = forwarding(&remotes(&view, &name(node)));
+        (name(node), Answer { revision: view.revision, ways, allowances, mesh: None })
+    };
+    let answers = [answer("n0", None), answer("n1", Some([entry()].into()))].into();
+
+    let lines = differences(&view, &name("n1"), &Default::default(), &answers);
+
+    assert_eq!(lines, ["node n0: its netd () does not say what its containers may open: update it"]);
+    let answers = [answer("n0", Some([entry()].into())), answer("n1", Some(Default::default()))].into();
+    let lines = differences(&view, &name("n1"), &Default::default(), &answers);
+    assert_eq!(lines, ["node n1: lacks what 10.0.0.2 may open to 10.0.0.3 of network blue (80/tcp)"]);
+}
+
+#[test]
+fn what_another_version_keeps_is_one_line_a_kind_and_what_is_broken_is_named() {
+    let unreadable = |key: &str| Event::Unreadable(key.to_owned(), 1, "no key of this version of netd".to_owned());
+    let keys = ["/netd/v1/tunnels/a", "/netd/v1/tunnels/b/c", "/netd/v1/nodes/a/b"];
+
+    let lines = View::read(1, keys.map(unreadable)).not_understood();
+
+    let [broken, others] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(broken, "/netd/v1/nodes/a/b is not understood: no key of this version of netd");
+    assert!(others.starts_with("/netd/v1/tunnels/: this netd ("), "{others}");
+    assert!(others.ends_with(") does not know what another one keeps there, and passes over 2 of it"), "{others}");
 }

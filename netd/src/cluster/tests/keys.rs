@@ -9,7 +9,10 @@ use super::{
     store::Store,
 };
 use crate::{
-    cluster::{Encryption, Installed, Kept, Key, Node, Own, Session, SharedNetwork, View, create, due, missing, next},
+    cluster::{
+        Encryption, Installed, Kept, Key, Missing, Node, Own, Session, SharedNetwork, View, create, differences, due,
+        missing, next,
+    },
     model::Name,
     reconcile::{AssociationId, Ipsec, KEYING, Protection, State, Step, diff},
 };
@@ -355,4 +358,39 @@ fn a_secret_of_a_clock_that_was_years_ahead_is_followed_by_one_of_the_right_time
     let view = cluster.store.view();
     let secrets: Vec<_> = view.secrets().map(|(number, secret, _)| (number, secret.created < now + years)).collect();
     assert_eq!(secrets, [(3, true)]);
+}
+
+#[test]
+fn what_was_said_of_a_store_that_was_put_back_is_not_written_into_it() {
+    let mut cluster = Cluster::new(false);
+    let early = cluster.store.revision();
+    cluster.settles();
+    cluster.store.restore(early);
+
+    cluster.takes(&Deed::Read(0));
+    cluster.takes(&Deed::Say(0));
+
+    let said = |cluster: &Cluster| cluster.store.view().record(&Key::Installed(name("n0"))).cloned();
+    assert_eq!(said(&cluster), None, "these revisions are of other records");
+    cluster.settles();
+    assert!(said(&cluster).is_some());
+    assert_eq!(cluster.store.view().unread().count(), 0);
+}
+
+#[test]
+fn who_cannot_read_yet_what_another_encrypts_is_named() {
+    let mut cluster = Cluster::new(false);
+    cluster.settles();
+    assert_eq!(cluster.store.view().unread().count(), 0);
+
+    cluster.takes(&Deed::Flush(0));
+    cluster.takes(&Deed::Install(0, usize::MAX));
+    cluster.takes(&Deed::Say(0));
+
+    let view = cluster.store.view();
+    let lines = differences(&view, &name("n0"), &Missing::default(), &BTreeMap::new());
+    for node in ["n1", "n2"] {
+        let line = format!("node {node} cannot read yet what node n0 encrypts");
+        assert!(lines.contains(&line), "{lines:?}");
+    }
 }
