@@ -1,14 +1,30 @@
 //! The store: what is written is read again, and what cannot be read is left as it is.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use rand::{SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use super::*;
 use crate::model::tests::two_networks_and_an_endpoint;
 
+/// Opens the store that nobody has open, as soon as that is so: what another test starts has this one's descriptors, and with them the
+/// lock, from its fork to its exec.
 fn open(directory: &TempDir) -> Result<(Store, Model), StoreError> {
-    Store::open(directory.path(), &mut StdRng::seed_from_u64(7))
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Store::open(directory.path(), &mut StdRng::seed_from_u64(7)) {
+            Err(StoreError::InUse(_)) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            opened => return opened,
+        }
+    }
 }
+
+/// Longer than any machine takes from a fork to an exec.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_written_is_read_again() {
@@ -43,7 +59,8 @@ fn a_second_daemon_on_one_store_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let _first = open(&directory).unwrap();
 
-    let refusal = open(&directory).err().unwrap().to_string();
+    let second = Store::open(directory.path(), &mut StdRng::seed_from_u64(8));
+    let refusal = second.err().unwrap().to_string();
 
     assert!(refusal.contains("is open in another netd"), "{refusal}");
 }
