@@ -1,9 +1,11 @@
 //! The resolver of every container: sockets in its own namespace, answered from one directory, others' names asked of servers.
 //!
-//! Decides nothing: `dns` does. All of it runs on a thread of its own, so that no work of the daemon's task delays an answer.
+//! Decides nothing: `dns` does. All of it runs on a thread of its own, which goes before others and waits for no lock that they hold, so
+//! that no work of the daemon's task delays an answer.
 
 mod exchange;
 mod forward;
+mod haste;
 mod server;
 mod sockets;
 
@@ -12,12 +14,13 @@ use std::{
     fs, io,
     net::{TcpListener, UdpSocket},
     os::unix::fs::MetadataExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use tokio::{runtime, sync::oneshot, task::spawn_blocking, time::interval};
 use tracing::debug;
 
@@ -41,7 +44,7 @@ pub struct Resolver {
 
 /// What all of them know.
 struct Shared {
-    directory: RwLock<Arc<Directory>>,
+    directory: ArcSwap<Directory>,
     forwarder: Forwarder,
     servers: Mutex<BTreeMap<u64, (Sandbox, Server)>>,
 }
@@ -53,10 +56,13 @@ impl Resolver {
             runtime::Builder::new_current_thread().enable_all().build().context("cannot start the resolver")?;
         let handle = runtime.handle().clone();
         let shared =
-            Arc::new(Shared { directory: RwLock::default(), forwarder: Forwarder::new(), servers: Mutex::default() });
+            Arc::new(Shared { directory: ArcSwap::default(), forwarder: Forwarder::new(), servers: Mutex::default() });
         let (running, ended) = oneshot::channel();
         let looked_after = Arc::clone(&shared);
         let work = move || {
+            if let Err(error) = haste::go_before_others() {
+                debug!("names are answered no sooner than other work is done: {error}");
+            }
             runtime.block_on(async move {
                 tokio::select! {
                     _ = ended => {}
@@ -70,13 +76,15 @@ impl Resolver {
 
     /// Answers from this directory from now on.
     pub fn know(&self, directory: Directory) {
-        *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        self.shared.directory.store(Arc::new(directory));
     }
 
     /// Answers from what `mend` makes of the directory from now on.
     pub fn mend(&self, mend: &mut dyn FnMut(&mut Directory)) {
-        // Who is being answered just then has a copy.
-        mend(Arc::make_mut(&mut self.shared.directory.write().unwrap_or_else(PoisonError::into_inner)));
+        // A copy, however little changes: who answers meanwhile does so from the former one, and never waits for this.
+        let mut directory = Directory::clone(&self.shared.directory.load());
+        mend(&mut directory);
+        self.know(directory);
     }
 
     /// Answers in a container's namespace, if it does not yet.
@@ -137,10 +145,6 @@ fn serve(
 impl Shared {
     fn servers(&self) -> MutexGuard<'_, BTreeMap<u64, (Sandbox, Server)>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn directory(&self) -> Arc<Directory> {
-        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Closes the sockets in namespaces whose path is gone, or has come to name another.

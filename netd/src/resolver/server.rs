@@ -132,7 +132,7 @@ impl Asker {
 
     fn asked(&self, question: &[u8]) -> Asked {
         let Some(shared) = self.shared.upgrade() else { return Asked::Nothing };
-        respond(question, &shared.directory(), self.namespace.sandbox().inode, &mut rand::rng())
+        respond(question, &shared.directory.load(), self.namespace.sandbox().inode, &mut rand::rng())
     }
 
     async fn relay(&self, relay: &crate::dns::Relay) -> Message {

@@ -61,6 +61,23 @@ fn a_namespace_whose_path_is_gone_is_left() {
     });
 }
 
+#[test]
+fn who_asks_while_the_names_change_is_answered_before_they_have() {
+    on_a_host_of_its_own(async |_| {
+        let resolver = Resolver::start().unwrap();
+        let sandbox = sandbox();
+        resolver.open(&sandbox).unwrap();
+        let mut answers = 0;
+
+        resolver.mend(&mut |_| {
+            Namespace::of(&sandbox).unwrap().inside(ask).unwrap();
+            answers += 1;
+        });
+
+        assert_eq!(answers, 1);
+    });
+}
+
 fn resolvers_place() -> SocketAddr {
     (Ipv4Addr::from(RESOLVER), FIRST_SOCKET).into()
 }
