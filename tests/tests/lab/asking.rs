@@ -15,6 +15,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, socko
 
 use crate::{names::dig, town::Town};
 
+/// How many questions are asked at least, however soon it is told to stop.
+const LEAST: usize = 100;
+
 /// The question for the address of `web`, of this id.
 fn question(id: u16) -> Vec<u8> {
     [&id.to_be_bytes()[..], b"\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01"].concat()
@@ -35,7 +38,8 @@ fn ask_at(node: &Node, server: &str, every: Duration, stop: &AtomicBool) -> (usi
         setsockopt(&socket, ReceiveTimestampns, &true).expect("a socket tells when something came");
         let (mut asked, mut took) = (0, Vec::new());
         let start = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
+        // A thread may begin when all is over, and is to be heard too.
+        while asked < LEAST || !stop.load(Ordering::Relaxed) {
             let id = asked as u16;
             let sent = SystemTime::now();
             socket.send(&question(id)).expect("sent");
