@@ -83,7 +83,8 @@ pub fn find_way_out_again<T: Tables>(
 fn holds<T: Tables>(t: &T, s: &Scratch, now: Instant) -> bool {
     let (noted, current) = (s.flow.noted, now.low_byte());
     let since = Span::ticks(current.wrapping_sub(noted).into());
-    s.flow.via == Via::Neighbour as u8 && noted >> 4 == current >> 4 && t.ways_changed().after(since) < now
+    let is_of_epoch = noted / Instant::EPOCH == current / Instant::EPOCH;
+    s.flow.via == Via::Neighbour as u8 && is_of_epoch && t.ways_changed().after(since) < now
 }
 
 /// What is at the end of the way that the host's routing has given the flow in `s.flow`, of the container whose device is `from`.

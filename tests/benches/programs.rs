@@ -28,8 +28,8 @@ const FIRST_PORT: u32 = 1024;
 const NOTED: u32 = 50_000;
 /// Longer than a tick.
 const TICK: Duration = Duration::from_millis(1200);
-/// Longer than sixteen.
-const EPOCH: Duration = Duration::from_millis(18_000);
+/// Longer than four.
+const EPOCH: Duration = Duration::from_millis(4_800);
 /// What a program returns that has redirected its packet (`TC_ACT_REDIRECT`).
 const REDIRECTED: i32 = 7;
 

@@ -35,10 +35,13 @@ impl Instant {
         self.0 as u8
     }
 
-    /// Whether both moments are of one epoch, sixteen ticks (17 s).
+    /// Ticks in an epoch (4.3 s): a power of two, so that the low byte of a moment tells where it is in one.
+    pub const EPOCH: u8 = 4;
+
+    /// Whether both moments are of one epoch.
     #[inline(always)]
     pub const fn is_in_epoch_of(self, other: Self) -> bool {
-        self.0 >> 4 == other.0 >> 4
+        self.0 / Self::EPOCH as u32 == other.0 / Self::EPOCH as u32
     }
 
     /// Whole seconds from `earlier` to this moment, 0 if it is not earlier.
@@ -55,7 +58,7 @@ pub struct Span(u32);
 
 impl Span {
     /// Longer than an epoch by so much that what is put off for one is in time.
-    pub const LONG: Self = Self(24);
+    pub const LONG: Self = Self(2 * Instant::EPOCH as u32);
 
     /// This many ticks.
     pub const fn ticks(ticks: u32) -> Self {

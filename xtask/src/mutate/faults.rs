@@ -114,7 +114,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault("half of the next flow taken for this one's", "conntrack.rs", " && s.peer.check == digest(&s.peer_key)", ""),
     fault("change of the routing not heard", "forward.rs", " && t.ways_changed().after(since) < now", ""),
-    fault("way kept as long as nobody tells", "forward.rs", " && noted >> 4 == current >> 4", ""),
+    fault("way kept as long as nobody tells", "forward.rs", " && is_of_epoch", ""),
     fault("missing half not put back", "conntrack.rs", "let _ = t.claim(&s.peer_key, &s.peer);", ""),
     fault(
         "note written into the next flow's place",
