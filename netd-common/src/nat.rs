@@ -181,8 +181,13 @@ pub fn search<T: Tables>(t: &T, s: &mut Scratch, keep: bool) -> Result<(), DropR
     let mut outcome = Err(DropReason::PortsExhausted);
     t.repeat(PROBES, || {
         match candidate(t, s) {
-            Candidate::Refused => next(t, s, settings),
+            Candidate::Refused => {
+                outcome = Err(DropReason::PortsExhausted);
+                next(t, s, settings);
+            }
             Candidate::AgainTheSame => {}
+            // Where another flow goes there may be one.
+            Candidate::NoPlace => outcome = Err(DropReason::TableFull),
             Candidate::Established => return ends(&mut outcome, Ok(())),
             Candidate::TableFull => return ends(&mut outcome, Err(DropReason::TableFull)),
         }
@@ -216,8 +221,10 @@ enum Candidate {
     Established,
     /// It is another's.
     Refused,
-    /// What was in the way may be gone: the winner of a race, a busy kernel, a flow that was over.
+    /// What was in the way may be gone: the winner of a race, a flow that was over.
     AgainTheSame,
+    /// The kernel has no place in the table for the moment: another try may find one.
+    NoPlace,
     /// There is no room for the flow, whatever its port.
     TableFull,
 }
@@ -234,7 +241,8 @@ fn candidate<T: Tables>(t: &T, s: &mut Scratch) -> Candidate {
         Ok(()) => Candidate::Established,
         Err(EstablishError::Lost) if conntrack::adopt(t, s) => Candidate::Established,
         Err(EstablishError::Full) => Candidate::TableFull,
-        Err(EstablishError::Lost | EstablishError::Busy) => Candidate::AgainTheSame,
+        Err(EstablishError::Lost) => Candidate::AgainTheSame,
+        Err(EstablishError::Busy) => Candidate::NoPlace,
         Err(EstablishError::ReplyTaken) => {
             let which = if s.search.taken < CROWDED { Evict::Expired } else { Evict::Closed };
             if evict::evict_reply(t, s, s.search.now, which) {

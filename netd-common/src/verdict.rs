@@ -183,7 +183,7 @@ drop_reasons! {
     NoFlow = 7, "no_flow";
     /// Every candidate port for this destination is taken.
     PortsExhausted = 8, "ports_exhausted";
-    /// The flow table is full.
+    /// The flow table is full, or the kernel has no memory for more of it.
     TableFull = 9, "table_full";
     /// The way out is by a device that netd does not masquerade on, or that has no address of the packet's family.
     UncoveredDevice = 10, "uncovered_device";

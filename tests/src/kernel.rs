@@ -55,6 +55,16 @@ pub fn publications(path: &Path) -> usize {
     publications.expect("it is such a table").keys().filter(Result::is_ok).count()
 }
 
+/// The flow table of a daemon, which it has pinned at `path`.
+///
+/// # Panics
+/// When there is none.
+pub fn flows(path: &Path) -> BTreeMap<Tuple, Flow> {
+    let map = MapData::from_pin(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let flows = HashMap::<_, Wire<Tuple>, Wire<Flow>>::try_from(Map::HashMap(map)).expect("it is such a table");
+    flows.iter().filter_map(Result::ok).map(|(key, flow)| (key.0, flow.0)).collect()
+}
+
 /// When a daemon that has pinned the map at `path` last told its programs of a change of the routing.
 ///
 /// # Panics

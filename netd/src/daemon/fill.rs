@@ -8,6 +8,7 @@ const QUIET: u32 = 10;
 
 const FILLING: &str = "the flow table is filling up: unanswered and closed flows go before their time";
 const FULL: &str = "the flow table is full of flows that are alive: new ones are refused";
+const STARVED: &str = "the kernel has no memory for more of the flow table, which has room: new flows are refused";
 
 /// What was last told.
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub struct Fill {
     /// Whether room is short.
     pub under_pressure: bool,
     full: bool,
+    starved: bool,
     refused: Option<u64>,
     quiet: u32,
 }
@@ -24,10 +26,18 @@ impl Fill {
     pub fn note(&mut self, collected: Collected, refused: u64) -> Vec<Happening> {
         let grown = self.refused.replace(refused).is_some_and(|before| before < refused);
         self.quiet = if grown { 0 } else { self.quiet.saturating_add(1) };
-        let full = grown || self.full && self.quiet < QUIET;
+        // With room in it, what refuses a flow is the kernel.
+        let (full, starved) = if grown {
+            (collected.under_pressure, !collected.under_pressure)
+        } else if self.quiet < QUIET {
+            (self.full, self.starved)
+        } else {
+            (false, false)
+        };
         let mut told = Vec::new();
         told.extend(change(&mut self.under_pressure, collected.under_pressure, FILLING));
         told.extend(change(&mut self.full, full, FULL));
+        told.extend(change(&mut self.starved, starved, STARVED));
         told
     }
 }
@@ -61,12 +71,22 @@ mod tests {
 
     #[test]
     fn a_full_table_is_told_of_until_no_flow_was_refused_for_a_while() {
-        let mut fill = Fill::default();
-        assert_eq!(fill.note(Collected::default(), 7), []);
-        assert_eq!(fill.note(Collected::default(), 9), [raised(FULL)]);
+        let full = Collected { flows: 0, under_pressure: true };
+        let mut fill = Fill { under_pressure: true, ..Fill::default() };
+        assert_eq!(fill.note(full, 7), []);
+        assert_eq!(fill.note(full, 9), [raised(FULL)]);
         for _ in 1..QUIET {
-            assert_eq!(fill.note(Collected::default(), 9), []);
+            assert_eq!(fill.note(full, 9), []);
         }
-        assert_eq!(fill.note(Collected::default(), 9), [cleared(FULL)]);
+        assert_eq!(fill.note(full, 9), [cleared(FULL)]);
+    }
+
+    #[test]
+    fn where_flows_are_refused_beside_room_for_them_it_is_memory_that_is_said_to_be_short() {
+        let mut fill = Fill::default();
+        fill.note(Collected::default(), 0);
+        assert_eq!(fill.note(Collected::default(), 3), [raised(STARVED)]);
+        let full = Collected { flows: 0, under_pressure: true };
+        assert_eq!(fill.note(full, 5), [raised(FILLING), raised(FULL), cleared(STARVED)]);
     }
 }

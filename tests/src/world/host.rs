@@ -86,6 +86,8 @@ pub struct World {
     pub orphans: RefCell<BTreeMap<FragmentKey, Orphans>>,
     /// How many ports were handed out, by bucket.
     pub cursors: RefCell<BTreeMap<u32, u32>>,
+    /// How many claims the kernel grants before it refuses some.
+    pub granted: Cell<u32>,
     /// How many claims the kernel still refuses for the moment.
     pub busy: Cell<u32>,
     /// Whether a flow of the host's own was ever given another port.

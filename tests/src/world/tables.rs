@@ -108,7 +108,9 @@ impl Tables for World {
     }
 
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
-        if let Some(left) = self.busy.get().checked_sub(1) {
+        if let Some(left) = self.granted.get().checked_sub(1) {
+            self.granted.set(left);
+        } else if let Some(left) = self.busy.get().checked_sub(1) {
             self.busy.set(left);
             return Err(ClaimError::Busy);
         }

@@ -23,6 +23,7 @@ mod isolation;
 mod lifecycle;
 mod loaded;
 mod many;
+mod memory;
 mod mtu;
 mod names;
 mod narrow;

@@ -11,7 +11,7 @@ use netd_common::{
 use netd_tests::{
     packets::{tcp, udp},
     scene::{self, A, B, UPLINK},
-    story::{enter, leave},
+    story::{enter, keys, leave},
     world::World,
 };
 
@@ -137,6 +137,30 @@ fn what_the_kernel_refuses_for_the_moment_is_tried_again_and_costs_no_port() {
 
     assert_eq!((sent.verdict, sent.source_port()), (Verdict::Neighbour(UPLINK), 5000));
     assert_eq!(world.flows.borrow().len(), 2);
+}
+
+#[test]
+fn a_kernel_that_goes_on_refusing_is_not_taken_for_a_lack_of_ports_and_leaves_no_half() {
+    // The refusal meets the answer's place, or the flow's own after it.
+    for granted in [0, 1] {
+        let world = scene::world();
+        let alive = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53"), false);
+        enter(&world, udp("198.51.100.7:53", &alive.source()), false);
+        let whole = keys(&world);
+        world.granted.set(granted);
+        world.busy.set(1000);
+
+        let refused = leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false);
+        let answer = enter(&world, udp("198.51.100.7:53", &alive.source()), false);
+        world.busy.set(0);
+        let later = leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false);
+
+        assert_eq!(refused.verdict, Verdict::Drop(DropReason::TableFull), "{granted}");
+        assert_eq!(answer.verdict, Verdict::Peer(A), "{granted}");
+        assert_eq!((later.verdict, later.source_port()), (Verdict::Neighbour(UPLINK), 5000), "{granted}");
+        assert!(whole.iter().all(|key| keys(&world).contains(key)), "{granted}");
+        assert_eq!(world.flows.borrow().len(), 4, "{granted}");
+    }
 }
 
 #[test]
