@@ -97,9 +97,11 @@ fn beside_a_plain_host(kind: Offloads) -> (Netd, Host, Host, Lab) {
     (host.netd(), host, plain, lab)
 }
 
-/// A plain Linux VTEP as people make one, at 10.9.0.100.
+/// A plain Linux VTEP as people make one, at 10.9.0.100: by `dstport 0` where the kernel's own port, 8472, is meant.
 fn plain_vtep(plain: &Host, device: &str, vni: u32, port: u16) {
-    plain.ip(&format!("link add {device} type vxlan id {vni} dev eth0 dstport {port}"));
+    let dstport = if port == 8472 { 0 } else { port };
+    plain.ip(&format!("link add {device} type vxlan id {vni} dev eth0 dstport {dstport}"));
+    assert!(plain.ip(&format!("-d link show {device}")).contains(&format!("dstport {port}")));
     plain.ip(&format!("address add 10.9.0.100/24 dev {device}"));
     plain.ip(&format!("-6 address add fd09::100/64 dev {device} nodad"));
     plain.ip(&format!("link set {device} up"));
