@@ -27,7 +27,7 @@ const ROOM: usize = 2000;
 #[derive(Debug)]
 struct Cost {
     level: usize,
-    /// Candidates looked at, in all and at most.
+    /// Candidates looked at, in all and at most in a search: where room had to be made there are two of them.
     probes: u64,
     most: u32,
     /// Those that got no port or no place.
@@ -40,7 +40,7 @@ impl Cost {
     fn print(&self, of: &str) {
         let each = |sum: u64| sum as f64 / f64::from(TRIED);
         println!(
-            "{of:<26} {:>3} %: {:>5.2} probes (at most {:>2}), {:>6.2} lookups, {:>3} of {TRIED} refused",
+            "{of:<26} {:>3} %: {:>5.2} probes (at most {:>2} a search), {:>6.2} lookups, {:>3} of {TRIED} refused",
             self.level,
             each(self.probes),
             self.most,
