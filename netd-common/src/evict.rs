@@ -18,8 +18,9 @@ pub fn evict_reply<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict
     evict(t, s, now, which) != Evicted::Kept
 }
 
-/// Times the table is looked at for room before a new flow is refused.
-const LOOKS: u32 = 32;
+/// Times the table is looked at for room before a new flow is refused. As many flows that live may stand one behind the other in the
+/// queue before a new one is refused beside others that could go.
+const LOOKS: u32 = 256;
 
 /// Makes room in a full table: takes out the oldest flow that has expired, or that nobody has answered, or that is closed.
 /// False if none is among those looked at; the next call looks at the next ones.
@@ -93,7 +94,7 @@ impl Evict {
             || match self {
                 Self::Expired => false,
                 Self::Closed => protocol == TCP && is_over(flow.legs),
-                Self::Weak => is_weak(protocol, flow.legs),
+                Self::Weak => is_weak(protocol, flow, now),
             }
     }
 }
@@ -163,12 +164,17 @@ pub fn collect<T: Tables>(t: &T, s: &mut Scratch, now: Instant, which: Evict) ->
     evict(t, s, now, which) == Evicted::Freed
 }
 
-/// Whether a flow in this state is worth less than a new one where there is no room for both.
+/// How long who opened a connection may take to acknowledge the answer before others may have its place.
+const HANDSHAKE: Span = Span::ticks(3);
+
+/// Whether a flow in this state is worth less than a new one where there is no room for both. So is a connection that was answered and
+/// not acknowledged since: those of a flood with forged sources never are.
 #[inline(always)]
-fn is_weak(protocol: u8, legs: [u8; 2]) -> bool {
-    match timeout(protocol, legs) {
+fn is_weak(protocol: u8, flow: &Flow, now: Instant) -> bool {
+    match timeout(protocol, flow.legs) {
         Timeout::SynSent | Timeout::TimeWait | Timeout::Reset | Timeout::UdpUnreplied => true,
-        Timeout::Echo => legs[1] & Leg::SEEN == 0,
-        Timeout::SynReceived | Timeout::Established | Timeout::Closing | Timeout::UdpReplied => false,
+        Timeout::Echo => flow.legs[1] & Leg::SEEN == 0,
+        Timeout::SynReceived => flow.last_seen.after(HANDSHAKE) < now,
+        Timeout::Established | Timeout::Closing | Timeout::UdpReplied => false,
     }
 }

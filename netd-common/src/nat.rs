@@ -193,7 +193,10 @@ pub fn search<T: Tables>(t: &T, s: &mut Scratch, keep: bool) -> Result<(), DropR
         }
         ControlFlow::Continue(())
     });
-    t.count_search(if outcome.is_ok() { s.search.tried } else { 0 });
+    // Where there is no place for a flow, it is not a port that was not found.
+    if outcome != Err(DropReason::TableFull) {
+        t.count_search(if outcome.is_ok() { s.search.tried } else { 0 });
+    }
     if is_fixed(s) && outcome == Err(DropReason::PortsExhausted) {
         return Err(DropReason::TupleTaken);
     }

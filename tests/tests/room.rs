@@ -32,6 +32,23 @@ fn with_no_daemon_short_connections_of_many_times_the_tables_size_all_get_throug
 }
 
 #[test]
+fn with_no_daemon_short_connections_get_through_beside_as_many_long_ones() {
+    in_the_scene(|| {
+        let mut kernel = Kernel::with_room_for(ENTRIES, &scene::world());
+        let from = |i: u32| format!("10.176.1.2:{}", 33_000 + i);
+        for i in 0..ENTRIES / 4 {
+            assert_eq!(connect(&mut kernel, &from(i)).0, REDIRECTED, "long connection {i}");
+        }
+        for i in ENTRIES / 4..ENTRIES * 4 {
+            assert_eq!(connect_and_close(&mut kernel, &from(i)), REDIRECTED, "connection {i}");
+        }
+        for i in 0..ENTRIES / 4 {
+            assert_eq!(leave(&mut kernel, tcp(&from(i), SERVER).flags(ACK)).0, REDIRECTED, "long connection {i}");
+        }
+    });
+}
+
+#[test]
 fn a_full_table_refuses_what_is_new_and_keeps_what_is_established() {
     in_the_scene(|| {
         let mut kernel = Kernel::with_room_for(ENTRIES, &scene::world());

@@ -131,6 +131,10 @@ pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Dec
         Label::None => {}
     }
     if p.came_by() == 0 {
+        if p.is_tagged() {
+            // A virtual LAN's, which is an uplink of its own and has been asked.
+            return Ok(PASS);
+        }
         return match p.tell(Chapter::OfHost, t, s, 0) {
             OPENS => guard::open(p, t, s),
             guard::IS_ERROR => p.tell(Chapter::ErrorByHost, t, s, 0).decided(),

@@ -9,7 +9,7 @@ use crate::{
     packet::{ETH, Label, Packet},
     parse::{IPV4_HEADER, IPV6_HEADER, Transport},
     policy,
-    tables::{Hook, Scratch, Tables},
+    tables::{Hook, Scratch, Tables, segment_flags},
     tuple::{ICMP, ICMPV6},
     verdict::{DropReason, Verdict},
 };
@@ -44,11 +44,12 @@ pub fn refuse<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decide
             s.endpoint.address = device.gateway(s.key.dst);
             (Hook::FromContainer, Verdict::Peer(device.ifindex))
         }
-        (None, Some(segment)) => {
+        // By hand every peer is asked for whom nobody knows: who does not have it is silent, or the asker would learn it here.
+        (None, Some(segment)) if s.mtu > 0 || !segment.has(segment_flags::LEARNS) => {
             s.endpoint.address = segment.gateway(s.key.dst);
             (Hook::FromOverlay, Verdict::Tunnel(segment.tunnel))
         }
-        (None, None) => return Err(reason),
+        (None, _) => return Err(reason),
     };
     become_error(p, s)?;
     t.count_drop(hook, reason);

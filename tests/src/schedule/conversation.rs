@@ -343,10 +343,10 @@ impl Memory {
     }
 
     /// Whether the next packet of it must come through under the name that it has. Where places are short (`tight`), what
-    /// nobody has answered may go.
+    /// nobody has answered may go, and what was answered and is not acknowledged for seconds.
     pub fn lives(&self, protocol: u8, now: u64, tight: bool) -> bool {
         let known = self.name.is_some() && !self.vague && !(protocol == TCP && self.is_over());
-        let weak = !self.answered;
+        let weak = !self.answered || protocol == TCP && !self.acked && self.age(now) > 2;
         known && !(tight && weak) && self.age(now) <= self.timeout(protocol)
     }
 

@@ -155,7 +155,8 @@ impl Tables for World {
 
     fn put_youngest(&self, key: &Tuple) -> bool {
         let mut ages = self.ages.borrow_mut();
-        let room = self.capacity == 0 || ages.len() < self.capacity;
+        // One place a pair, as in the kernel.
+        let room = self.capacity == 0 || ages.len() < self.capacity.div_ceil(2);
         if room {
             ages.push_back(*key);
         }

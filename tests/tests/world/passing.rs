@@ -9,7 +9,7 @@ use netd_common::{
 use netd_tests::{
     packets::{Build, tcp, udp},
     scene::{self, A, B, FOREIGN, UPLINK, UPLINK_MACS},
-    story::{SERVER, enter, leave},
+    story::{SERVER, enter, host_sends, leave},
     world::{Frame, World},
 };
 
@@ -46,6 +46,22 @@ fn a_virtual_lan_on_an_uplink_or_among_containers_is_left_alone() {
     assert_untouched(&world, Hook::FromUplink, Frame { tagged: true, ..Frame::at(UPLINK, published) });
     assert_untouched(&world, Hook::FromContainer, Frame { tagged: true, ..Frame::at(A, outward) });
     assert_eq!(world.flows.borrow().len(), 0);
+}
+
+#[test]
+fn what_the_host_sends_by_a_virtual_lan_is_not_given_another_port_once_more_beneath_it() {
+    let world = scene::world();
+    let server = "198.51.100.7:53";
+    leave(&world, A, udp("10.176.1.2:5000", server), false);
+    // The virtual LAN is an uplink too, and there the host is given another port than the container's.
+    let moved = host_sends(&world, udp("192.0.2.1:5000", server), false).source();
+    assert_ne!(moved, "192.0.2.1:5000");
+    let flows = world.flows.borrow().len();
+
+    let beneath = udp(&moved, server).macs(UPLINK_MACS[0], UPLINK_MACS[1]).bytes();
+    assert_untouched(&world, Hook::ToUplink, Frame { tagged: true, came_by: 0, ..Frame::at(UPLINK, beneath) });
+
+    assert_eq!(world.flows.borrow().len(), flows);
 }
 
 #[test]

@@ -233,7 +233,35 @@ fn in_a_full_table_what_nobody_answered_makes_room_and_what_is_established_stays
     let refused = flood.filter(|syn| syn.verdict != Verdict::Peer(A)).count();
 
     assert_eq!(refused, 0);
+    assert_eq!(world.searches.borrow().get(&0), None, "no port was looked for in vain");
     assert_eq!(world.flows.borrow().len(), 20);
+    let data = enter(&world, tcp("198.51.100.7:80", &alive.source()).flags(ACK), false);
+    assert_eq!(data.verdict, Verdict::Peer(A));
+}
+
+#[test]
+fn in_a_full_table_what_was_answered_and_not_acknowledged_for_seconds_makes_room_too() {
+    let mut world = scene::world();
+    world.capacity = 20;
+    let alive = leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80"), false);
+    enter(&world, tcp("198.51.100.7:80", &alive.source()).flags(SYN | ACK), false);
+    leave(&world, A, tcp("10.176.1.2:5000", "198.51.100.7:80").flags(ACK), false);
+
+    let syn = |client: &str| enter(&world, tcp(client, "192.0.2.1:8080"), false).verdict;
+    let answer = |client: &str| leave(&world, A, tcp("10.176.1.2:80", client).flags(SYN | ACK), false).verdict;
+
+    for i in 0..200 {
+        let client = format!("203.0.113.9:{}", 1000 + i);
+        assert_eq!((syn(&client), answer(&client)), (Verdict::Peer(A), Verdict::Neighbour(UPLINK)), "{i}");
+        world.sleep_seconds(1);
+    }
+    let (slow, others) = ("203.0.113.10:1", (0..7).map(|i| format!("203.0.113.9:{}", 5000 + i)));
+    assert_eq!((syn(slow), answer(slow)), (Verdict::Peer(A), Verdict::Neighbour(UPLINK)));
+    world.sleep_seconds(2);
+    assert!(others.map(|client| syn(&client)).all(|verdict| verdict == Verdict::Peer(A)));
+
+    let handshake = enter(&world, tcp(slow, "192.0.2.1:8080").flags(ACK), false);
+    assert_eq!(handshake.verdict, Verdict::Peer(A), "it may take a while");
     let data = enter(&world, tcp("198.51.100.7:80", &alive.source()).flags(ACK), false);
     assert_eq!(data.verdict, Verdict::Peer(A));
 }

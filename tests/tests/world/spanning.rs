@@ -294,6 +294,16 @@ fn by_hand_who_is_unknown_is_looked_for_at_every_peer_and_who_is_heard_of_at_one
 }
 
 #[test]
+fn by_hand_nobody_answers_in_the_place_of_one_who_is_at_another_peer() {
+    let world = host(true);
+    for bytes in both_families(tcp("10.176.1.77:80", "10.176.1.2:4000")) {
+        let (verdict, _) = comes(&world, VTEP, VNI, [2, 0, 0, 0, 9, 2], bytes);
+
+        assert_eq!(verdict, Verdict::Drop(DropReason::NoEndpoint));
+    }
+}
+
+#[test]
 fn a_device_that_has_summed_the_packet_is_told_what_became_of_it() {
     let world = host(false);
     for bytes in both_families(tcp("10.176.1.77:80", "10.176.1.2:4000").payload(b"four")) {

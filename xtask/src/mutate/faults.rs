@@ -132,9 +132,11 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "established flow worth less than a new one",
         "evict.rs",
-        "Self::Weak => is_weak(protocol, flow.legs),",
+        "Self::Weak => is_weak(protocol, flow, now),",
         "Self::Weak => true,",
     ),
+    fault("handshake worth less than a new flow", "evict.rs", "flow.last_seen.after(HANDSHAKE) < now", "true"),
+    fault("unacknowledged connection never worth less", "evict.rs", "flow.last_seen.after(HANDSHAKE) < now", "false"),
     fault(
         "flow taken out that another CPU has replaced",
         "evict.rs",
