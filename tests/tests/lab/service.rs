@@ -1,6 +1,7 @@
 //! netd as a service: the unit that systemd runs it by, the word that it is ready, completions and manual pages.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::Path,
@@ -55,6 +56,37 @@ fn with_the_capabilities_of_its_unit_the_daemon_does_its_work_and_says_when_it_i
     town.netd.say("detach web").ok();
     town.netd.terminate().exits(0);
     assert_eq!(received(&listener), "STOPPING=1");
+}
+
+/// Nothing here can restrict families as systemd does: what the sources name is what may be opened.
+#[test]
+fn the_unit_allows_every_family_of_sockets_that_netd_opens() {
+    let line =
+        UNIT.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies=")).expect("the unit restricts them");
+    let allowed: BTreeSet<&str> = line.split(' ').collect();
+    let mut named = BTreeSet::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../netd/src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("the sources are there").flatten() {
+            match entry.path() {
+                path if path.is_dir() => directories.push(path),
+                path => named.extend(families(&fs::read_to_string(path).expect("sources are text"))),
+            }
+        }
+    }
+
+    assert!(named.contains("AF_NETLINK") && named.contains("AF_INET6"), "{named:?}");
+    let refused: Vec<_> = named.iter().filter(|family| !allowed.contains(family.as_str())).collect();
+    assert!(refused.is_empty(), "{refused:?} of {named:?} are not in {line:?}");
+}
+
+/// Families of sockets that a source names, in the kernel's words. Messages about bridges are of a family that has no sockets.
+fn families(source: &str) -> BTreeSet<String> {
+    let after = |prefix: &'static str| source.split(prefix).skip(1);
+    let word = |rest: &str| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect::<String>();
+    let named = after("libc::AF_").chain(after("AddressFamily::")).map(word);
+    let families = named.map(|name| format!("AF_{}", name.to_uppercase()));
+    families.filter(|family| family != "AF_" && family != "AF_BRIDGE" && family != "AF_UNSPEC").collect()
 }
 
 fn received(listener: &UnixDatagram) -> String {
