@@ -82,6 +82,9 @@ impl Host {
         let routed = |device: &String, net: &IpNet| uses.contains(&(*net, Use::Route { device: device.clone() }));
         let allowed = self.links.allowed_by_wireguard().await?;
         let allowed: Vec<_> = allowed.into_iter().filter(|(device, net)| !routed(device, net)).collect();
+        let addressed = self.links.addressed().await?;
+        let addressed: Vec<_> = addressed.into_iter().filter(|(device, net)| !routed(device, net)).collect();
+        uses.extend(addressed.into_iter().map(|(device, net)| (net, Use::Address { device })));
         uses.extend(allowed.into_iter().map(|(device, net)| (net, Use::WireGuard { device })));
         let vxlan_devices = self.links.foreign_tunnels().await?;
         let mut routing = self.links.routing_rules().await?;

@@ -204,7 +204,7 @@ pub(super) fn mtu(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn is_link_local(address: &IpNet) -> bool {
+pub(super) fn is_link_local(address: &IpNet) -> bool {
     matches!(address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 

@@ -1,4 +1,4 @@
-//! Which addresses the host uses beside those that it routes: what its rules and its resolvers name.
+//! Which addresses the host uses beside those that it routes: its own, and what its rules and its resolvers name.
 
 use std::{collections::BTreeSet, fs, net::IpAddr};
 
@@ -9,7 +9,7 @@ use rtnetlink::packet_route::{
     rule::{RuleAttribute, RuleMessage},
 };
 
-use super::Links;
+use super::{Links, facts::is_link_local};
 use crate::reconcile::Use;
 
 /// Where resolvers are named: the second file has those that systemd-resolved asks, where the first names itself alone.
@@ -35,6 +35,19 @@ impl Links {
             }
         }
         Ok(named)
+    }
+
+    /// The subnets in which devices that are not ours have addresses, those of the loopback and of one link aside, with the devices.
+    /// One that stands alone is a subnet of its own.
+    pub async fn addressed(&self) -> Result<BTreeSet<(String, IpNet)>> {
+        let links = self.seen_links().await?;
+        let addresses = self.seen_addresses().await?;
+        let of_host = addresses.values().flatten().filter_map(|assigned| {
+            let link = links.get(&assigned.index).filter(|link| link.owner().is_none())?;
+            let aside = is_link_local(&assigned.address) || assigned.address.addr().is_loopback();
+            (!aside).then(|| (link.name.to_string(), assigned.address.trunc()))
+        });
+        Ok(of_host.collect())
     }
 }
 

@@ -109,6 +109,8 @@ pub enum Use {
     /// It routes them by a device that is not ours, in any table; `blackhole` and the like stand for the device of such a
     /// route.
     Route { device: String },
+    /// A device that is not ours has an address of them that leads to no route: one that stands alone, or whose device is down.
+    Address { device: String },
     /// A peer of a WireGuard device of its may have them, routed there or not.
     WireGuard { device: String },
     /// A rule of its routing names them.
@@ -121,6 +123,7 @@ impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Route { device } => write!(f, "which the host routes by {device}"),
+            Self::Address { device } => write!(f, "where the host's {device} has an address"),
             Self::WireGuard { device } => write!(f, "which a peer of the host's WireGuard device {device} may have"),
             Self::Rule => write!(f, "which a routing rule of the host names"),
             Self::Resolver => write!(f, "a resolver of the host"),

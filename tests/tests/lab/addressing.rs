@@ -9,7 +9,7 @@ use netd_tests::lab::{
 
 use crate::{
     says,
-    town::{INTERNET, Town, assert_promise},
+    town::{INTERNET, Town, assert_promise, wait_until},
 };
 
 #[test]
@@ -83,6 +83,31 @@ fn the_subnets_of_resolvers_and_of_interfaces_are_avoided_and_default_routes_are
     assert!(
         netd.json("status")["warnings"].to_string().contains("network red (10.176.0.0/24) overlaps 10.176.0.53/32")
     );
+}
+
+#[test]
+fn addresses_of_the_host_that_lead_to_no_route_are_avoided_too() {
+    let town = Town::before_netd();
+    let mut netd = town.netd;
+    town.host.ip("address add 10.176.0.1/32 dev lo");
+    town.host.ip("link add spare0 type veth peer name spare1");
+    town.host.ip("address add 10.176.1.7/24 dev spare0");
+    assert!(!town.host.ip("route show table main").contains("10.176."), "nothing is routed there");
+    netd.start();
+
+    netd.say("network create blue").ok();
+
+    assert_eq!(says::subnet_of(&netd, "blue"), "10.176.2.0/24");
+    let taken = [("10.176.0.0/24", "10.176.0.1/32", "lo"), ("10.176.1.128/25", "10.176.1.0/24", "spare0")];
+    for (subnet, with, device) in taken {
+        let line = format!("overlaps {with}, where the host's {device} has an address");
+        netd.say(&format!("network create red --subnet {subnet}")).refused([line.as_str(), "--force"]);
+    }
+    assert_eq!(netd.json("status")["warnings"].to_string(), "[]", "a network's own addresses are in nobody's way");
+
+    town.host.ip("address add 10.176.2.77/32 dev lo");
+    let line = "network blue (10.176.2.0/24) overlaps 10.176.2.77/32, where the host's lo has an address";
+    wait_until("an address that comes later is told of", || netd.json("status")["warnings"].to_string().contains(line));
 }
 
 #[test]
