@@ -1,6 +1,6 @@
 //! Routes: each turns HTTP into a message for the daemon's task, and its reply into HTTP. Decides nothing.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, os::unix::fs::FileTypeExt, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::FileTypeExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use axum::{
@@ -185,11 +185,11 @@ async fn verify(State(daemon): Daemon) -> Response {
     reply(&daemon, Request::Verify).await
 }
 
-async fn flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
+async fn flows(State(daemon): Daemon, Query(filter): Query<Vec<(String, String)>>) -> Response {
     reply_to(&daemon, FlowFilter::new(filter).map(Request::Flows)).await
 }
 
-async fn end_flows(State(daemon): Daemon, Query(filter): Query<BTreeMap<String, String>>) -> Response {
+async fn end_flows(State(daemon): Daemon, Query(filter): Query<Vec<(String, String)>>) -> Response {
     reply_to(&daemon, FlowFilter::of_some(filter).map(Request::EndFlows)).await
 }
 

@@ -359,7 +359,7 @@ pub struct FlowsArgs {
     /// How to print
     #[arg(long, default_value = "table")]
     pub format: Format,
-    /// Only those with this network, container, address, port, protocol or state
+    /// Only those with this network, container, address or range of addresses, port, protocol or state; several of one key are alternatives
     #[arg(short, long = "filter", value_name = "K=V", value_parser = pair)]
     pub filters: Vec<(String, String)>,
     /// The same without the -f
@@ -372,7 +372,7 @@ pub struct FlowsArgs {
 pub enum FlowsTask {
     /// End flows: what is sent on them from then on is as if it were the first packet
     Rm {
-        /// Those with this network, container, address, port, protocol or state, of which all must hold
+        /// Those with this network, container, address or range of addresses, port, protocol or state: several of one key are alternatives, and all keys must hold
         #[arg(value_name = "K=V", value_parser = pair, required = true)]
         filters: Vec<(String, String)>,
     },

@@ -42,7 +42,7 @@ async fn end(client: &Client, filters: &[(String, String)]) -> Result<ExitCode> 
 }
 
 fn query(filters: &[(String, String)]) -> Result<String, Rejection> {
-    FlowFilter::new(filters.iter().cloned().collect())?;
+    FlowFilter::new(filters.iter().cloned())?;
     Ok(super::query(filters))
 }
 

@@ -1,7 +1,11 @@
 //! Flows as they are told: one line each, by its first packet, with the names of who is in it.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
+use ipnet::IpNet;
 use netd_common::{
     conntrack::Leg,
     tables::{Counters, Flow, Instant, Publication, PublicationKey, Publications},
@@ -47,36 +51,85 @@ pub struct FlowEnds {
     pub dst: SocketAddr,
 }
 
-/// Which flows are wanted: those that have all of what is given.
+/// Which flows are wanted: those that have, of each key given, one of its values.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FlowFilter(BTreeMap<String, String>);
+pub struct FlowFilter(BTreeMap<String, Vec<Wanted>>);
+
+/// What a flow is to have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Wanted {
+    Network(String),
+    Container(String),
+    /// An end in this range.
+    Address(IpNet),
+    Port(u16),
+    Protocol(String),
+    State(String),
+}
 
 impl FlowFilter {
     const KEYS: &str = "network, container, address, port, protocol, state";
+    const STATES: [&str; 8] =
+        ["unreplied", "replied", "syn_sent", "syn_received", "established", "closing", "time_wait", "reset"];
+    const A_STATE: &str =
+        "a state of a flow: unreplied, replied, syn_sent, syn_received, established, closing, time_wait or reset";
 
-    /// The filter of these keys and values.
-    pub fn new(pairs: BTreeMap<String, String>) -> Result<Self, Rejection> {
-        match pairs.keys().find(|key| !Self::KEYS.split(", ").any(|known| known == *key)) {
-            Some(key) => Err(Rejection::UnknownFilter(key.clone(), Self::KEYS.into())),
-            None => Ok(Self(pairs)),
+    /// The filter of these keys and values. Refuses what no flow can have.
+    pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejection> {
+        let mut filter = Self::default();
+        for (key, value) in pairs {
+            let wanted = Self::wanted(&key, value)?;
+            filter.0.entry(key).or_default().push(wanted);
         }
+        Ok(filter)
     }
 
     /// The same, refused where it lets everything through: not every flow is ended by a word forgotten.
-    pub fn of_some(pairs: BTreeMap<String, String>) -> Result<Self, Rejection> {
-        if pairs.is_empty() { Err(Rejection::NoFilter(Self::KEYS)) } else { Self::new(pairs) }
+    pub fn of_some(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejection> {
+        let filter = Self::new(pairs)?;
+        if filter.0.is_empty() { Err(Rejection::NoFilter(Self::KEYS)) } else { Ok(filter) }
+    }
+
+    fn wanted(key: &str, value: String) -> Result<Wanted, Rejection> {
+        let is =
+            |wanted: Option<Wanted>, what| wanted.ok_or(Rejection::Malformed { given: value.clone(), wanted: what });
+        match key {
+            "network" => Ok(Wanted::Network(value)),
+            "container" => Ok(Wanted::Container(value)),
+            "address" => {
+                let range = value.parse().or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
+                is(range.ok().map(Wanted::Address), "an address or a range of addresses, like 10.0.0.0/8")
+            }
+            "port" => is(value.parse().ok().map(Wanted::Port), "a port: a number from 0 to 65535"),
+            "protocol" => {
+                let named = ["tcp", "udp", "sctp", "icmp"].contains(&value.as_str()).then(|| value.clone());
+                let known = named.or_else(|| value.parse().ok().map(protocol_name));
+                is(known.map(Wanted::Protocol), "a protocol: tcp, udp, sctp, icmp or a number below 256")
+            }
+            "state" => {
+                let known = Self::STATES.contains(&value.as_str()).then(|| Wanted::State(value.clone()));
+                is(known, Self::A_STATE)
+            }
+            _ => Err(Rejection::UnknownFilter(key.to_owned(), Self::KEYS.into())),
+        }
     }
 
     fn lets_through(&self, flow: &FlowView) -> bool {
+        self.0.values().all(|alternatives| alternatives.iter().any(|wanted| wanted.is_of(flow)))
+    }
+}
+
+impl Wanted {
+    fn is_of(&self, flow: &FlowView) -> bool {
         let ends = [flow.original.src, flow.original.dst, flow.translated.src, flow.translated.dst];
-        self.0.iter().all(|(key, value)| match key.as_str() {
-            "network" => flow.network.as_ref() == Some(value),
-            "container" => flow.container.as_ref() == Some(value),
-            "address" => ends.iter().any(|end| end.ip().to_string() == *value),
-            "port" => ends.iter().any(|end| end.port().to_string() == *value),
-            "protocol" => flow.protocol == *value,
-            _ => flow.state == *value,
-        })
+        match self {
+            Self::Network(name) => flow.network.as_ref() == Some(name),
+            Self::Container(name) => flow.container.as_ref() == Some(name),
+            Self::Address(range) => ends.iter().any(|end| range.contains(&end.ip())),
+            Self::Port(port) => ends.iter().any(|end| end.port() == *port),
+            Self::Protocol(name) => flow.protocol == *name,
+            Self::State(name) => flow.state == *name,
+        }
     }
 }
 
@@ -272,6 +325,9 @@ mod tests {
         ];
         for (protocol, legs, wanted) in cases {
             assert_eq!(state(protocol, legs), wanted, "{protocol} {legs:?}");
+            FlowFilter::new([("state".to_owned(), wanted.to_owned())]).expect("a state to filter by");
         }
+        let refused = FlowFilter::new([("state".to_owned(), "none".to_owned())]).unwrap_err().to_string();
+        assert!(FlowFilter::STATES.iter().all(|state| refused.contains(state)), "{refused}");
     }
 }
