@@ -4,7 +4,7 @@
 //! address is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -107,19 +107,29 @@ pub struct Pool<'a> {
     pub taken: &'a BTreeSet<IpAddr>,
     /// The address that was given out last.
     pub last: Option<IpAddr>,
+    /// Addresses that were given back, the one of longest ago first.
+    pub freed: &'a VecDeque<IpAddr>,
 }
 
 impl Pool<'_> {
-    /// The free address that comes next after the last one given out, from the end of the range on from its start again: so
-    /// a freed address is the last to be given again, and neighbours' caches have forgotten it by then.
+    /// The free address that was not given back, the next after the last one given out, from the end of the range on from its
+    /// start again; where there is none, the one that was given back longest ago. So neighbours' caches have forgotten it.
     pub fn next(&self) -> Option<IpAddr> {
+        let freed: BTreeSet<&IpAddr> = self.freed.iter().collect();
+        let untouched = self.in_turn().find(|address| !freed.contains(address) && self.is_free(*address));
+        let again =
+            || self.freed.iter().copied().find(|address| self.range.contains(address) && self.is_free(*address));
+        untouched.or_else(again)
+    }
+
+    /// Every address of the range, from the one after the last one given out on.
+    fn in_turn(&self) -> impl Iterator<Item = IpAddr> {
         let (first, last) = (number(self.range.network()), number(self.range.broadcast()));
         let start = match self.last.map(number) {
             Some(given) if first <= given && given < last => given + 1,
             _ => first,
         };
-        let addresses = (start..=last).chain(first..start).map(|number| address_like(&self.range, number));
-        addresses.into_iter().find(|address| self.is_free(*address))
+        (start..=last).chain(first..start).map(|number| address_like(&self.range, number))
     }
 
     fn is_free(&self, address: IpAddr) -> bool {

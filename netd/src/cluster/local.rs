@@ -147,6 +147,7 @@ fn adopted(name: &Name, network: &SharedNetwork, segment: Segment) -> Network {
         gateway_mode: shared.gateway_mode,
         aux_addresses: shared.aux_addresses.clone(),
         last_given: None,
+        freed: Default::default(),
     };
     Network {
         name: name.clone(),
@@ -231,6 +232,17 @@ pub fn elsewhere(view: &View) -> BTreeMap<Name, BTreeMap<IpAddr, String>> {
         elsewhere.entry((*network).clone()).or_default().insert(address, whose);
     }
     elsewhere
+}
+
+/// Notes which addresses of networks of all somebody had `before` and nobody has now.
+pub fn note_freed(model: &mut Model, before: &View, view: &View) {
+    let held: BTreeSet<_> = view.claims().map(|(key, _)| key).collect();
+    let ids = model.networks.iter().map(|(name, network)| (network.id.clone(), name.clone()));
+    let names: BTreeMap<String, Name> = ids.collect();
+    for ((id, address), _) in before.claims().filter(|(key, _)| !held.contains(key)) {
+        let network = names.get(id).and_then(|name| model.networks.get_mut(name));
+        network.into_iter().for_each(|network| network.note_freed([address]));
+    }
 }
 
 /// What other nodes have, for the plan and for names.

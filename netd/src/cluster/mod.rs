@@ -32,7 +32,9 @@ pub use claims::{Compare, Op, Txn, claim, create, publish, remove};
 pub use encryption::{Encryption, encryption};
 pub use features::{known_features, required};
 pub use keys::{Key, Range};
-pub use local::{Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, shared, wanted};
+pub use local::{
+    Elsewhere, Here, Wanted, adopt, announcements, elsewhere, free_vni, known, note_freed, shared, wanted,
+};
 pub use mesh::{Taken, alike, ends, mesh_ports, rival, taken};
 pub use own::{Missing, Own, missing};
 pub use records::{

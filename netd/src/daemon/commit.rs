@@ -7,7 +7,7 @@ use tracing::{debug, error};
 
 use super::{Daemon, allowances::denies, healing::closes};
 use crate::{
-    model::{Model, Name},
+    model::{self, Model, Name},
     plan::{exchange, part, touched},
     reconcile::{Kernel, State, Step, diff},
     reserve::Fresh,
@@ -145,9 +145,10 @@ impl<K: Kernel> Daemon<K> {
         }
     }
 
-    /// Puts the store and the host back to the model that holds.
+    /// Puts the store and the host back to the model that holds. Somebody may have heard of the addresses that were given.
     async fn take_back(&mut self, failed: &Model) {
         self.is_as_planned = false;
+        model::note_given_in_vain(&mut self.model, failed);
         if let Err(error) = self.store.write(failed, &self.model) {
             error!("cannot put the store back; a restart would try the failed change again: {error:#}");
         }

@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn given(subnet: &str, taken: &[&str], last: Option<&str>) -> Option<IpAddr> {
     let taken = taken.iter().map(|address| ip(address)).collect();
-    Pool { subnet: net(subnet), range: net(subnet), taken: &taken, last: last.map(ip) }.next()
+    Pool { subnet: net(subnet), range: net(subnet), taken: &taken, last: last.map(ip), freed: &VecDeque::new() }.next()
 }
 
 fn automatic(avoid: &[&str]) -> Option<IpNet> {
@@ -52,11 +52,16 @@ fn a_node_has_a_unique_local_site_of_its_own() {
 
 #[test]
 fn a_freed_address_goes_to_the_end_of_the_queue() {
-    let rest = ["10.0.0.1", "10.0.0.3"];
+    let freed = [ip("10.0.0.4"), ip("10.0.0.2")].into();
+    let given = |taken: &[&str]| {
+        let (subnet, taken) = (net("10.0.0.0/29"), taken.iter().map(|address| ip(address)).collect());
+        Pool { subnet, range: subnet, taken: &taken, last: Some(ip("10.0.0.3")), freed: &freed }.next()
+    };
 
-    assert_eq!(given("10.0.0.0/29", &rest, Some("10.0.0.3")), Some(ip("10.0.0.4")));
-    let full = ["10.0.0.1", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"];
-    assert_eq!(given("10.0.0.0/29", &full, Some("10.0.0.6")), Some(ip("10.0.0.2")));
+    assert_eq!(given(&["10.0.0.1", "10.0.0.3"]), Some(ip("10.0.0.5")));
+    assert_eq!(given(&["10.0.0.1", "10.0.0.3", "10.0.0.5"]), Some(ip("10.0.0.6")));
+    assert_eq!(given(&["10.0.0.1", "10.0.0.3", "10.0.0.5", "10.0.0.6"]), Some(ip("10.0.0.4")));
+    assert_eq!(given(&["10.0.0.1", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]), Some(ip("10.0.0.2")));
 }
 
 #[test]
@@ -118,12 +123,14 @@ proptest! {
         seed: u32,
         taken in prop::collection::btree_set(any::<u32>(), 0..200),
         last: u32,
+        freed in prop::collection::vec(any::<u32>(), 0..300),
     ) {
         let prefix = (subnet.prefix_len() + range_bits).min(subnet.max_prefix_len());
         let range = IpNet::new(inside(&subnet, seed), prefix).unwrap().trunc();
         let taken: BTreeSet<_> = taken.into_iter().map(|n| inside(&subnet, n)).collect();
+        let (last, freed) = (Some(inside(&subnet, last)), freed.into_iter().map(|n| inside(&subnet, n)).collect());
 
-        match (Pool { subnet, range, taken: &taken, last: Some(inside(&subnet, last)) }).next() {
+        match (Pool { subnet, range, taken: &taken, last, freed: &freed }).next() {
             Some(address) => {
                 prop_assert!(range.contains(&address) && !taken.contains(&address));
                 prop_assert_eq!(meaning(&subnet, address), None);
@@ -135,11 +142,11 @@ proptest! {
     #[test]
     fn every_free_address_is_given_once_before_any_comes_again(subnet in subnets(0..=8), start: u32) {
         let mut last = Some(inside(&subnet, start));
-        let (mut given, none) = (BTreeSet::new(), BTreeSet::new());
+        let (mut given, none, freed) = (BTreeSet::new(), BTreeSet::new(), VecDeque::new());
         let usable = all(&subnet).filter(|address| meaning(&subnet, *address).is_none()).count();
 
         for _ in 0..usable {
-            last = Pool { subnet, range: subnet, taken: &none, last }.next();
+            last = Pool { subnet, range: subnet, taken: &none, last, freed: &freed }.next();
             prop_assert!(given.insert(last.unwrap()));
         }
     }

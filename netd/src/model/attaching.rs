@@ -93,7 +93,26 @@ pub fn attach(model: &mut Model, order: AttachOrder, now: u64, rng: &mut dyn Rng
 pub fn detach(model: &mut Model, name: &Name) -> Result<Endpoint, Rejection> {
     allowances::forget(model, name);
     let gone = model.endpoints.remove(name).ok_or_else(|| Rejection::UnknownEndpoint(name.to_string()))?;
+    note_freed(&mut model.networks, &gone.attachments);
     Ok(Arc::unwrap_or_clone(gone))
+}
+
+/// Notes that the addresses which `failed` has given, and which are nobody's here, may have been heard of.
+pub fn note_given_in_vain(model: &mut Model, failed: &Model) {
+    for (name, endpoint) in &failed.endpoints {
+        let here = model.endpoints.get(name).map_or(&[][..], |here| &here.attachments);
+        let is_here = |attachment: &&Attachment| here.iter().any(|other| other.id == attachment.id);
+        note_freed(&mut model.networks, endpoint.attachments.iter().filter(|attachment| !is_here(attachment)));
+    }
+}
+
+/// Notes that the addresses of these are nobody's any more.
+pub(super) fn note_freed<'a>(networks: &mut BTreeMap<Name, Network>, gone: impl IntoIterator<Item = &'a Attachment>) {
+    for attachment in gone {
+        if let Some(network) = networks.get_mut(&attachment.network) {
+            network.note_freed(attachment.addresses());
+        }
+    }
 }
 
 /// Where a specification publishes its ports.
@@ -243,8 +262,8 @@ pub(super) fn joined(model: &mut Model, joining: Joining, rng: &mut dyn RngCore)
             }
             let given = spec.address(Family::of(address)).is_none();
             let subnets = model.networks.get_mut(&spec.network).into_iter().flat_map(|network| &mut network.subnets);
-            for subnet in subnets.filter(|subnet| given && subnet.family() == Family::of(address)) {
-                subnet.last_given = Some(address);
+            for subnet in subnets.filter(|subnet| subnet.family() == Family::of(address)) {
+                subnet.note_given(address, given);
             }
         }
         let taken = |id: &str| {
@@ -355,8 +374,9 @@ pub(super) fn free_address(
 ) -> Result<IpAddr, Rejection> {
     let taken: BTreeSet<IpAddr> =
         users.keys().chain(subnet.aux_addresses.values()).chain([&subnet.gateway]).copied().collect();
-    let range = subnet.ip_range.unwrap_or(subnet.subnet);
-    Pool { subnet: subnet.subnet, range, taken: &taken, last: subnet.last_given }.next().ok_or_else(|| {
+    let range = subnet.range();
+    let pool = Pool { subnet: subnet.subnet, range, taken: &taken, last: subnet.last_given, freed: &subnet.freed };
+    pool.next().ok_or_else(|| {
         let inside = users.iter().filter(|(ip, _)| range.contains(*ip)).map(|(_, name)| name.clone());
         let others = [(subnet.gateway, "the gateway".to_owned())]
             .into_iter()

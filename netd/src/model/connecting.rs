@@ -2,7 +2,12 @@
 
 use rand::RngCore;
 
-use super::{Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection, attaching::joined, follow_way_out};
+use super::{
+    Attachment, DEFAULT_NETWORK, Joining, Model, Name, NetSpec, Rejection,
+    attaching::{joined, note_freed},
+    follow_way_out,
+};
+
 /// Has an endpoint join more networks.
 pub fn connect(model: &mut Model, name: &Name, mut joining: Joining, rng: &mut dyn RngCore) -> Result<(), Rejection> {
     let endpoint = model.endpoint(name)?;
@@ -25,6 +30,7 @@ pub fn disconnect(model: &mut Model, name: &Name, network: &Name) -> Result<Atta
     let not_connected = || Rejection::NotConnected { endpoint: name.clone(), network: network.clone() };
     let at = endpoint.attachments.iter().position(|attachment| attachment.network == *network);
     let attachment = endpoint.attachments.remove(at.ok_or_else(not_connected)?);
+    note_freed(&mut model.networks, [&attachment]);
     follow_way_out(model, name);
     Ok(attachment)
 }

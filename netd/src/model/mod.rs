@@ -36,7 +36,8 @@ use std::{
 
 pub use allowances::{Allowance, Party, Target, allow, allowed, deny, keeps_apart};
 pub use attaching::{
-    AttachOrder, Joining, Place, attach, detach, follow_way_out, ignored, mesh_places, netns_of, places, publish,
+    AttachOrder, Joining, Place, attach, detach, follow_way_out, ignored, mesh_places, netns_of, note_given_in_vain,
+    places, publish,
 };
 pub use conflicts::conflicts;
 pub use connecting::{connect, disconnect, unused_networks};

@@ -1,6 +1,9 @@
 //! A network, and its addresses of each family.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netd_common::tuple::{Mac, Zone};
@@ -8,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Driver, GatewayMode, Name, link_name, mac, numbered};
 use crate::reconcile::{Family, Join, LinkName};
+
+/// Addresses of a subnet of which it is remembered in which order they were given back. A /24, which subnets are by
+/// themselves, has no more; in a larger one, what was given back longer ago than so many counts as never given.
+const FREED: usize = 256;
 
 /// A network: a bridge, a subnet or two, a zone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -103,6 +110,13 @@ impl Network {
         Zone(self.zone)
     }
 
+    /// Notes that these addresses are nobody's any more.
+    pub fn note_freed(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            self.subnets.iter_mut().for_each(|subnet| subnet.note_freed(address));
+        }
+    }
+
     /// Whether what leaves it keeps its address of this family.
     pub fn keeps_addresses(&self, family: Family) -> bool {
         let routed = self.subnet(family).is_some_and(Subnet::is_routed);
@@ -128,12 +142,41 @@ pub struct Subnet {
     pub aux_addresses: BTreeMap<String, IpAddr>,
     /// The last address that was given out by itself: the next search starts after it.
     pub last_given: Option<IpAddr>,
+    /// The last addresses that were given back, of those that are given out by themselves, the one of longest ago first: they
+    /// are the last to be given again.
+    #[serde(default)]
+    pub freed: VecDeque<IpAddr>,
     /// What the user asked of its gateway.
     #[serde(default)]
     pub gateway_mode: Option<GatewayMode>,
 }
 
 impl Subnet {
+    /// Where automatic addresses are taken from.
+    pub fn range(&self) -> IpNet {
+        self.ip_range.unwrap_or(self.subnet)
+    }
+
+    /// Notes that an address was given: by itself, or as somebody wished.
+    pub fn note_given(&mut self, address: IpAddr, by_itself: bool) {
+        self.freed.retain(|freed| *freed != address);
+        if by_itself {
+            self.last_given = Some(address);
+        }
+    }
+
+    /// Notes that an address, if it is of those that are given out by themselves, is nobody's any more.
+    pub fn note_freed(&mut self, address: IpAddr) {
+        if !self.range().contains(&address) {
+            return;
+        }
+        self.freed.retain(|freed| *freed != address);
+        self.freed.push_back(address);
+        if self.freed.len() > FREED {
+            self.freed.pop_front();
+        }
+    }
+
     /// Its family.
     pub fn family(&self) -> Family {
         Family::of(self.gateway)

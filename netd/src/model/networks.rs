@@ -251,6 +251,7 @@ fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_
         ip_range: None,
         aux_addresses: BTreeMap::new(),
         last_given: None,
+        freed: Default::default(),
         gateway_mode: None,
     }));
     fill_in(&mut subnets, name, order)?;

@@ -94,8 +94,9 @@ fn chosen(
 fn moved(old: &Subnet, net: IpNet) -> Subnet {
     if net.prefix_len() > old.subnet.prefix_len() {
         let gateway = ipam::first_address(&net);
-        let (ip_range, aux_addresses, last_given) = (None, Default::default(), None);
-        return Subnet { subnet: net, gateway, ip_range, aux_addresses, last_given, ..old.clone() };
+        let gateway_mode = old.gateway_mode;
+        let (ip_range, aux_addresses, last_given, freed) = (None, Default::default(), None, Default::default());
+        return Subnet { subnet: net, gateway, ip_range, aux_addresses, last_given, freed, gateway_mode };
     }
     let at = |address: IpAddr| ipam::transplanted(&old.subnet, address, &net);
     Subnet {
@@ -104,6 +105,7 @@ fn moved(old: &Subnet, net: IpNet) -> Subnet {
         ip_range: old.ip_range.map(|range| IpNet::new_assert(at(range.network()), range.prefix_len())),
         aux_addresses: old.aux_addresses.iter().map(|(key, address)| (key.clone(), at(*address))).collect(),
         last_given: old.last_given.map(at),
+        freed: old.freed.iter().copied().map(at).collect(),
         gateway_mode: old.gateway_mode,
     }
 }

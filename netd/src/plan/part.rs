@@ -32,8 +32,8 @@ pub fn touched(before: &Model, after: &Model, configured: &[IpNet]) -> Option<BT
     stand_alone.then_some(names)
 }
 
-/// Whether networks are planned the same. Which address was given out last is nobody's but the model's own; what other hosts have is
-/// not in the model.
+/// Whether networks are planned the same. Which addresses were given out and back last is nobody's but the model's own; what other
+/// hosts have is not in the model.
 fn same_networks(before: &Model, after: &Model) -> bool {
     let same = |(one, other): (&Network, &Network)| one == other || without_the_last(one) == without_the_last(other);
     before.networks.len() == after.networks.len()
@@ -43,7 +43,10 @@ fn same_networks(before: &Model, after: &Model) -> bool {
 
 fn without_the_last(network: &Network) -> Network {
     let mut network = network.clone();
-    network.subnets.iter_mut().for_each(|subnet| subnet.last_given = None);
+    for subnet in &mut network.subnets {
+        subnet.last_given = None;
+        subnet.freed.clear();
+    }
     network
 }
 

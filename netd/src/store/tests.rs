@@ -159,6 +159,25 @@ fn a_store_of_the_first_format_is_read_and_written_as_this_one() {
     assert_eq!(table.get("format").unwrap().unwrap().value(), FORMAT);
 }
 
+#[test]
+fn a_store_that_does_not_say_what_was_given_back_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let model = two_networks_and_an_endpoint();
+    store.write(&empty, &model).unwrap();
+    let database = store.database.as_ref().unwrap();
+    let mut rows: BTreeMap<Name, serde_json::Value> = read_table(database, NETWORKS, |row| row).unwrap();
+    for row in rows.values_mut() {
+        row["subnets"][0].as_object_mut().unwrap().remove("freed").expect("this format says it");
+    }
+    let transaction = database.begin_write().unwrap();
+    write_table(&transaction, NETWORKS, &BTreeMap::new(), &rows).unwrap();
+    transaction.commit().unwrap();
+    drop(store);
+
+    assert_eq!(open(&directory).unwrap().1, model);
+}
+
 /// Writes the rows as the first format had them.
 fn as_first_format(database: &Database) {
     let rewritten = |definition, rewrite: fn(&mut serde_json::Value)| {

@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     super::{
         Answer, Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny,
-        differences, forwarding, known_features, missing, remotes,
+        differences, elsewhere, forwarding, known_features, missing, note_freed, remotes,
     },
     nodes::{Cluster, Deed, NETWORK, deed, name, network},
 };
@@ -214,6 +214,23 @@ fn a_network_that_was_removed_elsewhere_while_a_container_was_in_it_here_is_no_p
     model.endpoints.clear();
     adopt(&mut model, &anew, here);
     assert_eq!(model.networks[&name("blue")].id, "bbbbbbbbbbbb");
+}
+
+#[test]
+fn an_address_that_another_node_has_given_back_is_given_again_last() {
+    let facts = HostFacts::default();
+    let here = Here { port: 4789, encrypted_port: 4790, underlay: Family::V4, facts: &facts };
+    let (before, mut model) = (allowed().store.view(), Model::default());
+    adopt(&mut model, &before, here);
+    let mut view = before.clone();
+    view.entries.remove(&Key::Claim(NETWORK.to_owned(), [10, 0, 0, 2].into())).expect("c2 has it");
+
+    note_freed(&mut model, &before, &view);
+
+    let mut wish = model::tests::order("web", &["blue"]);
+    wish.joining.elsewhere = elsewhere(&view);
+    model::attach(&mut model, wish, 0, &mut StdRng::seed_from_u64(1)).unwrap();
+    assert_eq!(model.endpoints[&name("web")].attachments[0].ip, Some([10, 0, 0, 4].into()));
 }
 
 #[test]

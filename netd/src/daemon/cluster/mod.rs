@@ -22,7 +22,7 @@ use super::{
     without,
 };
 use crate::{
-    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known},
+    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known, note_freed},
     dns::Directory,
     membership::{Denial, Membership, Word},
     model::{Model, Name, Rejection},
@@ -180,6 +180,9 @@ impl<K: Kernel> Daemon<K> {
         };
         let (mut next, me) = (self.model.clone(), settings.node.clone());
         let lines = adopt(&mut next, view, here);
+        if let Some(before) = &cluster.view {
+            note_freed(&mut next, before, view);
+        }
         let (remotes, mut names) = known(view, &me);
         // A network of the same name may be another one here.
         let id = |name: &Name| next.networks.get(name).map(|network| network.id.as_str());

@@ -290,6 +290,7 @@ fn network(name: &str, zone: u8) -> Network {
             ip_range: None,
             aux_addresses: Default::default(),
             last_given: None,
+            freed: Default::default(),
             gateway_mode: None,
         }
     });

@@ -1,5 +1,7 @@
 //! Endpoints in their networks: which address, interface and bridge each has, and whom it may reach.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -29,6 +31,132 @@ fn a_freed_address_is_given_again_last() {
     }
     let rejection = join(&mut model, "g", &["n"]).unwrap_err().to_string();
     assert_eq!(rejection, "no free address is left in 10.1.0.0/29 of network n: in use by f, b, c, d, e, the gateway");
+}
+
+#[test]
+fn an_address_that_somebody_asked_for_is_given_again_last_too() {
+    let mut model = Model::default();
+    create(&mut model, network("n", "10.1.0.0/29")).unwrap();
+    assert_eq!(join(&mut model, "a", &["n"]).unwrap(), ["10.1.0.2"]);
+    join(&mut model, "b", &["n:ip=10.1.0.3"]).unwrap();
+
+    detach(&mut model, &"b".parse().unwrap()).unwrap();
+
+    for (name, ip) in [("c", "10.1.0.4"), ("d", "10.1.0.5"), ("e", "10.1.0.6"), ("f", "10.1.0.3")] {
+        assert_eq!(join(&mut model, name, &["n"]).unwrap(), [ip]);
+    }
+}
+
+#[test]
+fn an_address_freed_just_now_is_given_after_those_that_are_free_for_longer() {
+    let mut model = Model::default();
+    create(&mut model, network("n", "10.1.0.0/29")).unwrap();
+    for name in ["a", "b", "c", "d", "e"] {
+        join(&mut model, name, &["n"]).unwrap();
+    }
+
+    // The search starts after 10.1.0.6, with 10.1.0.2.
+    for name in ["d", "c", "a"] {
+        detach(&mut model, &name.parse().unwrap()).unwrap();
+    }
+
+    for (name, ip) in [("f", "10.1.0.5"), ("g", "10.1.0.4"), ("h", "10.1.0.2")] {
+        assert_eq!(join(&mut model, name, &["n"]).unwrap(), [ip]);
+    }
+}
+
+#[test]
+fn an_address_that_was_given_in_vain_is_given_again_last() {
+    let mut model = Model::default();
+    create(&mut model, network("n", "10.1.0.0/29")).unwrap();
+    let mut failed = model.clone();
+    assert_eq!(join(&mut failed, "a", &["n"]).unwrap(), ["10.1.0.2"]);
+
+    note_given_in_vain(&mut model, &failed);
+
+    assert_eq!(join(&mut model, "a", &["n"]).unwrap(), ["10.1.0.3"]);
+    let before = model.clone();
+    note_given_in_vain(&mut model, &before);
+    assert_eq!(model, before, "what has its address keeps it");
+}
+
+#[test]
+fn in_a_large_network_the_last_that_were_given_back_are_remembered_and_no_more() {
+    let mut model = Model::default();
+    create(&mut model, network("n", "10.1.0.0/22")).unwrap();
+    for _ in 0..400 {
+        join(&mut model, "a", &["n"]).unwrap();
+        detach(&mut model, &"a".parse().unwrap()).unwrap();
+    }
+
+    let freed = &model.network(&"n".parse().unwrap()).unwrap().subnets[0].freed;
+
+    assert_eq!(freed.len(), 256);
+    assert_eq!(freed.back().unwrap().to_string(), "10.1.1.145");
+    assert_eq!(freed.front().unwrap().to_string(), "10.1.0.146");
+}
+
+/// What is done to a network of 13 addresses, by which of them or of the endpoints.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Attach,
+    AttachAt(u8),
+    Detach(usize),
+    Reconnect(usize),
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => Just(Change::Attach),
+        1 => (2_u8..15).prop_map(Change::AttachAt),
+        3 => any::<usize>().prop_map(Change::Detach),
+        1 => any::<usize>().prop_map(Change::Reconnect),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn of_the_free_addresses_the_one_that_was_freed_longest_ago_or_never_given_is_given_first(
+        changes in prop::collection::vec(changes(), 1..80),
+    ) {
+        let (mut model, n) = (Model::default(), "n".parse().unwrap());
+        create(&mut model, network("n", "10.1.0.0/28")).unwrap();
+        // When each of the free ones was freed, 0 for never.
+        let mut free: BTreeMap<String, usize> = (2..15).map(|last| (format!("10.1.0.{last}"), 0)).collect();
+        for (change, now) in changes.into_iter().zip(1..) {
+            let names: Vec<Name> = model.endpoints.keys().cloned().collect();
+            let of_these = |i: usize| names.get(i % names.len().max(1)).cloned();
+            let address = |model: &Model, name: &Name| model.endpoints[name].attachments[0].ip.unwrap().to_string();
+            let name: Name = format!("c{now}").parse().unwrap();
+            let given = match change {
+                Change::Attach => join(&mut model, name.as_str(), &["n"]).ok(),
+                Change::AttachAt(last) => {
+                    if let Ok(given) = join(&mut model, name.as_str(), &[&format!("n:ip=10.1.0.{last}")]) {
+                        free.remove(&given[0]);
+                    }
+                    None
+                }
+                Change::Detach(i) => {
+                    if let Some(name) = of_these(i) {
+                        free.insert(address(&model, &name), now);
+                        detach(&mut model, &name).unwrap();
+                    }
+                    None
+                }
+                Change::Reconnect(i) => of_these(i).map(|name| {
+                    free.insert(address(&model, &name), now);
+                    disconnect(&mut model, &name, &n).unwrap();
+                    let joining = order("again", &["n"]).joining;
+                    connect(&mut model, &name, joining, &mut StdRng::seed_from_u64(now as u64)).unwrap();
+                    vec![address(&model, &name)]
+                }),
+            };
+            if let Some([given]) = given.as_deref() {
+                let freed = free.remove(given).expect("it was free");
+                prop_assert!(free.values().all(|other| freed <= *other), "{given}, of {freed}, before one of {free:?}");
+            }
+        }
+    }
 }
 
 #[test]
