@@ -20,6 +20,7 @@ mod mesh;
 mod own;
 mod records;
 mod remotes;
+mod returning;
 mod rotation;
 mod session;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use records::{
     Shared, SharedNetwork, SharedSubnet, Way,
 };
 pub use remotes::{Remote, Remotes, announced, remotes};
+pub use returning::keeping;
 pub use rotation::{due, next};
 pub use session::Kept;
 pub use verify::differences;

@@ -19,7 +19,8 @@ use tracing::{info, warn};
 use super::{News, Settings, Wish, Word, answer::Verification};
 use crate::{
     cluster::{
-        Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, known_features, missing,
+        Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, keeping, known_features,
+        missing,
     },
     etcd::{self, Etcd, EtcdError, Outcome},
 };
@@ -63,6 +64,13 @@ pub struct Life {
     pub incarnation: i64,
 }
 
+/// What was known when the node's lease was over, of others whose leases may have been too.
+struct Kept {
+    last: View,
+    /// One lease after the node is back, in which the others come back; `None` until it is.
+    until: Option<Instant>,
+}
+
 /// The task.
 pub struct Task {
     pub etcd: Etcd,
@@ -77,6 +85,7 @@ pub struct Task {
     kept_alive: Instant,
     /// What a full read found that the watch may still tell of, with its revisions.
     untold: BTreeMap<Key, i64>,
+    kept: Option<Kept>,
     news: watch::Sender<News>,
 }
 
@@ -92,6 +101,7 @@ impl Task {
             life: None,
             kept_alive: Instant::now(),
             untold: BTreeMap::new(),
+            kept: None,
             news,
         }
     }
@@ -105,6 +115,9 @@ impl Task {
             }
             if matches!(fault, Fault::LeaseOver | Fault::Fenced(_) | Fault::NameTaken { .. }) {
                 self.life = None;
+            }
+            if matches!(fault, Fault::LeaseOver) {
+                self.kept = Some(Kept { last: self.seen(), until: None });
             }
             let why = fault.to_string();
             if self.is_away(&why) {
@@ -126,6 +139,10 @@ impl Task {
         // It begins after what was read.
         self.untold.clear();
         self.is_back();
+        let enough = Instant::now() + self.lease();
+        if let Some(kept) = &mut self.kept {
+            kept.until = Some(enough);
+        }
         let mut beat = regularly(self.beat());
         let mut reading = regularly(READ);
         loop {
@@ -153,6 +170,10 @@ impl Task {
                     self.say().await?;
                 }
                 () = until(patience) => {}
+                () = until(self.kept.as_ref().and_then(|kept| kept.until)) => {
+                    self.kept = None;
+                    self.publish();
+                }
             }
             self.keep_secret().await?;
             self.judge().await?;
@@ -176,7 +197,11 @@ impl Task {
 
     /// How often the lease is kept alive.
     fn beat(&self) -> Duration {
-        Duration::from_secs(self.settings.lease.into()) / 3
+        self.lease() / 3
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(self.settings.lease.into())
     }
 
     async fn join(&mut self) -> Result<Life, Fault> {
@@ -319,8 +344,16 @@ impl Task {
         Ok(true)
     }
 
+    /// What the host is made by.
+    fn seen(&self) -> View {
+        match &self.kept {
+            Some(kept) => keeping(&self.view, &kept.last),
+            None => self.view.clone(),
+        }
+    }
+
     fn publish(&self) {
-        let view = Arc::new(self.view.clone());
+        let view = Arc::new(self.seen());
         self.news.send_modify(|news| {
             news.heard = Some(Instant::now());
             news.view = Some(view);

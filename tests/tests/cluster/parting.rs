@@ -141,6 +141,28 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
 }
 
 #[test]
+fn when_etcd_comes_back_after_every_lease_has_ended_no_datagram_between_hosts_is_lost() {
+    let pair = Pair::new(1);
+    let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
+    let incarnations = || [a, b].map(|node| node.status("/cluster/incarnation"));
+    let before = incarnations();
+    let _echo = b.host.existing_container("two").echo_udp(9);
+    let one = a.host.existing_container("one");
+    let pinging = one.pings_udp(&format!("{}:9", b.address("two")), 50);
+
+    pair.cluster.etcd[0].signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(2 * LEASE));
+    pair.cluster.etcd[0].signal(Signal::SIGCONT);
+    wait_until("both have begun anew", || incarnations().iter().zip(&before).all(|(now, before)| now > before));
+    wait_until("both are back", || [a, b].iter().all(|node| !node.netd.say("status").stdout.contains("etcd away")));
+    // Longer than what a host has kept of the other by itself.
+    thread::sleep(Duration::from_secs(LEASE + 1));
+
+    pinging.finish().assert_none_lost();
+    wait_until("every map is right", || [a, b].iter().all(|node| node.netd.say("overlay verify").succeeded()));
+}
+
+#[test]
 fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds() {
     let mut pair = Pair::new(1);
     let far = pair.cluster.nodes[1].address("two");

@@ -3,6 +3,7 @@
 mod allowances;
 mod keys;
 mod nodes;
+mod returning;
 mod store;
 
 use std::collections::BTreeMap;
