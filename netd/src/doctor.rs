@@ -156,8 +156,20 @@ fn hooks(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             "See `netd status` for what is in the way.",
         ));
     }
-    if missing.is_empty() {
-        found.push(Finding::fine(CHECK, format!("{} programs are attached where they should be", desired.hooks.len())));
+    let uncalled: Vec<_> = desired.calls.difference(&facts.observed.calls).collect();
+    for call in &uncalled {
+        found.push(Finding::new(
+            CHECK,
+            Severity::Problem,
+            format!("{call} is not attached to the cgroup"),
+            "Processes of the host are not led to published ports there, or can take one. netd attaches it again within \
+             seconds if it can.",
+            "See `netd status` for what is in the way.",
+        ));
+    }
+    if missing.is_empty() && uncalled.is_empty() {
+        let count = desired.hooks.len() + desired.calls.len();
+        found.push(Finding::fine(CHECK, format!("{count} programs are attached where they should be")));
     }
     let Checkup { received, seen, .. } = *facts.checkup;
     if received >= TELLING && seen == 0 {

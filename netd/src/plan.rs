@@ -64,6 +64,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     let mut state = State {
         settings: Some(settings(facts, choices.secret)),
         reserved: facts.reserved.clone(),
+        calls: facts.calls.clone(),
         withheld: withheld(model, facts),
         ipsec: choices.ipsec.clone(),
         ..Default::default()

@@ -3,6 +3,7 @@
 //! They look at sockets of the daemon's network namespace alone, which they know by its cookie.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::fd::AsRawFd,
@@ -14,6 +15,7 @@ use aya::{
     Ebpf,
     programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
 };
+use aya_obj::programs::CgroupSockAddrAttachType;
 use nix::{
     libc,
     sys::{
@@ -22,21 +24,21 @@ use nix::{
     },
 };
 
-use super::Pins;
+use super::{Pins, syscall::is_on_a_cgroup};
 use crate::reconcile::Guard;
 
 /// The programs, by name: the calls that they are at.
-pub const CALLS: [&str; 10] = [
-    "connect4",
-    "connect6",
-    "sendmsg4",
-    "sendmsg6",
-    "recvmsg4",
-    "recvmsg6",
-    "getpeername4",
-    "getpeername6",
-    "bind4",
-    "bind6",
+pub const CALLS: [(&str, CgroupSockAddrAttachType); 10] = [
+    ("connect4", CgroupSockAddrAttachType::Connect4),
+    ("connect6", CgroupSockAddrAttachType::Connect6),
+    ("sendmsg4", CgroupSockAddrAttachType::UDPSendMsg4),
+    ("sendmsg6", CgroupSockAddrAttachType::UDPSendMsg6),
+    ("recvmsg4", CgroupSockAddrAttachType::UDPRecvMsg4),
+    ("recvmsg6", CgroupSockAddrAttachType::UDPRecvMsg6),
+    ("getpeername4", CgroupSockAddrAttachType::GetPeerName4),
+    ("getpeername6", CgroupSockAddrAttachType::GetPeerName6),
+    ("bind4", CgroupSockAddrAttachType::Bind4),
+    ("bind6", CgroupSockAddrAttachType::Bind6),
 ];
 
 /// Name of the constant that tells the programs their namespace.
@@ -54,23 +56,93 @@ pub enum Cgroup {
     At(PathBuf),
 }
 
-/// Attaches the programs, or takes away what a former daemon attached where that cannot be.
-pub fn guard(programs: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> Result<Guard> {
-    let attached = match cgroup {
-        Cgroup::None => Err("the daemon was started without a cgroup".to_owned()),
-        Cgroup::At(path) => attached(programs, pins, path).map_err(|error| format!("{error:#}")),
-        Cgroup::Root => root().and_then(|path| attached(programs, pins, &path)).map_err(|error| format!("{error:#}")),
-    };
-    match (attached, cgroup) {
-        (Ok(cgroup), _) => Ok(Guard::Programs { cgroup }),
-        // What was asked for by name is not left undone in silence.
-        (Err(why), Cgroup::At(path)) => bail!("cannot use the cgroup {}: {why}", path.display()),
-        (Err(why), _) => {
-            for call in CALLS {
-                Pins::unpin(&pins.call(call))?;
+/// The programs, loaded and kept, so that one that somebody detaches can be attached again.
+pub struct Calls {
+    pins: Pins,
+    guard: Guard,
+    programs: BTreeMap<&'static str, CgroupSockAddr>,
+}
+
+impl Calls {
+    /// Attaches the programs, or takes away what a former daemon attached where that cannot be.
+    pub fn open(object: &mut Ebpf, pins: Pins, cgroup: &Cgroup) -> Result<Self> {
+        let path = match cgroup {
+            Cgroup::None => Err("the daemon was started without a cgroup".to_owned()),
+            Cgroup::At(path) => Ok(path.clone()),
+            Cgroup::Root => root().map_err(|error| format!("{error:#}")),
+        };
+        let attached = path.and_then(|path| {
+            let attached = Self::attached(object, pins.clone(), path);
+            attached.map_err(|error| format!("{error:#}"))
+        });
+        match (attached, cgroup) {
+            (Ok(calls), _) => Ok(calls),
+            // What was asked for by name is not left undone in silence.
+            (Err(why), Cgroup::At(path)) => bail!("cannot use the cgroup {}: {why}", path.display()),
+            (Err(why), _) => {
+                let mut calls = Self { pins, guard: Guard::Sockets { why }, programs: BTreeMap::new() };
+                calls.make(&BTreeSet::new())?;
+                Ok(calls)
             }
-            Ok(Guard::Sockets { why })
         }
+    }
+
+    /// What leads the host's own sockets to published ports.
+    pub const fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The calls that are to have their programs.
+    pub fn wanted(&self) -> BTreeSet<&'static str> {
+        self.programs.keys().copied().collect()
+    }
+
+    /// The calls that have a program.
+    pub fn observed(&self) -> BTreeSet<&'static str> {
+        let names = CALLS.into_iter().map(|(call, _)| call);
+        names.filter(|call| is_on_a_cgroup(&self.pins.call(call)).is_ok_and(|is_on| is_on)).collect()
+    }
+
+    /// Has these calls have their programs, and no others.
+    pub fn make(&mut self, wanted: &BTreeSet<&'static str>) -> Result<()> {
+        let observed = self.observed();
+        for (call, _) in CALLS.iter().filter(|(call, _)| !wanted.contains(call)) {
+            Pins::unpin(&self.pins.call(call))?;
+        }
+        wanted.difference(&observed).try_for_each(|call| self.attach(call))
+    }
+
+    /// Loads and attaches every program, also those that a former daemon attached.
+    fn attached(object: &mut Ebpf, pins: Pins, cgroup: PathBuf) -> Result<Self> {
+        let mut calls = Self { pins, guard: Guard::Programs { cgroup }, programs: BTreeMap::new() };
+        for (call, attach_type) in CALLS {
+            let program = loaded(object, call, attach_type, &calls.next(call))?;
+            calls.programs.insert(call, program);
+            calls.attach(call)?;
+        }
+        Ok(calls)
+    }
+
+    /// Attaches a program, pinned in the place of its forerunner. For a moment a call meets both: the second finds nothing left
+    /// to do.
+    fn attach(&mut self, call: &str) -> Result<()> {
+        let (pin, next) = (self.pins.call(call), self.next(call));
+        let program = self.programs.get_mut(call).with_context(|| format!("{call} is not loaded"))?;
+        let Guard::Programs { cgroup } = &self.guard else { bail!("there is no cgroup for {call}") };
+        let directory = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
+        // A link takes no flags, and stands beside others all the same.
+        let id = program
+            .attach(&directory, CgroupAttachMode::Single)
+            .with_context(|| format!("the kernel does not attach {call}"))?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        Pins::unpin(&next)?;
+        link.pin(&next).with_context(|| format!("cannot pin {}", next.display()))?;
+        fs::rename(&next, &pin).with_context(|| format!("cannot pin {}", pin.display()))
+    }
+
+    /// Where something is pinned for a moment.
+    fn next(&self, call: &str) -> PathBuf {
+        self.pins.call(&format!("{call}-next"))
     }
 }
 
@@ -95,25 +167,17 @@ pub fn netns_cookie() -> Result<u64> {
     Ok(cookie)
 }
 
-/// Loads and attaches every program, each pinned in the place of its forerunner. For a moment a call meets both: the second
-/// finds nothing left to do.
-fn attached(programs: &mut Ebpf, pins: &Pins, path: &Path) -> Result<PathBuf> {
-    let cgroup = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    for call in CALLS {
-        let program = programs.program_mut(call).with_context(|| format!("the eBPF object has no program {call}"))?;
-        let program: &mut CgroupSockAddr = program.try_into()?;
-        program.load().with_context(|| format!("the kernel refused the program {call}"))?;
-        // A link takes no flags, and stands beside others all the same.
-        let id = program
-            .attach(&cgroup, CgroupAttachMode::Single)
-            .with_context(|| format!("the kernel does not attach {call}"))?;
-        let link: FdLink = program.take_link(id)?.try_into()?;
-        let (pin, next) = (pins.call(call), pins.call(&format!("{call}-next")));
-        Pins::unpin(&next)?;
-        link.pin(&next).with_context(|| format!("cannot pin {}", next.display()))?;
-        fs::rename(&next, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-    }
-    Ok(path.to_owned())
+/// Loads a program, and takes it out of the object, which is not kept: by a pin at `path` that is there for this moment.
+fn loaded(object: &mut Ebpf, call: &str, attach_type: CgroupSockAddrAttachType, path: &Path) -> Result<CgroupSockAddr> {
+    let program = object.program_mut(call).with_context(|| format!("the eBPF object has no program {call}"))?;
+    let program: &mut CgroupSockAddr = program.try_into()?;
+    program.load().with_context(|| format!("the kernel refused the program {call}"))?;
+    Pins::unpin(path)?;
+    program.pin(path).with_context(|| format!("cannot pin {}", path.display()))?;
+    let kept = CgroupSockAddr::from_pin(path, attach_type);
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    program.unload()?;
+    kept.with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Where cgroup2 is mounted: the latest mount that no other lies over.

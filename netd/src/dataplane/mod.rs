@@ -39,8 +39,8 @@ use netd_common::tables::{Hook, names};
 #[cfg(test)]
 pub use self::object::OBJECT;
 use self::{
-    attach::Attachments, collector::Collector, early::Early, follower::Follower, inside::Inside, programs::Programs,
-    tables::Tables,
+    attach::Attachments, cgroup::Calls, collector::Collector, early::Early, follower::Follower, inside::Inside,
+    programs::Programs, tables::Tables,
 };
 pub use self::{
     attach::removed_filter, cgroup::Cgroup, inside::remove_from_clsact, overlay::OverlayRecords, pins::Pins,
@@ -72,7 +72,7 @@ pub struct Dataplane {
     tables: Tables,
     attachments: Attachments,
     collector: Collector,
-    guard: Guard,
+    calls: Calls,
     inside: Inside,
     _follower: Follower,
     early: Early,
@@ -96,12 +96,12 @@ impl Dataplane {
         log::read(&mut object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
         let tables = Tables::take(&mut object, flows.max_entries(), RoutingChanges::open(&pins)?)?;
-        let guard = cgroup::guard(&mut object, &pins, &options.cgroup)?;
+        let calls = Calls::open(&mut object, pins.clone(), &options.cgroup)?;
         let _follower = Follower::start(&mut object, &programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
         let inside = Inside::open(pins.clone());
         let (early, collector) = (Early::open(pins, options.xdp), Collector::default());
-        let mut dataplane = Self { programs, tables, attachments, inside, early, collector, guard, _follower };
+        let mut dataplane = Self { programs, tables, attachments, inside, early, collector, calls, _follower };
         dataplane.take_over(links, filters)?;
         Ok(dataplane)
     }
@@ -195,7 +195,17 @@ impl Dataplane {
 
     /// What leads the host's own sockets to published ports.
     pub const fn guard(&self) -> &Guard {
-        &self.guard
+        self.calls.guard()
+    }
+
+    /// The programs at the calls of the host's own sockets.
+    pub const fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// The same, to attach.
+    pub const fn calls_mut(&mut self) -> &mut Calls {
+        &mut self.calls
     }
 
     /// The maps.

@@ -16,7 +16,7 @@ use aya::{
     Pod,
     maps::{IterableMap, MapData},
 };
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 use nix::libc;
 
 /// Where a batch begins: the number of a bucket in a hash map, the key of the last entry before it in other maps.
@@ -93,6 +93,22 @@ fn batch<K, V>(
 /// The index of the device that the TCX or XDP link pinned at `path` is attached to; none where it was detached, or the
 /// device is gone.
 pub fn device_of_link(path: &Path) -> io::Result<Option<u32>> {
+    let info = about_link(path)?;
+    // SAFETY: the links pinned there are TCX's and XDP's, which both have it first; of another, any number is a valid one.
+    let index = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok((index != 0).then_some(index))
+}
+
+/// Whether the link pinned at `path` is one of a cgroup, and attached: not detached, and its cgroup not gone.
+pub fn is_on_a_cgroup(path: &Path) -> io::Result<bool> {
+    let info = about_link(path)?;
+    // SAFETY: the union's member for a link of this type; of another, any number is a valid one.
+    Ok(info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32
+        && unsafe { info.__bindgen_anon_1.cgroup.cgroup_id } != 0)
+}
+
+/// What the kernel tells of the link pinned at `path`.
+fn about_link(path: &Path) -> io::Result<bpf_link_info> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
@@ -107,9 +123,7 @@ pub fn device_of_link(path: &Path) -> io::Result<Option<u32>> {
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = &raw mut info as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // SAFETY: the links pinned there are TCX's and XDP's, which both have it first; of another, any number is a valid one.
-    let index = unsafe { info.__bindgen_anon_1.tcx.ifindex };
-    Ok((index != 0).then_some(index))
+    Ok(info)
 }
 
 /// Runs a program once on a packet; what it returned.

@@ -39,8 +39,12 @@ impl Patient {
         let sandboxes = model.endpoints.values().map(|endpoint| {
             (endpoint.netns.clone(), Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode })
         });
-        let host =
-            HostFacts { uplinks: [(link, uplink)].into(), sandboxes: sandboxes.collect(), ..HostFacts::default() };
+        let host = HostFacts {
+            uplinks: [(link, uplink)].into(),
+            sandboxes: sandboxes.collect(),
+            calls: ["bind4", "connect4"].into(),
+            ..HostFacts::default()
+        };
         let observed = plan(&model, &host, &choices());
         let checkup =
             Checkup { kernel: "6.18.1".into(), received: 100, seen: 100, jit: Some(true), ..Checkup::default() };
@@ -74,12 +78,13 @@ fn whatever_is_wrong_is_found_with_its_meaning() {
     type Harm = fn(&mut Patient);
     let eth0 = || LinkName::new("eth0").unwrap();
     assert_eq!(eth0().as_str(), "eth0");
-    let cases: [(&str, Severity, Harm); 12] = [
+    let cases: [(&str, Severity, Harm); 13] = [
         ("kernel", Severity::Problem, |p| p.checkup.kernel = "5.15.0-91-generic".into()),
         ("kernel", Severity::Note, |p| p.checkup.kernel = "6.1.0".into()),
         ("kernel", Severity::Problem, |p| p.checkup.realtime = true),
         ("kernel", Severity::Warning, |p| p.checkup.jit = Some(false)),
         ("hooks", Severity::Problem, |p| drop(p.observed.hooks.pop_first())),
+        ("hooks", Severity::Problem, |p| p.observed.calls.clear()),
         ("hooks", Severity::Problem, |p| p.checkup.seen = 0),
         ("state", Severity::Warning, |p| drop(p.observed.endpoints.pop_first())),
         ("state", Severity::Warning, |p| p.host.sandboxes.clear()),

@@ -49,6 +49,7 @@ impl Host {
             Step::PutPeer(key, address) => self.dataplane.tables_mut().overlay.put_peer(*key, *address),
             Step::RestoreForwarding(link, family) => self.forwarding.give_back(link, *family).map(|_| ()),
             Step::Withhold(ports) => self.withheld.put(ports),
+            Step::Guard(calls) => self.dataplane.calls_mut().make(calls),
             Step::PutReserved(reserved) => self.dataplane.tables_mut().put_reserved(reserved),
             Step::Accept(table) => self.firewall.accept(*table),
             Step::RemoveAccept(table) => self.firewall.remove_accept(*table),

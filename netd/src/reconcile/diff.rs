@@ -68,6 +68,8 @@ pub enum Step {
     PutSettings(Settings),
     /// Has the kernel give these published ports, and no others, to no socket that names none.
     Withhold(BTreeSet<PortRange>),
+    /// Has these calls of sockets have their programs on the cgroup, and no others.
+    Guard(BTreeSet<&'static str>),
     /// Writes the table of reserved ports.
     PutReserved(BTreeSet<PortRange>),
     /// Makes a bridge, with its address, up.
@@ -246,6 +248,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     if desired.withheld != observed.withheld {
         steps.push(Step::Withhold(desired.withheld.clone()));
     }
+    if desired.calls != observed.calls {
+        steps.push(Step::Guard(desired.calls.clone()));
+    }
     if desired.reserved != observed.reserved {
         steps.push(Step::PutReserved(desired.reserved.clone()));
     }
@@ -347,6 +352,7 @@ impl fmt::Display for Step {
             Self::PutSettings(_) => write!(f, "write the settings"),
             Self::Withhold(ports) if ports.is_empty() => write!(f, "leave every port to sockets that name none"),
             Self::Withhold(_) => write!(f, "keep published ports from sockets that name none"),
+            Self::Guard(_) => write!(f, "attach the programs for sockets of the host to the cgroup"),
             Self::PutReserved(_) => write!(f, "write the reserved ports"),
             Self::CreateBridge(link, bridge) => write!(f, "make the bridge {link} of network {}", bridge.owner),
             Self::UpdateBridge(link, bridge) => write!(f, "mend the bridge {link} of network {}", bridge.owner),

@@ -101,6 +101,7 @@ impl FakeKernel {
             Step::RemoveAccept(table) => drop(state.accepts.remove(&table)),
             Step::PutSettings(settings) => state.settings = Some(settings),
             Step::Withhold(ports) => state.withheld = ports,
+            Step::Guard(calls) => state.calls = calls,
             Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
                 state.bridges.insert(link, bridge);

@@ -35,6 +35,8 @@ pub struct HostFacts {
     pub early: BTreeSet<LinkName>,
     /// Those of them whose drivers may send frames back by the device.
     pub sends_back: BTreeSet<LinkName>,
+    /// Calls of sockets that are to have programs ([`Guard::Programs`]); none where sockets are held instead.
+    pub calls: BTreeSet<&'static str>,
     /// What the rules of the host's routing ask beside addresses, devices, protocols and ports.
     pub routing: RoutingRules,
     /// The host's own firewall.

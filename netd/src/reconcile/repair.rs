@@ -23,6 +23,14 @@ pub fn repair(step: &Step, observed: &State) -> String {
             format!("endpoint {}: {link}, which is {} inside, {}", wanted.owner, wanted.interface.name, listed(&found))
         }
         Step::Attach(link, hook) => format!("{}the program {} was not on {link}", of(link, observed), hook.name()),
+        Step::Guard(wanted) => {
+            let missing: Vec<_> = wanted.difference(&observed.calls).copied().collect();
+            match missing.as_slice() {
+                [] => step.to_string(),
+                [call] => format!("the program {call} was not on the cgroup"),
+                calls => format!("the programs {} were not on the cgroup", calls.join(", ")),
+            }
+        }
         Step::Rename(link, current) => format!("{}{link} was called {current}", of(link, observed)),
         other => other.to_string(),
     }
@@ -122,5 +130,9 @@ mod tests {
             repair(&Step::Attach(link, Hook::FromUplink), &observed),
             "network blue: the program from_uplink was not on ndb-1"
         );
+        let guard = Step::Guard(["bind4", "bind6", "connect4"].into());
+        let lacking = |calls: &[&'static str]| State { calls: calls.iter().copied().collect(), ..State::default() };
+        assert_eq!(repair(&guard, &lacking(&["bind6", "connect4"])), "the program bind4 was not on the cgroup");
+        assert_eq!(repair(&guard, &lacking(&["connect4"])), "the programs bind4, bind6 were not on the cgroup");
     }
 }

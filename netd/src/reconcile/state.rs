@@ -130,6 +130,8 @@ pub struct State {
     pub forwarding: BTreeSet<(LinkName, Family)>,
     /// Programs at their hooks.
     pub hooks: BTreeSet<(LinkName, Hook)>,
+    /// Calls of sockets (`connect4`, `bind6`) that have their programs on the cgroup.
+    pub calls: BTreeSet<&'static str>,
     /// The resolver in container namespaces, by their inodes; desired is always [`ResolverState::Whole`].
     pub resolvers: BTreeMap<u64, ResolverState>,
     /// Records of the device tables.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     pinned,
     says::{self, inspected, text},
-    town::{INTERNET, Town, assert_promise, wait_until},
+    town::{INTERNET, Town, assert_promise, dial, wait_until},
 };
 
 /// How long it is waited for where the machine has much else to do.
@@ -237,6 +237,31 @@ fn a_program_that_somebody_detaches_is_attached_again() {
         play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
         play.mends(&format!("rm {pins}/{hook}@{uplink}"), &words);
     }
+}
+
+#[test]
+fn a_program_for_sockets_of_the_host_that_somebody_detaches_is_attached_again() {
+    let play = Play::new(NetdOptions::default());
+    let echo = play.town.container("echo", "blue", &["8007:7"]);
+    let _server = echo.echo_tcp(7);
+    let pins = format!("/sys/fs/bpf/netd/{LAYOUT}/links");
+    let says = |words: &str| play.town.host.run(dial(words)).stdout;
+    for call in ["bind4", "connect4"] {
+        let words = format!("the program {call} was not on the cgroup");
+        let pin = play.town.host.path(format!("{pins}/{call}"));
+        let works = || {
+            assert_eq!(says("tcp 127.0.0.1:8007"), "127.0.0.1:8007 hello\n");
+            assert_eq!(says("bind tcp 0.0.0.0:8007"), format!("error {}\n", nix::libc::EADDRINUSE));
+        };
+        play.mends_after(&format!("detach {call}"), &words, || pinned::detach(&pin));
+        works();
+        play.mends(&format!("rm {pins}/{call}"), &words);
+        works();
+    }
+
+    let all = ["connect", "sendmsg", "recvmsg", "getpeername", "bind"].map(|call| format!("{pins}/{call}[46]"));
+    play.mends(&format!("rm {}", all.join(" ")), "bind6");
+    assert_eq!(says("tcp 127.0.0.1:8007"), "127.0.0.1:8007 hello\n");
 }
 
 #[test]

@@ -208,6 +208,7 @@ fn state() -> impl Strategy<Value = State> {
                     .collect(),
                 publications: publications.collect(),
                 reserved: secret.map(|port| PortRange { first: port as u16, last: port as u16 }).into_iter().collect(),
+                calls: ["bind4", "connect4"].into_iter().filter(|call| bits >> (call.len() + 9) & 1 == 1).collect(),
                 addresses: (0..3).filter(|i| bits >> (7 + i) & 1 == 1).map(|i| Address::v4([192, 0, 2, i])).collect(),
                 settings: secret.map(|secret| Settings { secret: [secret, 0], ..Default::default() }),
                 bridges,
