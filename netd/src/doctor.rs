@@ -5,12 +5,11 @@
 mod firewall;
 pub mod tunnels;
 
-use std::net::IpAddr;
-
 use netd_common::tables::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dns::Server,
     model::{Model, conflicts},
     plan::{Choices, plan, warnings},
     reconcile::{Checkup, Foreign, Guard, HostFacts, Process, State, diff, repair},
@@ -356,10 +355,10 @@ fn ports(facts: &Facts<'_>, found: &mut Vec<Finding>) {
 /// A server that names of the outside are asked of, and whether it has answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Asked {
-    /// Its address.
-    pub address: IpAddr,
-    /// Whether it is one of the host's.
-    pub is_hosts: bool,
+    /// Who was asked.
+    pub server: Server,
+    /// Whence, where it is not one of the host's, which are asked from the host: an endpoint, or the host for want of one.
+    pub from: Option<String>,
     /// Networks and endpoints that name it themselves.
     pub others: Vec<String>,
     /// Why not, where it has not answered.
@@ -370,24 +369,25 @@ pub struct Asked {
 pub fn resolvers(asked: &[Asked]) -> Vec<Finding> {
     const CHECK: &str = "dns";
     let mut found = Vec::new();
-    if !asked.iter().any(|server| server.is_hosts) {
+    if !asked.iter().any(|one| one.from.is_none()) {
         let meaning = "Names of the outside do not resolve in networks that name no servers of their own.";
         let remedy = "Name a resolver in /etc/resolv.conf.";
         found.push(Finding::new(CHECK, Severity::Warning, "the host has no resolver", meaning, remedy));
     }
-    found.extend(asked.iter().map(|Asked { address, is_hosts, others, answer }| {
+    found.extend(asked.iter().map(|Asked { server, from, others, answer }| {
         let of = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
-        let remedy = if *is_hosts {
+        let whence = from.as_ref().map(|from| format!(", asked from {from}")).unwrap_or_default();
+        let remedy = if from.is_none() {
             "Take it out of /etc/resolv.conf, or see why it does not answer."
         } else {
             "See why it does not answer, or make those it serves anew with other servers (--dns)."
         };
         match answer {
-            Ok(()) => Finding::fine(CHECK, format!("{address}{of} answers")),
+            Ok(()) => Finding::fine(CHECK, format!("{server}{of} answers{whence}")),
             Err(why) => Finding::new(
                 CHECK,
                 Severity::Warning,
-                format!("{address}{of} does not answer: {why}"),
+                format!("{server}{of} does not answer{whence}: {why}"),
                 "Questions for names of the outside wait for it, or stay without an answer if it is the only one.",
                 remedy,
             ),

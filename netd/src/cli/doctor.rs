@@ -2,28 +2,30 @@
 //! containers' own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Result;
-use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{args::Format, out, table};
 use crate::{
     api::{CallError, Client},
     daemon::{EndpointView, NetworkView},
+    dns::{ResolvConf, Server},
     doctor::{Asked, Finding, Severity, resolvers},
+    netns::Namespace,
+    resolver::{RESOLV_CONF, probe},
 };
 
 /// How long a resolver may take: what asks it waits for five seconds, as a rule.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A question for the name servers of the root (RFC 1035 section 4.1), which every resolver can answer.
-const QUESTION: [u8; 17] = [0x6e, 0x64, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
 /// Shows what was found; exit 1 where something is not as it should be.
 pub async fn done(client: &Client, format: Format) -> Result<ExitCode> {
@@ -38,7 +40,7 @@ pub async fn done(client: &Client, format: Format) -> Result<ExitCode> {
         )],
         Err(error) => return Err(error.into()),
     };
-    found.extend(resolvers(&asked(own_servers(client).await).await));
+    found.extend(resolvers(&asked(client).await));
     match format {
         Format::Json => table::print_json(&found)?,
         Format::Table => found.iter().for_each(print),
@@ -60,82 +62,89 @@ fn print(finding: &Finding) {
     }
 }
 
-/// The servers that networks and endpoints name themselves, and who does. Without a daemon nobody asks them.
-async fn own_servers(client: &Client) -> Vec<(IpAddr, String)> {
-    let networks: Vec<NetworkView> = client.get("/v1/networks").await.unwrap_or_default();
-    let endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await.unwrap_or_default();
-    // An internal network asks nobody.
-    let networks = networks.into_iter().filter(|network| !network.internal);
-    let of_networks = networks.flat_map(|network| {
-        let whose = format!("network {}", network.name);
-        network.dns.into_iter().map(move |address| (address, whose.clone()))
-    });
-    let of_endpoints = endpoints.into_iter().flat_map(|endpoint| {
-        let whose = format!("endpoint {}", endpoint.name);
-        endpoint.dns.into_iter().map(move |address| (address, whose.clone()))
-    });
-    of_networks.chain(of_endpoints).collect()
+/// A server that is to be asked.
+#[derive(Default)]
+struct Inquiry {
+    /// The endpoint in whose namespace, by name and path; without one, here.
+    from: Option<(String, PathBuf)>,
+    /// Whether it is one of the host's.
+    is_hosts: bool,
+    /// The networks and endpoints that name it themselves.
+    others: Vec<String>,
 }
 
-/// The host's resolvers and these, each asked once, all at once.
-async fn asked(own: Vec<(IpAddr, String)>) -> Vec<Asked> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let hosts = servers(&text).into_iter().map(|address| (address, None));
-    let mut whose: BTreeMap<IpAddr, Vec<Option<String>>> = BTreeMap::new();
-    for (address, name) in hosts.chain(own.into_iter().map(|(address, name)| (address, Some(name)))) {
-        whose.entry(address).or_default().push(name);
+/// Servers and the networks of those who ask them, which reach the same: each pair is asked once. Without networks it is the host.
+type Inquiries = BTreeMap<(Server, Vec<String>), Inquiry>;
+
+/// Who is asked what no container's name is, from where the resolver asks: the host's servers from the host, an endpoint's and its
+/// networks' from its namespace. Those of a network that has no endpoint are asked from the host.
+fn inquiries(hosts: Vec<Server>, networks: &[NetworkView], endpoints: &[EndpointView]) -> Inquiries {
+    let mut all = Inquiries::new();
+    for server in hosts {
+        all.entry((server, Vec::new())).or_default().is_hosts = true;
     }
-    let mut asking: JoinSet<Asked> = whose
-        .into_iter()
-        .map(|(address, names)| async move {
-            let answer = match timeout(PATIENCE, ask(address)).await {
-                Ok(answer) => answer.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("nothing came for {} s", PATIENCE.as_secs())),
-            };
-            let is_hosts = names.contains(&None);
-            Asked { address, is_hosts, others: names.into_iter().flatten().collect(), answer }
-        })
-        .collect();
+    // An internal network asks nobody.
+    let open = || networks.iter().filter(|network| !network.internal);
+    let mut asked_of_networks = BTreeSet::new();
+    // Whom nothing is left of asks nobody either.
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.state != "gone") {
+        let its: Vec<String> = endpoint.networks.iter().map(|attachment| attachment.network.clone()).collect();
+        let its_open: Vec<&NetworkView> = open().filter(|network| its.contains(&network.name)).collect();
+        let mut ask = |address: IpAddr, whose: String| {
+            let inquiry = all.entry((address.into(), its.clone())).or_default();
+            inquiry.from.get_or_insert_with(|| (endpoint.name.clone(), endpoint.netns.clone()));
+            inquiry.others.push(whose);
+        };
+        if its_open.is_empty() {
+            continue;
+        }
+        for address in &endpoint.dns {
+            ask(*address, format!("endpoint {}", endpoint.name));
+        }
+        for network in its_open.iter().filter(|_| endpoint.dns.is_empty()) {
+            if asked_of_networks.insert(&network.name) {
+                network.dns.iter().for_each(|address| ask(*address, format!("network {}", network.name)));
+            }
+        }
+    }
+    for network in open().filter(|network| !asked_of_networks.contains(&network.name)) {
+        for address in &network.dns {
+            let whose = format!("network {}", network.name);
+            all.entry(((*address).into(), Vec::new())).or_default().others.push(whose);
+        }
+    }
+    all
+}
+
+/// The host's resolvers, and those that networks and endpoints name themselves, all at once. Without a daemon nobody asks the latter.
+async fn asked(client: &Client) -> Vec<Asked> {
+    let networks: Vec<NetworkView> = client.get("/v1/networks").await.unwrap_or_default();
+    let endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await.unwrap_or_default();
+    let hosts = ResolvConf::read(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()).servers;
+    let inquiries = inquiries(hosts, &networks, &endpoints);
+    let mut asking: JoinSet<Asked> =
+        inquiries.into_iter().map(|((server, _), inquiry)| answered(server, inquiry)).collect();
     let mut asked = Vec::new();
     while let Some(one) = asking.join_next().await {
         asked.extend(one);
     }
-    asked.sort_by_key(|one| one.address);
+    asked.sort_by(|a, b| (&a.server, &a.others).cmp(&(&b.server, &b.others)));
     asked
 }
 
-/// The addresses after `nameserver` (resolv.conf(5)).
-fn servers(text: &str) -> Vec<IpAddr> {
-    let after = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()
+async fn answered(server: Server, Inquiry { from, is_hosts, others }: Inquiry) -> Asked {
+    let answer = match timeout(PATIENCE, ask(&server, from.as_ref().map(|(_, path)| path.as_path()))).await {
+        Ok(answer) => answer.map_err(|error| format!("{error:#}")),
+        Err(_) => Err(format!("nothing came for {} s", PATIENCE.as_secs())),
     };
-    text.lines().filter_map(after).collect()
+    let from = match from {
+        Some((endpoint, _)) => Some(format!("endpoint {endpoint}")),
+        None => (!is_hosts).then(|| "the host".to_owned()),
+    };
+    Asked { server, from, others, answer }
 }
 
-async fn ask(address: IpAddr) -> std::io::Result<()> {
-    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect((address, 53)).await?;
-    socket.send(&QUESTION).await?;
-    let mut answer = [0; 512];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        if length > 2 && answer[..2] == QUESTION[..2] {
-            return Ok(());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resolvers_are_read_from_their_lines() {
-        let text =
-            "# nameserver 192.0.2.9\nnameserver 192.0.2.1\nsearch example\nnameserver 2001:db8::1 # here\nnameserver\n";
-
-        assert_eq!(servers(text), ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
-    }
+async fn ask(server: &Server, namespace: Option<&Path>) -> Result<()> {
+    let namespace = namespace.map(Namespace::open).transpose()?;
+    Ok(probe(server, namespace.map(Arc::new)).await?)
 }

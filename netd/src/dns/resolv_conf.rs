@@ -1,6 +1,9 @@
 //! `resolv.conf` (resolv.conf(5)): what the host's says, and what a container's says for it.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{
+    fmt::{self, Write},
+    net::IpAddr,
+};
 
 use netd_common::dns::RESOLVER;
 
@@ -14,6 +17,21 @@ pub struct Server {
     pub address: IpAddr,
     /// The device that a link-local address is on.
     pub zone: Option<String>,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "{}%{zone}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl From<IpAddr> for Server {
+    fn from(address: IpAddr) -> Self {
+        Self { address, zone: None }
+    }
 }
 
 /// What a `resolv.conf` says.

@@ -58,6 +58,12 @@ pub struct Question {
 }
 
 impl Question {
+    /// For the name servers of the root (RFC 1035 section 4.1), which every server can answer that resolves names.
+    pub fn for_the_root() -> Self {
+        let query = Query::query(Name::root(), RecordType::NS);
+        Self { query, recursion: true, dnssec: false, unchecked: false }
+    }
+
     /// The name, in lower case.
     pub fn name(&self) -> String {
         self.query.name.to_ascii().to_ascii_lowercase()

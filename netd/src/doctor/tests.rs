@@ -1,6 +1,6 @@
 //! Each fact that is wrong is found, and a host as it should be is fine.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use netd_common::tables::Hook;
 
@@ -140,11 +140,11 @@ fn a_route_over_a_network_and_a_network_too_wide_for_its_way_are_found() {
 
 #[test]
 fn a_resolver_that_does_not_answer_is_named() {
-    let address: IpAddr = "192.0.2.53".parse().unwrap();
+    let server = Server::from("192.0.2.53".parse::<IpAddr>().unwrap());
 
-    let asked = |is_hosts, others: &[&str], answer: Result<(), &str>| Asked {
-        address,
-        is_hosts,
+    let asked = |from: Option<&str>, others: &[&str], answer: Result<(), &str>| Asked {
+        server: server.clone(),
+        from: from.map(str::to_owned),
         others: others.iter().map(ToString::to_string).collect(),
         answer: answer.map_err(str::to_owned),
     };
@@ -154,15 +154,21 @@ fn a_resolver_that_does_not_answer_is_named() {
     };
 
     assert_eq!(
-        said(asked(true, &[], Err("timed out"))),
+        said(asked(None, &[], Err("timed out"))),
         (Severity::Warning, "192.0.2.53 does not answer: timed out".into())
     );
-    assert_eq!(said(asked(true, &[], Ok(()))), (Severity::Fine, "192.0.2.53 answers".into()));
+    assert_eq!(said(asked(None, &[], Ok(()))), (Severity::Fine, "192.0.2.53 answers".into()));
     assert_eq!(
-        said(asked(true, &["network blue", "endpoint web"], Err("refused"))),
-        (Severity::Warning, "192.0.2.53 (network blue, endpoint web) does not answer: refused".into())
+        said(asked(Some("endpoint web"), &["network blue", "endpoint web"], Err("refused"))),
+        (
+            Severity::Warning,
+            "192.0.2.53 (network blue, endpoint web) does not answer, asked from endpoint web: refused".into()
+        )
     );
-    let without = resolvers(&[asked(false, &["network blue"], Ok(()))]);
+    let without = resolvers(&[asked(Some("the host"), &["network blue"], Ok(()))]);
     assert_eq!(without[0].found, "the host has no resolver");
     assert_eq!((without[0].severity, without.len()), (Severity::Warning, 2));
+    assert_eq!(without[1].found, "192.0.2.53 (network blue) answers, asked from the host");
+    let on_a_link = Server { address: "fe80::1".parse().unwrap(), zone: Some("eth0".into()) };
+    assert_eq!(said(Asked { server: on_a_link, ..asked(None, &[], Ok(())) }).1, "fe80::1%eth0 answers");
 }

@@ -35,7 +35,8 @@ pub async fn ask(
     }
     match answer.0.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
-        code => Err(io::Error::other(format!("{server} says {code}"))),
+        // As people know it: `REFUSED`, `SERVFAIL`.
+        code => Err(io::Error::other(format!("{server} says {}", format!("{code:?}").to_uppercase()))),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Where the host says whom it asks.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Answers that are kept.
 const KEPT: usize = 4_096;
@@ -58,7 +58,7 @@ impl Forwarder {
             Forwarding::Never => return failure(relay),
             Forwarding::Host => (locked(&self.host).servers(Path::new(RESOLV_CONF)), None),
             Forwarding::To(servers) => {
-                let servers = servers.iter().map(|address| Server { address: *address, zone: None });
+                let servers = servers.iter().copied().map(Server::from);
                 (servers.collect(), Some(Arc::clone(namespace)))
             }
         };
@@ -126,7 +126,8 @@ async fn race(
     }
 }
 
-fn place(server: &Server) -> Option<SocketAddr> {
+/// Where a server is reached; `None` without the device that it is on.
+pub fn place(server: &Server) -> Option<SocketAddr> {
     match (server.address, &server.zone) {
         (IpAddr::V6(address), Some(zone)) => {
             let index = zone.parse().ok().or_else(|| if_nametoindex(zone.as_str()).ok())?;

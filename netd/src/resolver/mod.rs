@@ -24,9 +24,10 @@ use arc_swap::ArcSwap;
 use tokio::{runtime, sync::oneshot, task::spawn_blocking, time::interval};
 use tracing::debug;
 
+pub use self::forward::RESOLV_CONF;
 use self::{forward::Forwarder, server::Server};
 use crate::{
-    dns::Directory,
+    dns::{self, Directory, Question},
     netns::{Entered, Namespace},
     reconcile::Sandbox,
 };
@@ -124,6 +125,14 @@ impl Resolver {
     pub fn listening(&self) -> BTreeSet<u64> {
         self.shared.servers().keys().copied().collect()
     }
+}
+
+/// Asks a server as containers' questions are asked, from a namespace or from the calling thread's, and waits as long as it takes. An
+/// error says what there is instead of an answer that a container would be given.
+pub async fn probe(server: &dns::Server, namespace: Option<Arc<Namespace>>) -> io::Result<()> {
+    let no_device = || io::Error::new(io::ErrorKind::NotFound, "there is no such device");
+    let place = forward::place(server).ok_or_else(no_device)?;
+    exchange::ask(Arc::new(Question::for_the_root()), place, namespace).await.map(drop)
 }
 
 /// Answers at sockets that were opened in a namespace.

@@ -1,14 +1,15 @@
 //! `netd doctor`: a host as it should be is fine, and what is wrong is named with what to do.
 
 mod ailments;
+mod servers;
 mod strangers;
 
 use std::{fs, time::Duration};
 
-use netd_tests::lab::{Offloads, traffic::Server};
+use netd_tests::lab::{Node, Offloads};
 use serde_json::Value;
 
-use crate::{says::text, town::Town};
+use crate::{forwarding::Upstream, says::text, town::Town};
 
 /// How long something may take to be found, where the machine has much else to do.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,20 +23,25 @@ fn findings(town: &Town) -> (Vec<Value>, i32) {
 }
 
 /// A town whose host has a resolver that answers, 127.0.0.1, and which lacks nothing.
-fn healthy_town() -> (Town, Server) {
+fn healthy_town() -> (Town, Upstream) {
     let town = Town::new(Offloads::On);
     let resolver = with_a_resolver(&town);
     (town, resolver)
 }
 
-fn with_a_resolver(town: &Town) -> Server {
+fn with_a_resolver(town: &Town) -> Upstream {
     // A link to the machine's own file, on a file system of this host's own.
     let resolvers = town.host.path("/etc/resolv.conf");
     fs::remove_file(&resolvers).expect("the host has one");
     fs::write(&resolvers, "nameserver 127.0.0.1\n").expect("the host's own /etc can be written");
     // A new network namespace has it on where the machine has loaded br_netfilter.
     town.host.run(["sysctl", "-qew", "net.bridge.bridge-nf-call-iptables=0"]).ok();
-    town.host.echo_udp(53)
+    serve_names(&town.host, "127.0.0.1")
+}
+
+/// Answers questions for names at an address of a node.
+fn serve_names(node: &Node, address: &str) -> Upstream {
+    Upstream::serve(node, address, "198.18.0.7", 60)
 }
 
 /// What was found that is worse than a note, as `check: what`.

@@ -1,7 +1,7 @@
 //! Names that are no container's: whom the resolver asks for them, and what it does when those do not answer.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use hickory_proto::{
-    op::{Message, MessageType},
+    op::{Message, MessageType, ResponseCode},
     rr::{RData, Record, rdata::A},
 };
 use netd_tests::lab::{Host, Node, Offloads};
@@ -100,23 +100,24 @@ fn a_containers_own_servers_go_before_its_networks_and_an_internal_network_asks_
 }
 
 /// A server of names that has one answer for all, and knows what it was asked.
-struct Upstream {
+pub struct Upstream {
     asked: Arc<Mutex<Vec<String>>>,
+    says: Arc<Mutex<ResponseCode>>,
     silent: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Upstream {
-    fn serve(node: &Node, address: &str, answer: &str, ttl: u32) -> Self {
-        let place: Ipv4Addr = address.parse().expect("an address");
+    pub fn serve(node: &Node, address: &str, answer: &str, ttl: u32) -> Self {
+        let place: IpAddr = address.parse().expect("an address");
         let answer: Ipv4Addr = answer.parse().expect("an address");
         let socket = node.enter(|| UdpSocket::bind((place, 53)).expect("the port is free"));
         socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a timeout");
         let (asked, silent, stop) = (Arc::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let mut upstream = Self { asked, silent, stop, thread: None };
+        let mut upstream = Self { asked, says: Arc::default(), silent, stop, thread: None };
         let (asked, silent) = (Arc::clone(&upstream.asked), Arc::clone(&upstream.silent));
-        let stop = Arc::clone(&upstream.stop);
+        let (says, stop) = (Arc::clone(&upstream.says), Arc::clone(&upstream.stop));
         upstream.thread = Some(thread::spawn(move || {
             let mut buffer = [0; 1500];
             while !stop.load(Ordering::Relaxed) {
@@ -128,11 +129,19 @@ impl Upstream {
                     continue;
                 }
                 message.metadata.message_type = MessageType::Response;
-                message.answers.push(Record::from_rdata(name, ttl, RData::A(A(answer))));
+                message.metadata.response_code = *says.lock().expect("nobody panics");
+                if message.metadata.response_code == ResponseCode::NoError {
+                    message.answers.push(Record::from_rdata(name, ttl, RData::A(A(answer))));
+                }
                 let _ = socket.send_to(&message.to_vec().expect("it was read"), client);
             }
         }));
         upstream
+    }
+
+    /// Says this to everyone from now on.
+    pub fn say(&self, code: ResponseCode) {
+        *self.says.lock().expect("nobody panics") = code;
     }
 
     fn stay_silent(&self) {
