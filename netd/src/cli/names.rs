@@ -2,9 +2,9 @@
 //! the mounts.
 //!
 //! They are under the run directory. Where the host has no such file there is none to lay ours over, and the command sees none.
+//! When an endpoint's addresses change, the daemon rewrites its `hosts`.
 
 use std::{
-    fmt::Write,
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -16,7 +16,11 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use crate::{api::Client, daemon::EndpointView, dns::ResolvConf};
+use crate::{
+    api::Client,
+    daemon::EndpointView,
+    dns::{ResolvConf, hosts},
+};
 
 /// Names of the files, here and under `/etc`.
 const RESOLV_CONF: &str = "resolv.conf";
@@ -36,7 +40,8 @@ pub fn all(client: &Client) -> PathBuf {
 pub fn write(client: &Client, endpoint: &EndpointView) -> Result<()> {
     let directory = directory(client, &endpoint.name);
     let host = fs::read_to_string(Path::new("/etc").join(RESOLV_CONF)).unwrap_or_default();
-    let files = [(RESOLV_CONF, ResolvConf::read(&host).of_container()), (HOSTS, hosts(endpoint))];
+    let files =
+        [(RESOLV_CONF, ResolvConf::read(&host).of_container()), (HOSTS, hosts(&endpoint.name, addresses(endpoint)))];
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     for (name, text) in files {
         let path = directory.join(name);
@@ -71,15 +76,9 @@ pub fn lay_over(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The loopback addresses, and the endpoint's own.
-fn hosts(endpoint: &EndpointView) -> String {
-    let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    let addresses = endpoint.networks.iter().flat_map(|network| {
+fn addresses(endpoint: &EndpointView) -> impl Iterator<Item = IpAddr> {
+    endpoint.networks.iter().flat_map(|network| {
         let addresses = [network.ip.map(IpAddr::V4), network.ip6.map(IpAddr::V6)];
         addresses.into_iter().flatten()
-    });
-    for address in addresses {
-        let _ = writeln!(text, "{address}\t{}", endpoint.name);
-    }
-    text
+    })
 }

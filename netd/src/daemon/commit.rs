@@ -111,6 +111,7 @@ impl<K: Kernel> Daemon<K> {
                 names.iter().any(|name| has_ports(&before, name) || has_ports(after, name))
             }
         };
+        self.rewrite_hosts(&before);
         self.tell_cluster();
         self.reservations.keep(fresh);
         if opens {

@@ -13,6 +13,7 @@ mod examine;
 mod fill;
 mod flows;
 mod healing;
+mod hosts;
 mod messages;
 mod mode;
 mod moment;

@@ -4,10 +4,12 @@
 
 mod cache;
 mod directory;
+mod hosts;
 mod resolv_conf;
 mod respond;
 
 pub use cache::{Cache, Found, Key};
 pub use directory::{Directory, Forwarding};
+pub use hosts::hosts;
 pub use resolv_conf::{ResolvConf, Server};
 pub use respond::{Asked, Question, Relay, failure, relayed, respond, written};

@@ -121,6 +121,33 @@ fn the_command_of_run_finds_names_by_either_c_library() {
 }
 
 #[test]
+fn a_command_that_runs_finds_itself_at_the_addresses_that_it_comes_to_have() {
+    let town = Town::new(Offloads::On);
+    for (network, subnet) in [("blue", "10.201.1.0/24"), ("red", "10.201.2.0/24")] {
+        town.netd.say(&format!("network create {network} --subnet {subnet}")).ok();
+    }
+    town.netd.say("run -d --name app --network blue -- sleep 600").ok();
+    let own = || {
+        let hosts = town.netd.say("exec app -- cat /etc/hosts").ok();
+        let lines = hosts.lines().filter_map(|line| line.strip_suffix("\tapp")).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(own(), ["10.201.1.2"]);
+
+    town.netd.say("network connect red app").ok();
+    assert_eq!(own(), ["10.201.1.2", "10.201.2.2"]);
+    town.netd.say("network renumber blue --subnet 10.202.0.0/24 --recreate").ok();
+    assert_eq!(own(), ["10.202.0.2", "10.201.2.2"]);
+    town.netd.say("network disconnect blue app").ok();
+    assert_eq!(own(), ["10.201.2.2"]);
+
+    let pid = says::inspected(&town.netd, "inspect app")["pid"].to_string();
+    let seen = town.host.run(["nsenter", "-m", "-t", &pid, "cat", "/etc/hosts"]).ok();
+    assert!(seen.contains("10.201.2.2\tapp") && !seen.contains("10.201.1.2"), "what has run all along sees it: {seen}");
+    town.netd.say("rm -f app").ok();
+}
+
+#[test]
 fn what_goes_leaves_nothing_at_the_loopback_device() {
     let town = Town::new(Offloads::On);
     town.network("blue");

@@ -214,7 +214,8 @@ impl<K: Kernel> Daemon<K> {
             if let Err(error) = self.store.write(&self.model, &next) {
                 return error!("cannot keep what all have: {error:#}");
             }
-            self.model = next;
+            let before = std::mem::replace(&mut self.model, next);
+            self.rewrite_hosts(&before);
             self.kernel.know_names(self.directory());
             if let Err(error) = self.reconcile().await {
                 error!("cannot compare the host with what all have: {error:#}");
