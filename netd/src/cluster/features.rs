@@ -10,8 +10,11 @@ const ENCRYPTED: &str = "encrypted";
 /// Containers are kept apart.
 const NO_ICC: &str = "no-icc";
 
+/// Published ports are open to those whom it names.
+const FROM: &str = "from";
+
 /// Everything that this netd knows.
-const KNOWN: [&str; 2] = [ENCRYPTED, NO_ICC];
+const KNOWN: [&str; 3] = [ENCRYPTED, FROM, NO_ICC];
 
 /// What a node of this netd says that it knows.
 pub fn known_features() -> BTreeSet<String> {
@@ -21,7 +24,7 @@ pub fn known_features() -> BTreeSet<String> {
 /// What a network takes.
 pub fn required(network: &Network) -> BTreeSet<String> {
     let encrypted = network.driver.segment().is_some_and(|segment| segment.encrypted);
-    let all = [(ENCRYPTED, encrypted), (NO_ICC, network.no_icc)];
+    let all = [(ENCRYPTED, encrypted), (FROM, !network.from.is_empty()), (NO_ICC, network.no_icc)];
     all.into_iter().filter(|(_, needed)| *needed).map(|(feature, _)| feature.to_owned()).collect()
 }
 

@@ -77,6 +77,9 @@ pub struct SharedNetwork {
     /// Whether its containers reach one another only as somebody allowed.
     #[serde(default)]
     pub no_icc: bool,
+    /// Who may come to the published ports that say nothing of it; whom each node's configuration lets in, if it is nobody.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
     /// What a node must know to have part in it: one that does not know all of it leaves it alone.
     #[serde(default)]
     pub requires: BTreeSet<String>,

@@ -67,6 +67,7 @@ impl<K: Kernel> Daemon<K> {
             model::set_mtu(&mut next, name, mtu, &self.facts)?;
         }
         if let Some(from) = &change.from {
+            self.of_this_host_alone(name)?;
             model::set_sources(&mut next, name, from)?;
         }
         self.commit(next, Fresh::new()).await?;

@@ -181,6 +181,30 @@ fn denied_clients_of_the_mesh_are_dropped_in_the_driver_of_whichever_node_they_k
 }
 
 #[test]
+fn whom_a_network_lets_in_holds_on_nodes_that_did_not_make_it() {
+    let cluster = Cluster::new(2, 1);
+    let (outside, friend) = (cluster.lab.host("outside"), cluster.lab.host("friend"));
+    cluster.add_to_street(&outside, OUTSIDE);
+    cluster.add_to_street(&friend, 151);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    a.netd.say("network create -d overlay web --from 192.0.2.151").ok();
+    let two = attached(b, "two", "--network web -p 8080:80 --publish-mode mesh");
+    b.netd.say("publish two 8081:80").ok();
+    let served = patient_echo(&two, 80);
+
+    for server in ["192.0.2.1:8080", "192.0.2.2:8080", "192.0.2.2:8081"] {
+        reaches(&friend, server);
+        assert!(outside.asks_tcp(server, IMPATIENCE).is_err(), "{server} is open to everybody");
+    }
+    served.assert_seen_only("192.0.2.151");
+    for node in [a, b] {
+        let network = node.netd.say("network inspect web").json();
+        assert_eq!(network.pointer("/0/from"), Some(&serde_json::json!(["192.0.2.151/32"])), "{network}");
+        node.netd.say("network set web --from default").refused(["web", "several hosts"]);
+    }
+}
+
+#[test]
 fn what_no_node_could_publish_is_refused_with_the_reason() {
     let cluster = with_a_network(1);
     let node = &cluster.nodes[0];

@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     super::{
         Answer, Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny,
-        differences, elsewhere, forwarding, known_features, missing, note_freed, remotes,
+        differences, elsewhere, forwarding, known_features, missing, note_freed, remotes, shared,
     },
     nodes::{Cluster, Deed, NETWORK, deed, name, network},
 };
@@ -173,6 +173,32 @@ fn a_network_that_takes_what_this_netd_does_not_know_is_left_alone_by_name() {
 
     assert_eq!(adopt(&mut model, &view_of(known), here), [""; 0]);
     assert_eq!(model.networks.len(), 1);
+}
+
+#[test]
+fn a_network_made_elsewhere_is_here_what_it_is_there() {
+    let facts = HostFacts::default();
+    let here = Here { port: 4789, encrypted_port: 4790, underlay: Family::V4, facts: &facts };
+    let made = SharedNetwork {
+        internal: true,
+        encrypted: true,
+        no_icc: true,
+        from: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        requires: known_features(),
+        no_masquerade: true,
+        mtu: Some(1400),
+        dns: vec![[192, 0, 2, 53].into()],
+        labels: [("tier".to_owned(), "front".to_owned())].into(),
+        ifname_prefix: Some("net".to_owned()),
+        options: [("mtu".to_owned(), "1400".to_owned())].into(),
+        created: 7,
+        ..network(NETWORK, 4096)
+    };
+    let mut model = Model::default();
+
+    assert_eq!(adopt(&mut model, &view_of(made.clone()), here), [""; 0]);
+
+    assert_eq!(shared(&model.networks[&name("blue")]), Some(made));
 }
 
 #[test]

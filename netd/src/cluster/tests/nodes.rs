@@ -196,6 +196,7 @@ pub fn name(text: &str) -> Name {
 pub fn network(id: &str, vni: u32) -> SharedNetwork {
     SharedNetwork {
         no_icc: false,
+        from: Vec::new(),
         requires: Default::default(),
         id: id.to_owned(),
         vni,

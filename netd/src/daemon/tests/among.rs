@@ -60,6 +60,7 @@ fn network(requires: &[&str]) -> SharedNetwork {
         internal: false,
         encrypted: requires.contains(&"encrypted"),
         no_icc: requires.contains(&"no-icc"),
+        from: Vec::new(),
         requires: requires.iter().map(|one| (*one).to_owned()).collect(),
         no_masquerade: false,
         mtu: None,
