@@ -4,7 +4,7 @@ use crate::{
     chapter::Chapter,
     overlay::mesh,
     packet::{ETH, Label, Packet},
-    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Noted, Part, Transport},
+    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, IPV6_HEADER, Noted, Part, Transport},
     tables::{Device, DeviceKind, Endpoint, EndpointKey, Instant, NextHop, Route, Routing, Scratch, Span, Tables, Via},
     tuple::{Address, Mac, Zone},
     verdict::{DropReason, Packed, Verdict},
@@ -14,6 +14,8 @@ use crate::{
 const TCP_HEADER: usize = 20;
 /// Bytes of a UDP header.
 const UDP_HEADER: usize = 8;
+/// The longest packet, with an Ethernet header, whose length the header of IPv6 has room for.
+const LONGEST: usize = ETH + IPV6_HEADER + 0xffff;
 
 /// Fills in `s.flow`'s way to the container that a packet which has become `s.flow.becomes` is for, here or, where its port is
 /// published on every host, elsewhere. An address without a container is nobody's: the packet is dropped, not left to whoever has the address next.
@@ -174,7 +176,7 @@ pub fn noted_exceeds<P: Packet>(p: &P, h: &Noted, mtu: u32) -> Result<bool, Drop
         Transport::Udp => UDP_HEADER,
         _ => TCP_HEADER,
     };
-    Ok(l4.saturating_sub(ETH) + header + segment > mtu as usize)
+    Ok(l4.saturating_sub(ETH + jumbo_header(p)) + header + segment > mtu as usize)
 }
 
 /// Length of the IP packets that this one will be cut into, by its sender's own wish (GSO).
@@ -185,7 +187,25 @@ fn segment_length<P: Packet>(p: &P, h: Headers, segment: usize) -> Result<usize,
         Transport::Udp => UDP_HEADER,
         _ => TCP_HEADER,
     };
-    Ok(h.l4 - ETH + header + segment)
+    Ok(h.l4.saturating_sub(ETH + jumbo_header(p)) + header + segment)
+}
+
+/// Bytes of the hop-by-hop header that says the length of a packet of IPv6 for which the header has no room (RFC 2675 section 2); 0
+/// where there is none. The kernel writes it for its own stack (BIG TCP), and what such a packet is cut into has none (kernel commit
+/// 09f3d1a3a52c).
+#[inline(always)]
+fn jumbo_header<P: Packet>(p: &P) -> usize {
+    if p.length() <= LONGEST { 0 } else { jumbo_header_of_large(p).unwrap_or(0) }
+}
+
+/// Not inlined: few packets are so large.
+#[inline(never)]
+fn jumbo_header_of_large<P: Packet>(p: &P) -> Result<usize, DropReason> {
+    let [first, _, _, _, length, of, next, _] = p.read::<8>(ETH)?;
+    let [_, more, option, bytes] = p.read::<4>(ETH + IPV6_HEADER)?;
+    let is_ipv6 = first >> 4 == 6;
+    let is_jumbo = [length, of, next, more] == [0; 4] && [option, bytes] == [0xc2, 4];
+    Ok(if is_ipv6 && is_jumbo { 8 } else { 0 })
 }
 
 /// Sends a translated packet on its way.

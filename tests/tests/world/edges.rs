@@ -13,7 +13,7 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{checksums_hold, ipv6_twin, other, sum, tcp, udp},
+    packets::{Build, checksums_hold, ipv6_twin, other, padding, sum, tcp, twin, udp, with_extensions},
     scene::{self, A, B, UPLINK},
     story::{SERVER, enter, host_sends, leave},
     world::{Frame, Summed, World},
@@ -215,8 +215,11 @@ fn a_datagram_without_a_checksum_stays_without_one() {
 
     let out = leave(&world, A, udp("10.176.1.2:33000", "198.51.100.7:53").without_udp_checksum(), false);
     let back = enter(&world, udp("198.51.100.7:53", &out.source()).without_udp_checksum(), false);
+    let inward = enter(&world, udp("203.0.113.9:4000", "192.0.2.1:5353").without_udp_checksum(), false);
+    let answer = leave(&world, B, udp("10.176.1.3:53", "203.0.113.9:4000").without_udp_checksum(), false);
 
-    for arrived in [out, back] {
+    assert_eq!((inward.destination(), answer.source()), ("10.176.1.3:53".into(), "192.0.2.1:5353".into()));
+    for arrived in [out, back, inward, answer] {
         assert_eq!(&arrived.bytes[arrived.l4() + 6..arrived.l4() + 8], [0, 0]);
     }
 }
@@ -255,6 +258,44 @@ fn a_packet_of_many_segments_whose_length_does_not_fit_its_field_is_translated_l
     assert_eq!(&frame.bytes[16..18], [0, 0]);
     assert_eq!(sum(&frame.bytes[14..34]), 0xffff, "the header's checksum holds");
     assert_eq!(checksums_hold(&with_length(frame.bytes, length)), Ok(()));
+}
+
+#[test]
+fn so_is_one_of_ipv6_whose_length_a_header_of_its_own_says_and_what_it_is_cut_into_fits() {
+    let world = scene::world_of_both_families();
+    let (from, to) = ("10.176.1.2:33000", "198.51.100.7:80");
+    let sent = |build: Build, segment_size, extensions: &[(u8, Vec<u8>)]| {
+        let plain = ipv6_twin(&build.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes());
+        let mut frame = Frame { segment_size, ..Frame::at(A, with_extensions(&plain, extensions)) };
+        (world.run(Hook::FromContainer, &mut frame), frame.bytes)
+    };
+    let syn = sent(tcp(from, to), 0, &[]).1;
+    let answer = tcp(to, "192.0.2.1:0").flags(SYN | ACK).bytes();
+    let mut answer = ipv6_twin(&answer);
+    answer[56..58].copy_from_slice(&syn[54..56]);
+    assert_eq!(world.run(Hook::FromUplink, &mut Frame::at(UPLINK, answer)), Verdict::Peer(A));
+    assert_eq!(sent(tcp(from, to).flags(ACK), 0, &[]).0, Verdict::Neighbour(UPLINK));
+    // As the kernel writes packets of more than 65,535 bytes (BIG TCP): RFC 2675 section 2.
+    let data = tcp(from, to).flags(ACK).payload(&vec![7; 60_000]);
+    let jumbo = |segment_size| {
+        let plain = ipv6_twin(&data.clone().macs(scene::container_mac(A), scene::bridge_mac(20)).bytes());
+        let mut bytes = with_extensions(&plain, &[(0, vec![0, 0, 0xc2, 4, 0, 1, 0x38, 0x80])]);
+        bytes.extend([7; 20_000]);
+        bytes[18..20].copy_from_slice(&[0, 0]);
+        let mut frame = Frame { segment_size, ..Frame::at(A, bytes.clone()) };
+        (world.run(Hook::FromContainer, &mut frame), frame.bytes, bytes)
+    };
+
+    let (fits, bytes, before) = jumbo(1440);
+
+    assert_eq!(fits, Verdict::Neighbour(UPLINK), "1500 bytes each, without that header");
+    assert_eq!((&bytes[14..21], &bytes[54..62]), (&before[14..21], &before[54..62]), "it stays");
+    assert_eq!((bytes[21], &bytes[22..38]), (63, &twin(scene::HOST)[..]));
+    assert_eq!(bytes[62..64], syn[54..56], "the port of its flow");
+    assert_eq!(jumbo(1441).0, Verdict::Pass, "the stack says that they are too large");
+    // Of any other header the pieces have theirs.
+    assert_eq!(sent(data.clone(), 1432, &[(0, padding(8))]).0, Verdict::Neighbour(UPLINK));
+    assert_eq!(sent(data, 1433, &[(0, padding(8))]).0, Verdict::Pass);
 }
 
 #[test]
