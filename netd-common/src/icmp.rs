@@ -37,6 +37,9 @@ pub fn find<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers)
 
 /// The same for an error that the host itself sends, about a packet that was translated when it came: what it quotes was on its
 /// way to a container, of the network that the host's routing leads to.
+///
+/// The host's routing picks its source, the first address of the device towards the sender (`icmp_send`, `icmp6_send`), since the
+/// quoted packet's destination is no address of the host's. [`rewrite`] makes it the one that the sender knows.
 #[inline(never)]
 pub fn find_hosts<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> bool {
     p.reach(h.l4 + ICMP_HEADER + LONGEST_QUOTE);
@@ -48,6 +51,7 @@ pub fn find_hosts<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: He
         Some(device) if device.is(DeviceKind::Bridge) => s.key.zone = device.zone,
         _ => return false,
     }
+    s.quote.by_host = 1;
     s.peer_key = s.evicted_key.reversed(s.key.zone);
     conntrack::find_quoted(t, s, t.now())
 }
@@ -94,6 +98,7 @@ fn read<P: Packet>(p: &mut P, h: Headers, quoted: &mut Tuple, quote: &mut Quote)
         l4: l4 as u32,
         checksum: if checksum == 0 { 0 } else { (l4 + checksum) as u32 },
         changed: Delta::NONE,
+        by_host: 0,
     };
     Ok(true)
 }
@@ -105,7 +110,8 @@ pub fn translate<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, ttl: T
 }
 
 /// Translates the error in hand, whose tuple is `s.key`, as the flow in `s.flow` translates: the quoted packet, and each of the
-/// error's own addresses that is one of the flow's. A router's stays its own.
+/// error's own addresses that is one of the flow's. A router's stays its own, and so does the host's where the flow's address is the
+/// container's own outside too.
 #[inline(always)]
 pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &mut Scratch, ttl: Ttl) -> Result<(), DropReason> {
     rewrite_quoted(p, h.v4, s)?;
@@ -115,7 +121,8 @@ pub fn rewrite<P: Packet>(p: &mut P, h: Headers, s: &mut Scratch, ttl: Ttl) -> R
 #[inline(never)]
 fn rewrite_own<P: Packet>(p: &mut P, h: Headers, s: &Scratch, ttl: Ttl) -> Result<(), DropReason> {
     let becomes = &s.flow.becomes;
-    let src = if s.key.src == s.peer_key.src { becomes.src } else { s.key.src };
+    let by_host = s.quote.by_host != 0 && s.peer_key.src != becomes.src;
+    let src = if by_host || s.key.src == s.peer_key.src { becomes.src } else { s.key.src };
     let dst = if s.key.dst == s.peer_key.dst { becomes.dst } else { s.key.dst };
     let outer = Delta::NONE.and_address(s.key.src, src).and_address(s.key.dst, dst);
     nat::write_ip(p, h, s.key.protocol, outer, [src, dst], ttl)?;

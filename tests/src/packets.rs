@@ -1,6 +1,7 @@
 //! Packets as builders.
 
 mod checksums;
+mod errors;
 mod fragments;
 mod twins;
 
@@ -13,8 +14,11 @@ use etherparse::{
 use netd_common::{packet::ETH, parse::tcp_flags};
 
 pub use self::{
-    checksums::{checksums_hold, icmpv6_checksum, ipv6_checksums_hold, left_to_the_device, sum, summed_by_the_device},
-    fragments::{fragments, reassembled},
+    checksums::{
+        all_hold, checksums_hold, icmpv6_checksum, ipv6_checksums_hold, left_to_the_device, sum, summed_by_the_device,
+    },
+    errors::{icmpv6_error, with_macs},
+    fragments::{fragments, ipv6_fragments, reassembled},
     twins::{ipv6_twin, padding, twin, with_extensions},
 };
 

@@ -4,7 +4,7 @@
 use netd_common::{packet::ETH, tables::Hook, tuple::Tuple, verdict::Verdict};
 
 use crate::{
-    packets::{Build, checksums_hold, left_to_the_device, sum, summed_by_the_device, tcp, udp},
+    packets::{Build, all_hold, left_to_the_device, sum, summed_by_the_device, tcp, udp, with_macs},
     scene::{self, UPLINK},
     world::{Frame, Summed, World},
 };
@@ -71,6 +71,24 @@ pub fn leave(world: &World, device: u32, build: Build, offload: bool) -> Arrived
     arrive(world, Hook::FromContainer, device, bytes, offload)
 }
 
+/// What a container sends to its gateway, from its Ethernet header on.
+pub fn leaves(world: &World, device: u32, bytes: Vec<u8>) -> Arrived {
+    let bytes = with_macs(bytes, scene::container_mac(device), scene::bridge_mac(scene::bridge_of(device)));
+    arrive(world, Hook::FromContainer, device, bytes, false)
+}
+
+/// What comes by the uplink, from its Ethernet header on.
+pub fn enters(world: &World, bytes: Vec<u8>) -> Arrived {
+    let bytes = with_macs(bytes, scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]);
+    arrive(world, Hook::FromUplink, UPLINK, bytes, false)
+}
+
+/// The host itself sends by the uplink, from the Ethernet header on.
+pub fn leaves_host(world: &World, bytes: Vec<u8>) -> Arrived {
+    let bytes = with_macs(bytes, scene::UPLINK_MACS[0], scene::UPLINK_MACS[1]);
+    arrive_by(world, Hook::ToUplink, (UPLINK, 0), bytes, false)
+}
+
 /// The host itself sends a packet by the uplink.
 pub fn host_sends(world: &World, build: Build, offload: bool) -> Arrived {
     let bytes = build.macs(scene::UPLINK_MACS[0], scene::UPLINK_MACS[1]).bytes();
@@ -106,14 +124,17 @@ fn arrive_by(world: &World, hook: Hook, at: (u32, u32), bytes: Vec<u8>, offload:
         assert_eq!(told, is, "the device's sum after {hook:?}: {verdict:?} {:02x?}", frame.bytes);
     }
     let bytes = if offload { summed_by_the_device(frame.bytes) } else { frame.bytes };
-    checksums_hold(&bytes).unwrap_or_else(|e| panic!("{e} after {hook:?}: {verdict:?} {bytes:02x?}"));
+    all_hold(&bytes).unwrap_or_else(|e| panic!("{e} after {hook:?}: {verdict:?} {bytes:02x?}"));
     Arrived { verdict, bytes }
 }
 
 /// Whether it is a datagram without a checksum, whose device's sum nobody asks for.
 fn is_unsummed(bytes: &[u8]) -> bool {
-    let l4 = ETH + usize::from(bytes[ETH] & 0x0f) * 4;
-    bytes[ETH] >> 4 == 4 && bytes[ETH + 9] == 17 && bytes.get(l4 + 6..l4 + 8) == Some(&[0, 0])
+    let (protocol, l4) = match bytes[ETH] >> 4 {
+        4 => (bytes[ETH + 9], ETH + usize::from(bytes[ETH] & 0x0f) * 4),
+        _ => (bytes[ETH + 6], ETH + 40),
+    };
+    protocol == 17 && bytes.get(l4 + 6..l4 + 8) == Some(&[0, 0])
 }
 
 /// The flow table: what each tuple becomes.

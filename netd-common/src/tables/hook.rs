@@ -157,6 +157,8 @@ pub struct Quote {
     pub checksum: u32,
     /// What its translation does to the checksum of the error.
     pub changed: Delta,
+    /// 1 where the error is the host's own, which speaks for whatever address of the host the quoted packet was sent to.
+    pub by_host: u32,
 }
 
 /// A search for a port, between two candidates. Kept in memory that the kernel's verifier knows nothing of: what it knew of
@@ -224,6 +226,4 @@ pub struct Scratch {
     pub search: Search,
     /// The host that it came from or goes to.
     pub tunnel: TunnelKey,
-    /// Zero.
-    pub pad: u32,
 }

@@ -29,6 +29,11 @@ pub fn checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
     if sum(&all) == 0xffff { Ok(()) } else { Err("transport checksum") }
 }
 
+/// Whether the checksums of a packet of either family hold.
+pub fn all_hold(packet: &[u8]) -> Result<(), &'static str> {
+    if packet[12..ETH] == [0x86, 0xdd] { ipv6_checksums_hold(packet) } else { checksums_hold(packet) }
+}
+
 /// As [`checksums_hold`] for IPv6.
 pub fn ipv6_checksums_hold(packet: &[u8]) -> Result<(), &'static str> {
     let Some((field, l4)) = checksum_field6(packet) else { return Ok(()) };

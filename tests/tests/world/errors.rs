@@ -51,6 +51,7 @@ fn an_error_about_a_containers_packet_reaches_it_and_quotes_what_it_sent() {
 fn an_error_by_a_container_leaves_as_the_hosts_and_quotes_what_the_client_sent() {
     let cases = [
         (udp("203.0.113.9:40000", "192.0.2.1:5353"), B, "10.176.1.3"),
+        (udp("203.0.113.9:40000", "192.0.2.1:5353").without_udp_checksum(), B, "10.176.1.3"),
         (sctp("203.0.113.9:40000", "192.0.2.1:5353", INIT), B, "10.176.1.3"),
         (tcp("203.0.113.9:40000", "192.0.2.1:8080"), A, "10.176.1.2"),
         (tcp("203.0.113.9:40000", "192.0.2.1:8080").ip_options(12), A, "10.176.1.2"),

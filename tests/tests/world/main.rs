@@ -5,6 +5,7 @@ mod drivers;
 mod edges;
 mod encrypted;
 mod errors;
+mod errors6;
 mod extensions;
 mod fill;
 mod firewall;
