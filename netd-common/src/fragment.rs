@@ -6,7 +6,7 @@
 
 use crate::{
     parse::{Headers, Part, Transport},
-    tables::{Fragment, FragmentKey, Orphans, Scratch, Span, Tables},
+    tables::{Fragment, FragmentKey, Instant, Orphans, Scratch, Span, Tables},
     tuple::{ICMP, ICMPV6, SCTP, TCP, UDP, Zone, echo},
     verdict::DropReason,
 };
@@ -43,6 +43,25 @@ fn complete<T: Tables>(t: &T, s: &mut Scratch) {
         _ => Transport::Fragment,
     };
     s.noted.transport = transport as u8;
+}
+
+/// Ends what the first fragment of an earlier packet said for the others, where the one in hand is a first with the same
+/// identification: what follows is this one's, whosever it is. Does nothing for other packets.
+#[inline(always)]
+pub fn supersede<T: Tables>(t: &T, s: &mut Scratch) {
+    if s.noted.part == Part::First as u8 {
+        forget(t, s);
+    }
+}
+
+/// Not inlined: few packets are fragments.
+#[inline(never)]
+fn forget<T: Tables>(t: &T, s: &mut Scratch) {
+    s.fragment_key = key(s, s.noted.identification);
+    if t.fragment(&s.fragment_key, &mut s.fragment) {
+        s.fragment.deadline = Instant::default();
+        t.keep_fragment(&s.fragment_key, &s.fragment);
+    }
 }
 
 /// Keeps what the first fragment of a packet of ours says for the others. Does nothing for other packets.

@@ -35,6 +35,7 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if h.transport == Transport::Error {
         return p.tell(Chapter::ErrorFromOutside, t, s, to_group.into()).decided();
     }
+    fragment::supersede(t, s);
     let h = fragment::recall(t, s);
     if h.transport.has_flow() {
         let mut is_ours = goes_on(p, t, s, h, Way::In)?;
