@@ -46,6 +46,10 @@ pub fn make_room<T: Tables>(t: &T, s: &mut Scratch, now: Instant) -> bool {
 }
 
 /// Lines a new flow up for [`make_room`]. Where the queue is full of flows that are gone, they leave it.
+///
+/// It is full for all flows that live only where the table is. Two places are looked at, since each first packet pays for it: a
+/// new flow behind two that live goes without a place. [`make_room`] does not find that one. The daemon's collector does, which walks
+/// the table and not the queue, and so does the next first packet of its own tuple; with no daemon it is in the table until then.
 #[inline(always)]
 pub fn line_up<T: Tables>(t: &T, s: &mut Scratch) {
     if t.put_youngest(&s.key) {

@@ -104,6 +104,8 @@ pub struct World {
     pub random: Cell<u32>,
     /// How often a flow was looked up.
     pub lookups: Cell<u64>,
+    /// How often a place in the flow table was asked for.
+    pub claims: Cell<u64>,
 }
 
 impl World {

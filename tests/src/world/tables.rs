@@ -108,6 +108,7 @@ impl Tables for World {
     }
 
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
+        self.claims.set(self.claims.get() + 1);
         if let Some(left) = self.granted.get().checked_sub(1) {
             self.granted.set(left);
         } else if let Some(left) = self.busy.get().checked_sub(1) {

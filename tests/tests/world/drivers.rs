@@ -72,6 +72,20 @@ fn it_passes_on_what_the_program_behind_it_would_in_the_headers_of_a_vxlan_devic
     }
 }
 
+#[test]
+fn the_outer_source_is_the_hosts_address_of_the_moment() {
+    let mut hosts = opened();
+    let frame = from_outside(segment())[0].clone();
+    assert_eq!(early(&hosts.ingress, &frame).1[26..30], VTEPS[0].v4_bytes());
+
+    // The daemon follows the address of the underlay.
+    hosts.ingress.devices.get_mut(&UPLINK).expect("the scene has one").gateway_ipv4 = [192, 0, 2, 77];
+    let (verdict, wrapped) = early(&hosts.ingress, &frame);
+
+    assert_eq!((verdict, &wrapped[26..30]), (Verdict::Tunnel(TUNNEL), &[192, 0, 2, 77][..]));
+    checksums_hold(&wrapped).expect("the outer header's");
+}
+
 /// Without the fields of an IPv4 header that are about fragments, and its checksum.
 fn without_fragmentation(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();

@@ -116,6 +116,27 @@ fn ports_are_found_at_any_fill_level_of_the_pool() {
 }
 
 #[test]
+fn a_full_pool_is_refused_after_exactly_thirty_two_looks() {
+    let mut world = scene::world();
+    let settings = world.settings.as_mut().expect("the scene has settings");
+    settings.pools = [PortRange { first: 20_000, last: 20_099 }, PortRange::NONE];
+    settings.second = PortRange::NONE;
+    for port in 20_000..20_100 {
+        assert_eq!(
+            leave(&world, A, udp(&format!("10.176.1.2:{port}"), SERVER), false).verdict,
+            Verdict::Neighbour(UPLINK)
+        );
+    }
+    let (claims, cursors) = (world.claims.get(), world.cursors.borrow().values().sum::<u32>());
+
+    let refused = leave(&world, B, udp("10.176.1.3:40000", SERVER), false).verdict;
+
+    assert_eq!(refused, Verdict::Drop(DropReason::PortsExhausted));
+    assert_eq!(world.claims.get() - claims, 32, "each look asks for the place of its answers");
+    assert_eq!(world.cursors.borrow().values().sum::<u32>() - cursors, 33, "and goes on to the next");
+}
+
+#[test]
 fn where_the_pool_is_full_the_hosts_own_range_serves() {
     let mut world = scene::world();
     let settings = world.settings.as_mut().expect("the scene has settings");

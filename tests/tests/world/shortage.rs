@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use netd_common::{
+    evict::{self, Evict},
     parse::tcp_flags::{ACK, FIN, SYN},
-    tables::PortRange,
-    tuple::UDP,
+    tables::{PortRange, Scratch, Tables},
+    tuple::{Tuple, UDP, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
@@ -278,4 +279,39 @@ fn short_flows_of_many_times_the_tables_size_get_through_without_a_collector() {
         world.sleep_seconds(7);
     }
     assert!(world.flows.borrow().len() <= 40);
+}
+
+#[test]
+fn a_flow_for_which_the_queue_of_ages_has_no_place_is_collected_all_the_same() {
+    let mut world = scene::world();
+    world.capacity = 8;
+    let open = |port: u16| leave(&world, A, udp(&format!("10.176.1.2:{port}"), "198.51.100.7:53"), false);
+    let take = |port: u16, which| {
+        let of_it = |key: &&_| tuple_is(key, port);
+        let evicted_key = *world.flows.borrow().keys().find(of_it).expect("it is there");
+        evict::collect(&world, &mut Scratch { evicted_key, ..Scratch::default() }, world.now(), which)
+    };
+    // Two that live, and behind them the places of two that are gone.
+    for port in [5001, 5002] {
+        let out = open(port);
+        assert_eq!(enter(&world, udp("198.51.100.7:53", &out.source()), false).verdict, Verdict::Peer(A));
+    }
+    for port in [5003, 5004] {
+        open(port);
+        assert!(take(port, Evict::Weak));
+    }
+
+    assert_eq!(open(5005).verdict, Verdict::Neighbour(UPLINK));
+
+    assert!(!world.ages.borrow().iter().any(|key| tuple_is(key, 5005)), "it has no place");
+    world.sleep_seconds(10);
+    assert!(!take(5005, Evict::Expired), "it lives");
+    world.sleep_seconds(60);
+    assert!(take(5005, Evict::Expired));
+    assert_eq!(world.flows.borrow().len(), 4, "both halves are gone");
+}
+
+/// Whether it is that of a container's packet from a port.
+fn tuple_is(key: &Tuple, port: u16) -> bool {
+    key.src_port.number() == port && key.zone != Zone::HOST
 }
