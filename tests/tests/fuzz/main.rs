@@ -4,41 +4,32 @@
 //! seeds and what once failed (`__fuzz__/TARGET/corpus` and `crashes`) and then goes on at random for a bounded time, and
 //! with its own command and a nightly compiler libFuzzer, AFL and honggfuzz take the same targets and seeds.
 
-use std::time::Duration;
+mod place;
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use netd_common::{
-    packet::ETH,
     parse::{self, Part, Transport},
     tables::Hook,
     tuple::Tuple,
 };
 use netd_tests::{
-    scene::{self, A, UPLINK},
+    scene::UPLINK,
     schedule::{Schedule, Step},
     world::Frame,
 };
 
+use self::place::Place;
+
 const TIME: Duration = Duration::from_secs(3);
 
-/// The first byte says where the packet turns up, the others are the packet.
+/// The first two bytes say where the packet turns up, the others are the packet.
 #[test]
 fn parser() {
     bolero::check!(name = "parser").with_test_time(TIME).for_each(|bytes: &[u8]| {
-        let Some((place, packet)) = bytes.split_first() else { return };
+        let [place, came_by, packet @ ..] = bytes else { return };
         agrees_with_another_parser(packet);
-        let hook = Hook::ALL[usize::from(place & 3)];
-        let device = if matches!(hook, Hook::FromContainer | Hook::ToContainer) { A } else { UPLINK };
-        let mut packet = packet.to_vec();
-        if place & 4 != 0 && packet.len() >= ETH {
-            packet[..6].copy_from_slice(&scene::bridge_mac(20));
-            packet[6..12].copy_from_slice(&scene::container_mac(A));
-        }
-        let mut frame = Frame { came_by: u32::from(place >> 3), ..Frame::at(device, packet) };
-        let length = frame.bytes.len();
-
-        let _ = scene::world().run(hook, &mut frame);
-
-        assert_eq!(frame.bytes.len(), length);
+        Place::new([*place, *came_by]).meets(packet);
     });
 }
 
@@ -51,6 +42,22 @@ fn sequences() {
             panic!("{fault}");
         }
     });
+}
+
+/// A seed's name begins with that of the hook it is for.
+#[test]
+fn there_is_a_seed_of_the_parser_for_every_hook() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/__fuzz__/parser/corpus");
+    let mut met = BTreeSet::new();
+    for seed in fs::read_dir(seeds).expect("the seeds are in the repository") {
+        let path = seed.expect("it is readable").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let bytes = fs::read(&path).expect("it is readable");
+        let hook = Place::new([bytes[0], bytes[1]]).hook;
+        assert!(name.starts_with(&format!("{}-", hook.name())), "{name} is for {hook:?}");
+        met.insert(hook);
+    }
+    assert_eq!(met, Hook::ALL.into());
 }
 
 /// What both take for a whole TCP or UDP packet they read alike.
