@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
-    net::UdpSocket,
+    io::{ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
         Arc, Barrier,
@@ -13,10 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_tests::lab::{Container, Node, Offloads, traffic::PATIENCE};
+use netd_tests::lab::{
+    Container, Node, Offloads,
+    traffic::{IMPATIENCE, PATIENCE},
+};
 
 use crate::{
-    says,
+    ipv6, says,
     town::{CLIENT, FRONT, HOST, INTERNET, Town},
 };
 
@@ -58,26 +61,35 @@ fn peers_of_a_container_that_is_gone_are_told_so() {
         let town = Town::new(kind);
         town.network("blue");
         let web = town.container("web", "blue", &["8080:80"]);
-        let (_inside, _outside) = (web.echo_tcp(80), town.internet.echo_tcp(7));
+        let _inside = web.echo_tcp(80);
+        let outside = town.internet.enter(|| TcpListener::bind((INTERNET, 7)).expect("the port is free"));
         let mut inward = town.client.connect(&format!("{FRONT}:8080"), PATIENCE).expect("the port is published");
         let mut outward = web.connect(&format!("{INTERNET}:7"), PATIENCE).expect("the container gets out");
         inward.write_all(b"?").expect("it is connected");
         inward.read_exact(&mut [0]).expect("it is answered");
-        // The other end of this one, which the container's going does not close by itself.
         outward.write_all(b"?").expect("it is connected");
-        outward.read_exact(&mut [0]).expect("it is answered");
+        let (mut server, _) = outside.accept().expect("it has come");
+        server.read_exact(&mut [0]).expect("it has spoken");
+        server.set_read_timeout(Some(IMPATIENCE)).expect("a socket can be given a timeout");
 
         town.netd.say("detach web").ok();
 
-        let deadline = Instant::now() + PATIENCE;
-        let error = loop {
-            match inward.write_all(b"?").and_then(|()| inward.read(&mut [0]).map(drop)) {
-                Err(error) => break error,
-                Ok(()) => assert!(Instant::now() < deadline, "the client is not told"),
-            }
-        };
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        is_reset("the client", &mut inward);
+        is_reset("the server", &mut server);
         town.lab.assert_no_checksum_errors();
+    }
+}
+
+/// Speaks on a connection until it is reset.
+fn is_reset(whose: &str, connection: &mut TcpStream) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = connection.write_all(b"?").and_then(|()| connection.read(&mut [0]).map(drop));
+        match told.map_err(|error| error.kind()) {
+            Err(ErrorKind::ConnectionReset) => return,
+            Ok(()) | Err(ErrorKind::WouldBlock) => assert!(Instant::now() < deadline, "{whose} is not told"),
+            Err(other) => panic!("{whose} is told something else: {other}"),
+        }
     }
 }
 
@@ -126,8 +138,8 @@ fn first_packets_of_one_flow_on_two_processors_at_once_leave_by_one_port() {
 
 #[test]
 fn segments_larger_than_a_packets_length_can_say_pass_whole() {
-    let town = Town::new(Offloads::On);
-    town.network("blue");
+    let town = ipv6::paved(Offloads::On);
+    town.netd.say("network create blue --ipv6").ok();
     let app = town.container("app", "blue", &["9000:9000"]);
     let veth = veth_of(&town);
     let nodes: [(&Node, &str); 6] = [
@@ -143,19 +155,27 @@ fn segments_larger_than_a_packets_length_can_say_pass_whole() {
     }
     let (_inside, _outside) = (app.serve_bulk(9000), town.internet.serve_bulk(9000));
     for node in [&town.internet as &Node, &app] {
-        node.run(["nft", "add table ip big"]).ok();
-        node.run(["nft", "add chain ip big in { type filter hook input priority 0; }"]).ok();
-        node.run(["nft", "add rule ip big in meta length > 65535 counter"]).ok();
+        node.run(["nft", "add table inet big"]).ok();
+        node.run(["nft", "add chain inet big in { type filter hook input priority 0; }"]).ok();
+        for family in ["ipv4", "ipv6"] {
+            node.run(["nft", &format!("add rule inet big in meta nfproto {family} meta length > 65535 counter")]).ok();
+        }
     }
 
-    app.transfers(&format!("{INTERNET}:9000"), 60_000_000);
-    town.client.transfers(&format!("{FRONT}:9000"), 60_000_000);
+    app.transfers(&format!("{INTERNET}:9000"), 30_000_000);
+    town.client.transfers(&format!("{FRONT}:9000"), 30_000_000);
+    let passed = says::counted(&town.netd, "from_container", "passed");
+    app.transfers(&format!("[{}]:9000", ipv6::INTERNET), 30_000_000);
+    town.client.transfers(&format!("[{}]:9000", ipv6::FRONT), 30_000_000);
+    let passed = says::counted(&town.netd, "from_container", "passed") - passed;
 
     for node in [&town.internet as &Node, &app] {
-        let rules = node.run(["nft", "list", "table", "ip", "big"]).ok();
-        let counted = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
-        let large: u64 = counted.and_then(|number| number.parse().ok()).expect("nft tells a counter");
-        assert!(large > 0, "no packet that {} got is what this is about", node.name());
+        let rules = node.run(["nft", "list", "table", "inet", "big"]).ok();
+        let counted = rules.split("counter packets ").skip(1).filter_map(|rest| rest.split(' ').next());
+        let large: Vec<u64> = counted.map(|number| number.parse().expect("nft tells a counter")).collect();
+        assert!(large.len() == 2 && large.iter().all(|large| *large > 0), "{} got {large:?} that large", node.name());
+        // What the first packets need of the stack aside.
+        assert!(passed < 20 + large[1] / 2, "{passed} of {} went by the stack", large[1]);
     }
     town.lab.assert_no_checksum_errors();
 }
@@ -251,8 +271,8 @@ fn allow_large_segments(node: &Node, interface: &str) {
         libc,
         sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket},
     };
-    // IFLA_GSO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE and IFLA_GRO_IPV4_MAX_SIZE (linux/if_link.h).
-    const SIZES: [u16; 3] = [41, 63, 64];
+    // IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE and IFLA_GRO_IPV4_MAX_SIZE (linux/if_link.h).
+    const SIZES: [u16; 4] = [41, 58, 63, 64];
     let index = node.ifindex(interface).expect("the interface exists");
     let attributes =
         SIZES.map(|kind| [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &200_000_u32.to_ne_bytes()].concat());
