@@ -20,7 +20,7 @@ const KEPT: usize = 4096;
 /// Something that happened, and when.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {
-    /// By the host's clock.
+    /// By the host's clock; of two events never the same.
     pub time: Moment,
     /// What.
     #[serde(flatten)]
@@ -130,8 +130,12 @@ impl Ring {
         self.first + self.kept.len() as u64
     }
 
-    fn push(&mut self, event: Event) {
-        self.kept.push_back(Arc::new(event));
+    /// Keeps what has happened at a moment of the host's clock, or a microsecond after the last event where that has the same one: so
+    /// an event's time says which were before it.
+    fn push(&mut self, now: Moment, what: Happening) {
+        let last = self.kept.back().map(|event| event.time);
+        let time = last.map_or(now, |last| now.apart_from(last));
+        self.kept.push_back(Arc::new(Event { time, what }));
         if self.kept.len() > KEPT {
             self.kept.pop_front();
             self.first += 1;
@@ -153,8 +157,7 @@ pub struct Events(Arc<watch::Sender<Ring>>);
 impl Events {
     /// Tells.
     pub fn tell(&self, what: Happening) {
-        let event = Event { time: Moment::now(), what };
-        self.0.send_modify(|ring| ring.push(event));
+        self.0.send_modify(|ring| ring.push(Moment::now(), what));
     }
 
     /// Tells that the daemon ends; nothing is told after.
@@ -281,6 +284,8 @@ impl Listener {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn created(network: &str) -> Happening {
@@ -356,6 +361,19 @@ mod tests {
 
         assert_eq!(told[0], Happening::Lost { count: 3 });
         assert_eq!((told[1].clone(), told.len()), (created("3"), KEPT + 1));
+    }
+
+    #[test]
+    fn of_events_that_follow_on_each_other_each_has_a_time_of_its_own_and_a_clock_that_is_put_back_is_believed() {
+        let mut ring = Ring::default();
+        let at = |seconds: i64, micros: i64| Moment::from(Timestamp::new(seconds, (micros * 1_000) as i32).unwrap());
+
+        for now in [at(9, 0), at(9, 0), at(9, 1), at(9, 7), at(3, 0)] {
+            ring.push(now, created("blue"));
+        }
+
+        let times: Vec<Moment> = ring.kept.iter().map(|event| event.time).collect();
+        assert_eq!(times, [at(9, 0), at(9, 1), at(9, 2), at(9, 7), at(3, 0)]);
     }
 
     #[test]

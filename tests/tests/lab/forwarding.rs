@@ -112,7 +112,7 @@ impl Upstream {
     pub fn serve(node: &Node, address: &str, answer: &str, ttl: u32) -> Self {
         let place: IpAddr = address.parse().expect("an address");
         let answer: Ipv4Addr = answer.parse().expect("an address");
-        let socket = node.enter(|| UdpSocket::bind((place, 53)).expect("the port is free"));
+        let socket = node.bound(|| UdpSocket::bind((place, 53))).expect("the port is free");
         socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a timeout");
         let (asked, silent, stop) = (Arc::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let mut upstream = Self { asked, says: Arc::default(), silent, stop, thread: None };

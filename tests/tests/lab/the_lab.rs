@@ -2,8 +2,12 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::process::CommandExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    process::Command,
+    thread,
     time::Duration,
 };
 
@@ -45,6 +49,31 @@ fn a_server_answers_from_the_address_that_it_was_asked_at() {
 }
 
 #[test]
+fn a_port_that_a_server_has_left_is_had_again_though_another_test_starts_a_program_meanwhile() {
+    let (_lab, left, _right) = two_hosts(Offloads::On);
+    let server = (left.echo_udp(53), left.echo_tcp(53));
+    // What is being started has copies of this process's descriptors, the server's too, until its program begins.
+    let (mut begun, mut begins) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new("true");
+    let linger = move || {
+        begins.write_all(b"!")?;
+        thread::sleep(Duration::from_millis(300));
+        Ok(())
+    };
+    // SAFETY: between fork and exec it writes and sleeps, and allocates nothing.
+    unsafe { command.pre_exec(linger) };
+    thread::scope(|scope| {
+        let starting = scope.spawn(|| command.status());
+        begun.read_exact(&mut [0]).expect("it is being started");
+        drop(server);
+
+        let _again = (left.echo_udp(53), left.echo_tcp(53));
+
+        assert!(starting.join().expect("it ends").expect("it was started").success());
+    });
+}
+
+#[test]
 fn what_is_not_there_does_not_answer() {
     let (_lab, left, right) = two_hosts(Offloads::On);
     right.ip("route add blackhole 198.51.100.0/24");
@@ -75,10 +104,10 @@ fn a_slow_download_tells_how_long_it_stalled() {
     let download = left.downloads_slowly("192.0.2.2:9000", Duration::from_millis(1500), 400_000);
     let pinging = left.pings_udp("192.0.2.2:7", 200);
     while download.bytes() < 100_000 {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     left.ip("link set eth0 down");
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     left.ip("link set eth0 up");
     let received = download.finish();
     let pings = pinging.finish();
@@ -224,7 +253,7 @@ fn nothing_is_left_when_the_process_is_killed() {
         let (_lab, left, _right) = two_hosts(Offloads::On);
         let processes = leave_marks(&left).map(|mark| mark.0.to_string()).join(" ");
         fs::write(std::env::var_os(IN_CHILD).expect("just seen"), processes + "\n").expect("the file can be written");
-        std::thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_secs(60));
         return;
     }
     let told = std::env::temp_dir().join(format!("netd-lab-{}", std::process::id()));
@@ -299,7 +328,7 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(std::time::Instant::now() < deadline, "it did not come about within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,7 +1,7 @@
 //! TCP and UDP servers as threads: whom they have seen, and how they stop.
 
 use std::{
-    io::{ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -17,6 +18,9 @@ use nix::{
 };
 
 use super::{super::Node, PATIENCE, TICK};
+
+/// How long a port that was let go of may be taken still.
+const RELEASED: Duration = Duration::from_secs(60);
 
 /// A server in a node. Dropped, it takes no more connections; those it has end within seconds.
 pub struct Server {
@@ -54,13 +58,28 @@ impl Drop for Server {
 }
 
 impl Node {
+    /// What `bind` binds here. A port that a test has let go of may be taken for a moment still: a program that another test of this
+    /// process is just starting has copies of all descriptors until it begins.
+    ///
+    /// # Errors
+    /// Why it cannot be bound; that it is taken, when it has been for a minute.
+    pub fn bound<T: Send>(&self, bind: impl Fn() -> io::Result<T> + Sync) -> io::Result<T> {
+        let began = Instant::now();
+        loop {
+            match self.enter(&bind) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < RELEASED => thread::sleep(TICK),
+                done => return done,
+            }
+        }
+    }
+
     /// Serves TCP on `port` of every address of both families: each connection is given to `serve` on a thread of its own.
     ///
     /// # Panics
     /// When the port is taken.
     #[track_caller]
     pub fn serve_tcp(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
-        let listener = self.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let listener = self.bound(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
         let listener = listener.unwrap_or_else(|error| panic!("{} cannot serve TCP {port}: {error}", self.name()));
         listener.set_nonblocking(true).expect("a socket can be told not to block");
         let serve = Arc::new(serve);
@@ -100,7 +119,7 @@ impl Node {
     /// When the port is taken.
     #[track_caller]
     pub fn echo_udp(&self, port: u16) -> Server {
-        let socket = self.enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let socket = self.bound(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.unwrap_or_else(|error| panic!("{} cannot serve UDP {port}: {error}", self.name()));
         socket.set_read_timeout(Some(TICK * 4)).expect("a socket can be given a timeout");
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).expect("a socket can tell where a datagram went to");
@@ -119,7 +138,7 @@ impl Node {
     ///
     /// # Errors
     /// What the connection ended with; `wait` bounds each of its steps.
-    pub fn asks_tcp(&self, server: &str, wait: std::time::Duration) -> std::io::Result<()> {
+    pub fn asks_tcp(&self, server: &str, wait: Duration) -> io::Result<()> {
         let mut stream = self.connect(server, wait)?;
         stream.write_all(b"is anybody there?\n")?;
         let mut answer = [0; 18];
@@ -134,7 +153,7 @@ impl Node {
     ///
     /// # Panics
     /// When `server` is no `ADDRESS:PORT`.
-    pub fn connect(&self, server: &str, wait: std::time::Duration) -> std::io::Result<TcpStream> {
+    pub fn connect(&self, server: &str, wait: Duration) -> io::Result<TcpStream> {
         let server: SocketAddr = server.parse().unwrap_or_else(|_| panic!("{server} is no ADDRESS:PORT"));
         let stream = self.enter(|| TcpStream::connect_timeout(&server, wait))?;
         stream.set_read_timeout(Some(wait))?;
