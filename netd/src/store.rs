@@ -42,10 +42,20 @@ pub enum StoreError {
     InUse(PathBuf),
     #[error("the store {} has format {found}, newer than this netd's {FORMAT}: use the netd that wrote it, or move it away and start anew", path.display())]
     Newer { path: PathBuf, found: u64 },
+    #[error("the store {} has what this netd does not know, as a newer one writes it ({what}): use that one, or move it away and start anew", path.display())]
+    Unknown { path: PathBuf, what: Unknown },
     #[error("the store {} is damaged ({why}): move it away and start anew, or put a copy of it back", path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("cannot use the store {}: {why}", path.display())]
     Unusable { path: PathBuf, why: String },
+}
+
+/// A field that no row has, which writing the row anew would lose.
+#[derive(Debug, Error)]
+#[error("`{field}` in the row of {row}")]
+pub struct Unknown {
+    row: Name,
+    field: String,
 }
 
 /// The open store.
@@ -215,7 +225,10 @@ fn existing(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreE
     if format > FORMAT {
         return Err(StoreError::Newer { path: path.to_owned(), found: format });
     }
-    let model = model.map_err(|error| damaged(format!("{error:#}")))?;
+    let model = model.map_err(|error| match error.downcast::<Unknown>() {
+        Ok(what) => StoreError::Unknown { path: path.to_owned(), what },
+        Err(error) => damaged(format!("{error:#}")),
+    })?;
     drop(file);
     let database = Database::open(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
@@ -300,8 +313,14 @@ fn read_table<T: DeserializeOwned>(
     for row in table.iter()? {
         let (key, value) = row?;
         let name: Name = key.value().parse()?;
-        let row = serde_json::from_slice(value.value()).map(&upgraded).and_then(serde_json::from_value);
+        let mut unknown = None;
+        let row = serde_json::from_slice(value.value())
+            .map(&upgraded)
+            .and_then(|row| serde_ignored::deserialize(row, |field| unknown = Some(field.to_string())));
         let row = row.with_context(|| format!("the row of {name}"))?;
+        if let Some(field) = unknown {
+            return Err(Unknown { row: name, field }.into());
+        }
         rows.insert(name, row);
     }
     Ok(rows)

@@ -108,7 +108,7 @@ fn a_store_that_was_cut_off_or_overwritten_in_part_is_refused_or_read_and_never_
 }
 
 #[test]
-fn a_newer_store_is_refused_and_its_rows_stay() {
+fn a_newer_store_is_refused_and_stays_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(&directory).unwrap();
     let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
@@ -116,13 +116,54 @@ fn a_newer_store_is_refused_and_its_rows_stay() {
     transaction.open_table(NETWORKS).unwrap().insert("web", b"of the future".as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
+    let path = directory.path().join(FILE);
+    let before = fs::read(&path).unwrap();
 
     let refusal = open(&directory).err().unwrap().to_string();
 
-    assert!(refusal.contains("has format 3, newer than this netd's 2"), "{refusal}");
-    let database = Database::open(directory.path().join(FILE)).unwrap();
-    let table = database.begin_read().unwrap().open_table(NETWORKS).unwrap();
-    assert_eq!(table.get("web").unwrap().unwrap().value(), b"of the future");
+    assert_eq!(
+        refusal,
+        format!(
+            "the store {} has format 3, newer than this netd's 2: use the netd that wrote it, or move it away and start anew",
+            path.display()
+        )
+    );
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_field_that_is_not_known_in_whatever_depth_is_named_and_the_store_stays_as_it_is() {
+    type Place = fn(&mut serde_json::Value) -> &mut serde_json::Value;
+    let places: [(_, &str, Place); 4] = [
+        (NETWORKS, "later", |network| network),
+        (NETWORKS, "subnets.0.later", |network| &mut network["subnets"][0]),
+        (ENDPOINTS, "publications.0.later", |endpoint| &mut endpoint["publications"][0]),
+        (ENDPOINTS, "attachments.0.later", |endpoint| &mut endpoint["attachments"][0]),
+    ];
+    for (table, field, place) in places {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, empty) = open(&directory).unwrap();
+        store.write(&empty, &two_networks_and_an_endpoint()).unwrap();
+        let database = store.database.as_ref().unwrap();
+        let mut rows: BTreeMap<Name, serde_json::Value> = read_table(database, table, |row| row).unwrap();
+        let (name, row) = rows.iter_mut().next().unwrap();
+        place(row)["later"] = true.into();
+        let named = format!("(`{field}` in the row of {name})");
+        let transaction = database.begin_write().unwrap();
+        write_table(&transaction, table, &BTreeMap::new(), &rows).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+        let path = directory.path().join(FILE);
+        let before = fs::read(&path).unwrap();
+
+        let refusal = open(&directory).err().unwrap().to_string();
+
+        assert!(
+            refusal.contains(&named) && refusal.contains("a newer one") && refusal.contains("move it away"),
+            "{refusal}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
 }
 
 #[test]
@@ -195,6 +236,9 @@ fn as_first_format(database: &Database) {
         let network = network.as_object_mut().unwrap();
         let subnets = network.remove("subnets").unwrap();
         network.extend(subnets[0].as_object().unwrap().clone());
+        for later in ["freed", "gateway_mode"] {
+            network.remove(later).expect("this format says it");
+        }
     });
     rewritten(ENDPOINTS, |endpoint| {
         endpoint["publications"][0]["host_ip"] = serde_json::Value::Null;
