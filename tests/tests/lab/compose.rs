@@ -16,18 +16,19 @@ services:
     image: busybox
     command: [busybox, httpd, -f, -p, '80', -h, /etc]
     ports: ['${PORT:-8080}:80']
-    networks: {front: {ipv4_address: 10.99.0.7, aliases: [www], gw_priority: 1}, back: {}}
+    networks: {front: {ipv4_address: 10.99.0.7, ipv6_address: 'fd00:99::7', aliases: [www], gw_priority: 1}, back: {}}
     depends_on: [db]
     labels: {tier: front}
   db:
     command: sh -c 'echo $$WHO; sleep 1000'
     environment: [WHO=me]
+    dns: 203.0.113.80
     networks: [back]
   probe:
     command: sleep 1000
     network_mode: service:web
 networks:
-  front: {ipam: {config: [{subnet: 10.99.0.0/24}]}}
+  front: {ipam: {config: [{subnet: 10.99.0.0/24, ip_range: 10.99.0.128/25}, {subnet: 'fd00:99::/64'}]}}
   back: {internal: true}
 ";
 
@@ -60,6 +61,12 @@ fn a_compose_file_is_made_true_again_and_taken_away() {
     let web = inspected(&town.netd, "inspect shop-web-1");
     assert_eq!(web["networks"][0]["aliases"], json!(["web"]));
     assert_eq!(text(&web, "/networks/1/ip"), "10.99.0.7");
+    assert_eq!(text(&web, "/networks/1/ip6"), "fd00:99::7");
+    assert_eq!(inspected(&town.netd, "inspect shop-db-1")["dns"], json!(["203.0.113.80"]));
+    let guest = town.container("guest", "shop_front", &[]);
+    assert_eq!(town.address("guest"), "10.99.0.128", "the first of the range");
+    town.netd.say("detach guest").ok();
+    guest.delete();
     assert_eq!(web["networks"][1]["aliases"], json!(["web", "www"]));
     assert_eq!(text(&inspected(&town.netd, "inspect shop-probe-1"), "/mode"), "container:shop-web-1");
     assert_eq!(fs::read_to_string(town.host.path("/run/netd/logs/shop-db-1.log")).expect("it has a log"), "me\n");

@@ -68,11 +68,20 @@ fn a_crowd_survives_a_restart_without_a_lost_packet_and_goes_without_a_trace() {
     println!("the daemon has {} kB resident", says::resident(&town.netd));
     assert_eq!(first.pings(&says::gateway_of(&town.netd, "n0"), 1, PATIENCE), 1);
 
-    spent(&town, "detach", endpoints / 2, || {
-        for n in 0..endpoints / 2 {
+    // Those that stay are of the last networks: of the others nobody is left.
+    let (staying, emptied) = (networks / 3, networks - networks / 3);
+    let leaving: Vec<usize> = (0..endpoints).filter(|n| n % networks < emptied).collect();
+    spent(&town, "detach", leaving.len(), || {
+        for n in &leaving {
             town.netd.ask("DELETE", &format!("/v1/endpoints/c{n}"), &Value::Null);
         }
     });
+    spent(&town, "network rm", emptied, || {
+        for n in 0..emptied {
+            town.netd.ask("DELETE", &format!("/v1/networks/n{n}"), &Value::Null);
+        }
+    });
+    assert_eq!(says::names(&town.netd.json("network ls")).len(), staying);
     timed("uninstall", 1, || town.netd.say("uninstall").ok());
     let links = town.host.ip("-br link");
     assert!(!links.contains("ndb-") && !links.contains("ndv-"), "{links}");

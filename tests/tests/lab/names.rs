@@ -200,6 +200,8 @@ fn dig_finds_addresses_of_both_families_and_the_names_back() {
     assert_eq!(dig(&app, "A web"), [ip.as_str()]);
     assert_eq!(dig(&app, "AAAA web"), [ip6.as_str()]);
     assert_eq!(status(&app, "MX web"), ("NOERROR".to_owned(), 0));
+    let told = app.run("dig +noall +answer +tries=1 +time=5 @127.0.0.11 web".split(' ')).ok();
+    assert_eq!(told.split_whitespace().collect::<Vec<_>>(), ["web.", "5", "IN", "A", ip.as_str()], "for five seconds");
     for address in [ip, ip6] {
         assert_eq!(dig(&app, &format!("-x {address}")), ["web.blue."], "{address}");
     }

@@ -90,6 +90,39 @@ fn a_file_is_networks_and_commands_in_the_order_of_their_dependencies() {
 }
 
 #[test]
+fn every_key_of_a_network_and_of_a_place_in_it_is_read() {
+    let file = file(
+        "
+services:
+  web:
+    command: 'true'
+    dns: [192.0.2.53, '2001:db8::53']
+    networks:
+      six: {}
+      both: {ipv4_address: 10.99.0.130, ipv6_address: 'fd00:99::7', mac_address: '02:00:00:00:00:07', interface_name: lan0, priority: 9}
+      lan: {priority: 5}
+  db: {command: 'true', dns: 192.0.2.54, networks: [six], depends_on: {web: {condition: service_started}}}
+networks:
+  both: {enable_ipv6: true, ipam: {config: [{subnet: 10.99.0.0/24, ip_range: 10.99.0.128/25}, {subnet: 'fd00:99::/64'}]}}
+  six: {enable_ipv4: false, ipam: {driver: default, config: [{subnet: 'fd00:98::/64'}]}}
+  lan: {external: true, name: office}
+",
+    );
+
+    let project = Project::of(&file, "shop").unwrap();
+
+    let [web, db] = project.services.as_slice() else { panic!("two services") };
+    assert_eq!((&*web.dns, &*db.dns), (&["192.0.2.53".into(), "2001:db8::53".into()][..], &["192.0.2.54".into()][..]));
+    let both = "name=shop_both,ip=10.99.0.130,ip6=fd00:99::7,mac=02:00:00:00:00:07,ifname=lan0,alias=web";
+    assert_eq!(web.networks, [both, "name=office,alias=web", "name=shop_six,alias=web"], "by their priority");
+    let [both, lan, six] = project.networks.as_slice() else { panic!("three networks") };
+    assert_eq!(both.order.subnets, ["10.99.0.0/24", "fd00:99::/64"]);
+    assert_eq!((both.order.ip_ranges.join(" "), both.order.ipv6), ("10.99.0.128/25".into(), true));
+    assert_eq!((lan.name.as_str(), lan.external), ("office", true));
+    assert_eq!((six.order.subnets.join(" "), six.order.ipv6), ("fd00:98::/64".into(), false));
+}
+
+#[test]
 fn what_netd_does_not_do_is_refused_where_it_stands() {
     let web = |rest: &str| format!("services: {{web: {{command: 'true', {rest}}}}}");
     let cases = [
