@@ -46,6 +46,15 @@ impl Walk {
         self.0.is_none()
     }
 
+    /// Of a hash map, whose place is the number of a bucket (`__htab_map_lookup_and_delete_batch`): how many of them are read; 0 at
+    /// the beginning.
+    pub fn buckets(&self) -> u64 {
+        self.0.map_or(0, |[first, ..]| {
+            let [a, b, c, d, ..] = first.to_ne_bytes();
+            u32::from_ne_bytes([a, b, c, d]).into()
+        })
+    }
+
     /// The next part of a map, of at most `count` entries, or more where one bucket of a hash map has more.
     pub fn next<K: Pod, V: Pod>(&mut self, map: &impl IterableMap<K, V>, count: u32) -> io::Result<Vec<(K, V)>> {
         const { assert!(size_of::<K>() <= size_of::<Place>(), "the kernel writes a key there") };

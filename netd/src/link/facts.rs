@@ -122,18 +122,23 @@ pub struct Sysctls {
 impl Sysctls {
     /// Reads them.
     pub fn read() -> Self {
-        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        Self::by(|sysctl| fs::read_to_string(format!("/proc/sys/net/{sysctl}")).ok())
+    }
+
+    /// By what is in the file of each, named as below `/proc/sys/net`.
+    fn by(read: impl Fn(&str) -> Option<String>) -> Self {
+        let range = read("ipv4/ip_local_port_range").unwrap_or_default();
         let mut timeouts = [0; Timeout::COUNT];
         for (timeout, sysctl, default) in TIMEOUTS {
-            let path = format!("/proc/sys/net/netfilter/nf_conntrack_{sysctl}");
-            let seconds = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            let seconds = read(&format!("netfilter/nf_conntrack_{sysctl}")).and_then(|text| text.trim().parse().ok());
             timeouts[timeout as usize] = seconds.unwrap_or(default);
         }
         Self { ephemeral: parse_range(&range), timeouts }
     }
 }
 
-/// The end of the sysctl's name, and the kernel's default in seconds.
+/// The end of the sysctl's name, and the kernel's default in seconds. Of nf_conntrack's others netd has no state: a connection that
+/// one side has closed is one that is closing, whichever side it was; SCTP has UDP's times, and ICMPv6 ICMP's.
 const TIMEOUTS: [(Timeout, &str, u32); Timeout::COUNT] = [
     (Timeout::SynSent, "tcp_timeout_syn_sent", 120),
     (Timeout::SynReceived, "tcp_timeout_syn_recv", 60),
@@ -241,8 +246,36 @@ mod tests {
         assert_eq!(parse_range(""), None);
     }
 
+    /// What the kernel calls them (`Documentation/networking/nf_conntrack-sysctl.rst`), and its defaults.
+    const SYSCTLS: [(Timeout, &str, u32); Timeout::COUNT] = [
+        (Timeout::SynSent, "netfilter/nf_conntrack_tcp_timeout_syn_sent", 120),
+        (Timeout::SynReceived, "netfilter/nf_conntrack_tcp_timeout_syn_recv", 60),
+        (Timeout::Established, "netfilter/nf_conntrack_tcp_timeout_established", 5 * 24 * 3600),
+        (Timeout::Closing, "netfilter/nf_conntrack_tcp_timeout_fin_wait", 120),
+        (Timeout::TimeWait, "netfilter/nf_conntrack_tcp_timeout_time_wait", 120),
+        (Timeout::Reset, "netfilter/nf_conntrack_tcp_timeout_close", 10),
+        (Timeout::UdpUnreplied, "netfilter/nf_conntrack_udp_timeout", 30),
+        (Timeout::UdpReplied, "netfilter/nf_conntrack_udp_timeout_stream", 120),
+        (Timeout::Echo, "netfilter/nf_conntrack_icmp_timeout", 30),
+    ];
+
     #[test]
-    fn every_timeout_has_its_sysctl() {
-        assert!(TIMEOUTS.iter().enumerate().all(|(i, (timeout, ..))| *timeout as usize == i));
+    fn every_timeout_is_its_own_sysctls_and_the_kernels_default_where_there_is_none() {
+        let set = |own: &'static str| move |sysctl: &str| (sysctl == own).then(|| "7\n".to_owned());
+        let defaults = Sysctls::by(|_| None).timeouts;
+
+        for (timeout, sysctl, default) in SYSCTLS {
+            assert_eq!(defaults[timeout as usize], default, "{timeout:?}");
+            let mut expected = defaults;
+            expected[timeout as usize] = 7;
+            assert_eq!(Sysctls::by(set(sysctl)).timeouts, expected, "{sysctl} is that of {timeout:?} alone");
+            assert_eq!(Sysctls::by(|_| Some("soon".to_owned())).timeouts, defaults);
+        }
+    }
+
+    #[test]
+    fn the_range_of_the_hosts_own_ports_is_read() {
+        let read = |sysctl: &str| (sysctl == "ipv4/ip_local_port_range").then(|| "1024\t65535\n".to_owned());
+        assert_eq!(Sysctls::by(read).ephemeral, Some(PortRange { first: 1024, last: 65535 }));
     }
 }

@@ -51,10 +51,11 @@ pub fn with_extensions(packet: &[u8], extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// An extension header of `length` bytes, a multiple of eight, filled with one option of padding (RFC 8200 section 4.2).
+/// An extension header of `length` bytes, a multiple of eight, filled with one option that who does not know it
+/// skips (RFC 8200 section 4.2, RFC 4727 section 3.4). More than seven bytes of padding no Linux takes.
 pub fn padding(length: usize) -> Vec<u8> {
     let mut header = vec![0; length];
-    (header[1], header[2], header[3]) = ((length / 8 - 1) as u8, 1, (length - 4) as u8);
+    (header[1], header[2], header[3]) = ((length / 8 - 1) as u8, 0x1e, (length - 4) as u8);
     header
 }
 

@@ -46,6 +46,7 @@ mod sources;
 mod spanning;
 mod specs;
 mod survival;
+mod tags;
 mod telling;
 mod the_lab;
 mod town;

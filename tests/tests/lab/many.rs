@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    ops::Range,
+    ops::{Range, RangeInclusive},
     os::fd::AsRawFd,
     sync::{
         Barrier,
@@ -33,13 +33,18 @@ const OF_A_THREAD: u32 = 10_000;
 #[test]
 fn eight_thousand_connections_of_each_of_two_containers_to_one_port_do_not_cross() {
     let town = Town::new(Offloads::On);
-    connections_do_not_cross(&town, 8_000);
+    let ports = connections_do_not_cross(&town, 8_000);
+    let own = hosts_own(&town);
+    assert!(ports.iter().all(|port| !own.contains(port)), "the default pools have room for them");
 }
 
 #[test]
 fn twenty_thousand_of_each_take_ports_of_the_hosts_own_range_too() {
     let town = Town::new(Offloads::On);
-    connections_do_not_cross(&town, 20_000);
+    let ports = connections_do_not_cross(&town, 20_000);
+    let own = hosts_own(&town);
+    let of_own = ports.iter().filter(|port| own.contains(port)).count();
+    assert!(of_own > 0 && of_own < ports.len(), "the default pools serve, and beside them the host's own range");
 }
 
 #[test]
@@ -51,9 +56,9 @@ fn a_host_whose_own_range_is_every_port_has_room_for_them_too() {
 }
 
 /// Opens so many connections from each of two containers at once, keeps all of them, and has both ends of each say which one it
-/// is, when it begins and again when all are open.
+/// is, when it begins and again when all are open. Returns the ports of the host's that they had.
 #[track_caller]
-fn connections_do_not_cross(town: &Town, of_each: u32) {
+fn connections_do_not_cross(town: &Town, of_each: u32) -> BTreeSet<u16> {
     town.network("blue");
     let containers = ["one", "two"].map(|name| town.container(name, "blue", &[]));
     let listener = listener(&town.internet);
@@ -91,6 +96,14 @@ fn connections_do_not_cross(town: &Town, of_each: u32) {
     let host: IpAddr = HOST.parse().expect("an address");
     assert!(seen.iter().all(|peer| peer.ip() == host), "all come as the host");
     assert_eq!(seen.len(), play.total as usize, "each has a port of its own");
+    seen.into_iter().map(|peer| peer.port()).collect()
+}
+
+/// Ports that the host gives its own sockets.
+fn hosts_own(town: &Town) -> RangeInclusive<u16> {
+    let range = town.host.sysctl("ipv4/ip_local_port_range").expect("every kernel has it");
+    let mut ports = range.split_whitespace().map(|port| port.parse().expect("a port"));
+    ports.next().expect("the first")..=ports.next().expect("the last")
 }
 
 /// What all threads share. Each of them goes through every step, whatever fails.

@@ -56,27 +56,67 @@ fn so_does_one_that_answers_at_a_published_port() {
 }
 
 #[test]
+fn a_client_outside_learns_that_the_network_of_a_published_port_is_narrower_than_its_way() {
+    for kind in Offloads::BOTH {
+        let play = Play::new(kind);
+        play.town.netd.say("network create slim --ipv6 --mtu 1280").ok();
+        let web = play.town.container("web", "slim", &["9000:9000", "8007:7/udp"]);
+        let (server, echo) = (web.serve_bulk(9000), web.echo_udp(7));
+        // The container says that it takes segments as large as the wire does, as one does that a tunnel begins in.
+        announces_large_segments(&web);
+
+        for (host, far) in [(HOST, FAR), (HOST6, FAR6)] {
+            assert_eq!(way_mtu(&play.far, host), None, "{host}");
+            play.far.transfers(&at(host, 9000), 500_000);
+            assert_eq!(way_mtu(&play.far, host), Some(1280), "{host}");
+            assert_eq!(play.far.asks_udp(&at(host, 8007), 3, 1400, PATIENCE), 3, "datagrams to {host} come in parts");
+            assert!(server.peers().iter().any(|peer| peer.to_string() == far));
+        }
+        assert!(echo.peers().iter().all(|peer| [FAR, FAR6].contains(&peer.to_string().as_str())));
+        play.town.lab.assert_no_checksum_errors();
+    }
+}
+
+#[test]
 fn where_the_uplink_is_narrower_than_the_network_the_gateway_says_so() {
     for kind in Offloads::BOTH {
         let play = Play::new(kind);
-        let (app, server) = (play.container("app", &[]), play.far.serve_bulk(9000));
+        let server = play.far.serve_bulk(9000);
         for (node, device) in [(&play.town.host, "eth0"), (&play.town.internet, "eth0")] {
             node.ip(&format!("link set {device} mtu 1290"));
         }
-        let network = says::inspected(&play.town.netd, "network inspect blue");
-        let heard = Overheard::by(&app);
 
-        for (i, far) in [FAR, FAR6].into_iter().enumerate() {
-            app.transfers(&at(far, 9000), 500_000);
-            assert_eq!(way_mtu(&app, far), Some(1290), "{far}");
-            let gateway: IpAddr = says::text(&network, &format!("/subnets/{i}/gateway")).parse().expect("an address");
-            let said = heard.too_big();
-            let mac = gateway_mac(&app, gateway);
-            assert!(said.contains(&(mac, gateway, 1290)), "{gateway} at {mac:02x?} says 1290: {said:02x?}");
-            assert!(said.iter().all(|(by, from, mtu)| (*by, *from, *mtu) == (mac, gateway, 1290)), "{said:02x?}");
-        }
+        // What it has learned of the way back itself does not have its next peers send less.
+        announces_large_segments(&play.far);
+
+        learns_of_its_gateway(&play, &play.container("app", &[]));
+        // So it is where the host's firewall is asked.
+        let rules = "table inet guard { chain forward { type filter hook forward priority 0; counter; }; }";
+        play.town.host.run(["nft", rules]).ok();
+        let firewall = || play.town.netd.json("status")["firewall"].clone();
+        wait_until("the rules are seen", || firewall()["shown"] == true);
+        let before = says::number(&firewall(), "/by_stack");
+        learns_of_its_gateway(&play, &play.container("asked", &[]));
+
+        assert!(says::number(&firewall(), "/by_stack") > before);
         assert!(server.peers().iter().all(|peer| [HOST, HOST6].contains(&peer.to_string().as_str())));
         play.town.lab.assert_no_checksum_errors();
+    }
+}
+
+/// A container that sends more than the uplink takes is told so by its gateway, and nobody else, and what it sends arrives.
+#[track_caller]
+fn learns_of_its_gateway(play: &Play, app: &Container) {
+    let network = says::inspected(&play.town.netd, "network inspect blue");
+    let heard = Overheard::by(app);
+    for (i, far) in [FAR, FAR6].into_iter().enumerate() {
+        app.transfers(&at(far, 9000), 500_000);
+        let said = heard.too_big();
+        assert_eq!(way_mtu(app, far), Some(1290), "{far}");
+        let gateway: IpAddr = says::text(&network, &format!("/subnets/{i}/gateway")).parse().expect("an address");
+        let mac = gateway_mac(app, gateway);
+        assert!(said.contains(&(mac, gateway, 1290)), "{gateway} at {mac:02x?} says 1290: {said:02x?}");
+        assert!(said.iter().all(|(by, from, mtu)| (*by, *from, *mtu) == (mac, gateway, 1290)), "{said:02x?}");
     }
 }
 
@@ -93,10 +133,18 @@ fn the_gateway_is_hop_one_and_every_router_is_named() {
 
     assert_eq!(hops(&app, &at(FAR, 33_434)), [&gateway(0), NEIGHBOUR, "198.18.0.2", FAR]);
     assert_eq!(hops(&app, &at(FAR6, 33_434)), [&gateway(1), NEIGHBOUR6, "2001:db8:f0::2", FAR6]);
-    // From outside the host is the last hop but one, and the container answers as the host.
+    // From outside the way ends where the host's name is heard: what the last hop says, and the container, it says in that.
     assert_eq!(hops(&play.far, &at(HOST, 8009)), ["198.18.1.1", "198.18.0.1", HOST]);
     assert_eq!(hops(&play.far, &at(HOST6, 8009)), ["2001:db8:f1::1", "2001:db8:f0::1", HOST6]);
     play.town.lab.assert_no_checksum_errors();
+}
+
+/// Has a node tell its peers to send segments as large as a wire takes.
+fn announces_large_segments(node: &Node) {
+    for family in ["-4", "-6"] {
+        let route = node.ip(&format!("{family} route show default"));
+        node.ip(&format!("{family} route change {} advmss 1440", route.trim()));
+    }
 }
 
 struct Play {

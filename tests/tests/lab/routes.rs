@@ -13,6 +13,7 @@ use netd_tests::{
 };
 
 use crate::{
+    ipv6::{HOST as HOST6, INTERNET as INTERNET6, pave},
     says,
     town::{CLIENT, FRONT, HOST, INTERNET, NEIGHBOUR, Town, wait_until},
 };
@@ -174,17 +175,28 @@ fn flows_that_go_on_are_told_of_whatever_changes_the_routing() {
 #[test]
 fn what_leaves_has_the_address_that_its_uplink_has_also_after_that_has_changed() {
     const LATER: &str = "192.0.2.9";
+    const LATER6: &str = "2001:db8:1::9";
     let play = Play::new(Offloads::Off);
     let host = &play.town.host;
+    pave(&play.town);
+    play.town.netd.say("network create six --ipv6").ok();
+    let six = play.town.container("six", "six", &[]);
     let [udp, ..] = &play.udp;
     let seen = |address: &str| udp.peers().iter().filter(|peer| peer.to_string() == address).count();
     let long = play.app.pings_udp(&format!("{INTERNET}:7"), 50);
     wait_until("some answers", || long.answered() > 10);
     udp.assert_seen_only(HOST);
+    let udp6 = play.town.internet.echo_udp(9);
+    let seen6 = |address: &str| udp6.peers().iter().filter(|peer| peer.to_string() == address).count();
+    let long6 = six.pings_udp(&format!("[{INTERNET6}]:9"), 50);
+    wait_until("some answers by IPv6", || long6.answered() > 10);
+    udp6.assert_seen_only(HOST6);
 
     host.ip(&format!("address del {HOST}/24 dev eth0"));
     host.ip(&format!("address add {LATER}/24 dev eth0"));
     host.default_route(NEIGHBOUR);
+    host.ip(&format!("address del {HOST6}/64 dev eth0"));
+    host.ip(&format!("address add {LATER6}/64 dev eth0 nodad"));
 
     wait_until("the flow that goes on leaves as the new address", || seen(LATER) > 10);
     let (answered, before) = (long.answered(), seen(HOST));
@@ -193,6 +205,12 @@ fn what_leaves_has_the_address_that_its_uplink_has_also_after_that_has_changed()
     assert_eq!(seen(HOST), before, "nothing leaves as the old one any more");
     assert_eq!(play.internet[0].peers().iter().map(ToString::to_string).collect::<Vec<_>>(), [LATER]);
     long.finish();
+    wait_until("so does one by IPv6", || seen6(LATER6) > 10);
+    let (answered, before) = (long6.answered(), seen6(HOST6));
+    wait_until("it is answered there", || long6.answered() > answered + 10);
+    let answer = six.asks_udp(&format!("[{INTERNET6}]:9"), 3, 64, PATIENCE);
+    assert_eq!((answer, seen6(HOST6)), (3, before), "nothing leaves as the old one any more");
+    long6.finish();
 }
 
 #[test]
@@ -230,21 +248,30 @@ fn a_network_leaves_as_the_address_it_was_given_and_the_operator_hears_if_the_ho
         let play = Play::new(kind);
         let town = &play.town;
         town.host.ip("address add 192.0.2.50/24 dev eth0");
-        town.netd.say("network create special --snat-ip 192.0.2.50").ok();
+        pave(town);
+        town.host.ip("address add 2001:db8:1::50/64 dev eth0 nodad");
+        town.netd.say("network create special --ipv6 --snat-ip 192.0.2.50 --snat-ip 2001:db8:1::50").ok();
         let special = town.container("special", "special", &["8090:80"]);
         let (_web, servers) = (special.serve_http(80), [town.internet.echo_tcp(9), town.internet.echo_udp(9)]);
 
         special.asks_tcp(&format!("{INTERNET}:9"), PATIENCE).expect("it answers");
         assert_eq!(special.asks_udp(&format!("{INTERNET}:9"), 3, 4000, PATIENCE), 3);
         assert_eq!(special.pings(INTERNET, 2, PATIENCE), 2);
+        let servers6 = [town.internet.echo_tcp(11), town.internet.echo_udp(11)];
+        special.asks_tcp(&format!("[{INTERNET6}]:11"), PATIENCE).expect("it answers by IPv6");
+        assert_eq!(special.asks_udp(&format!("[{INTERNET6}]:11"), 3, 4000, PATIENCE), 3);
+        assert_eq!(special.pings(INTERNET6, 2, PATIENCE), 2);
         asks(&play.app, 7);
 
         servers.iter().for_each(|server| server.assert_seen_only("192.0.2.50"));
+        servers6.iter().for_each(|server| server.assert_seen_only("2001:db8:1::50"));
         play.internet[0].assert_seen_only(HOST);
         assert_eq!(town.client.curl(&format!("http://{FRONT}:8090/")).ok(), format!("special sees {CLIENT}\n"));
         assert!(!warnings(town).contains("leaves as"), "{}", warnings(town));
         town.host.ip("address del 192.0.2.50/24 dev eth0");
         wait_until("the daemon warns", || warnings(town).contains("leaves as 192.0.2.50, which is no address"));
+        town.host.ip("address del 2001:db8:1::50/64 dev eth0");
+        wait_until("and by IPv6", || warnings(town).contains("leaves as 2001:db8:1::50, which is no address"));
         town.netd.say("network create wrong --snat-ip 10.0.0.1 --snat-ip 10.0.0.2").refused(["10.0.0.1", "10.0.0.2"]);
         town.lab.assert_no_checksum_errors();
     }

@@ -25,6 +25,8 @@ pub struct Odd {
     datagrams: Option<Datagrams>,
     /// `None` where both contenders do the same.
     pub meant: Option<Difference>,
+    /// Whether nothing is got anywhere, where both do the same.
+    pub is_silent: bool,
 }
 
 /// A difference that is meant: the beginnings of what is got in order, and why netd does not do as netfilter.
@@ -37,7 +39,12 @@ pub struct Difference {
 impl Odd {
     fn new(name: impl Into<String>, sender: Sender, packets: Vec<Vec<u8>>) -> Self {
         let packets = packets.into_iter().map(|packet| (sender, packet)).collect();
-        Self { name: name.into(), packets, datagrams: None, meant: None }
+        Self { name: name.into(), packets, datagrams: None, meant: None, is_silent: false }
+    }
+
+    /// Nothing comes of it.
+    fn silent(self) -> Self {
+        Self { is_silent: true, ..self }
     }
 
     /// netfilter lets these be got and netd those.
@@ -97,8 +104,8 @@ fn to_the_host() -> Vec<Odd> {
     vec![
         syn("a SYN to a port of the host that is closed", Sender::Far, at(FAR, 44_000), at(HOST, 5999)),
         datagram("a datagram to a port of the host that is closed", Sender::Far, at(FAR, 44_000), at(HOST, 5999)),
-        syn("a SYN to a container's own address", Sender::Router, at(ROUTER, 44_001), at(A, 80)),
-        datagram("a datagram to a container's own address", Sender::Router, at(ROUTER, 44_001), at(A, 90)),
+        syn("a SYN to a container's own address", Sender::Router, at(ROUTER, 44_001), at(A, 80)).silent(),
+        datagram("a datagram to a container's own address", Sender::Router, at(ROUTER, 44_001), at(A, 90)).silent(),
         syn("a container's SYN to a closed port of the gateway", Sender::A, at(A, 44_002), at(GATEWAY, 5999)),
         syn("a container's SYN to where there is no way", Sender::A, at(A, 44_003), at(UNREACHABLE, 7009)),
         datagram(
@@ -107,7 +114,8 @@ fn to_the_host() -> Vec<Odd> {
             at(B, 44_004),
             at("10.99.0.255", 7010),
         ),
-        datagram("a container's datagram to everyone", Sender::B, at(B, 44_005), at("255.255.255.255", 7010)),
-        syn("a SYN in transit that is no container's", Sender::Router, at(ROUTER, 44_006), at("198.51.100.99", 7011)),
+        datagram("a container's datagram to everyone", Sender::B, at(B, 44_005), at("255.255.255.255", 7010)).silent(),
+        syn("a SYN in transit that is no container's", Sender::Router, at(ROUTER, 44_006), at("198.51.100.99", 7011))
+            .silent(),
     ]
 }

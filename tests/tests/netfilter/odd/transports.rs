@@ -18,6 +18,8 @@ use crate::{
 /// Type of the chunk that answers one which opens an association.
 const INIT_ACK: u8 = 2;
 
+const RST_ACK: u8 = RST | ACK;
+
 const LEAKS: &str = "netfilter lets out what it cannot track, with an address that is nobody's outside; netd drops what it cannot translate";
 const LOOSE: &str = "netfilter takes a connection up in its middle; for netd only a SYN opens one, and the host refuses the rest at once";
 const LISTENS: &str = "without a cgroup the daemon listens at a published port for the host's own clients, and a listener says nothing to a segment without flags (RFC 9293 section 3.10.7.2)";
@@ -51,6 +53,7 @@ pub fn stray_segments() -> Vec<Odd> {
         odd.push(match flags {
             ACK => stray.differs(&[there], &[reset], LOOSE),
             0 => stray.differs(&[reset], &[], LISTENS),
+            RST | RST_ACK => stray.silent(),
             _ => stray,
         });
     }
@@ -102,7 +105,8 @@ pub fn other_protocols() -> Vec<Odd> {
         "a protocol of nobody's to a container's own address",
         Sender::Router,
         vec![other(ROUTER, A, 253, &[0; 40]).bytes()],
-    );
+    )
+    .silent();
     to_the_host.into_iter().chain(from_a_container).chain([inward]).collect()
 }
 
@@ -153,7 +157,7 @@ pub fn messages() -> Vec<Odd> {
             &[],
             LEAKS,
         ),
-        one("an echo reply that nobody asked for, to the host", Sender::Far, pong(FAR_RAW, HOST, 77).bytes()),
+        one("an echo reply that nobody asked for, to the host", Sender::Far, pong(FAR_RAW, HOST, 77).bytes()).silent(),
         one("a timestamp request from a container", Sender::B, icmp(B, FAR, &timestamp).bytes()).differs(
             &["b gets icmp 198.51.100.2 > 10.99.0.3", "far gets icmp 192.0.2.1 >"],
             &[],
@@ -166,8 +170,10 @@ pub fn messages() -> Vec<Odd> {
         ),
         one("an error about nothing from a container", Sender::B, icmp_error(B, FAR_RAW, false, &known, 28).bytes())
             .differs(&["far gets icmp 10.99.0.3 >"], &[], LEAKS),
-        one("an error about nothing to the host", Sender::Router, icmp_error(ROUTER, HOST, true, &hosts, 28).bytes()),
-        one("an error that quotes too little", Sender::Router, icmp_error(ROUTER, HOST, true, &hosts, 21).bytes()),
+        one("an error about nothing to the host", Sender::Router, icmp_error(ROUTER, HOST, true, &hosts, 28).bytes())
+            .silent(),
+        one("an error that quotes too little", Sender::Router, icmp_error(ROUTER, HOST, true, &hosts, 21).bytes())
+            .silent(),
         one("an echo to the host", Sender::Far, ping(FAR, HOST, 9).bytes()),
         one("an echo to the gateway", Sender::A, ping(A, GATEWAY, 9).bytes()),
         one("an echo to the host's address outside, from a container", Sender::A, ping(A, HOST, 9).bytes()),

@@ -44,6 +44,8 @@ impl Datagrams {
             Way::Out(FAR_NARROW | FAR_BY_NARROW_ROUTE) | Way::InByNarrowLink if v6 && !whole => {
                 1232 - extensions.length()
             }
+            // What netfilter puts together with options for every hop, the host's own stack then finds fault with.
+            Way::ToHost | Way::FromHost if v6 && extensions != Extensions::default() => 1232 - extensions.length(),
             // The rules by which the router refuses do so for whole packets alone.
             Way::Out(UNREACHABLE | PROHIBITED) => 1452 - extensions.length(),
             _ => usize::MAX,
