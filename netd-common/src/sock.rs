@@ -5,7 +5,7 @@
 //! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
 
 use crate::{
-    tables::{Dialled, DialledKey, EndpointKey, Publication, PublicationKey, Publications, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, MeshEnd, Publication, PublicationKey, Publications, SourceKey},
     tuple::{Address, Port, TCP, UDP},
 };
 
@@ -21,8 +21,11 @@ pub trait Tables: Publications {
     /// Whether this is an address of the host, those of its loopback aside.
     fn is_hosts(&self, address: &Address) -> bool;
 
-    /// Whether a container is on another host, where no socket of this one's can be led.
-    fn is_elsewhere(&self, key: &EndpointKey) -> bool;
+    /// Where a container of another host is; `None` of one that is here.
+    fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd>;
+
+    /// Whether what goes to other hosts in this segment is encrypted.
+    fn is_encrypted(&self, vni: u32) -> bool;
 
     /// Whether a socket of the host would answer at this place.
     fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool;
@@ -91,9 +94,8 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
     if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
         return Dial::Refused;
     }
-    let container = EndpointKey { address: publication.address, zone: publication.zone, pad: 0 };
-    if t.is_elsewhere(&container) {
-        return Dial::Alone;
+    if let Some(end) = end_of(t, &publication) {
+        return lead_elsewhere(t, socket, end, (address, source, port));
     }
     if can_speak(socket, publication.address) {
         return lead(t, socket, (address, source, port), (to, to_port));
@@ -103,6 +105,29 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
         return Dial::Alone;
     }
     lead(t, socket, (address, source, port), (address.loopback_of_family(), port))
+}
+
+/// The other host that has the container of a publication.
+#[inline(always)]
+fn end_of<'t, T: Tables>(t: &'t T, publication: &Publication) -> Option<&'t MeshEnd> {
+    t.elsewhere(&EndpointKey { address: publication.address, zone: publication.zone, pad: 0 })
+}
+
+/// To the container's host, where the port is published by the same number: no stack here has a way to the container itself. Of an
+/// encrypted network nothing may go so, since it would go in clear; and a process here that has the port keeps it.
+#[inline(always)]
+fn lead_elsewhere<T: Tables>(t: &T, socket: &Socket, end: &MeshEnd, dialled: (Address, Address, Port)) -> Dial {
+    let (address, _, port) = dialled;
+    let here = if address == address.any_of_family() { address.loopback_of_family() } else { address };
+    if t.is_encrypted(end.vni) || !can_speak(socket, end.vtep) || t.has_server(socket.protocol, here, port) {
+        return Dial::Alone;
+    }
+    // Hosts may know one another by the other family: then it must be that host's port in that family too.
+    let there = t.publication(&mut PublicationKey::new(end.vtep.any_of_family(), socket.protocol, port)).copied();
+    match there.and_then(|there| end_of(t, &there)) {
+        Some(other) if other.vtep == end.vtep => lead(t, socket, dialled, (end.vtep, port)),
+        _ => Dial::Alone,
+    }
 }
 
 #[inline(always)]

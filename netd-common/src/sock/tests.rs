@@ -24,7 +24,8 @@ struct Host {
     publications: BTreeMap<PublicationKey, Publication>,
     sources: BTreeSet<SourceKey>,
     addresses: BTreeSet<Address>,
-    elsewhere: BTreeSet<EndpointKey>,
+    elsewhere: BTreeMap<EndpointKey, MeshEnd>,
+    encrypted: BTreeSet<u32>,
     servers: BTreeSet<(u8, Address, u16)>,
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
@@ -44,8 +45,12 @@ impl Tables for Host {
         self.addresses.contains(address)
     }
 
-    fn is_elsewhere(&self, key: &EndpointKey) -> bool {
-        self.elsewhere.contains(key)
+    fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        self.elsewhere.get(key)
+    }
+
+    fn is_encrypted(&self, vni: u32) -> bool {
+        self.encrypted.contains(&vni)
     }
 
     fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool {
@@ -126,12 +131,55 @@ fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
     }
 }
 
-#[test]
-fn no_socket_is_led_to_a_container_of_another_host() {
+/// The container of port 8080 is on another host, which is known as this.
+fn elsewhere(vtep: Address) -> Host {
     let mut host = host();
-    host.elsewhere.insert(EndpointKey { address: CONTAINER, zone: Zone(1), pad: 0 });
+    let end = MeshEnd { vtep, vni: 9, ..MeshEnd::default() };
+    host.elsewhere.insert(EndpointKey { address: CONTAINER, zone: Zone(1), pad: 0 }, end);
+    host
+}
 
-    assert_eq!(dial(&host, &socket(TCP, Speaks::V4), HOST, Port::new(8080)), Dial::Alone);
+#[test]
+fn a_port_whose_container_is_elsewhere_is_led_to_by_that_host_and_tells_what_was_dialled() {
+    let (other, port) = (Address::v4([192, 0, 2, 2]), Port::new(8080));
+    for protocol in [TCP, UDP] {
+        for (speaks, address) in [
+            (Speaks::V4, HOST),
+            (Speaks::V4, LOOPBACK),
+            (Speaks::V4, Address::ANY_V4),
+            (Speaks::Both, LOOPBACK_V6),
+            (Speaks::Both, HOST_V6),
+        ] {
+            let host = elsewhere(other);
+
+            assert_eq!(dial(&host, &socket(protocol, speaks), address, port), Dial::Led(other, port), "{address:?}");
+            assert_eq!(peer(&host, 7, other, port), Some((address, port)));
+        }
+        assert_eq!(dial(&elsewhere(other), &socket(protocol, Speaks::V6), HOST_V6, port), Dial::Alone);
+        assert_eq!(dial(&elsewhere(HOST_V6), &socket(protocol, Speaks::V4), HOST, port), Dial::Alone);
+        let to_ipv6 = dial(&elsewhere(HOST_V6), &socket(protocol, Speaks::Both), HOST_V6, port);
+        assert_eq!(to_ipv6, Dial::Led(HOST_V6, port));
+    }
+}
+
+#[test]
+fn no_socket_is_led_to_another_host_in_clear_past_a_server_here_or_to_a_port_that_is_anothers_there() {
+    let (other, port, v4) = (Address::v4([192, 0, 2, 2]), Port::new(8080), socket(TCP, Speaks::V4));
+    let mut host = elsewhere(other);
+    host.encrypted.insert(9);
+    assert_eq!(dial(&host, &v4, HOST, port), Dial::Alone, "it would go in clear");
+
+    for (dialled, server) in [(HOST, HOST), (LOOPBACK, LOOPBACK), (Address::ANY_V4, LOOPBACK)] {
+        let mut host = elsewhere(other);
+        host.servers.insert((TCP, server, 8080));
+        assert_eq!(dial(&host, &v4, dialled, port), Dial::Alone, "a process here has it");
+    }
+
+    let mut host = elsewhere(other);
+    let here = Publication::new(Zone(1), Address::v4([10, 176, 0, 3]), 8080, 80);
+    host.publications.insert(PublicationKey::new(Address::ANY_V4, TCP, port), here);
+    let by_ipv6 = dial(&host, &socket(TCP, Speaks::Both), HOST_V6, port);
+    assert_eq!(by_ipv6, Dial::Alone, "by IPv4 it is that of a container here");
 }
 
 #[test]

@@ -7,13 +7,13 @@ use netd_common::{
     frame, sock,
     tables::{
         Device, Dialled, DialledKey, EndpointKey, Flow, Instant, MeshEnd, NextHop, Publication, PublicationKey,
-        Publications, Segment, Settings, SourceKey,
+        Publications, Segment, Settings, SourceKey, segment_flags,
     },
     tuple::{Address, Port, Tuple},
 };
 
 use super::{
-    DIALLED, FLOWS, HOST_ADDRESSES, MESH,
+    DIALLED, FLOWS, HOST_ADDRESSES,
     ask::{find_way_back, has_connected, has_server},
     device, flow_into, is_source, mesh_end, now, published, segment, settings,
 };
@@ -50,8 +50,13 @@ impl sock::Tables for Sockets {
     }
 
     #[inline(always)]
-    fn is_elsewhere(&self, key: &EndpointKey) -> bool {
-        MESH.get_ptr(key).is_some()
+    fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        mesh_end(key)
+    }
+
+    #[inline(always)]
+    fn is_encrypted(&self, vni: u32) -> bool {
+        segment(vni).is_none_or(|segment| segment.has(segment_flags::ENCRYPTED))
     }
 
     #[inline(always)]

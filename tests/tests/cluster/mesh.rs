@@ -63,6 +63,20 @@ fn a_port_of_the_mesh_is_reached_on_every_node_and_the_client_stays_who_it_is() 
     let asker = attached(c, "asker", "--network plain");
     asker.transfers("192.0.2.3:8080", 100_000);
 
+    // A process of each node, by every address of its own node, which is what it takes its peer for.
+    drop(served);
+    let _echo = two.echo_tcp(80);
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        for host in [vtep(number).to_string(), "127.0.0.1".to_owned(), ipv6(number + 1), "::1".to_owned()] {
+            let (tcp, udp) = (at(&host, 8080), at(&host, 5353));
+            let dials = |words: [&str; 2]| node.host.run([env!("CARGO_BIN_EXE_dial"), words[0], words[1]]).stdout;
+            wait_until(&format!("{tcp} on {}", node.host.name()), || dials(["tcp", &tcp]) == format!("{tcp} hello\n"));
+            if !host.contains(':') {
+                assert_eq!(dials(["datagram", &udp]), format!("{udp} hello\n"), "on {}", node.host.name());
+            }
+        }
+    }
+
     // It is said where it leads, and nobody else may have it.
     let flows = a.netd.say("flows --format json container=two network=web").json();
     assert!(
