@@ -239,7 +239,8 @@ fn floods(info: &LinkInfo) -> bool {
     options.iter().any(|option| matches!(option, InfoBridgePort::UnicastFlood(true)))
 }
 
-/// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing. A VXLAN device of ours takes each packet's VNI from a program.
+/// A bridge of ours is no part of a tree and asks nobody who listens to what; its ports learn nothing. A VXLAN device of ours takes each packet's
+/// VNI from a program, and learns nothing either.
 fn holds(info: &LinkInfo) -> bool {
     match info {
         LinkInfo::Data(InfoData::Bridge(options)) => options.iter().all(|option| match option {
@@ -247,7 +248,9 @@ fn holds(info: &LinkInfo) -> bool {
             InfoBridge::MulticastSnooping(on) => !on,
             _ => true,
         }),
-        LinkInfo::Data(InfoData::Vxlan(options)) => options.contains(&InfoVxlan::CollectMetadata(true)),
+        LinkInfo::Data(InfoData::Vxlan(options)) => {
+            options.contains(&InfoVxlan::CollectMetadata(true)) && !options.contains(&InfoVxlan::Learning(true))
+        }
         LinkInfo::PortData(InfoPortData::BridgePort(options)) => options.iter().all(|option| match option {
             InfoBridgePort::Learning(on) => !on,
             _ => true,

@@ -35,7 +35,7 @@ impl Links {
     pub async fn put_tunnel(&self, name: &LinkName, tunnel: &Tunnel) -> Result<()> {
         let owner = Owner::Tunnel(tunnel.port);
         if let Existing::Ours(link) = self.make_room(name, &owner).await? {
-            if link.options_hold && link.vxlan_port == Some(tunnel.port) {
+            if link.vxlan_port == Some(tunnel.port) && (link.options_hold || self.learns_no_more(name).await?) {
                 return self.keep(&link, tunnel).await.with_context(|| format!("cannot set up {name}"));
             }
             self.delete_index(link.index).await.with_context(|| format!("cannot delete what {name} became"))?;
@@ -45,6 +45,14 @@ impl Links {
             self.delete(name).await?;
         }
         made.with_context(|| format!("cannot make the VXLAN device {name}"))
+    }
+
+    /// Has a device learn nothing. Whether it is what it is to be then: other options of one that is there do not change.
+    async fn learns_no_more(&self, name: &LinkName) -> Result<bool> {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name.as_str()).learning(false).build();
+        let changed = self.handle.link().change(message).execute().await.map_err(refusal);
+        changed.context("cannot have it learn nothing")?;
+        Ok(self.named(name).await?.is_some_and(|link| link.options_hold))
     }
 
     async fn make_tunnel(&self, name: &LinkName, tunnel: &Tunnel, owner: &Owner) -> Result<()> {

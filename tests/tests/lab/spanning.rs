@@ -323,6 +323,11 @@ fn what_spans_hosts_is_healed_and_carries_on_without_a_daemon() {
 
     pair.hosts[1].ip("link del ndx-4789");
     wait_until("the device is made again", || web.pings("10.9.0.12", 1, IMPATIENCE) == 1);
+    let mended = || pair.daemons[0].say("events --until 0s -f type=repair").stdout.matches("ndx-4789").count();
+    let before = mended();
+    pair.hosts[0].ip("link set ndx-4789 type vxlan learning");
+    wait_until("it learns nothing again", || pair.hosts[0].ip("-d link show ndx-4789").contains("nolearning"));
+    wait_until("that is told", || mended() > before);
 
     pair.daemons[0].kill();
     pair.hosts[0].ip("neigh flush all");

@@ -62,11 +62,15 @@ fn what_spans_hosts_is_found_as_it_was_made_and_mended_where_it_is_not() {
         assert!(state.hooks.contains(&(link("ndx-4789"), Hook::FromOverlay)));
         assert!(host.facts(&BTreeSet::new()).await.unwrap().vxlan_devices.is_empty(), "it is ours");
 
-        for spoiled in [vec!["set", "ndx-4789", "down"], vec!["set", "ndx-4789", "mtu", "1400"]] {
+        let index = || links().into_iter().find(|(name, _)| name == "ndx-4789").expect("it is there").1;
+        let before = index();
+        let learning = vec!["set", "ndx-4789", "type", "vxlan", "learning"];
+        for spoiled in [vec!["set", "ndx-4789", "down"], vec!["set", "ndx-4789", "mtu", "1400"], learning] {
             ip(&[&["link"], &spoiled[..]].concat());
             assert!(!host.observe().await.unwrap().tunnels[&link("ndx-4789")].intact, "{spoiled:?}");
             host.apply(&Step::PutTunnel(link("ndx-4789"), tunnel.clone())).await.unwrap();
             assert!(host.observe().await.unwrap().tunnels[&link("ndx-4789")].intact, "{spoiled:?}");
+            assert_eq!(index(), before, "{spoiled:?}: mended where it is");
         }
         for step in [
             Step::RemoveSegment(7),
