@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     api::Client,
+    cluster::Verified,
     daemon::{NeighbourView, NodeChange, NodeView},
 };
 
@@ -33,11 +34,16 @@ pub async fn overlay(client: &Client, command: OverlayCommand) -> Result<ExitCod
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let differences: Vec<String> = client.get("/v1/nodes-verified").await?;
+    let verified: Verified = client.get("/v1/nodes-verified").await?;
+    let Verified { differences, kept } = &verified;
     match format {
-        Format::Json => table::print_json(&differences)?,
-        Format::Table if differences.is_empty() => out::line("every node forwards what etcd says"),
-        Format::Table => differences.iter().for_each(out::line),
+        Format::Json => table::print_json(&verified)?,
+        Format::Table => {
+            if differences.is_empty() {
+                out::line("every node forwards what etcd says");
+            }
+            differences.iter().chain(kept).for_each(out::line);
+        }
     }
     match differences.len() {
         0 => Ok(ExitCode::SUCCESS),

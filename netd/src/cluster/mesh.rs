@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_a_node_has_of_the_mesh_otherwise_is_said_and_what_hides_it_is_not() {
-        use crate::cluster::{Answer, MeshAnswer, Missing, differences};
+        use crate::cluster::{Answer, MeshAnswer, Missing, segments::segments, verified};
 
         let mut view = view([node("a", 1, &[(8080, 1)]), node("b", 2, &[])]);
         let place = crate::cluster::Place {
@@ -304,7 +304,10 @@ mod tests {
         }
         let said = |node: &Name, mesh: MeshAnswer| {
             let ways = crate::cluster::forwarding(&remotes(&view, node));
-            (node.clone(), Answer { revision: 1, ways, mesh: Some(mesh), allowances: None })
+            (
+                node.clone(),
+                Answer { ways, mesh: Some(mesh), segments: Some(segments(&view, node)), ..Answer::default() },
+            )
         };
         let right = |node: &Name| {
             let (ways, hosts) = ends(&view, node);
@@ -312,7 +315,8 @@ mod tests {
         };
         let [a, b] = ["a", "b"].map(name);
         let told = |mesh: MeshAnswer| {
-            differences(&view, &a, &Missing::default(), &[said(&a, right(&a)), said(&b, mesh)].into())
+            let answers = [said(&a, right(&a)), said(&b, mesh)].into();
+            verified(&view, &a, &Missing::default(), &answers).differences
         };
 
         assert_eq!(right(&b).ways.len(), 1, "b publishes what is on a");

@@ -22,6 +22,7 @@ mod records;
 mod remotes;
 mod returning;
 mod rotation;
+mod segments;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -39,14 +40,15 @@ pub use local::{
 pub use mesh::{Taken, alike, ends, mesh_ports, rival, taken};
 pub use own::{Missing, Own, missing};
 pub use records::{
-    Allowed, Announcement, Answer, Claim, Installed, MeshAnswer, MeshPort, Node, Party, Place, Record, Secret, Session,
-    Shared, SharedNetwork, SharedSubnet, Way,
+    Allowed, Announcement, Answer, Claim, Installed, KeptNodes, MeshAnswer, MeshPort, Node, Party, Place, Record,
+    Secret, Session, Shared, SharedNetwork, SharedSubnet, Way,
 };
 pub use remotes::{Remote, Remotes, announced, remotes};
 pub use returning::keeping;
 pub use rotation::{due, next};
+pub use segments::{SegmentAnswer, Segments};
 pub use session::Kept;
-pub use verify::differences;
 #[cfg(test)]
 pub use verify::forwarding;
+pub use verify::{Verified, verified};
 pub use view::{Entry, Event, View};

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Key;
+use super::{Key, Segments};
 use crate::model::{GatewayMode, Name, Protocol, RemoteAllowance, mac};
 
 /// What a key holds.
@@ -30,7 +30,7 @@ pub enum Record {
     /// Of [`Key::Endpoint`].
     Endpoint(Box<Announcement>),
     /// Of [`Key::Answer`].
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Of [`Key::Secret`].
     Secret(Secret),
     /// Of [`Key::Session`].
@@ -212,7 +212,7 @@ pub struct Place {
 }
 
 /// What a node forwards into tunnels.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
     /// The revision of the view that it had made true.
     pub revision: i64,
@@ -224,6 +224,21 @@ pub struct Answer {
     /// What it has of ports that every node publishes; an older netd does not say.
     #[serde(default)]
     pub mesh: Option<MeshAnswer>,
+    /// What it has of networks in tunnels; an older netd does not say.
+    #[serde(default)]
+    pub segments: Option<Segments>,
+    /// Whom it still knows as they were, since its own lease was over as theirs was; `None` mostly.
+    #[serde(default)]
+    pub kept: Option<KeptNodes>,
+}
+
+/// Nodes that have not come back yet, and are kept by one that has.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeptNodes {
+    /// Their VTEPs.
+    pub nodes: BTreeMap<Name, IpAddr>,
+    /// How many seconds more.
+    pub seconds: u64,
 }
 
 /// What a node has of ports that every node publishes.
@@ -301,7 +316,7 @@ impl Record {
             Key::Allowance(..) => parsed(value).map(Self::Allowed),
             Key::Node(_) => parsed(value).map(Self::Node),
             Key::Endpoint(..) => parsed(value).map(|endpoint| Self::Endpoint(Box::new(endpoint))),
-            Key::Answer(..) => parsed(value).map(Self::Answer),
+            Key::Answer(..) => parsed(value).map(|answer| Self::Answer(Box::new(answer))),
             Key::Secret(_) => parsed(value).map(Self::Secret),
             Key::Session(_) => parsed(value).map(Self::Session),
             Key::Installed(_) => parsed(value).map(Self::Installed),

@@ -5,7 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Answer, MeshAnswer, Missing, Remotes, View, Way, ends, remotes};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, KeptNodes, MeshAnswer, Missing, Remotes, View, Way, ends, remotes, segments::of_segments};
 use crate::model::{Name, RemoteAllowance, format_mac};
 
 /// Desired or found entries, as an [`Answer`] has them.
@@ -19,9 +21,52 @@ pub fn forwarding(remotes: &Remotes) -> Vec<Way> {
     remotes.iter().map(way).collect()
 }
 
+/// What comes of asking all nodes, one line each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Verified {
+    /// What is not as the store says.
+    pub differences: Vec<String>,
+    /// Whom nodes keep that have not come back yet.
+    pub kept: Vec<String>,
+}
+
+/// What the answers say of the nodes that are there, and what the store lacks of `me`.
+pub fn verified(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name, Answer>) -> Verified {
+    let mut answers = answers.clone();
+    let mut kept = Vec::new();
+    for (node, answer) in &mut answers {
+        let Some(keeps) = answer.kept.take() else { continue };
+        pass_over(view, node, answer, &keeps);
+        let KeptNodes { nodes, seconds } = keeps;
+        let line = |(other, vtep): (&Name, &IpAddr)| {
+            format!(
+                "node {node} keeps what it knows of node {other} ({vtep}), which has not come back yet, for {seconds} s more"
+            )
+        };
+        kept.extend(nodes.iter().map(line));
+    }
+    Verified { differences: differences(view, me, lacks, &answers), kept }
+}
+
+/// Leaves out of an answer what a node has of those that it keeps.
+fn pass_over(view: &View, node: &Name, answer: &mut Answer, keeps: &KeptNodes) {
+    let absent: BTreeSet<&IpAddr> =
+        keeps.nodes.iter().filter(|(name, _)| view.node(name).is_none()).map(|(_, vtep)| vtep).collect();
+    let desired = remotes(view, node);
+    let is_kept = |way: &Way| absent.contains(&way.vtep) && !desired.contains_key(&(way.vni, way.address));
+    answer.ways.retain(|way| !is_kept(way));
+    if let Some(mesh) = &mut answer.mesh {
+        mesh.ways.retain(|way| !is_kept(way));
+        mesh.hosts.retain(|vtep| !absent.contains(vtep));
+    }
+    if let Some(segments) = &mut answer.segments {
+        segments.vteps.retain(|(_, vtep)| !absent.contains(vtep));
+    }
+}
+
 /// What is not as the store says, one line each: of the nodes that are there, what each forwards (`answers`), and of `me` what
 /// the store lacks.
-pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name, Answer>) -> Vec<String> {
+fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name, Answer>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     if !lacks.txns.is_empty() {
         lines
@@ -40,6 +85,10 @@ pub fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<N
                 lines.extend(match &answer.mesh {
                     Some(found) => of_mesh(view, node, found),
                     None => unsaid(view, node, "what it publishes for others", !ends(view, node).0.is_empty()),
+                });
+                lines.extend(match &answer.segments {
+                    Some(found) => of_segments(view, node, found),
+                    None => unsaid(view, node, "whom it lets in", view.networks().next().is_some()),
                 });
             }
             None => lines.push(format!("node {node} does not answer")),
@@ -125,7 +174,8 @@ fn said(view: &View, way: &Way) -> String {
     format!("{address} of {} ({}) by {vtep}", network_of(view, *vni), format_mac(*mac))
 }
 
-fn network_of(view: &View, vni: u32) -> String {
+/// A network by its number in tunnels.
+pub fn network_of(view: &View, vni: u32) -> String {
     let network = view.networks().find(|(_, network)| network.vni == vni);
     network.map_or_else(|| format!("VNI {vni}"), |(name, _)| format!("network {name}"))
 }

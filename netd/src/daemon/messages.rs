@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{EndpointView, FlowFilter, FlowView, NeighbourView, NetworkView, NodeView, StatusView};
 use crate::{
+    cluster::Verified,
     doctor::Finding,
     exposure::Exposure,
     model::{NetworkOrder, ProcessMark, PublishMode, RenumberOrder},
@@ -184,8 +185,8 @@ pub enum Reply {
     Nodes(Vec<NodeView>),
     /// Endpoints of all nodes.
     Neighbours(Vec<NeighbourView>),
-    /// What is not as it should be, one line each.
-    Differences(Vec<String>),
+    /// What comes of asking every node.
+    Verified(Verified),
     /// What is exposed.
     Exposure(Vec<Exposure>),
     /// It is done.

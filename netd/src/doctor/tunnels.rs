@@ -216,7 +216,7 @@ mod tests {
             to: station(3),
         };
         let mut facts = HostFacts::default();
-        facts.ways.nodes.insert(vtep, Way { link: eth0, mtu: 1500 });
+        facts.ways.nodes.insert(vtep, Way { link: eth0, mtu: 1500, source: None });
         let heard = |small, summed, full, cut| Ok(Heard { small, summed, full, cut });
         for (heard, found, remedy) in [
             (heard(true, true, true, true), "large TCP gets through to node b (192.0.2.2) by eth0", ""),

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
-use rtnetlink::{RouteMessageBuilder, packet_route::route::RouteMessage};
+use rtnetlink::{
+    RouteMessageBuilder,
+    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage},
+};
 
 use super::{
     Links,
@@ -29,7 +32,7 @@ impl Links {
             let Some(route) = self.route_to(*vtep).await? else { continue };
             let Some(link) = output(&route).and_then(|index| links.get(&index)) else { continue };
             let mtu = mtu(&route).map_or(link.mtu, |mtu| mtu.min(link.mtu));
-            ways.insert(*vtep, Way { link: link.name.clone(), mtu });
+            ways.insert(*vtep, Way { link: link.name.clone(), mtu, source: source(&route) });
         }
         Ok(ways)
     }
@@ -47,4 +50,13 @@ impl Links {
             Err(error) => Err(refusal(error)).with_context(|| format!("cannot ask for the route to {address}")),
         }
     }
+}
+
+/// The address as which packets leave by a route whose sender has chosen none (`RTA_PREFSRC`).
+fn source(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some((*ip).into()),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some((*ip).into()),
+        _ => None,
+    })
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     cluster::{
-        Announcement, Answer, Between, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, View, Wanted, allow,
-        claim, create, deny, differences, next, publish, remove, rival,
+        Announcement, Answer, Between, Claim, Compare, Key, Op, Record, SharedNetwork, Taken, Txn, Verified, View,
+        Wanted, allow, claim, create, deny, next, publish, remove, rival, verified,
     },
     etcd::Outcome,
     model::{Name, Rejection},
@@ -43,7 +43,7 @@ pub struct Verification {
     as_of: BTreeMap<Key, i64>,
     /// How often all were asked before.
     asked: usize,
-    reply: Reply<Vec<String>>,
+    reply: Reply<Verified>,
 }
 
 impl Wish {
@@ -256,11 +256,14 @@ impl Task {
         let when = vec![Compare::Unchanged(asked, entry.revision)];
         let key = Key::Answer(question, self.settings.node.clone());
         // Whoever asked may have gone, and its lease with it.
-        let _ = self.etcd.take(&Txn { when, then: vec![Op::PutLeased(key, Record::Answer(answer))] }, lease).await;
+        let _ = self
+            .etcd
+            .take(&Txn { when, then: vec![Op::PutLeased(key, Record::Answer(Box::new(answer)))] }, lease)
+            .await;
         Ok(())
     }
 
-    async fn begin_verification(&mut self, reply: Reply<Vec<String>>, asked: usize) -> Result<(), Fault> {
+    async fn begin_verification(&mut self, reply: Reply<Verified>, asked: usize) -> Result<(), Fault> {
         let id = format!("{:016x}", rand::rng().random::<u64>());
         let begin = async {
             let lease = self.etcd.grant(QUESTION).await?;
@@ -292,7 +295,7 @@ impl Task {
         let answers = |view: &View, id: &str| -> BTreeMap<Name, Answer> {
             let answers = view.entries.iter().filter_map(|(key, entry)| match (key, &entry.record) {
                 (Key::Answer(question, node), Record::Answer(answer)) if question == id => {
-                    Some((node.clone(), answer.clone()))
+                    Some((node.clone(), (**answer).clone()))
                 }
                 _ => None,
             });
@@ -306,13 +309,13 @@ impl Task {
         let Some(index) = self.verifications.iter().position(is_ripe) else { return Ok(()) };
         let Verification { id, lease, as_of, asked, reply, .. } = self.verifications.remove(index);
         self.read().await?;
-        let lines = differences(&self.view, &self.settings.node, &self.missing(), &answers(&self.view, &id));
+        let verified = verified(&self.view, &self.settings.node, &self.missing(), &answers(&self.view, &id));
         self.etcd.revoke(lease).await?;
-        if !lines.is_empty() && asked < ASKED && as_of != compared(&self.view) {
+        if !verified.differences.is_empty() && asked < ASKED && as_of != compared(&self.view) {
             return self.begin_verification(reply, asked + 1).await;
         }
         // Whoever asked may be gone.
-        let _ = reply.send(Ok(lines));
+        let _ = reply.send(Ok(verified));
         Ok(())
     }
 

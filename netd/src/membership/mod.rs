@@ -24,7 +24,7 @@ use tokio::{
 
 use self::task::{Doors, Task};
 use crate::{
-    cluster::{Announcement, Answer, Between, Installed, Session, SharedNetwork, View, Wanted},
+    cluster::{Announcement, Answer, Between, Installed, KeptNodes, Session, SharedNetwork, Verified, View, Wanted},
     etcd::{Etcd, EtcdConfig},
     model::Name,
 };
@@ -85,6 +85,16 @@ pub struct News {
     pub incarnation: i64,
     /// Addresses of ours that others have, one line each.
     pub conflicts: Vec<String>,
+    /// The other nodes that are not back yet and are kept in `view`, by their VTEPs, and until when.
+    pub kept: Option<(BTreeMap<Name, IpAddr>, Instant)>,
+}
+
+impl News {
+    /// Whom this node keeps, as it says when it is asked.
+    pub fn keeps(&self) -> Option<KeptNodes> {
+        let (nodes, until) = self.kept.clone()?;
+        Some(KeptNodes { nodes, seconds: until.saturating_duration_since(Instant::now()).as_secs() })
+    }
 }
 
 /// Why a wish is not met.
@@ -155,7 +165,7 @@ enum Wish {
         answer: Answer,
     },
     Verify {
-        reply: Reply<Vec<String>>,
+        reply: Reply<Verified>,
     },
 }
 
@@ -174,7 +184,8 @@ impl Membership {
         let etcd = Etcd::new(settings.etcd.clone())?;
         let (wishes, inbox) = mpsc::channel(WAITING);
         let (own, said) = watch::channel(own);
-        let first = News { view: None, away: None, heard: None, missed: 0, incarnation: 0, conflicts: Vec::new() };
+        let first =
+            News { view: None, away: None, heard: None, missed: 0, incarnation: 0, conflicts: Vec::new(), kept: None };
         let (telling, news) = watch::channel(first);
         let task = Task::new(etcd, settings.clone(), telling);
         let mut doors = Doors { wishes: inbox, own: said };
@@ -200,7 +211,7 @@ impl Membership {
             etcd: EtcdConfig::default(),
         };
         let heard = Some(Instant::now());
-        let news = News { view: None, away: None, heard, missed: 0, incarnation: 1, conflicts: Vec::new() };
+        let news = News { view: None, away: None, heard, missed: 0, incarnation: 1, conflicts: Vec::new(), kept: None };
         let ((telling, news), (own, said)) = (watch::channel(news), watch::channel(Word::default()));
         let wishes = mpsc::channel(1).0;
         (Self { settings, wishes, own, news, answered: BTreeSet::new() }, telling, said)
@@ -323,8 +334,8 @@ impl Membership {
         }
     }
 
-    /// Asks every node what it forwards. The differences come when all have answered or have had time to.
-    pub async fn verify(&self) -> oneshot::Receiver<Result<Vec<String>, Denial>> {
+    /// Asks every node what it forwards. What comes of it is told when all have answered or have had time to.
+    pub async fn verify(&self) -> oneshot::Receiver<Result<Verified, Denial>> {
         let (reply, differences) = oneshot::channel();
         let _ = self.wishes.send(Wish::Verify { reply }).await;
         differences

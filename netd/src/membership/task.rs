@@ -142,6 +142,7 @@ impl Task {
         let enough = Instant::now() + self.lease();
         if let Some(kept) = &mut self.kept {
             kept.until = Some(enough);
+            self.publish();
         }
         let mut beat = regularly(self.beat());
         let mut reading = regularly(READ);
@@ -354,8 +355,12 @@ impl Task {
 
     fn publish(&self) {
         let view = Arc::new(self.seen());
+        let until = self.kept.as_ref().and_then(|kept| kept.until);
+        let absent = view.nodes().filter(|(name, _)| self.view.node(name).is_none());
+        let absent: BTreeMap<_, _> = absent.map(|(name, node)| (name.clone(), node.vtep)).collect();
         self.news.send_modify(|news| {
             news.heard = Some(Instant::now());
+            news.kept = until.filter(|_| !absent.is_empty()).map(|until| (absent, until));
             news.view = Some(view);
         });
     }

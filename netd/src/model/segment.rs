@@ -83,7 +83,12 @@ impl Segment {
 
     /// The link-layer address of the gateway, which every host has: a container that moves finds its gateway there too.
     pub const fn gateway_mac(&self) -> Mac {
-        let [_, a, b, c] = self.vni.to_be_bytes();
+        Self::gateway_mac_of(self.vni)
+    }
+
+    /// The same, of the segment with this number.
+    pub const fn gateway_mac_of(vni: u32) -> Mac {
+        let [_, a, b, c] = vni.to_be_bytes();
         Mac([0x02, 0x6e, 0x64, a, b, c])
     }
 }

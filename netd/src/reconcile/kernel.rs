@@ -74,6 +74,8 @@ pub struct Way {
     pub link: LinkName,
     /// The largest packet, in bytes.
     pub mtu: u32,
+    /// The address as which the host sends there by itself; `None` where the kernel does not say.
+    pub source: Option<IpAddr>,
 }
 
 /// What rules of the host's routing pick packets by that packets of one tuple may differ in.

@@ -14,7 +14,7 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData};
 use netd_common::{
-    tables::{AllowanceKey, LAYOUT, Remote, RemoteKey},
+    tables::{AllowanceKey, LAYOUT, Remote, RemoteKey, VtepKey},
     tuple::{Address, Mac},
 };
 use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, traffic::Server};
@@ -244,6 +244,17 @@ impl Node {
             HashMap::try_from(map).expect("it is a hash of this layout");
         let keys: Vec<_> = map.keys().map(|key| key.expect("the map can be read")).collect();
         keys.iter().for_each(|key| map.remove(key).expect("the entry is there"));
+    }
+
+    /// Takes everybody out of the table of who may send into its networks.
+    pub fn clear_vteps(&self) {
+        let pin = self.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/maps/VTEPS"));
+        let map = Map::HashMap(MapData::from_pin(pin).expect("the map is pinned"));
+        let mut map: HashMap<MapData, [u8; size_of::<VtepKey>()], u8> =
+            HashMap::try_from(map).expect("it is a hash of this layout");
+        let keys: Vec<_> = map.keys().map(|key| key.expect("the map can be read")).collect();
+        // The daemon may mend it meanwhile.
+        keys.iter().for_each(|key| drop(map.remove(key)));
     }
 
     fn pinned_map(&self) -> HashMap<MapData, [u8; size_of::<RemoteKey>()], [u8; size_of::<Remote>()]> {

@@ -261,6 +261,12 @@ fn an_entry_that_somebody_takes_away_is_put_back_and_the_difference_is_said_unti
         verified.code() == 1 && verified.stdout.starts_with(&format!("node a: lacks the way to {}", b.address("two")))
     });
     wait_until("it is put back", || a.map() == ways);
+    wait_until("whom a does not let in is said", || {
+        a.clear_vteps();
+        let verified = b.netd.say("overlay verify");
+        verified.code() == 1 && verified.stdout.contains("node a: lets nothing of 192.0.2.2 into network web")
+    });
+    wait_until("it lets in again", || b.netd.say("overlay verify").succeeded());
     assert!(b.netd.say("overlay verify").succeeded());
 
     // A daemon that does nothing does not answer.

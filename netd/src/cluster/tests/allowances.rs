@@ -6,9 +6,10 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        Answer, Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny,
-        differences, elsewhere, forwarding, known_features, missing, note_freed, remotes, shared,
+        Answer, Between, Entry, Event, Here, Key, Op, Record, SharedNetwork, Txn, View, adopt, allow, deny, elsewhere,
+        forwarding, known_features, missing, note_freed, remotes, shared, verified,
     },
+    answer,
     nodes::{Cluster, Deed, NETWORK, deed, name, network},
 };
 use crate::{
@@ -265,15 +266,15 @@ fn who_does_not_say_what_its_containers_may_open_is_named_where_there_is_somethi
     let view = cluster.store.view();
     let answer = |node: &str, allowances| {
         let ways = forwarding(&remotes(&view, &name(node)));
-        (name(node), Answer { revision: view.revision, ways, allowances, mesh: None })
+        (name(node), Answer { allowances, ..answer(&view, node, ways) })
     };
     let answers = [answer("n0", None), answer("n1", Some([entry()].into()))].into();
 
-    let lines = differences(&view, &name("n1"), &Default::default(), &answers);
+    let lines = verified(&view, &name("n1"), &Default::default(), &answers).differences;
 
     assert_eq!(lines, ["node n0: its netd () does not say what its containers may open: update it"]);
     let answers = [answer("n0", Some([entry()].into())), answer("n1", Some(Default::default()))].into();
-    let lines = differences(&view, &name("n1"), &Default::default(), &answers);
+    let lines = verified(&view, &name("n1"), &Default::default(), &answers).differences;
     assert_eq!(lines, ["node n1: lacks what 10.0.0.2 may open to 10.0.0.3 of network blue (80/tcp)"]);
 }
 

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     cluster::{
-        Encryption, Installed, Kept, Key, Missing, Node, Own, Session, SharedNetwork, View, create, differences, due,
-        missing, next,
+        Encryption, Installed, Kept, Key, Missing, Node, Own, Session, SharedNetwork, View, create, due, missing, next,
+        verified,
     },
     model::Name,
     reconcile::{AssociationId, Ipsec, KEYING, Protection, State, Step, diff},
@@ -388,7 +388,7 @@ fn who_cannot_read_yet_what_another_encrypts_is_named() {
     cluster.takes(&Deed::Say(0));
 
     let view = cluster.store.view();
-    let lines = differences(&view, &name("n0"), &Missing::default(), &BTreeMap::new());
+    let lines = verified(&view, &name("n0"), &Missing::default(), &BTreeMap::new()).differences;
     for node in ["n1", "n2"] {
         let line = format!("node {node} cannot read yet what node n0 encrypts");
         assert!(lines.contains(&line), "{lines:?}");

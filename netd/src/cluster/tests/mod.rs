@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Answer, Event, View, create, differences, forwarding, missing, remotes, remove};
+use super::{
+    Answer, Event, SegmentAnswer, Verified, View, Way, create, forwarding, missing, remotes, remove,
+    segments::segments, verified,
+};
 use nodes::{Cluster, Deed, deed, name, network};
 use store::Store;
 
@@ -100,10 +103,10 @@ proptest! {
             let lacks = missing(&own, &view, &[]);
             prop_assert!(lacks.txns.is_empty() && lacks.conflicts.is_empty(), "{lacks:?}");
             let ways = forwarding(&remotes(&view, &own.name));
-            answers.insert(own.name.clone(), Answer { revision: view.revision, ways, allowances: None, mesh: None });
+            answers.insert(own.name.clone(), Answer { revision: view.revision, ways, segments: Some(segments(&view, &own.name)), ..Answer::default() });
         }
         for node in cluster.nodes.iter().filter_map(nodes::Host::own) {
-            prop_assert_eq!(differences(&view, &node.name, &missing(&node, &view, &[]), &answers), [""; 0]);
+            prop_assert_eq!(verified(&view, &node.name, &missing(&node, &view, &[]), &answers), Verified::default());
         }
     }
 }
@@ -195,21 +198,37 @@ fn every_difference_of_a_map_is_said() {
     let mut wrong = right.clone();
     wrong[0].vtep = "192.0.2.77".parse().unwrap();
     wrong[1].address = "10.0.0.9".parse().unwrap();
+    let mut spoiled = segments(&view, &name("n1"));
+    let vni = spoiled.networks.first().expect("blue").vni;
+    spoiled.networks = spoiled.networks.into_iter().map(|network| SegmentAnswer { port: 8472, ..network }).collect();
+    spoiled.networks.insert(SegmentAnswer { vni: 9, ..spoiled.networks.first().expect("blue").clone() });
+    assert!(spoiled.vteps.remove(&(vni, "192.0.2.0".parse().unwrap())));
+    spoiled.vteps.insert((vni, "192.0.2.77".parse().unwrap()));
     let answers = BTreeMap::from([
-        (name("n0"), Answer { revision: view.revision, ways: Vec::new(), allowances: None, mesh: None }),
-        (name("n1"), Answer { revision: view.revision, ways: wrong, allowances: None, mesh: None }),
+        (name("n0"), answer(&view, "n0", Vec::new())),
+        (name("n1"), Answer { segments: Some(spoiled), ..answer(&view, "n1", wrong) }),
     ]);
 
     let own = cluster.nodes[0].own().unwrap();
-    let lines = differences(&view, &own.name, &missing(&own, &view, &[]), &answers);
+    let lines = verified(&view, &own.name, &missing(&own, &view, &[]), &answers).differences;
 
     let expected = [
         "node n1: has the way to 10.0.0.7 of network blue (02:00:00:00:00:07) by 192.0.2.77; the store says 10.0.0.7 of network blue (02:00:00:00:00:07) by 192.0.2.0",
         "node n1: lacks the way to 10.0.0.8 of network blue (02:00:00:00:00:08) by 192.0.2.0",
         "node n1: has the way to 10.0.0.9 of network blue (02:00:00:00:00:08) by 192.0.2.0, which nobody has",
+        "node n1: has VNI 9 in tunnels by UDP port 8472, containers kept apart, gateway 10.0.0.1 (02:6e:64:00:10:00), where there is none",
+        "node n1: has network blue in tunnels by UDP port 8472, containers kept apart, gateway 10.0.0.1 (02:6e:64:00:10:00); the store says by UDP port 4789, containers kept apart, gateway 10.0.0.1 (02:6e:64:00:10:00)",
+        "node n1: lets nothing of 192.0.2.0 into network blue",
+        "node n1: lets 192.0.2.77 send into network blue, which is none of its nodes",
         "node n2 does not answer",
     ];
     assert_eq!(lines, expected);
+}
+
+/// What a node says that forwards by these ways and has all else as it is to be.
+fn answer(view: &View, node: &str, ways: Vec<Way>) -> Answer {
+    let segments = Some(segments(view, &name(node)));
+    Answer { revision: view.revision, ways, segments, ..Answer::default() }
 }
 
 /// The cluster after these.

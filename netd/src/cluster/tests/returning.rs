@@ -1,7 +1,10 @@
 //! What is kept of nodes that are not back yet when one is.
 
+use std::collections::BTreeMap;
+
 use super::{
-    super::{View, keeping, remotes},
+    super::{Answer, KeptNodes, Missing, Verified, View, forwarding, keeping, remotes, verified},
+    answer,
     nodes::{Cluster, Deed, name},
 };
 
@@ -39,6 +42,26 @@ fn nodes_that_are_all_gone_at_once_are_known_as_they_were_while_each_comes_back(
     cluster.takes(&Deed::Write(0));
     let view = cluster.store.view();
     assert_eq!(remotes(&kept(&cluster), &one), remotes(&view, &one), "what it says itself is all there is");
+}
+
+#[test]
+fn what_is_kept_of_nodes_that_are_not_back_yet_is_told_and_is_no_difference() {
+    let (mut cluster, last) = both_gone();
+    [Deed::Start(1), Deed::Read(1), Deed::Write(1)].iter().for_each(|deed| cluster.takes(deed));
+    let (view, [zero, one]) = (cluster.store.view(), ["n0", "n1"].map(name));
+    assert!(view.node(&zero).is_none() && view.node(&one).is_some());
+    let seen = keeping(&view, &last);
+    let says = |kept: Option<KeptNodes>| {
+        let answer = Answer { kept, ..answer(&seen, "n1", forwarding(&remotes(&seen, &one))) };
+        verified(&view, &one, &Missing::default(), &BTreeMap::from([(one.clone(), answer)]))
+    };
+
+    let vtep = last.node(&zero).expect("it was there").vtep;
+    let kept = says(Some(KeptNodes { nodes: [(zero.clone(), vtep)].into(), seconds: 7 }));
+
+    let line = format!("node n1 keeps what it knows of node n0 ({vtep}), which has not come back yet, for 7 s more");
+    assert_eq!(kept, Verified { differences: Vec::new(), kept: vec![line] });
+    assert_eq!(says(None).differences.len(), 2, "what nobody keeps is one: a way, and whom it lets in");
 }
 
 #[test]

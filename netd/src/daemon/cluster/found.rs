@@ -5,10 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use netd_common::tables::{DeviceKind, EndpointKey, MeshEnd, Publication, SourceKey};
+use netd_common::tables::{DeviceKind, EndpointKey, MeshEnd, Publication, SourceKey, segment_flags};
 
 use crate::{
-    cluster::{MeshAnswer, Taken, View, Way, taken},
+    cluster::{MeshAnswer, SegmentAnswer, Segments, Taken, View, Way, taken},
     model::{Driver, Kept, Model, Name, Protocol, RemoteAllowance, RemoteEndpoint, Remotes},
     plan::mesh,
     reconcile::State,
@@ -52,6 +52,24 @@ pub fn allowances(model: &Model, observed: &State) -> BTreeSet<RemoteAllowance> 
         Some(RemoteAllowance { vni: vni_of(key.zone)?, src: key.src.ip(), dst: key.dst.ip(), port })
     });
     found.collect()
+}
+
+/// What a host has of networks in tunnels, but for those that were made by hand.
+pub fn segments(observed: &State) -> Segments {
+    let by_hand = |vni: &u32| observed.segments.get(vni).is_some_and(|one| one.flags & segment_flags::LEARNS != 0);
+    let networks = observed.segments.iter().filter(|(vni, _)| !by_hand(vni)).map(|(vni, found)| SegmentAnswer {
+        vni: *vni,
+        port: found.port,
+        encrypted: found.flags & segment_flags::ENCRYPTED != 0,
+        no_icc: found.flags & segment_flags::NO_ICC != 0,
+        gateways: [IpAddr::from(found.gateway_ipv4), IpAddr::from(found.gateway_ipv6)]
+            .into_iter()
+            .filter(|gateway| !gateway.is_unspecified())
+            .collect(),
+        gateway_mac: found.gateway_mac,
+    });
+    let vteps = observed.vteps.iter().filter(|key| !key.says_keys() && !by_hand(&key.vni));
+    Segments { networks: networks.collect(), vteps: vteps.map(|key| (key.vni, key.address.ip())).collect() }
 }
 
 /// What a host has of ports that every node publishes.

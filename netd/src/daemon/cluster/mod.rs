@@ -14,7 +14,7 @@ pub use told::{ClusterView, EncryptionView, NeighbourView, NodeView};
 
 use self::{
     encrypting::Encrypting,
-    found::{allowances, hidden, published, remembered, ways},
+    found::{allowances, hidden, published, remembered, segments, ways},
 };
 use super::{
     Daemon, Failure,
@@ -65,6 +65,14 @@ impl Cluster {
         for (name, node) in view.into_iter().flat_map(View::nodes).filter(|(name, _)| **name != settings.node) {
             if node.vtep == settings.vtep {
                 lines.push(format!("node {name} has this host's VTEP {}", node.vtep));
+            }
+            let source = facts.ways.nodes.get(&node.vtep).and_then(|way| way.source);
+            if let Some(source) = source.filter(|source| *source != settings.vtep) {
+                lines.push(format!(
+                    "to node {name} ({}) this host sends as {source}, and not as --vtep {}: what it sends is dropped there; give the \
+                     route the source {}, or the daemon --vtep {source}",
+                    node.vtep, settings.vtep, settings.vtep
+                ));
             }
             if node.vxlan_port != settings.vxlan_port {
                 lines.push(format!(
@@ -160,8 +168,9 @@ impl<K: Kernel> Daemon<K> {
                     let me = &cluster.membership.settings().node;
                     let mesh = Some(published(&self.model, &observed, &view, me));
                     let allowances = Some(allowances(&self.model, &observed));
-                    let answer =
-                        Answer { revision: view.revision, ways: ways(&self.model, &observed), allowances, mesh };
+                    let ways = ways(&self.model, &observed);
+                    let (segments, kept) = (Some(segments(&observed)), cluster.membership.news().keeps());
+                    let answer = Answer { revision: view.revision, ways, allowances, mesh, segments, kept };
                     cluster.membership.answer(&view, answer).await;
                 }
                 Err(error) => warn!("cannot see what this host forwards: {error:#}"),

@@ -187,7 +187,7 @@ impl<K: Kernel> Daemon<K> {
         tokio::spawn(async move {
             let answer = match differences {
                 Ok(differences) => match differences.await {
-                    Ok(lines) => lines.map(Reply::Differences).map_err(Failure::from),
+                    Ok(verified) => verified.map(Reply::Verified).map_err(Failure::from),
                     Err(_) => Err(Denial::Away("the question was not answered".to_owned()).into()),
                 },
                 Err(rejection) => Err(rejection.into()),

@@ -10,7 +10,7 @@ use crate::{
     },
     membership::{News, Word},
     model::Name,
-    reconcile::Ipsec,
+    reconcile::{Ipsec, LinkName, Way},
 };
 
 /// Of every network here.
@@ -307,4 +307,32 @@ async fn every_host_that_has_to_do_with_an_allowance_tells_of_it_once() {
     among.records.remove(&key(web, db, Some(80)));
     among.hears().await;
     assert_eq!(among.told().await, [], "it went with the container, and nobody has denied it");
+}
+
+#[tokio::test]
+async fn nodes_that_do_not_fit_this_one_are_named_in_its_status() {
+    let mut among = Among::new().await;
+    let way = |source: [u8; 4]| Way { link: LinkName::new("eth0").unwrap(), mtu: 1500, source: Some(source.into()) };
+    let facts = &mut among.bench.daemon.kernel.facts;
+    facts.ways.nodes.insert([192, 0, 2, 2].into(), way([192, 0, 2, 1]));
+    facts.ways.nodes.insert([192, 0, 2, 5].into(), way([198, 51, 100, 9]));
+    among.put(Key::Node(name("c")), Record::Node(Node { vtep: [192, 0, 2, 1].into(), ..node(3) }));
+    among.put(Key::Node(name("d")), Record::Node(Node { vxlan_port: 8472, ..node(4) }));
+    among.put(Key::Node(name("e")), Record::Node(node(5)));
+    among.put(Key::Node(name("f")), Record::Node(Node { vtep: "2001:db8::6".parse().unwrap(), ..node(6) }));
+    among.hears().await;
+    among.bench.daemon.look_again().await;
+
+    let warnings = among.status().await.warnings;
+
+    for expected in [
+        "node c has this host's VTEP 192.0.2.1",
+        "node d has UDP port 8472 for VXLAN, and this host 4789: they do not reach each other",
+        "to node e (192.0.2.5) this host sends as 198.51.100.9, and not as --vtep 192.0.2.1: what it sends is dropped there; give the \
+         route the source 192.0.2.1, or the daemon --vtep 198.51.100.9",
+        "node f has VTEP 2001:db8::6, and this host 192.0.2.1: no tunnel is of two families",
+    ] {
+        assert!(warnings.iter().any(|line| line == expected), "{expected}: {warnings:#?}");
+    }
+    assert!(!warnings.iter().any(|line| line.contains("node b")), "{warnings:#?}");
 }

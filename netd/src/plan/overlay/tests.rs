@@ -155,7 +155,7 @@ fn drivers_of_uplinks_that_lead_to_other_hosts_pass_on_what_is_for_their_contain
         Remotes { own: Some(ip("192.0.2.1")), vteps: [ip("192.0.2.2")].into(), endpoints, ports, ..Remotes::default() };
     let eth0 = LinkName::new("eth0").unwrap();
     let with = |link: &str, sends_back: bool| {
-        let way = Way { link: LinkName::new(link).unwrap(), mtu: 1500 };
+        let way = Way { link: LinkName::new(link).unwrap(), mtu: 1500, source: None };
         let ways = Ways { nodes: [(ip("192.0.2.2"), way)].into(), ..Ways::default() };
         let drivers = |there: bool| if there { [eth0.clone()].into() } else { [].into() };
         let addresses = [ip("192.0.2.1")].into();
@@ -239,7 +239,7 @@ fn the_mtu_is_that_of_the_underlay_less_the_encapsulation_and_follows_it() {
 fn the_way_to_another_host_counts_whatever_else_is_narrow_but_what_leaves_must_fit_too() {
     let mut model = of_cluster();
     let mut mtu = |out: u32, nodes: &[(&str, u32)]| {
-        let way = |vtep: &str, mtu| (ip(vtep), Way { link: LinkName::new("eth1").unwrap(), mtu });
+        let way = |vtep: &str, mtu| (ip(vtep), Way { link: LinkName::new("eth1").unwrap(), mtu, source: None });
         let nodes = nodes.iter().map(|(vtep, mtu)| way(vtep, *mtu)).collect();
         let facts = HostFacts { ways: Ways { nodes, peers: [way("192.0.2.9", 576)].into() }, ..facts(out) };
         crate::model::follow_mtu(&mut model, &facts);
