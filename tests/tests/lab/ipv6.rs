@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use crate::{
     cases::{Ports, Servers, on_both_kinds},
     says,
-    town::Town,
+    town::{Town, wait_until},
 };
 
 /// The host's address towards the internet.
@@ -245,14 +245,6 @@ fn address6(town: &Town, endpoint: &str) -> String {
 }
 
 #[track_caller]
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(std::time::Instant::now() < deadline, "it does not come true that {what}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
 /// Announces this node as a router on its `eth0`, once, for half an hour (RFC 4861 section 4.2).
 fn announce(router: &Node) {
     wait_until("the router has its link-local address", || {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     says::{self, inspected},
-    town::{CLIENT, FRONT, HOST, Town, dial},
+    town::{CLIENT, FRONT, HOST, Town, dial, wait_until},
 };
 
 /// How often each is timed.
@@ -229,12 +229,4 @@ fn datagrams_of_a_client_that_talked_to_the_host_before_come_to_the_container_on
     talk.set_read_timeout(Some(IMPATIENCE)).expect("a socket can be given a timeout");
     assert!(!answered(), "and nobody answers for a container that is gone");
     assert!(!says::shows_flow(&town.netd, CLIENT, &format!("{FRONT}:9007")));
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

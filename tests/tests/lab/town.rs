@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Tunnel, traffic::PATIENCE};
+use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads, Tunnel};
 
 use crate::says;
 
@@ -133,12 +133,15 @@ fn settle(host: &Host, internet: &Host, client: &Host) {
     client.default_route(FRONT);
 }
 
+/// How long something may take to come true where the machine has much else to do.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Waits until something is so.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !is_true() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
