@@ -6,6 +6,7 @@
 
 mod answer;
 mod task;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,13 +13,12 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{News, Settings, Wish, Word, answer::Verification};
+use super::{News, Settings, Wish, Word, answer::Verification, telling::Kept};
 use crate::{
     cluster::{
-        Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, keeping, known_features,
-        missing,
+        Compare, Entry, Event, Key, Missing, Node, Op, Own, Record, Txn, View, Wanted, due, known_features, missing,
     },
     etcd::{self, Etcd, EtcdError, Outcome},
 };
@@ -64,13 +62,6 @@ pub struct Life {
     pub incarnation: i64,
 }
 
-/// What was known when the node's lease was over, of others whose leases may have been too.
-struct Kept {
-    last: View,
-    /// One lease after the node is back, in which the others come back; `None` until it is.
-    until: Option<Instant>,
-}
-
 /// The task.
 pub struct Task {
     pub etcd: Etcd,
@@ -85,8 +76,8 @@ pub struct Task {
     kept_alive: Instant,
     /// What a full read found that the watch may still tell of, with its revisions.
     untold: BTreeMap<Key, i64>,
-    kept: Option<Kept>,
-    news: watch::Sender<News>,
+    pub kept: Option<Kept>,
+    pub news: watch::Sender<News>,
 }
 
 impl Task {
@@ -117,7 +108,7 @@ impl Task {
                 self.life = None;
             }
             if matches!(fault, Fault::LeaseOver) {
-                self.kept = Some(Kept { last: self.seen(), until: None });
+                self.keep_others();
             }
             let why = fault.to_string();
             if self.is_away(&why) {
@@ -140,10 +131,7 @@ impl Task {
         self.untold.clear();
         self.is_back();
         let enough = Instant::now() + self.lease();
-        if let Some(kept) = &mut self.kept {
-            kept.until = Some(enough);
-            self.publish();
-        }
+        self.keep_until(enough);
         let mut beat = regularly(self.beat());
         let mut reading = regularly(READ);
         loop {
@@ -171,7 +159,7 @@ impl Task {
                     self.say().await?;
                 }
                 () = until(patience) => {}
-                () = until(self.kept.as_ref().and_then(|kept| kept.until)) => {
+                () = until(self.kept_until()) => {
                     self.kept = None;
                     self.publish();
                 }
@@ -343,49 +331,6 @@ impl Task {
         }
         self.publish();
         Ok(true)
-    }
-
-    /// What the host is made by.
-    fn seen(&self) -> View {
-        match &self.kept {
-            Some(kept) => keeping(&self.view, &kept.last),
-            None => self.view.clone(),
-        }
-    }
-
-    fn publish(&self) {
-        let view = Arc::new(self.seen());
-        let until = self.kept.as_ref().and_then(|kept| kept.until);
-        let absent = view.nodes().filter(|(name, _)| self.view.node(name).is_none());
-        let absent: BTreeMap<_, _> = absent.map(|(name, node)| (name.clone(), node.vtep)).collect();
-        self.news.send_modify(|news| {
-            news.heard = Some(Instant::now());
-            news.kept = until.filter(|_| !absent.is_empty()).map(|until| (absent, until));
-            news.view = Some(view);
-        });
-    }
-
-    /// Notes it. Says whether it is news.
-    fn is_away(&self, why: &str) -> bool {
-        let mut is_news = false;
-        self.news.send_modify(|news| {
-            is_news = news.away.as_ref().is_none_or(|(_, before)| before != why);
-            let since = news.away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            news.away = Some((since, why.to_owned()));
-        });
-        is_news
-    }
-
-    fn is_back(&self) {
-        self.news.send_modify(|news| {
-            let Some(life) = self.life else { return };
-            match news.away.take() {
-                Some((since, _)) => {
-                    info!(incarnation = life.incarnation, "among the nodes again after {:?}", since.elapsed())
-                }
-                None => info!(incarnation = life.incarnation, "among the nodes"),
-            }
-        });
     }
 }
 
