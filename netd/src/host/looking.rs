@@ -20,7 +20,7 @@ impl Host {
     pub(super) async fn look(&mut self) -> Result<State> {
         self.forwarding.follow_renames()?;
         let names = self.links.names().await?;
-        let Ours { bridges, joins, veths, tunnels, misnamed, unclear, loopbacks } =
+        let Ours { bridges, joins, veths, tunnels, misnamed, unclear, unrouted, loopbacks } =
             self.links.observe(&self.sandboxes).await?;
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
@@ -49,6 +49,7 @@ impl Host {
             veths,
             misnamed,
             unclear,
+            unrouted,
             forwarding,
             hooks,
             calls: self.dataplane.calls().observed(),

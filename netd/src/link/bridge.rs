@@ -41,13 +41,18 @@ impl Links {
         made.with_context(|| format!("cannot make the bridge {name}"))
     }
 
-    /// Gives a bridge of ours this link-layer address and MTU, these addresses and its options, and sets it up.
+    /// Gives a bridge of ours this link-layer address and MTU, these addresses with the routes to their subnets, and its options,
+    /// and sets it up.
     pub async fn update_bridge(&self, name: &LinkName, bridge: &Bridge) -> Result<()> {
         let Some(link) = self.named(name).await? else { bail!("there is no bridge {name}") };
         if link.owner() != Some(Owner::Network(bridge.owner.clone())) {
             bail!("{name} is not the bridge of network {}", bridge.owner);
         }
-        self.configure(&link, bridge).await.with_context(|| format!("cannot configure the bridge {name}"))
+        let mend = async {
+            self.configure(&link, bridge).await?;
+            self.lead(&link, &bridge.addresses, &self.connected().await?).await
+        };
+        mend.await.with_context(|| format!("cannot configure the bridge {name}"))
     }
 
     async fn make_bridge(&self, name: &LinkName, bridge: &Bridge, owner: &Owner) -> Result<()> {

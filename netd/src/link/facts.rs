@@ -223,7 +223,8 @@ fn leads_outside(route: &RouteMessage) -> bool {
     kind && route.header.table != nix::libc::RT_TABLE_LOCAL && !group_or_link
 }
 
-fn destination(route: &RouteMessage) -> Option<IpNet> {
+/// What a route is for.
+pub(super) fn destination(route: &RouteMessage) -> Option<IpNet> {
     let any = match route.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),

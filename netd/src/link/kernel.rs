@@ -160,11 +160,6 @@ impl Links {
         Ok(stations.filter(|(port, _)| *port == index).collect())
     }
 
-    /// The default routes of the main table by this device that someone set, with their next hops.
-    pub(super) async fn default_routes(&self, index: u32) -> Result<Vec<(IpAddr, RouteMessage)>> {
-        Ok(default_routes(&self.routes().await?, index))
-    }
-
     /// Gives a device exactly these addresses, beside those that nobody set. IPv6 ones are usable at once.
     pub(super) async fn assign(&self, index: u32, wanted: &BTreeSet<IpNet>) -> Result<()> {
         let set =
@@ -191,9 +186,14 @@ impl Links {
         Ok(())
     }
 
-    /// Gives a device exactly these next hops for its default routes, behind those that others have set.
-    pub(super) async fn route_by_default(&self, index: u32, wanted: &BTreeSet<IpAddr>) -> Result<()> {
-        let before = self.default_routes(index).await?;
+    /// Gives a device exactly these next hops for its default routes, behind those that others have set; `routes` are all that there are.
+    pub(super) async fn route_by_default(
+        &self,
+        index: u32,
+        wanted: &BTreeSet<IpAddr>,
+        routes: &[RouteMessage],
+    ) -> Result<()> {
+        let before = default_routes(routes, index);
         for (gateway, route) in &before {
             if !wanted.contains(gateway) {
                 let gone = self.handle.route().del(route.clone()).execute().await;
@@ -248,7 +248,7 @@ impl Links {
 
 /// A listing that nothing changed under: the kernel marks one that may lack what was there all along, and what is lacking would
 /// be taken for gone.
-async fn dump(handle: &Handle, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+pub(super) async fn dump(handle: &Handle, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
     use futures_util::StreamExt;
     for _ in 0..DUMPS {
         let mut message = NetlinkMessage::from(request.clone());

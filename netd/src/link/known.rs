@@ -12,9 +12,10 @@ use rtnetlink::packet_route::route::RouteMessage;
 
 use super::{
     Filter, Links,
+    connected::Connected,
     kept::{Due, Kept, Touched},
     kernel::{Assigned, output},
-    ours::Link,
+    ours::{Link, Owner},
     watch::{Part, Watch},
 };
 use crate::reconcile::LinkName;
@@ -29,6 +30,7 @@ pub struct Known {
     addresses: Kept<Addresses>,
     /// Those by devices of ours left out.
     routes: Kept<Vec<RouteMessage>>,
+    connected: Kept<Connected>,
     stations: Kept<BTreeSet<(u32, Mac)>>,
     filters: Kept<BTreeSet<Filter>>,
     /// The names that devices of ours have had, by their indexes.
@@ -81,6 +83,22 @@ impl Links {
             known.routes.renew(routes, begun);
         }
         Ok(known.routes.value())
+    }
+
+    /// The routes of the kernel's own to subnets, as far as is known of those by bridges of networks.
+    pub(super) async fn seen_connected(&self) -> Result<Arc<Connected>> {
+        let Some(watched) = &self.watched else { return Ok(Arc::new(self.connected().await?)) };
+        let mut known = watched.known.lock().await;
+        let touched = watched.watch.touched(Part::Connected);
+        // Which devices are bridges of networks must be known of all that the routes were told of.
+        self.follow_links(&watched.watch, &mut known).await?;
+        let begun = Instant::now();
+        let touched = known.of_networks(touched);
+        if known.connected.due(touched) != Due::Nothing {
+            known.connected.forget();
+            known.connected.renew(self.connected().await?, begun);
+        }
+        Ok(known.connected.value())
     }
 
     /// What bridges know by their ports, as far as is known.
@@ -181,6 +199,15 @@ impl Known {
 
     fn is_ours(&self, index: u32) -> bool {
         self.ours.contains(&index)
+    }
+
+    fn of_networks(&self, touched: Touched) -> Touched {
+        let links = self.links.value();
+        let is_networks = |index: &u32| matches!(links.get(index).and_then(Link::owner), Some(Owner::Network(_)));
+        match touched {
+            Touched::Of(indexes) => Touched::Of(indexes.into_iter().filter(is_networks).collect()),
+            Touched::Everything => Touched::Everything,
+        }
     }
 
     fn but_ours(&self, touched: Touched) -> Touched {

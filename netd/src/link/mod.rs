@@ -5,6 +5,7 @@
 
 mod asked;
 mod bridge;
+mod connected;
 pub mod conntrack;
 mod departure;
 mod facts;
@@ -39,6 +40,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use rtnetlink::{
     Handle, LinkUnspec, new_connection, new_connection_with_strict_check,
     packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage},
@@ -48,16 +50,17 @@ use rtnetlink::{
     },
 };
 
-pub use self::{
-    facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, neighbours::of as neighbours,
-    probe::ask as probe, uses::resolvers, withheld::Withheld,
-};
 use self::{
+    connected::unrouted,
     inside::{Found, Insides},
     kernel::{answered, is, refusal},
     known::Known,
     ours::{Existing, Fit, Link, Owner, quoted},
     watch::{Changed, Watch},
+};
+pub use self::{
+    facts::Sysctls, filters::Filter, firewall::Firewall, forwarding::Forwarding, neighbours::of as neighbours,
+    probe::ask as probe, uses::resolvers, withheld::Withheld,
 };
 use crate::{
     netns::{Namespace, Unfit},
@@ -79,8 +82,18 @@ pub struct Ours {
     pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why.
     pub unclear: BTreeMap<LinkName, String>,
+    /// Subnets that the kernel's own routes do not lead to any more, by bridges, and by veths of which the other side has them.
+    pub unrouted: BTreeMap<LinkName, BTreeSet<IpNet>>,
     /// What is at the egress of the loopback devices of sandboxes that could be looked at, by the inodes of their namespaces.
     pub loopbacks: BTreeMap<u64, BTreeSet<Filter>>,
+}
+
+impl Ours {
+    fn note_unrouted(&mut self, link: &Link, subnets: BTreeSet<IpNet>) {
+        if !subnets.is_empty() {
+            self.unrouted.insert(link.name.clone(), subnets);
+        }
+    }
 }
 
 /// What the names of our links start with.
@@ -153,6 +166,7 @@ impl Links {
         let links = self.seen_links().await?;
         let addresses = self.seen_addresses().await?;
         let stations = self.seen_stations().await?;
+        let connected = self.seen_connected().await?;
         let wanted = links.values().filter(|link| matches!(link.owner(), Some(Owner::Endpoint(_))));
         let wanted = wanted.filter_map(|link| {
             let sandbox = sandboxes.get(&link.name)?;
@@ -169,6 +183,8 @@ impl Links {
             match link.owner() {
                 Some(Owner::Network(owner)) => {
                     ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
+                    let assigned = addresses.get(&link.index).into_iter().flatten();
+                    ours.note_unrouted(link, unrouted(link, assigned, &connected));
                 }
                 Some(Owner::Endpoint(owner)) => {
                     let bridge = link.master.and_then(|index| links.get(&index)).map(|bridge| &bridge.name);
@@ -181,6 +197,10 @@ impl Links {
                         }
                         Some((_, Found::Gone)) | None => None,
                     };
+                    ours.note_unrouted(
+                        link,
+                        inside.map(|(_, inside)| veth::unrouted(link, inside)).unwrap_or_default(),
+                    );
                     ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, inside));
                 }
                 Some(Owner::Join { of, far: false }) => {

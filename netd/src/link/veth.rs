@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use netd_common::tuple::Mac;
 use rtnetlink::{
     LinkBridgePort, LinkUnspec, LinkVeth,
@@ -14,6 +15,7 @@ use rtnetlink::{
 
 use super::{
     GROUP, Links,
+    connected::{self, connected},
     inside::Inside,
     kernel::{Assigned, default_routes, refusal, sysctl_is, write_sysctl},
     ours::{Existing, Link, Owner},
@@ -152,7 +154,9 @@ impl Links {
         }
         inside.set_up(link.index).await?;
         inside.assign(link.index, &veth.interface.addresses).await?;
-        inside.route_by_default(link.index, &veth.interface.gateways).await
+        let routes = inside.routes().await?;
+        inside.lead(&link, &veth.interface.addresses, &connected(&routes)).await?;
+        inside.route_by_default(link.index, &veth.interface.gateways, &routes).await
     }
 
     async fn ours(&self, name: &LinkName, veth: &Veth) -> Result<Link> {
@@ -167,6 +171,12 @@ impl Links {
     async fn other_side(&self, host_side: &Link) -> Result<Option<Link>> {
         Ok(other_side(host_side, &self.all().await?).cloned())
     }
+}
+
+/// The subnets that no route leads to by the container's side of a veth, which has an address there.
+pub fn unrouted(host_side: &Link, inside: &Inside) -> BTreeSet<IpNet> {
+    let Some(link) = other_side(host_side, &inside.links) else { return BTreeSet::new() };
+    connected::unrouted(link, &inside.addresses, &connected(&inside.routes))
 }
 
 /// The other side of a veth among the links of another namespace.

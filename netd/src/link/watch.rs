@@ -60,12 +60,13 @@ pub enum Part {
     Links,
     Addresses,
     Routes,
+    Connected,
     Stations,
     Filters,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Links, Self::Addresses, Self::Routes, Self::Stations, Self::Filters];
+    const ALL: [Self; 6] = [Self::Links, Self::Addresses, Self::Routes, Self::Connected, Self::Stations, Self::Filters];
 }
 
 /// Listens in the network namespace of the thread that opened it.
@@ -276,8 +277,8 @@ fn word(message: &[u8], at: usize) -> Option<u32> {
 fn parts(about: &About) -> &'static [Part] {
     match about.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => &Part::ALL,
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => &[Part::Addresses, Part::Routes],
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => &[Part::Routes],
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => &[Part::Addresses, Part::Routes, Part::Connected],
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => &[Part::Routes, Part::Connected],
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH if is_of_bridge(about) => &[Part::Stations],
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC | libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => &[Part::Filters],
         _ => &[],

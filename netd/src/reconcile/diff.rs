@@ -254,10 +254,13 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     if desired.reserved != observed.reserved {
         steps.push(Step::PutReserved(desired.reserved.clone()));
     }
+    let unrouted = |link: &LinkName| observed.unrouted.contains_key(link);
     for (link, wanted) in &desired.bridges {
         match observed.bridges.get(link).filter(|_| stays(link)) {
             None => steps.push(Step::CreateBridge(link.clone(), wanted.clone())),
-            Some(found) if found != wanted => steps.push(Step::UpdateBridge(link.clone(), wanted.clone())),
+            Some(found) if found != wanted || unrouted(link) => {
+                steps.push(Step::UpdateBridge(link.clone(), wanted.clone()))
+            }
             Some(_) => {}
         }
     }
@@ -300,7 +303,9 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let veths = desired
         .veths
         .iter()
-        .filter(|(link, veth)| new(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge))
+        .filter(|(link, veth)| {
+            new(link) || unrouted(link) || observed.veths.get(link) != Some(veth) || remade(&veth.bridge)
+        })
         .filter(|(link, _)| !observed.unclear.contains_key(*link));
     steps.extend(veths.map(|(link, veth)| Step::ConnectVeth(link.clone(), veth.clone())));
     steps.extend(overlay::arrivals(desired, observed, doomed));

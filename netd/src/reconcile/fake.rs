@@ -104,6 +104,7 @@ impl FakeKernel {
             Step::Guard(calls) => state.calls = calls,
             Step::PutReserved(reserved) => state.reserved = reserved,
             Step::CreateBridge(link, bridge) | Step::UpdateBridge(link, bridge) => {
+                state.unrouted.remove(&link);
                 state.bridges.insert(link, bridge);
             }
             Step::CreateJoin(link, join) => {
@@ -122,7 +123,10 @@ impl FakeKernel {
             Step::OpenResolver(namespace) => drop(state.resolvers.insert(namespace, ResolverState::Whole)),
             Step::CloseResolver(namespace) => drop(state.resolvers.remove(&namespace)),
             Step::PutDevice(link, record) => drop(state.devices.insert(link, record)),
-            Step::ConnectVeth(link, veth) => drop(state.veths.insert(link, veth)),
+            Step::ConnectVeth(link, veth) => {
+                state.unrouted.remove(&link);
+                state.veths.insert(link, veth);
+            }
             Step::PutEndpoint(key, record) => drop(state.endpoints.insert(key, record)),
             Step::RemoveSegment(vni) => drop(state.segments.remove(&vni)),
             Step::RemoveRemote(key) => drop(state.remotes.remove(&key)),
@@ -153,6 +157,7 @@ impl FakeKernel {
 
 /// What the kernel takes away with a link; its record stays, with the index of no device.
 fn lose(state: &mut State, link: &LinkName) {
+    state.unrouted.remove(link);
     state.hooks.retain(|(at, _)| at != link);
     state.forwarding.retain(|(on, _)| on != link);
     if state.devices.remove(link).is_some() {

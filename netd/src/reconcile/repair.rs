@@ -9,7 +9,8 @@ pub fn repair(step: &Step, observed: &State) -> String {
     match step {
         Step::CreateBridge(link, bridge) => format!("network {}: the bridge {link} was missing", bridge.owner),
         Step::UpdateBridge(link, wanted) => {
-            let found = observed.bridges.get(link).map(|found| of_bridge(wanted, found)).unwrap_or_default();
+            let mut found = observed.bridges.get(link).map(|found| of_bridge(wanted, found)).unwrap_or_default();
+            found.extend(unrouted(link, observed));
             format!("network {}: the bridge {link} {}", wanted.owner, listed(&found))
         }
         Step::CreateJoin(link, join) => format!("network {}: the join {link} was missing", join.owner),
@@ -19,7 +20,8 @@ pub fn repair(step: &Step, observed: &State) -> String {
             format!("endpoint {endpoint}: {link}, which is {interface} inside, was missing")
         }
         Step::ConnectVeth(link, wanted) => {
-            let found = observed.veths.get(link).map(|found| of_veth(wanted, found)).unwrap_or_default();
+            let mut found = observed.veths.get(link).map(|found| of_veth(wanted, found)).unwrap_or_default();
+            found.extend(unrouted(link, observed));
             format!("endpoint {}: {link}, which is {} inside, {}", wanted.owner, wanted.interface.name, listed(&found))
         }
         Step::Attach(link, hook) => format!("{}the program {} was not on {link}", of(link, observed), hook.name()),
@@ -42,6 +44,10 @@ fn of(link: &LinkName, observed: &State) -> String {
     let network = network.or_else(|| observed.joins.get(link).map(|join| format!("network {}: ", join.owner)));
     let endpoint = || observed.veths.get(link).map(|veth| format!("endpoint {}: ", veth.owner));
     network.or_else(endpoint).unwrap_or_default()
+}
+
+fn unrouted(link: &LinkName, observed: &State) -> impl Iterator<Item = String> {
+    observed.unrouted.get(link).into_iter().flatten().map(|subnet| format!("had no route to {subnet}"))
 }
 
 fn of_bridge(wanted: &Bridge, found: &Bridge) -> Vec<String> {
@@ -123,12 +129,21 @@ mod tests {
              and had the MTU 1400, not 1500, and was down or without an address"
         );
         assert_eq!(
-            repair(&Step::CreateBridge(link.clone(), wanted), &State::default()),
+            repair(&Step::CreateBridge(link.clone(), wanted.clone()), &State::default()),
             "network blue: the bridge ndb-1 was missing"
         );
         assert_eq!(
-            repair(&Step::Attach(link, Hook::FromUplink), &observed),
+            repair(&Step::Attach(link.clone(), Hook::FromUplink), &observed),
             "network blue: the program from_uplink was not on ndb-1"
+        );
+        let unrouted = State {
+            bridges: [(link.clone(), wanted.clone())].into(),
+            unrouted: [(link.clone(), ["10.0.0.0/24".parse().unwrap()].into())].into(),
+            ..State::default()
+        };
+        assert_eq!(
+            repair(&Step::UpdateBridge(link.clone(), wanted.clone()), &unrouted),
+            "network blue: the bridge ndb-1 had no route to 10.0.0.0/24"
         );
         let guard = Step::Guard(["bind4", "bind6", "connect4"].into());
         let lacking = |calls: &[&'static str]| State { calls: calls.iter().copied().collect(), ..State::default() };

@@ -126,6 +126,9 @@ pub struct State {
     pub misnamed: BTreeMap<LinkName, LinkName>,
     /// Veths whose other sides cannot be looked at, and why: they are left as they are. Desired is always empty.
     pub unclear: BTreeMap<LinkName, String>,
+    /// Subnets of addresses that the kernel's own routes do not lead to any more, by bridges, and by veths of which the other side has
+    /// them. Desired is always empty.
+    pub unrouted: BTreeMap<LinkName, BTreeSet<IpNet>>,
     /// Devices of ours or uplinks on which forwarding of a family must be on (`net.ipv4.conf.DEV.forwarding`).
     pub forwarding: BTreeSet<(LinkName, Family)>,
     /// Programs at their hooks.

@@ -46,6 +46,12 @@ fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_
     let events = netd.say("events --since 1h --until 0s").ok();
     assert!(events.contains(line), "{events}");
 
+    let conflicts = || -> Vec<String> {
+        let findings = netd.say("doctor").stdout;
+        findings.lines().filter(|line| line.contains("WARNING  subnets")).map(str::to_owned).collect()
+    };
+    assert!(conflicts().iter().any(|found| found.contains(line)), "{:?}", netd.say("doctor").stdout);
+
     netd.say("network renumber blue").refused(["blue", "web", "--recreate"]);
     netd.say("network renumber blue --recreate").ok();
 
@@ -59,6 +65,7 @@ fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_
     town.host.asks_tcp("10.177.2.80:7", PATIENCE).expect("the host reaches its cloud");
     drop(registry);
     assert_eq!(netd.json("status")["warnings"].to_string(), "[]");
+    assert_eq!(conflicts(), Vec::<String>::new());
 }
 
 #[test]

@@ -110,6 +110,29 @@ fn a_bridge_is_mended() {
     play.mends("ip link set BRIDGE name gone0", "BRIDGE was called gone0");
 }
 
+/// Of a network of both families, beside the one that everything else is tried on.
+#[test]
+fn a_route_to_a_networks_subnet_is_put_back_on_the_bridge_and_in_a_container() {
+    let play = Play::new(NetdOptions::default());
+    play.town.netd.say("network create both --ipv6").ok();
+    play.town.netd.say("network connect both web").ok();
+    let both = inspected(&play.town.netd, "network inspect both");
+    let bridge = text(&both, "/bridge");
+    let interface = "eth1";
+    for (family, subnet) in [(4, "/subnets/0/subnet"), (6, "/subnets/1/subnet")] {
+        let subnet = text(&both, subnet);
+        let words = format!("the bridge {bridge} had no route to {subnet}");
+        play.mends(&format!("ip -{family} route del {subnet} dev {bridge}"), &words);
+
+        let routes = || play.web.ip(&format!("-{family} route show dev {interface}"));
+        let before = routes();
+        let words = format!("which is {interface} inside, had no route to {subnet}");
+        let del = format!("-{family} route del {subnet} dev {interface}");
+        play.mends_after(&del, &words, || drop(play.web.ip(&del)));
+        assert_eq!(routes(), before, "as the kernel had it");
+    }
+}
+
 /// The real one, of Debian's package, told to manage what netd made.
 #[test]
 fn what_systemd_networkd_makes_of_netds_devices_is_mended_while_it_goes_on() {
@@ -224,6 +247,30 @@ fn a_veth_that_is_deleted_is_made_anew() {
     }
     assert_promise(began);
     play.works();
+}
+
+#[test]
+fn an_interface_that_is_renamed_inside_its_container_is_made_anew_with_its_name() {
+    let play = Play::new(NetdOptions::default());
+    let before = play.web.ip("-br address show dev eth0");
+
+    play.web.ip("link set eth0 down");
+    play.web.ip("link set eth0 name gone0");
+
+    wait_until("it has its name and its addresses", || {
+        let listed = play.web.run(["ip", "-br", "address", "show", "dev", "eth0"]);
+        listed.succeeded() && addresses(&listed.stdout) == addresses(&before)
+    });
+    assert!(play.web.ifindex("gone0").is_none(), "one interface an attachment");
+    wait_until("and netd says so", || {
+        play.repairs().iter().any(|message| message.contains("which is eth0 inside, was missing"))
+    });
+    play.works();
+}
+
+/// The addresses in a line of `ip -br address`, its own of the link aside.
+fn addresses(line: &str) -> Vec<&str> {
+    line.split_whitespace().skip(2).filter(|address| !address.starts_with("fe80:")).collect()
 }
 
 #[test]

@@ -52,7 +52,14 @@ fn db(sandbox: Sandbox) -> Veth {
     veth
 }
 
-fn ip(words: &str) {
+/// A device of this index that is nothing in particular.
+pub fn bare_link(index: u32) -> Link {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Link::of(message).unwrap()
+}
+
+pub fn ip(words: &str) {
     let out = std::process::Command::new("ip").args(words.split(' ')).output().unwrap();
     assert!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr));
 }

@@ -180,6 +180,10 @@ fn state() -> impl Strategy<Value = State> {
             });
             let state = State {
                 unclear: BTreeMap::new(),
+                unrouted: some(5)
+                    .filter(|link| bridges.contains_key(link) || veths.contains_key(link))
+                    .map(|link| (link, ["10.0.0.0/24".parse().unwrap()].into()))
+                    .collect(),
                 misnamed: BTreeMap::new(),
                 forwarding: some(1)
                     .map(|link| (link, Family::V4))
@@ -225,6 +229,7 @@ fn state() -> impl Strategy<Value = State> {
 fn desired() -> impl Strategy<Value = State> {
     state().prop_map(|mut state| {
         state.orphans.clear();
+        state.unrouted.clear();
         state.resolvers.values_mut().for_each(|state| *state = ResolverState::Whole);
         state.settings.get_or_insert_default();
         let bridges = state.bridges.clone();
