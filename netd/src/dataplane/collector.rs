@@ -25,12 +25,15 @@ const CHUNKS: (u64, u64) = (4096, 65_536);
 /// that ends.
 const PRESSURE: (u64, u64) = (80, 75);
 
+/// Share of the table's room, one in so many, by which a part must say more than is known to be believed: parts of an even hash differ
+/// from each other, those of [`CHUNKS`]' least by 1.6 percent (one standard deviation).
+const DOUBT: u64 = 20;
+
 /// Where the collector stands in the table.
 #[derive(Debug, Default)]
 pub struct Collector {
     walk: Walk,
-    /// Entries that the table has, by the part that was read last and what went since.
-    entries: u64,
+    count: Count,
     pressed: bool,
 }
 
@@ -38,20 +41,57 @@ impl Collector {
     /// Looks at the next part of the table.
     pub fn turn(&mut self, flows: &Flows, program: &SchedClassifier) -> Result<Collected> {
         let now = now()?;
-        let wanted = (self.entries / TURNS).clamp(CHUNKS.0, CHUNKS.1) as u32;
+        let wanted = (self.count.entries / TURNS).clamp(CHUNKS.0, CHUNKS.1) as u32;
         let from = self.walk.buckets();
         let read = flows.read(&mut self.walk, wanted)?;
-        let part = Part { entries: read.len() as u64, from, to: self.walk.buckets() };
-        self.entries = part.tells_of(u64::from(flows.capacity())).unwrap_or(self.entries);
-        self.pressed = is_pressed(self.pressed, self.entries, u64::from(flows.capacity()));
+        let capacity = u64::from(flows.capacity());
+        self.count.read(&Part { entries: read.len() as u64, from, to: self.walk.buckets() }, capacity);
+        self.pressed = is_pressed(self.pressed, self.count.entries, capacity);
         let which = if self.pressed { Evict::Weak } else { Evict::Expired };
         let over = over(&read, now, which);
         let mut gone = 0;
         for keys in over.chunks(COLLECT_MAX as usize) {
             gone += run(program, which, keys)?;
         }
-        self.entries = self.entries.saturating_sub(2 * gone as u64);
+        self.count.lost(2 * gone as u64);
+        if self.walk.is_at_the_beginning() {
+            self.count.end_walk();
+        }
         Ok(Collected { flows: gone, under_pressure: self.pressed })
+    }
+}
+
+/// How many entries the table has.
+#[derive(Debug, Default)]
+struct Count {
+    /// By the last whole walk and what went since, or by a part that says far more.
+    entries: u64,
+    /// Read in this walk, less those that went.
+    counted: u64,
+    /// Those that went in this walk.
+    gone: u64,
+}
+
+impl Count {
+    /// Takes in the next part. A table that fills within seconds is known as full by it, not when a walk has counted all.
+    fn read(&mut self, part: &Part, capacity: u64) {
+        self.counted += part.entries;
+        self.entries = self.entries.max(self.counted);
+        // What went in this walk lacks in the parts before, which this one does not speak of.
+        let told = part.tells_of(capacity).map_or(0, |told| told.saturating_sub(self.gone));
+        if told > self.entries + capacity / DOUBT {
+            self.entries = told;
+        }
+    }
+
+    fn lost(&mut self, entries: u64) {
+        self.gone += entries;
+        self.counted = self.counted.saturating_sub(entries);
+        self.entries = self.entries.saturating_sub(entries);
+    }
+
+    fn end_walk(&mut self) {
+        *self = Self { entries: self.counted, counted: 0, gone: 0 };
     }
 }
 
@@ -64,9 +104,8 @@ struct Part {
 }
 
 impl Part {
-    /// Entries that a table with room for `capacity` has if all of it is as full as this part, which is as true as a hash is even: a
-    /// table that fills within seconds is known as full by the next part that is read, not when a walk has counted all of it. `None` of
-    /// a rest that may be too small to tell.
+    /// Entries that a table with room for `capacity` has if all of it is as full as this part, which is as true as a hash is even. `None`
+    /// of a rest that may be too small to tell.
     fn tells_of(&self, capacity: u64) -> Option<u64> {
         // As the kernel makes them (`htab_map_alloc`).
         let buckets = capacity.next_power_of_two();
@@ -134,5 +173,60 @@ mod tests {
         assert_eq!(Part { entries: 7, from: 0, to: 0 }.tells_of(65_536), Some(7));
         assert_eq!(Part { entries: 7, from: 65_530, to: 0 }.tells_of(65_536), None);
         assert_eq!(Part { entries: 7, from: 9, to: 9 }.tells_of(65_536), None);
+    }
+
+    const CAPACITY: u64 = 1_000_000;
+    const BUCKETS: u64 = 1 << 20;
+
+    /// Ten parts of a table that is so many percent full, of which none went meanwhile.
+    fn parts(percent: u64) -> impl Iterator<Item = Part> {
+        let bound = |at: u64| if at == 10 { 0 } else { BUCKETS * at / 10 };
+        (0..10).map(move |at| Part { entries: CAPACITY / 1000 * percent, from: bound(at), to: bound(at + 1) })
+    }
+
+    fn counted(percent: u64) -> Count {
+        let mut count = Count::default();
+        parts(percent).for_each(|part| count.read(&part, CAPACITY));
+        count.end_walk();
+        count
+    }
+
+    #[test]
+    fn a_walk_in_which_enough_goes_ends_the_pressure_though_the_parts_to_come_are_as_full_as_before() {
+        let mut count = counted(85);
+        let mut pressed = false;
+        let pressed: Vec<_> = parts(85)
+            .map(|part| {
+                count.read(&part, CAPACITY);
+                pressed = is_pressed(pressed, count.entries, CAPACITY);
+                count.lost(if pressed { CAPACITY / 20 } else { 0 });
+                pressed
+            })
+            .collect();
+        assert_eq!(pressed, [true, true, false, false, false, false, false, false, false, false]);
+    }
+
+    #[test]
+    fn a_table_that_fills_in_the_middle_of_a_walk_is_known_as_full_by_the_next_part_and_until_it_is_not() {
+        let mut count = counted(10);
+        let (few, many) = (parts(10).take(5), parts(99).skip(5));
+        let known: Vec<_> = few
+            .chain(many)
+            .map(|part| {
+                count.read(&part, CAPACITY);
+                count.entries * 100 / CAPACITY
+            })
+            .collect();
+        assert_eq!(known, [10, 10, 10, 10, 10, 99, 99, 99, 99, 99]);
+        count.end_walk();
+        count.read(&parts(99).next().unwrap(), CAPACITY);
+        assert_eq!(count.entries * 100 / CAPACITY, 99);
+    }
+
+    #[test]
+    fn a_part_that_is_a_little_fuller_than_the_table_makes_no_pressure() {
+        let mut count = counted(78);
+        parts(82).take(1).for_each(|part| count.read(&part, CAPACITY));
+        assert!(!is_pressed(false, count.entries, CAPACITY), "{count:?}");
     }
 }
