@@ -1,5 +1,5 @@
 //! The routes to the subnets of a device's own addresses, which the kernel adds with an address and not again where somebody
-//! takes one away.
+//! takes one away. Where somebody has put another there by the same device, that one leads.
 
 use std::collections::BTreeSet;
 
@@ -29,21 +29,44 @@ const PRIORITY: u32 = 256;
 impl Links {
     /// The routes of the kernel's own to subnets.
     pub(super) async fn connected(&self) -> Result<Connected> {
-        let Some(watched) = &self.watched else { return Ok(connected(&self.routes().await?)) };
         let mut found = Connected::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = RouteNetlinkMessage::GetRoute(of_the_kernel(family));
-            let listed = match dump(&watched.strict, request).await {
-                // A host that has had no address yet has no such table.
-                Err(error) if answered(&error, nix::libc::ENOENT) => continue,
-                listed => listed.context("cannot list the routes to subnets")?,
-            };
-            found.extend(listed.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(route) => own(route),
-                _ => None,
-            }));
+            found.extend(self.to_subnets(of_the_kernel(family)).await?);
         }
         Ok(found)
+    }
+
+    /// Those of the subnets that no route of anybody's leads to by the device, of which the kernel's own do not.
+    pub(super) async fn led_by_nobody(&self, link: &Link, mut subnets: BTreeSet<IpNet>) -> Result<BTreeSet<IpNet>> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            if !subnets.iter().any(|subnet| family_of(*subnet) == family) {
+                continue;
+            }
+            let mut request = of_the_kernel(family);
+            request.header.protocol = RouteProtocol::Unspec;
+            request.attributes.push(RouteAttribute::Oif(link.index));
+            for (index, subnet) in self.to_subnets(request).await? {
+                if index == link.index {
+                    subnets.remove(&subnet);
+                }
+            }
+        }
+        Ok(subnets)
+    }
+
+    /// What a listing of routes of the main table tells.
+    async fn to_subnets(&self, request: RouteMessage) -> Result<Connected> {
+        let Some(watched) = &self.watched else { return Ok(connected(&self.routes().await?)) };
+        let listed = match dump(&watched.strict, RouteNetlinkMessage::GetRoute(request)).await {
+            // A host that has had no address yet has no such table; a device may be gone by now.
+            Err(error) if answered(&error, nix::libc::ENOENT) || answered(&error, nix::libc::ENODEV) => Vec::new(),
+            listed => listed.context("cannot list the routes to subnets")?,
+        };
+        let routes = listed.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => to_a_subnet(route),
+            _ => None,
+        });
+        Ok(routes.collect())
     }
 
     /// Adds those that a device lacks of the routes to the subnets of these addresses, which it has, as the kernel would.
@@ -52,18 +75,22 @@ impl Links {
             let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route(link.index, *address)));
             request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
             let subnet = address.trunc();
-            self.acknowledged(request).await.with_context(|| format!("cannot set the route to {subnet}"))?;
+            match self.acknowledged(request).await {
+                // Of IPv6, somebody's own by this device.
+                Err(error) if answered(&error, nix::libc::EEXIST) => {}
+                set => set.with_context(|| format!("cannot set the route to {subnet}"))?,
+            }
         }
         Ok(())
     }
 }
 
-/// Destinations of those among routes that the kernel adds with an address.
+/// Destinations of those among routes that lead by a device itself.
 pub fn connected(routes: &[RouteMessage]) -> Connected {
-    routes.iter().filter_map(own).collect()
+    routes.iter().filter_map(to_a_subnet).collect()
 }
 
-/// The subnets of a device's addresses that no route of the kernel's leads to. One that is down has no routes.
+/// The subnets of a device's addresses that none of these routes leads to. One that is down has no routes.
 pub fn unrouted<'a>(
     link: &Link,
     assigned: impl IntoIterator<Item = &'a Assigned>,
@@ -79,13 +106,11 @@ fn lacks(link: &Link, address: &IpNet, connected: &Connected) -> bool {
     has_subnet && link.master.is_none() && !connected.contains(&(link.index, address.trunc()))
 }
 
-fn own(route: &RouteMessage) -> Option<(u32, IpNet)> {
+fn to_a_subnet(route: &RouteMessage) -> Option<(u32, IpNet)> {
     let header = &route.header;
-    let is_own = header.table == RouteHeader::RT_TABLE_MAIN
-        && header.protocol == RouteProtocol::Kernel
-        && header.kind == RouteType::Unicast
-        && gateway(route).is_none();
-    if is_own { Some((output(route)?, destination(route)?)) } else { None }
+    let is_direct =
+        header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast && gateway(route).is_none();
+    if is_direct { Some((output(route)?, destination(route)?)) } else { None }
 }
 
 /// What every route of the kernel's own to a subnet has in common.
@@ -98,10 +123,16 @@ fn of_the_kernel(family: AddressFamily) -> RouteMessage {
     message
 }
 
+const fn family_of(net: IpNet) -> AddressFamily {
+    match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    }
+}
+
 /// As the kernel makes it (`fib_add_ifaddr` of net/ipv4/fib_frontend.c, `addrconf_prefix_route` of net/ipv6/addrconf.c).
 fn route(index: u32, address: IpNet) -> RouteMessage {
-    let family = if address.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let mut message = of_the_kernel(family);
+    let mut message = of_the_kernel(family_of(address));
     message.header.destination_prefix_length = address.prefix_len();
     message.attributes.push(RouteAttribute::Oif(index));
     match address {
@@ -187,6 +218,36 @@ mod tests {
             links.assign(found.index, &BTreeSet::new()).await.unwrap();
             let left = links.connected().await.unwrap();
             assert!(wanted.iter().all(|address| !left.contains(&(found.index, address.trunc()))), "{left:?}");
+        });
+    }
+
+    #[test]
+    fn a_route_of_somebodys_own_by_the_same_device_leads_and_is_left_alone() {
+        on_a_host_of_its_own(async |_| {
+            let links = Links::open_watched().unwrap();
+            for words in ["link add wan0 type bridge", "link set wan0 up"] {
+                ip(words);
+            }
+            let wanted: BTreeSet<IpNet> = ["10.0.0.1/24", "fd00::1/64"].map(|net| net.parse().unwrap()).into();
+            let subnets: BTreeSet<IpNet> = wanted.iter().map(IpNet::trunc).collect();
+            let found = links.named(&link("wan0")).await.unwrap().unwrap();
+            links.assign(found.index, &wanted).await.unwrap();
+            for words in ["route del 10.0.0.0/24 dev wan0", "-6 route del fd00::/64 dev wan0"] {
+                ip(words);
+            }
+            assert_eq!(links.led_by_nobody(&found, subnets.clone()).await.unwrap(), subnets);
+
+            for words in
+                ["route add 10.0.0.0/24 dev wan0 mtu 1400", "-6 route add fd00::/64 dev wan0 metric 256 mtu 1400"]
+            {
+                ip(words);
+            }
+            assert_eq!(links.led_by_nobody(&found, subnets.clone()).await.unwrap(), BTreeSet::new());
+            let all = connected(&links.routes().await.unwrap());
+            assert!(subnets.iter().all(|subnet| all.contains(&(found.index, *subnet))), "{all:?}");
+            links.lead(&found, &wanted, &links.connected().await.unwrap()).await.unwrap();
+            ip("link del wan0");
+            assert_eq!(links.led_by_nobody(&found, subnets.clone()).await.unwrap(), subnets, "the device is gone");
         });
     }
 }

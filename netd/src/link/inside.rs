@@ -186,6 +186,14 @@ impl Inside {
 
     fn listed(socket: &Socket) -> Result<Self> {
         let mut inside = Self::default();
+        // Before the links and addresses that they go with: what goes in between is then not told to have lost its route.
+        for request in every_route() {
+            for message in dump(socket, &request)? {
+                if let RouteNetlinkMessage::NewRoute(route) = message {
+                    inside.routes.push(route);
+                }
+            }
+        }
         for message in dump(socket, &RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
             if let RouteNetlinkMessage::NewLink(message) = message
                 && let Some(link) = Link::of(message)
@@ -196,13 +204,6 @@ impl Inside {
         for message in dump(socket, &RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
             if let RouteNetlinkMessage::NewAddress(message) = message {
                 inside.addresses.extend(Assigned::of(&message));
-            }
-        }
-        for request in every_route() {
-            for message in dump(socket, &request)? {
-                if let RouteNetlinkMessage::NewRoute(route) = message {
-                    inside.routes.push(route);
-                }
             }
         }
         let filters = RouteNetlinkMessage::GetTrafficFilter(egress_of(LOOPBACK)?);

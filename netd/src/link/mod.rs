@@ -163,10 +163,11 @@ impl Links {
     /// it says, is reported in a sandbox of no name, and so equal to nothing desired. The addresses of a side that is down
     /// do not count.
     pub async fn observe(&self, sandboxes: &BTreeMap<LinkName, Sandbox>) -> Result<Ours> {
+        // Before the links and addresses that they go with: what goes in between is then not told to have lost its route.
+        let connected = self.seen_connected().await?;
         let links = self.seen_links().await?;
         let addresses = self.seen_addresses().await?;
         let stations = self.seen_stations().await?;
-        let connected = self.seen_connected().await?;
         let wanted = links.values().filter(|link| matches!(link.owner(), Some(Owner::Endpoint(_))));
         let wanted = wanted.filter_map(|link| {
             let sandbox = sandboxes.get(&link.name)?;
@@ -184,7 +185,8 @@ impl Links {
                 Some(Owner::Network(owner)) => {
                     ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
                     let assigned = addresses.get(&link.index).into_iter().flatten();
-                    ours.note_unrouted(link, unrouted(link, assigned, &connected));
+                    let unrouted = unrouted(link, assigned, &connected);
+                    ours.note_unrouted(link, self.led_by_nobody(link, unrouted).await?);
                 }
                 Some(Owner::Endpoint(owner)) => {
                     let bridge = link.master.and_then(|index| links.get(&index)).map(|bridge| &bridge.name);
