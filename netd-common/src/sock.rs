@@ -95,7 +95,7 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
         return Dial::Refused;
     }
     if let Some(end) = end_of(t, &publication) {
-        return lead_elsewhere(t, socket, end, (address, source, port));
+        return lead_elsewhere(t, socket, (&publication, end), (address, source, port));
     }
     if can_speak(socket, publication.address) {
         return lead(t, socket, (address, source, port), (to, to_port));
@@ -114,18 +114,30 @@ fn end_of<'t, T: Tables>(t: &'t T, publication: &Publication) -> Option<&'t Mesh
 }
 
 /// To the container's host, where the port is published by the same number: no stack here has a way to the container itself. Of an
-/// encrypted network nothing may go so, since it would go in clear; and a process here that has the port keeps it.
+/// encrypted network nothing may go so, since it would go in clear; a process here that has the port keeps it; and from an address
+/// that a socket is bound to there may be no way to other hosts.
 #[inline(always)]
-fn lead_elsewhere<T: Tables>(t: &T, socket: &Socket, end: &MeshEnd, dialled: (Address, Address, Port)) -> Dial {
+fn lead_elsewhere<T: Tables>(
+    t: &T,
+    socket: &Socket,
+    (publication, end): (&Publication, &MeshEnd),
+    dialled: (Address, Address, Port),
+) -> Dial {
     let (address, _, port) = dialled;
+    if socket.source != socket.source.any_of_family() {
+        return Dial::Alone;
+    }
     let here = if address == address.any_of_family() { address.loopback_of_family() } else { address };
     if t.is_encrypted(end.vni) || !can_speak(socket, end.vtep) || t.has_server(socket.protocol, here, port) {
         return Dial::Alone;
     }
-    // Hosts may know one another by the other family: then it must be that host's port in that family too.
+    // Hosts may know one another by the other family, of which the port may be another container's: it must be this one's there too.
     let there = t.publication(&mut PublicationKey::new(end.vtep.any_of_family(), socket.protocol, port)).copied();
-    match there.and_then(|there| end_of(t, &there)) {
-        Some(other) if other.vtep == end.vtep => lead(t, socket, dialled, (end.vtep, port)),
+    let Some(there) = there.filter(|there| there.port(port) == publication.port(port)) else { return Dial::Alone };
+    match end_of(t, &there) {
+        Some(other) if (other.vtep, other.vni, other.mac) == (end.vtep, end.vni, end.mac) => {
+            lead(t, socket, dialled, (end.vtep, port))
+        }
         _ => Dial::Alone,
     }
 }

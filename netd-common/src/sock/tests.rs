@@ -180,6 +180,24 @@ fn no_socket_is_led_to_another_host_in_clear_past_a_server_here_or_to_a_port_tha
     host.publications.insert(PublicationKey::new(Address::ANY_V4, TCP, port), here);
     let by_ipv6 = dial(&host, &socket(TCP, Speaks::Both), HOST_V6, port);
     assert_eq!(by_ipv6, Dial::Alone, "by IPv4 it is that of a container here");
+
+    let there = |end: MeshEnd, inner: u16| {
+        let mut host = elsewhere(other);
+        let address = Address::v4([10, 176, 0, 3]);
+        host.publications
+            .insert(PublicationKey::new(Address::ANY_V4, TCP, port), Publication::new(Zone(2), address, 8080, inner));
+        host.elsewhere.insert(EndpointKey { address, zone: Zone(2), pad: 0 }, MeshEnd { vtep: other, ..end });
+        host.encrypted.insert(8);
+        dial(&host, &socket(TCP, Speaks::Both), HOST_V6, port)
+    };
+    let same = MeshEnd { vni: 9, ..MeshEnd::default() };
+    assert_eq!(there(same, 80), Dial::Led(other, port), "by IPv4 it is the same container's");
+    assert_eq!(there(same, 81), Dial::Alone, "another port of it");
+    assert_eq!(there(MeshEnd { mac: crate::tuple::Mac([2; 6]), ..same }, 80), Dial::Alone, "another container there");
+    assert_eq!(there(MeshEnd { vni: 8, ..same }, 80), Dial::Alone, "one of an encrypted network there");
+
+    let bound = Socket { source: HOST, ..v4 };
+    assert_eq!(dial(&elsewhere(other), &bound, HOST, port), Dial::Alone, "from an address that may have no way there");
 }
 
 #[test]
