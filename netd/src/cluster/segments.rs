@@ -83,7 +83,8 @@ pub fn of_segments(view: &View, node: &Name, found: &Segments) -> Vec<String> {
         Some(format!("node {node}: {differs}"))
     };
     let networks = vnis.iter().filter_map(line);
-    let lacks = desired.vteps.difference(&found.vteps);
+    // Into a network that it lacks it lets nobody, which need not be said.
+    let lacks = desired.vteps.difference(&found.vteps).filter(|(vni, _)| had.contains_key(vni));
     let lacks = lacks.map(|(vni, vtep)| format!("node {node}: lets nothing of {vtep} into {}", network_of(view, *vni)));
     let strange = found.vteps.difference(&desired.vteps).map(|(vni, vtep)| {
         format!("node {node}: lets {vtep} send into {}, which is none of its nodes", network_of(view, *vni))

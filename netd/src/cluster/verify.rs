@@ -35,7 +35,9 @@ pub fn verified(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name
     let mut answers = answers.clone();
     let mut kept = Vec::new();
     for (node, answer) in &mut answers {
-        let Some(keeps) = answer.kept.take() else { continue };
+        let Some(mut keeps) = answer.kept.take() else { continue };
+        // Of one that came back meanwhile it is as of any other.
+        keeps.nodes.retain(|name, _| view.node(name).is_none());
         pass_over(view, node, answer, &keeps);
         let KeptNodes { nodes, seconds } = keeps;
         let line = |(other, vtep): (&Name, &IpAddr)| {
@@ -50,8 +52,7 @@ pub fn verified(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name
 
 /// Leaves out of an answer what a node has of those that it keeps.
 fn pass_over(view: &View, node: &Name, answer: &mut Answer, keeps: &KeptNodes) {
-    let absent: BTreeSet<&IpAddr> =
-        keeps.nodes.iter().filter(|(name, _)| view.node(name).is_none()).map(|(_, vtep)| vtep).collect();
+    let absent: BTreeSet<&IpAddr> = keeps.nodes.values().collect();
     let desired = remotes(view, node);
     let is_kept = |way: &Way| absent.contains(&way.vtep) && !desired.contains_key(&(way.vni, way.address));
     answer.ways.retain(|way| !is_kept(way));

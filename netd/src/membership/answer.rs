@@ -331,7 +331,10 @@ impl Task {
 /// The records that say what every node forwards, by their revisions.
 fn compared(view: &View) -> BTreeMap<Key, i64> {
     let is_one = |key: &Key| {
-        matches!(key, Key::Network(_) | Key::Claim(..) | Key::Allowance(..) | Key::Node(_) | Key::Endpoint(..))
+        matches!(
+            key,
+            Key::Network(_) | Key::Claim(..) | Key::Allowance(..) | Key::Node(_) | Key::Endpoint(..) | Key::Session(_)
+        )
     };
     view.entries.iter().filter(|(key, _)| is_one(key)).map(|(key, entry)| (key.clone(), entry.revision)).collect()
 }

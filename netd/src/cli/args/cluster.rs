@@ -69,7 +69,8 @@ pub enum NodeCommand {
 /// What to do with networks of several hosts.
 #[derive(Subcommand, Debug)]
 pub enum OverlayCommand {
-    /// Ask every node what it forwards, and say what is not as etcd says; exit 1 if something is not
+    /// Ask every node where it sends packets, whom it lets in and what it publishes, and say what is not as etcd says; exit 1 if
+    /// something is not. What a node keeps of others that are not back yet is said too, and is no difference
     Verify {
         /// How to print
         #[arg(long, default_value = "table")]

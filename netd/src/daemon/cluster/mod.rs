@@ -67,7 +67,10 @@ impl Cluster {
                 lines.push(format!("node {name} has this host's VTEP {}", node.vtep));
             }
             let source = facts.ways.nodes.get(&node.vtep).and_then(|way| way.source);
-            if let Some(source) = source.filter(|source| *source != settings.vtep) {
+            if let Some(source) = source.filter(|source| {
+                // Between two families is no tunnel, whatever the source.
+                *source != settings.vtep && source.is_ipv4() == settings.vtep.is_ipv4()
+            }) {
                 lines.push(format!(
                     "to node {name} ({}) this host sends as {source}, and not as --vtep {}: what it sends is dropped there; give the \
                      route the source {}, or the daemon --vtep {source}",
