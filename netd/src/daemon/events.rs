@@ -20,7 +20,7 @@ const KEPT: usize = 4096;
 /// Something that happened, and when.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {
-    /// By the host's clock; of two events never the same.
+    /// By the host's clock; never that of the event before.
     pub time: Moment,
     /// What.
     #[serde(flatten)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// In a second.
-const MICROSECONDS: i64 = 1_000_000;
+const MILLISECOND: i64 = 1_000;
 
 /// A moment of the host's clock, to the microsecond.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
@@ -31,11 +31,11 @@ impl Moment {
         Timestamp::from(now).checked_sub(ago).ok().map(Self::from)
     }
 
-    /// This one, or the next after `other` where the clock does not tell which of the two was first. One that is a second and more
-    /// before the other is by a clock that was put back.
+    /// This one, or the next after `other` where the clock does not tell which of the two was first. One that is a millisecond
+    /// and more before the other is by a clock that was put back.
     pub fn apart_from(self, other: Self) -> Self {
         let behind = other.0.saturating_sub(self.0);
-        if (0..MICROSECONDS).contains(&behind) { Self(other.0.saturating_add(1)) } else { self }
+        if (0..MILLISECOND).contains(&behind) { Self(other.0.saturating_add(1)) } else { self }
     }
 
     /// How long until then; nothing if it is past.

@@ -63,14 +63,15 @@ fn peers_of_a_container_that_is_gone_are_told_so() {
         let web = town.container("web", "blue", &["8080:80"]);
         let _inside = web.echo_tcp(80);
         let outside = town.internet.enter(|| TcpListener::bind((INTERNET, 7)).expect("the port is free"));
-        let mut inward = town.client.connect(&format!("{FRONT}:8080"), PATIENCE).expect("the port is published");
         let mut outward = web.connect(&format!("{INTERNET}:7"), PATIENCE).expect("the container gets out");
-        inward.write_all(b"?").expect("it is connected");
-        inward.read_exact(&mut [0]).expect("it is answered");
         outward.write_all(b"?").expect("it is connected");
         let (mut server, _) = outside.accept().expect("it has come");
         server.read_exact(&mut [0]).expect("it has spoken");
         server.set_read_timeout(Some(IMPATIENCE)).expect("a socket can be given a timeout");
+        // Last, since the container's server waits for so long alone.
+        let mut inward = town.client.connect(&format!("{FRONT}:8080"), PATIENCE).expect("the port is published");
+        inward.write_all(b"?").expect("it is connected");
+        inward.read_exact(&mut [0]).expect("it is answered");
 
         town.netd.say("detach web").ok();
 

@@ -244,7 +244,6 @@ fn address6(town: &Town, endpoint: &str) -> String {
     says::text(&says::inspected(&town.netd, &format!("inspect {endpoint}")), "/networks/0/ip6")
 }
 
-#[track_caller]
 /// Announces this node as a router on its `eth0`, once, for half an hour (RFC 4861 section 4.2).
 fn announce(router: &Node) {
     wait_until("the router has its link-local address", || {
