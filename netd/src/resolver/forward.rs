@@ -1,8 +1,7 @@
-//! Questions that others answer: their servers raced, their answers kept.
+//! Questions that others answer: whose servers they are, and their answers kept.
 
 use std::{
-    collections::VecDeque,
-    fs, iter,
+    fs,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -13,12 +12,11 @@ use std::{
 use hickory_proto::op::Message;
 use netd_common::dns::PORT;
 use nix::net::if_::if_nametoindex;
-use tokio::{task::JoinSet, time::timeout};
-use tracing::debug;
+use tokio::time::timeout;
 
-use super::exchange;
+use super::{exchange, race::race};
 use crate::{
-    dns::{Cache, Forwarding, Found, Key, Question, Relay, ResolvConf, Server, failure, relayed},
+    dns::{Cache, Forwarding, Found, Key, Relay, ResolvConf, Server, failure, relayed},
     netns::Namespace,
 };
 
@@ -27,12 +25,6 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Answers that are kept.
 const KEPT: usize = 4_096;
-
-/// How long one server has for itself before the next one is asked as well.
-const HEAD_START: Duration = Duration::from_millis(300);
-
-/// How long they all have before each is asked once more: a datagram may have been lost.
-const AGAIN: Duration = Duration::from_millis(1_200);
 
 /// How long a question is worth an answer: the C libraries ask again after five seconds.
 const PATIENCE: Duration = Duration::from_millis(4_500);
@@ -78,7 +70,9 @@ impl Forwarder {
         let cache = Arc::clone(&self.cache);
         let question = Arc::new(question.clone());
         let asking = tokio::spawn(async move {
-            let (answer, bytes) = timeout(PATIENCE, race(question, &servers, from)).await.ok()??;
+            let places: Vec<_> = servers.iter().filter_map(place).collect();
+            let ask = |server| exchange::ask(Arc::clone(&question), server, from.clone());
+            let (answer, bytes) = timeout(PATIENCE, race(&places, ask)).await.ok()??;
             locked(&cache).keep(key, &answer, bytes, Instant::now());
             Some(answer)
         });
@@ -91,37 +85,6 @@ impl Forwarder {
         match new.or(stale) {
             Some(answer) => relayed(relay, &answer),
             None => failure(relay),
-        }
-    }
-}
-
-/// The first answer of any server. Each has a head start on the next; one that fails has none. `None` when all have failed.
-async fn race(
-    question: Arc<Question>,
-    servers: &[Server],
-    namespace: Option<Arc<Namespace>>,
-) -> Option<(Message, usize)> {
-    let round = || servers.iter().filter_map(place);
-    let starts = iter::repeat_n(HEAD_START, servers.len().saturating_sub(1)).chain([AGAIN]);
-    let waits = starts.chain(iter::repeat(HEAD_START));
-    let mut next: VecDeque<(SocketAddr, Duration)> = round().chain(round()).zip(waits).collect();
-    let mut asked = JoinSet::new();
-    loop {
-        let head_start = match next.pop_front() {
-            Some((server, head_start)) => {
-                asked.spawn(exchange::ask(Arc::clone(&question), server, namespace.clone()));
-                head_start
-            }
-            None => PATIENCE,
-        };
-        match timeout(head_start, asked.join_next()).await {
-            Ok(Some(Ok(Ok(answer)))) => return Some(answer),
-            Ok(Some(Ok(Err(error)))) => debug!(%error, "a server has no answer"),
-            Ok(Some(Err(_)) | None) => {}
-            Err(_) => continue,
-        }
-        if asked.is_empty() && next.is_empty() {
-            return None;
         }
     }
 }

@@ -6,6 +6,7 @@
 mod exchange;
 mod forward;
 mod haste;
+mod race;
 mod server;
 mod sockets;
 

@@ -43,7 +43,7 @@ pub fn unconnected(socket: OwnedFd) -> tokio::net::TcpSocket {
 
 /// Sets the loopback device of the calling thread's namespace up. Before it is, a socket can be bound to an address there and then
 /// answers from another.
-fn raise_loopback() -> io::Result<()> {
+pub fn raise_loopback() -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: a structure of numbers and bytes, for which zeros are values.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };

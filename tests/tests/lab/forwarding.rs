@@ -58,17 +58,23 @@ fn the_hosts_servers_are_followed_while_containers_ask() {
 }
 
 #[test]
-fn a_server_that_is_dead_costs_a_moment_and_a_kept_answer_outlives_them_all() {
+fn a_server_that_fails_or_is_dead_costs_a_moment_and_a_kept_answer_outlives_them_all() {
     let town = Town::new(Offloads::On);
-    let (dead, alive) =
+    let (first, alive) =
         (Upstream::serve(&town.internet, INTERNET, ANSWER, 1), Upstream::serve(&town.internet, NEIGHBOUR, OTHER, 1));
-    dead.stay_silent();
     resolv_conf(&town.host, &[INTERNET, NEIGHBOUR]);
     town.network("blue");
     let web = town.container("web", "blue", &[]);
 
+    for (code, name) in [(ResponseCode::ServFail, "fails.example"), (ResponseCode::Refused, "refuses.example")] {
+        first.say(code);
+        assert_eq!(dig(&web, name), [OTHER], "{code}");
+    }
+    first.stay_silent();
     assert_eq!(dig(&web, "example.com"), [OTHER]);
-    assert_eq!(dead.asked().len(), 1, "it was asked first");
+    for name in ["fails.example.", "refuses.example.", "example.com."] {
+        assert!(first.asked().contains(&name.to_owned()), "it was asked first: {:?}", first.asked());
+    }
 
     alive.stay_silent();
     // Until the answer's second is over.
