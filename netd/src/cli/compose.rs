@@ -48,7 +48,7 @@ pub fn up(client: &Client, file: Option<&Path>) -> Result<ExitCode> {
 /// Takes away every endpoint and network of the file's project, and nothing else.
 pub fn down(client: &Client, file: Option<&Path>) -> Result<ExitCode> {
     let read = read(file)?;
-    block_on(take_away(client, &read.project.name))
+    block_on(take_away(client, &read.project))
 }
 
 fn read(path: Option<&Path>) -> Result<Read> {
@@ -111,17 +111,16 @@ fn job(service: &PlannedService, directory: &Path) -> Job {
     }
 }
 
-async fn take_away(client: &Client, project: &str) -> Result<ExitCode> {
+async fn take_away(client: &Client, project: &Project) -> Result<ExitCode> {
     let endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await?;
-    let mut ours: Vec<&EndpointView> = compose::of_project(project, &endpoints).collect();
-    // Those that share another's network go before it.
-    ours.sort_by_key(|endpoint| !endpoint.mode.starts_with("container:"));
-    for endpoint in ours {
+    for endpoint in compose::departures(project, &endpoints) {
         stop_and_remove(client, endpoint).await?;
         out::line(format_args!("endpoint {} removed", endpoint.name));
     }
     let networks: Vec<NetworkView> = client.get("/v1/networks").await?;
-    for network in networks.iter().filter(|network| network.labels.get(PROJECT).is_some_and(|found| found == project)) {
+    for network in
+        networks.iter().filter(|network| network.labels.get(PROJECT).is_some_and(|found| *found == project.name))
+    {
         client.delete::<serde_json::Value>(&route("networks", &network.name)?, &()).await?;
         out::line(format_args!("network {} removed", network.name));
     }

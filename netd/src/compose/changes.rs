@@ -1,6 +1,9 @@
 //! The difference between a project and what exists: what is to be made, made anew, or let alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     ComposeError, PlannedNetwork, PlannedService, Project,
@@ -70,8 +73,17 @@ pub fn changes<'a>(
     Ok(changes)
 }
 
+/// Endpoints that `up` made for this project, as they go: who shares another's network before it, and each before those that it
+/// depends on.
+pub fn departures<'a>(project: &Project, endpoints: &'a [EndpointView]) -> Vec<&'a EndpointView> {
+    let place = |name: &str| project.services.iter().position(|service| service.name.as_str() == name);
+    let mut leaving: Vec<_> = of_project(&project.name, endpoints).collect();
+    leaving.sort_by_key(|endpoint| (!endpoint.mode.starts_with("container:"), Reverse(place(&endpoint.name))));
+    leaving
+}
+
 /// Endpoints that `up` made for this project.
-pub fn of_project<'a>(project: &str, endpoints: &'a [EndpointView]) -> impl Iterator<Item = &'a EndpointView> {
+fn of_project<'a>(project: &str, endpoints: &'a [EndpointView]) -> impl Iterator<Item = &'a EndpointView> {
     endpoints.iter().filter(move |endpoint| is_of(project, &endpoint.labels))
 }
 

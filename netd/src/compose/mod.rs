@@ -13,7 +13,7 @@ mod project;
 mod section;
 mod service;
 
-pub use changes::{changes, of_project};
+pub use changes::{changes, departures};
 pub use file::File;
 pub use project::{PROJECT, PlannedNetwork, PlannedService, Project};
 
@@ -44,6 +44,7 @@ pub enum ComposeError {
 
 impl ComposeError {
     fn wrong(place: &str, why: impl Into<String>) -> Self {
+        let place = if place.is_empty() { "the file" } else { place };
         Self::Wrong { place: place.to_owned(), why: why.into() }
     }
 }

@@ -103,7 +103,14 @@ fn a_compose_file_is_made_true_again_and_taken_away() {
     assert_eq!(text(&inspected(&town.netd, "inspect shop-db-1"), "/id"), db);
 
     let down = town.netd.say("down -f /run/shop/compose.yaml").ok();
-    assert_eq!(down.lines().count(), 5, "{down}");
+    let order = [
+        "endpoint shop-probe-1",
+        "endpoint shop-web-1",
+        "endpoint shop-db-1",
+        "network shop_back",
+        "network shop_front",
+    ];
+    assert_eq!(down.lines().collect::<Vec<_>>(), order.map(|what| format!("{what} removed")), "web depends on db");
     assert_eq!(town.netd.say("down -f /run/shop/compose.yaml").ok(), "");
     assert_eq!(names(&town.netd.json("ps")), ["mine"]);
     assert_eq!(names(&town.netd.json("network ls")), ["other"]);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    super::changes::{Changes, changes},
+    super::changes::{Changes, changes, departures},
     *,
 };
 use crate::daemon::{EndpointView, NetworkView};
@@ -161,7 +161,7 @@ fn what_netd_does_not_do_is_refused_where_it_stands() {
             "enable_ipv4 is false: give an IPv6 subnet",
         ),
         ("services: {}".to_owned(), "services: there are none"),
-        ("- 1".to_owned(), "it is not a mapping"),
+        ("- 1".to_owned(), "the file: it is not a mapping"),
         ("services: [".to_owned(), "line 1"),
         ("include: [x]\nservices: {w: {command: b}}".to_owned(), "the file: netd does not know `include`"),
         ("name: My Shop\nservices: {w: {command: b}}".to_owned(), "name: a project's name"),
@@ -232,6 +232,22 @@ fn what_differs_or_has_ended_is_made_anew_with_what_shares_its_network() {
 
     let smaller = Project::of(&file(&SHOP.replace("  job:\n    command: 'true'\n", "")), "dir").unwrap();
     assert_eq!(changes(&smaller, &networks, &endpoints).unwrap().orphans, ["shop-job-1"]);
+}
+
+#[test]
+fn what_goes_goes_before_what_it_depends_on_and_whose_network_it_shares() {
+    let project = Project::of(&file(SHOP), "dir").unwrap();
+    let (_, mut endpoints) = made(&project);
+    let mut orphan = endpoints[1].clone();
+    (orphan.name, orphan.mode) = ("shop-old-1".to_owned(), "container:shop-job-1".to_owned());
+    endpoints[3].mode = "container:shop-web-1".to_owned();
+    let mut foreign = endpoints[1].clone();
+    foreign.labels.clear();
+    endpoints.extend([orphan, foreign]);
+
+    let leaving: Vec<_> = departures(&project, &endpoints).iter().map(|endpoint| endpoint.name.as_str()).collect();
+
+    assert_eq!(leaving, ["shop-probe-1", "shop-old-1", "shop-web-1", "shop-job-1", "database"]);
 }
 
 #[test]
