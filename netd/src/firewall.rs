@@ -15,7 +15,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
 };
 
 use netd_common::tuple::TCP;
@@ -35,7 +34,7 @@ pub use self::{
 pub const MARK: u32 = 0x0800_0000;
 
 /// How flows stand to the host's firewall (`--firewall`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// They are shown to it where it has rules that could stop them.
@@ -45,19 +44,6 @@ pub enum Mode {
     Full,
     /// Every packet is.
     Off,
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "aware" => Ok(Self::Aware),
-            "full" => Ok(Self::Full),
-            "off" => Ok(Self::Off),
-            other => Err(format!("`{other}` is none of aware, full and off")),
-        }
-    }
 }
 
 impl fmt::Display for Mode {

@@ -17,7 +17,7 @@ use crate::config::XdpWish;
 
 /// Gives containers their network with eBPF programs.
 #[derive(Parser, Debug)]
-#[command(name = "netd", version, disable_help_subcommand = true)]
+#[command(name = "netd", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -58,6 +58,10 @@ pub enum Command {
         command: Vec<String>,
     },
     /// List endpoints
+    #[command(mut_arg(
+        "filters",
+        only_of("name, id, network or state, or with all these labels (with --all-nodes: node, name, id or network)")
+    ))]
     Ps(PsArgs),
     /// Show the published ports of an endpoint
     Port {
@@ -94,6 +98,7 @@ pub enum Command {
     /// interface's own counters (`ip -s link`) tell what a container sent and got, `netd status` and `netd drops` what became of it.
     Flows(FlowsArgs),
     /// Show what was dropped, by hook and reason
+    #[command(mut_arg("filters", only_of("hook or reason")))]
     Drops(ListArgs),
     /// Make the networks of a Compose file, and run the commands of its services in them
     Up {
@@ -182,14 +187,14 @@ pub struct DaemonArgs {
     pub cgroup: Option<PathBuf>,
     /// Whether the drivers of uplinks drop clients that `from=` denies, and pass ports of the mesh on to other hosts; auto unless given or
     /// configured
-    #[arg(long, value_name = "auto|native|off")]
+    #[arg(long)]
     pub xdp: Option<XdpWish>,
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,
     /// Whether flows are shown to the host's own firewall: where it has rules that could stop them (aware, the default), not at all
     /// (full), or every packet (off)
-    #[arg(long, value_name = "aware|full|off")]
+    #[arg(long)]
     pub firewall: Option<Mode>,
     /// Several hosts.
     #[command(flatten)]
@@ -376,6 +381,11 @@ pub enum FlowsTask {
         #[arg(value_name = "K=V", value_parser = pair, required = true)]
         filters: Vec<(String, String)>,
     },
+}
+
+/// The help of a listing's filters.
+fn only_of(keys: &'static str) -> impl Fn(clap::Arg) -> clap::Arg {
+    move |filters| filters.help(format!("Only of this {keys}; several of one key are alternatives"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

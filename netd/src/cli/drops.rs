@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
+use netd_common::verdict::DropReason;
 use serde::Serialize;
 
 use super::{
     args::{Format, ListArgs},
-    filters::Filters,
+    filters::{Filters, Key},
     out, table, wrong_usage,
 };
 use crate::{api::Client, daemon::StatusView};
@@ -22,11 +23,19 @@ struct Drop {
 
 /// Prints every counter that is not zero; with `-q` the reasons alone.
 pub async fn show(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    let filters = match Filters::new(args.filters, &["hook", "reason"]) {
+    let wanted = args.filters.clone();
+    let filters = match Filters::new(args.filters, &["hook", "reason"].map(Key::any)) {
         Ok(filters) => filters,
         Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
     };
     let status: StatusView = client.get("/v1/status").await?;
+    let is_known = |key: &str, value: &str| match key {
+        "hook" => status.programs.iter().any(|program| program.program.name == value),
+        _ => DropReason::ALL.iter().any(|reason| reason.name() == value),
+    };
+    if let Some((key, value)) = wanted.iter().find(|(key, value)| !is_known(key, value)) {
+        return Ok(wrong_usage(&format!("there is no {key} {value}")));
+    }
     let of_hook = |program: &crate::daemon::ProgramView| {
         let hook = program.program.name.clone();
         let drops = program.dropped.clone();

@@ -18,7 +18,7 @@ use serde::de::IgnoredAny;
 
 use super::{
     args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs, PublishArgs},
-    filters::{Filters, has_label},
+    filters::{Filters, Key, has_label},
     job, names, out, route, sandbox, table, wrong_usage,
 };
 use crate::{
@@ -103,9 +103,18 @@ pub async fn deny(client: &Client, args: AllowanceArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What endpoints can be listed by.
+const KEYS: [Key; 5] = [
+    Key::any("name"),
+    Key::any("id"),
+    Key::any("network"),
+    Key::of("state", &EndpointView::STATES, "a state: attached, running, exited or gone"),
+    Key::any("label"),
+];
+
 /// `netd ps`.
 pub async fn ps(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    let filters = match Filters::new(args.filters, &["name", "id", "network", "state", "label"]) {
+    let filters = match Filters::new(args.filters, &KEYS) {
         Ok(filters) => filters,
         Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
     };

@@ -1,20 +1,45 @@
-//! `-f K=V` of listings: values of one key are alternatives, keys hold together; of labels each must be there.
+//! `-f K=V` of listings: values of one key are alternatives, keys hold together; of labels each must be there. What nothing can have is
+//! refused: nobody is to take a slip for an empty list.
 
 use std::collections::BTreeMap;
 
 use crate::model::Rejection;
 
-/// Filters whose keys are known.
+/// What can be filtered by.
+pub struct Key {
+    name: &'static str,
+    /// The values that there are, and how they are called; any where there are none.
+    values: (&'static [&'static str], &'static str),
+}
+
+impl Key {
+    /// By any value.
+    pub const fn any(name: &'static str) -> Self {
+        Self { name, values: (&[], "") }
+    }
+
+    /// By these values, which are called so: `a state: up or down`.
+    pub const fn of(name: &'static str, values: &'static [&'static str], called: &'static str) -> Self {
+        Self { name, values: (values, called) }
+    }
+}
+
+/// Filters whose keys and values are known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Filters(BTreeMap<String, Vec<String>>);
 
 impl Filters {
     /// Of `keys` alone.
-    pub fn new(pairs: Vec<(String, String)>, keys: &'static [&'static str]) -> Result<Self, Rejection> {
+    pub fn new(pairs: Vec<(String, String)>, keys: &[Key]) -> Result<Self, Rejection> {
         let mut filters = BTreeMap::<_, Vec<_>>::new();
         for (key, value) in pairs {
-            if !keys.contains(&key.as_str()) {
-                return Err(Rejection::UnknownFilter(key, keys.join(", ").into()));
+            let Some(known) = keys.iter().find(|known| known.name == key) else {
+                let names: Vec<_> = keys.iter().map(|known| known.name).collect();
+                return Err(Rejection::UnknownFilter(key, names.join(", ").into()));
+            };
+            let (values, called) = known.values;
+            if !values.is_empty() && !values.contains(&value.as_str()) {
+                return Err(Rejection::Malformed { given: value, wanted: called });
             }
             filters.entry(key).or_default().push(value);
         }
@@ -44,7 +69,8 @@ mod tests {
 
     fn filters(pairs: &[(&str, &str)]) -> Result<Filters, Rejection> {
         let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Filters::new(pairs.collect(), &["name", "driver", "label"])
+        let driver = Key::of("driver", &["bridge", "overlay"], "a driver: bridge or overlay");
+        Filters::new(pairs.collect(), &[Key::any("name"), driver, Key::any("label")])
     }
 
     #[test]
@@ -70,5 +96,7 @@ mod tests {
         }
         let unknown = filters(&[("colour", "red")]).unwrap_err().to_string();
         assert_eq!(unknown, "`colour` is not something to filter by: name, driver, label");
+        let impossible = filters(&[("driver", "brigde")]).unwrap_err().to_string();
+        assert_eq!(impossible, "`brigde` is not a driver: bridge or overlay");
     }
 }

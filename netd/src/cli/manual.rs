@@ -22,11 +22,17 @@ pub fn man(words: &[String]) -> Result<ExitCode> {
     let Some(command) = named(shown(), words) else {
         return Ok(wrong_usage(&format!("there is no command `netd {}`", words.join(" "))));
     };
+    out::text(&page(command)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The manual page of a command, which any roff reads: it takes characters beyond ASCII by their numbers alone (groff_char(7)).
+fn page(command: clap::Command) -> Result<String> {
     let title = command.get_display_name().unwrap_or("netd").to_uppercase();
     let mut page = Vec::new();
     Man::new(command).title(title).section("8").render(&mut page)?;
-    out::text(&String::from_utf8_lossy(&page));
-    Ok(ExitCode::SUCCESS)
+    let number = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    Ok(String::from_utf8_lossy(&page).chars().map(number).collect())
 }
 
 /// The command line without what is for netd's own processes.
@@ -52,6 +58,23 @@ mod tests {
     fn commands_for_our_own_processes_are_not_shown() {
         assert!(shown().get_subcommands().all(|command| !command.get_name().starts_with("__")));
         assert!(shown().get_subcommands().any(|command| command.get_name() == "run"));
+    }
+
+    #[test]
+    fn what_shells_complete_is_what_the_command_line_takes() {
+        let mut whole = Cli::command();
+        whole.build();
+        let names = |command: &clap::Command| {
+            let taken = command.get_subcommands().filter(|command| !command.is_hide_set());
+            taken.map(|command| command.get_name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&shown()), names(&whole));
+    }
+
+    #[test]
+    fn a_page_has_no_character_that_roff_does_not_read() {
+        let attach = page(named(shown(), &["attach".to_owned()]).unwrap()).unwrap();
+        assert!(attach.contains("\\[u2026]") && attach.is_ascii(), "{attach}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{
     args::{ConnectArgs, Format, ListArgs, NetworkCommand, NetworkCreateArgs},
     endpoint::print_attachment,
-    filters::{Filters, has_label},
+    filters::{Filters, Key, has_label},
     out, query, route, table, wrong_usage,
 };
 use crate::{
@@ -65,8 +65,18 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What networks can be listed by.
+const KEYS: [Key; 6] = [
+    Key::any("name"),
+    Key::any("id"),
+    Key::of("driver", &["bridge", "overlay", "vxlan"], "a driver: bridge, overlay or vxlan"),
+    Key::any("label"),
+    Key::of("internal", &["true", "false"], "true or false"),
+    Key::any("endpoint"),
+];
+
 async fn list(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    let filters = match Filters::new(args.filters, &["name", "id", "driver", "label", "internal", "endpoint"]) {
+    let filters = match Filters::new(args.filters, &KEYS) {
         Ok(filters) => filters,
         Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
     };
@@ -148,7 +158,7 @@ async fn remove(client: &Client, force: bool, names: &[String]) -> Result<ExitCo
 }
 
 async fn prune(client: &Client, filters: &[(String, String)]) -> Result<ExitCode> {
-    if let Err(unknown) = Filters::new(filters.to_vec(), &["label"]) {
+    if let Err(unknown) = Filters::new(filters.to_vec(), &[Key::any("label")]) {
         return Ok(wrong_usage(&unknown.to_string()));
     }
     let networks: Vec<NetworkView> = client.delete(&format!("/v1/networks?{}", query(filters)), &()).await?;

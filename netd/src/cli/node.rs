@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{
     args::{Format, ListArgs, NodeCommand, OverlayCommand},
-    filters::Filters,
+    filters::{Filters, Key},
     out, route, table, wrong_usage,
 };
 use crate::{
@@ -54,7 +54,7 @@ pub async fn overlay(client: &Client, command: OverlayCommand) -> Result<ExitCod
 
 /// `netd ps --all-nodes`.
 pub async fn ps(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    let filters = match Filters::new(args.filters, &["node", "name", "id", "network"]) {
+    let filters = match Filters::new(args.filters, &["node", "name", "id", "network"].map(Key::any)) {
         Ok(filters) => filters,
         Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
     };
@@ -85,7 +85,8 @@ fn neighbour(endpoint: &NeighbourView) -> Vec<String> {
 }
 
 async fn list(client: &Client, args: ListArgs) -> Result<ExitCode> {
-    let filters = match Filters::new(args.filters, &["name", "state"]) {
+    let state = Key::of("state", &["ready", "drained", "down"], "a state: ready, drained or down");
+    let filters = match Filters::new(args.filters, &[Key::any("name"), state]) {
         Ok(filters) => filters,
         Err(unknown) => return Ok(wrong_usage(&unknown.to_string())),
     };

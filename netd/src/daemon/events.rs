@@ -8,7 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{
+        DeserializeOwned,
+        value::{self, StrDeserializer},
+    },
+};
 use tokio::{sync::watch, time::timeout};
 
 use super::moment::Moment;
@@ -188,6 +194,8 @@ pub struct EventWish {
 impl EventWish {
     /// What events can be filtered by.
     pub const FILTERS: &str = "type, action, network, endpoint, node";
+    const TYPES: [&str; 8] = ["daemon", "network", "endpoint", "port", "node", "repair", "warning", "lost"];
+    const A_TYPE: &str = "a type of event: daemon, network, endpoint, port, node, repair, warning or lost";
 
     /// Reads pairs of a query: `since`, `until`, and filters, of which those with one key are alternatives.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejection> {
@@ -201,6 +209,12 @@ impl EventWish {
             match key.as_str() {
                 "since" => wish.since = Some(moment(value)?),
                 "until" => wish.until = Some(moment(value)?),
+                "type" if !Self::TYPES.contains(&value.as_str()) => {
+                    return Err(Rejection::Malformed { given: value, wanted: Self::A_TYPE });
+                }
+                "action" if !is_action(&value) => {
+                    return Err(Rejection::Malformed { given: value, wanted: "an action of an event, like attach" });
+                }
                 "type" | "action" | "network" | "endpoint" | "node" => wish.filters.entry(key).or_default().push(value),
                 _ => return Err(Rejection::UnknownFilter(key, Self::FILTERS.into())),
             }
@@ -216,6 +230,23 @@ impl EventWish {
         let in_time = self.since.is_none_or(|since| since <= event.time);
         in_time && self.filters.iter().all(|(key, values)| event.what.fits(key, values))
     }
+}
+
+/// Whether an event can have it for its action.
+fn is_action(word: &str) -> bool {
+    fn of<T: DeserializeOwned>(word: &str) -> bool {
+        T::deserialize(StrDeserializer::<value::Error>::new(word)).is_ok()
+    }
+    let of_any: [fn(&str) -> bool; 7] = [
+        of::<DaemonAction>,
+        of::<NetworkAction>,
+        of::<EndpointAction>,
+        of::<PortAction>,
+        of::<NodeAction>,
+        of::<RepairAction>,
+        of::<WarningAction>,
+    ];
+    of_any.iter().any(|is| is(word))
 }
 
 impl Happening {
@@ -283,105 +314,4 @@ impl Listener {
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-
-    fn created(network: &str) -> Happening {
-        Happening::Network { action: NetworkAction::Create, network: network.to_owned() }
-    }
-
-    fn wish(pairs: &[(&str, &str)]) -> EventWish {
-        EventWish::new(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))).unwrap()
-    }
-
-    /// What a listener is told before it would have to wait.
-    async fn told(listener: &mut Listener) -> Vec<Happening> {
-        let mut told = Vec::new();
-        while let Ok(Some(event)) = timeout(std::time::Duration::ZERO, listener.next()).await {
-            told.push(event.what.clone());
-        }
-        told
-    }
-
-    #[tokio::test]
-    async fn a_listener_is_told_what_comes_and_what_was_if_it_asks() {
-        let events = Events::default();
-        events.tell(created("before"));
-
-        let (mut new, mut all) = (events.listen(wish(&[])), events.listen(wish(&[("since", "1h")])));
-        events.tell(created("after"));
-
-        assert_eq!(told(&mut new).await, [created("after")]);
-        assert_eq!(told(&mut all).await, [created("before"), created("after")]);
-    }
-
-    #[tokio::test]
-    async fn a_past_end_ends_at_once_after_what_was_before_it() {
-        let events = Events::default();
-        events.tell(created("before"));
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-
-        let mut listener = events.listen(wish(&[("until", "0s")]));
-        events.tell(created("after"));
-
-        assert_eq!(listener.next().await.map(|event| event.what.clone()), Some(created("before")));
-        assert_eq!(listener.next().await, None);
-    }
-
-    #[tokio::test]
-    async fn filters_of_one_key_are_alternatives_and_those_of_several_hold_together() {
-        let events = Events::default();
-        let attached =
-            Happening::Endpoint { action: EndpointAction::Attach, endpoint: "web".to_owned(), network: None };
-        let all = [created("blue"), created("red"), attached.clone()];
-        let cases = [
-            (vec![("type", "network")], &all[..2]),
-            (vec![("network", "blue"), ("network", "red")], &all[..2]),
-            (vec![("type", "network"), ("network", "red")], &all[1..2]),
-            (vec![("endpoint", "web"), ("action", "attach")], &all[2..]),
-        ];
-        for (pairs, expected) in cases {
-            let mut listener = events.listen(wish(&pairs));
-            all.iter().cloned().for_each(|what| events.tell(what));
-            assert_eq!(told(&mut listener).await, expected, "{pairs:?}");
-        }
-        assert!(EventWish::new([("colour".to_owned(), "red".to_owned())]).is_err());
-        assert!(EventWish::new([("since".to_owned(), "yesterday".to_owned())]).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_slow_listener_is_told_how_much_it_lost() {
-        let events = Events::default();
-        let mut listener = events.listen(wish(&[("type", "network")]));
-        (0..KEPT + 3).for_each(|i| events.tell(created(&i.to_string())));
-
-        let told = told(&mut listener).await;
-
-        assert_eq!(told[0], Happening::Lost { count: 3 });
-        assert_eq!((told[1].clone(), told.len()), (created("3"), KEPT + 1));
-    }
-
-    #[test]
-    fn of_events_that_follow_on_each_other_each_has_a_time_of_its_own_and_a_clock_that_is_put_back_is_believed() {
-        let mut ring = Ring::default();
-        let at = |seconds: i64, micros: i64| Moment::from(Timestamp::new(seconds, (micros * 1_000) as i32).unwrap());
-
-        for now in [at(9, 0), at(9, 0), at(9, 1), at(9, 7), at(3, 0)] {
-            ring.push(now, created("blue"));
-        }
-
-        let times: Vec<Moment> = ring.kept.iter().map(|event| event.time).collect();
-        assert_eq!(times, [at(9, 0), at(9, 1), at(9, 2), at(9, 7), at(3, 0)]);
-    }
-
-    #[test]
-    fn an_event_is_flat_on_the_wire() {
-        let event = Event { time: Moment::default(), what: created("blue") };
-        let text = serde_json::to_string(&event).unwrap();
-        let expected = r#"{"time":"1970-01-01T00:00:00.000000Z","type":"network","action":"create","network":"blue"}"#;
-        assert_eq!(text, expected);
-        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
-    }
-}
+mod tests;

@@ -76,7 +76,8 @@ pub struct EndpointView {
     pub netns_made: bool,
     /// Whose that is: `own`, `host` or `container:NAME`.
     pub mode: String,
-    /// `running` or `exited` with the process it stands for; `attached` where none is known; `gone` without its namespace.
+    /// `running` or `exited` with the process it stands for; `attached` where none is known; `gone` without its namespace:
+    /// [`EndpointView::STATES`].
     pub state: String,
     /// The process it stands for.
     pub pid: Option<u32>,
@@ -209,6 +210,11 @@ pub fn endpoint_view(endpoint: &Endpoint, facts: &HostFacts) -> EndpointView {
         warnings: Vec::new(),
         created: rfc3339(endpoint.created),
     }
+}
+
+impl EndpointView {
+    /// What an endpoint can be.
+    pub const STATES: [&str; 4] = ["attached", "running", "exited", "gone"];
 }
 
 fn state_of(endpoint: &Endpoint, facts: &HostFacts) -> &'static str {

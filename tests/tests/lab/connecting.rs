@@ -180,6 +180,19 @@ fn listings_are_filtered_by_what_things_are() {
     for words in ["network ls -f colour=red", "ps -f colour=red", "network prune --filter name=red"] {
         assert!(town.netd.say(words).exits(2).stderr.contains("filter by"), "{words}");
     }
+    let impossible = [
+        ("network ls -f driver=brigde", "bridge, overlay or vxlan"),
+        ("network ls -f internal=maybe", "true or false"),
+        ("ps -f state=up", "attached, running, exited or gone"),
+        ("node ls -f state=up", "ready, drained or down"),
+        ("drops -f hook=from_nowhere", "there is no hook from_nowhere"),
+        ("drops -f reason=nothing", "there is no reason nothing"),
+        ("events -f type=nework", "repair, warning or lost"),
+        ("events -f action=atach", "an action of an event"),
+    ];
+    for (words, told) in impossible {
+        assert!(town.netd.say(words).exits(2).stderr.contains(told), "{words}: no empty list, it is a slip");
+    }
 }
 
 #[test]

@@ -110,6 +110,17 @@ fn completions_and_manual_pages_are_made_without_a_daemon() {
     };
     assert!(ask("netd network").contains("create") && ask("netd network").contains("connect"));
     assert!(!ask("netd").contains("__"));
+    for (words, values) in [
+        ("netd daemon --firewall", "aware full off"),
+        ("netd daemon --xdp", "auto native off"),
+        ("netd attach --publish-mode", "host mesh"),
+        ("netd network create -d", "bridge overlay vxlan"),
+        ("netd ps --format", "table json"),
+        ("netd completion", "bash"),
+    ] {
+        assert!(ask(words).contains(values), "{words}: {}", ask(words));
+    }
+    assert!(town.netd.say("help network create").ok().contains("--subnet <CIDR>"));
     for shell in ["zsh", "fish"] {
         assert!(town.netd.say(&format!("completion {shell}")).ok().contains("disconnect"));
     }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{Format, ListArgs};
+use super::{Format, ListArgs, only_of};
 
 /// Of a daemon among others.
 #[derive(Args, Debug)]
@@ -42,6 +42,7 @@ pub struct ClusterArgs {
 #[derive(Subcommand, Debug)]
 pub enum NodeCommand {
     /// List nodes
+    #[command(mut_arg("filters", only_of("name or state")))]
     Ls(ListArgs),
     /// Show nodes as JSON
     Inspect {

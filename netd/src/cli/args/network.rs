@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ListArgs, label, pair};
+use super::{ListArgs, label, only_of, pair};
 
 /// Of networks.
 #[derive(Subcommand, Debug)]
@@ -10,7 +10,13 @@ pub enum NetworkCommand {
     /// Make a network
     Create(Box<NetworkCreateArgs>),
     /// List networks
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        mut_arg(
+            "filters",
+            only_of("name, id, driver, endpoint or internal (true or false), or with all these labels")
+        )
+    )]
     Ls(ListArgs),
     /// Show networks as JSON
     Inspect {
