@@ -34,6 +34,7 @@ mod paths;
 mod pinned;
 mod ports;
 mod publishing;
+mod questions;
 mod reach;
 mod refusals;
 mod relay;
