@@ -35,6 +35,9 @@ const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints"
 const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("kept");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
+/// The one row of what is kept beside the model.
+const SESSION: &str = "session";
+
 /// Why a store is not opened.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -107,7 +110,7 @@ impl Store {
         self.drawn.global_id
     }
 
-    /// What was kept last by [`Store::keep`].
+    /// What was kept last by [`Store::keep`]. What a newer netd has kept is refused, as it is among the rows of the model.
     pub fn kept<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         let read = || -> Result<Option<T>> {
             let database = self.database.as_ref().context("its disk has failed")?;
@@ -115,9 +118,15 @@ impl Store {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
             };
-            table.get("session")?.map(|row| serde_json::from_slice(row.value()).map_err(Into::into)).transpose()
+            table
+                .get(SESSION)?
+                .map(|row| understood(&SESSION.parse()?, serde_json::from_slice(row.value())))
+                .transpose()
         };
-        read().context("cannot read the store")
+        read().map_err(|error| match error.downcast::<Unknown>() {
+            Ok(what) => StoreError::Unknown { path: self.path.clone(), what }.into(),
+            Err(error) => error.context("cannot read the store"),
+        })
     }
 
     /// Keeps something beside the model, on the disk when this returns.
@@ -125,7 +134,7 @@ impl Store {
         let write = || -> Result<()> {
             let database = self.database.as_ref().context("its disk has failed")?;
             let transaction = database.begin_write()?;
-            transaction.open_table(KEPT)?.insert("session", serde_json::to_vec(value)?.as_slice())?;
+            transaction.open_table(KEPT)?.insert(SESSION, serde_json::to_vec(value)?.as_slice())?;
             transaction.commit()?;
             Ok(())
         };
@@ -313,17 +322,21 @@ fn read_table<T: DeserializeOwned>(
     for row in table.iter()? {
         let (key, value) = row?;
         let name: Name = key.value().parse()?;
-        let mut unknown = None;
-        let row = serde_json::from_slice(value.value())
-            .map(&upgraded)
-            .and_then(|row| serde_ignored::deserialize(row, |field| unknown = Some(field.to_string())));
-        let row = row.with_context(|| format!("the row of {name}"))?;
-        if let Some(field) = unknown {
-            return Err(Unknown { row: name, field }.into());
-        }
+        let row = understood(&name, serde_json::from_slice(value.value()).map(&upgraded))?;
         rows.insert(name, row);
     }
     Ok(rows)
+}
+
+/// What a row says, if that is all that it says.
+fn understood<T: DeserializeOwned>(name: &Name, row: serde_json::Result<serde_json::Value>) -> Result<T> {
+    let mut unknown = None;
+    let row = row.and_then(|row| serde_ignored::deserialize(row, |field| unknown = Some(field.to_string())));
+    let row = row.with_context(|| format!("the row of {name}"))?;
+    match unknown {
+        Some(field) => Err(Unknown { row: name.clone(), field }.into()),
+        None => Ok(row),
+    }
 }
 
 #[cfg(test)]

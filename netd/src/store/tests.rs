@@ -167,6 +167,29 @@ fn a_field_that_is_not_known_in_whatever_depth_is_named_and_the_store_stays_as_i
 }
 
 #[test]
+fn what_a_newer_one_has_kept_beside_the_model_is_named_with_a_way_out_and_stays_as_it_is() {
+    #[derive(Debug, Serialize, serde::Deserialize)]
+    struct Kept {
+        session: u8,
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory).unwrap();
+    store.keep(&Kept { session: 7 }).unwrap();
+    assert_eq!(store.kept::<Kept>().unwrap().unwrap().session, 7);
+    let newer = serde_json::json!({ "session": 7, "later": true });
+    store.keep(&newer).unwrap();
+    drop(store);
+
+    let (store, _) = open(&directory).unwrap();
+    let refusal = format!("{:#}", store.kept::<Kept>().unwrap_err());
+
+    for words in ["(`later` in the row of session)", "a newer one", "move it away"] {
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    assert_eq!(store.kept::<serde_json::Value>().unwrap(), Some(newer));
+}
+
+#[test]
 fn a_row_that_is_not_understood_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(&directory).unwrap();
