@@ -113,11 +113,10 @@ impl Dataplane {
 
     /// Attaches the program of `hook`, or replaces ours there.
     pub fn attach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
-        let attached = match hook {
+        match hook {
             Hook::UplinkXdp => self.early.attach(self.programs.early_mut(), link, index),
             _ => self.attachments.attach(self.programs.loaded(hook.name())?, link, index, hook),
-        };
-        attached.with_context(|| format!("cannot attach {} to {link}", hook.name()))
+        }
     }
 
     /// The filter that has the program of `hook` for all devices that share it, and the program; `None` for a hook where each
@@ -135,11 +134,10 @@ impl Dataplane {
 
     /// Detaches our program, if it is there; whether the device's clsact qdisc was made by us and may be empty by now.
     pub fn detach(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
-        let detached = match hook {
+        match hook {
             Hook::UplinkXdp => self.early.detach(index).map(|()| false),
             _ => self.attachments.detach(link, index, hook),
-        };
-        detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))
+        }
     }
 
     /// Puts the resolver's program in the place of a former daemon's in these namespaces.

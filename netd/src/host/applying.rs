@@ -23,7 +23,7 @@ impl Host {
                 Some(index) => self.dataplane.tables_mut().remove_device(index),
                 None => Ok(()),
             },
-            Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_device(*index),
+            Step::RemoveOrphan(index) => self.dataplane.tables_mut().remove_orphan(*index),
             Step::Detach(link, hook) => self.detach(link, *hook).await,
             Step::DeleteVeth(link) | Step::DeleteJoin(link) | Step::DeleteBridge(link) | Step::DeleteTunnel(link) => {
                 self.delete(link).await
@@ -132,7 +132,8 @@ impl Host {
         self.links.delete(link).await?;
         if let Some(index) = index {
             for hook in Hook::OF_DEVICES {
-                self.dataplane.detach(link, index, hook)?;
+                let detached = self.dataplane.detach(link, index, hook);
+                detached.with_context(|| format!("cannot detach {} from {link}", hook.name()))?;
             }
             self.dataplane.forget_qdisc(index)?;
         }

@@ -126,6 +126,9 @@ fn a_hook_that_netd_cannot_get_back_is_a_problem() {
     town.netd.start_without_waiting();
     let told = || town.netd.say("status").stdout.contains("cannot attach from_uplink to eth0");
     wait_until("netd says that it cannot attach it", told);
+    let status = town.netd.say("status").stdout;
+    let line = status.lines().find(|line| line.contains("from_uplink to eth0")).unwrap_or_default();
+    assert_eq!(line.matches("attach from_uplink to eth0").count(), 1, "what failed is said once: {status}");
 
     let doctor = Doctor::of(&town);
     let lost = Expected::problem(
