@@ -64,9 +64,11 @@ impl SourceKey {
         self.address
     }
 
-    /// How many leading bits of its address count: of 32 in IPv4, of 128 in IPv6.
+    /// How many leading bits of its address count: of 32 in IPv4, of 128 in IPv6. None of a key that is of no list's: anybody may
+    /// write to a map who may load programs.
     pub const fn prefix(&self) -> u32 {
-        self.bits - Self::OF_LIST - if self.address.is_v4() { 96 } else { 0 }
+        let before = if self.address.is_v4() { 96 } else { 0 };
+        self.bits.saturating_sub(Self::OF_LIST + before)
     }
 
     /// Whether a question for this address of this list is answered by the entry.

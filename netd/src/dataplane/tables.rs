@@ -61,7 +61,7 @@ pub struct Tables {
 pub struct Records {
     /// Devices that exist.
     pub devices: BTreeMap<LinkName, DeviceRecord>,
-    /// Indexes of records whose device does not.
+    /// Indexes of records whose device does not, or that no program finds.
     pub orphans: BTreeSet<u32>,
     /// Where containers are.
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
@@ -139,6 +139,22 @@ impl Tables {
             self.devices.set(slot, Wire(Device::default()), 0).context("cannot clear a device record")?;
         }
         removed(self.devices_far.remove(&index))
+    }
+
+    /// Takes out what is recorded under the index of no device: what is in a place that is not its own, or else what is in its own.
+    pub fn remove_orphan(&mut self, index: u32) -> Result<()> {
+        let all = self.all_devices()?;
+        let strays: Vec<_> =
+            all.iter().filter(|(place, found)| found.ifindex == index && !place.is_of(found)).collect();
+        for (place, _) in &strays {
+            match place {
+                Place::Near(slot) => {
+                    self.devices.set(*slot, Wire(Device::default()), 0).context("cannot clear a device record")?
+                }
+                Place::Far(key) => removed(self.devices_far.remove(key))?,
+            }
+        }
+        if strays.is_empty() { self.remove_device(index) } else { Ok(()) }
     }
 
     /// Writes where a container is; `device` is the index of its host-side veth.
@@ -269,8 +285,9 @@ impl Tables {
     pub fn records(&self, links: &BTreeMap<u32, LinkName>) -> Result<Records> {
         let name = |index: u32| links.get(&index).cloned().unwrap_or_else(|| LinkName::gone(index));
         let mut records = Records::default();
-        for device in self.all_devices()? {
-            match links.get(&device.ifindex) {
+        for (place, device) in self.all_devices()? {
+            // Where no program looks for it, a record is nobody's.
+            match links.get(&device.ifindex).filter(|_| place.is_of(&device)) {
                 Some(link) => {
                     records.devices.insert(link.clone(), record(&device, name));
                 }
@@ -300,11 +317,31 @@ impl Tables {
         Ok(records)
     }
 
-    fn all_devices(&self) -> Result<Vec<Device>> {
+    fn all_devices(&self) -> Result<Vec<(Place, Device)>> {
         let near = entries(&self.devices).context("cannot read the devices")?;
+        let near = near.into_iter().map(|(slot, Wire(device))| (Place::Near(slot), device));
         let far = entries(&self.devices_far).context("cannot read the devices")?;
-        let devices = near.into_iter().chain(far).map(|(_, Wire(device))| device);
-        Ok(devices.filter(|device| device.ifindex != 0).collect())
+        let far = far.into_iter().map(|(key, Wire(device))| (Place::Far(key), device));
+        Ok(near.filter(|(_, device)| device.ifindex != 0).chain(far).collect())
+    }
+}
+
+/// Where the record of a device is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In this slot of the array.
+    Near(u32),
+    /// In the hash, by this key.
+    Far(u32),
+}
+
+impl Place {
+    /// Whether the programs look for this device there.
+    const fn is_of(self, device: &Device) -> bool {
+        match self {
+            Self::Near(slot) => slot == Device::slot(device.ifindex),
+            Self::Far(key) => key == device.ifindex,
+        }
     }
 }
 

@@ -344,4 +344,5 @@ fn programs_of_others_at_our_hooks_are_told_with_their_place() {
     });
 }
 
+mod records;
 mod spanning;

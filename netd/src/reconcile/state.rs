@@ -139,7 +139,7 @@ pub struct State {
     pub resolvers: BTreeMap<u64, ResolverState>,
     /// Records of the device tables.
     pub devices: BTreeMap<LinkName, DeviceRecord>,
-    /// Interface indexes with a record and no device; desired is always empty.
+    /// Interface indexes with a record and no device, or with one where no program finds it; desired is always empty.
     pub orphans: BTreeSet<u32>,
     /// The endpoint table.
     pub endpoints: BTreeMap<EndpointKey, EndpointRecord>,
