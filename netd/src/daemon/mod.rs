@@ -14,6 +14,7 @@ mod fill;
 mod flows;
 mod healing;
 mod hosts;
+mod looks;
 mod messages;
 mod mode;
 mod moment;
@@ -48,6 +49,7 @@ use self::{
     cluster::Cluster,
     events::{RepairAction, WarningAction},
     fill::Fill,
+    looks::Looks,
 };
 use crate::{
     config::Config,
@@ -59,15 +61,6 @@ use crate::{
     reserve::Reservations,
     store::Store,
 };
-
-/// How often the host is looked at: of a program that is detached, and of an entry that is gone from a map, nothing tells.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// How long after a sign of a change the host is looked at: changes come in crowds.
-const SETTLE: Duration = Duration::from_millis(200);
-
-/// How many times as long as a look took the next one waits, whatever changes: requests come between.
-const REST: u32 = 4;
 
 /// How often expired flows are collected.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -219,8 +212,7 @@ impl<K: Kernel> Daemon<K> {
         stop: impl Future<Output = ()>,
     ) {
         tokio::pin!(stop);
-        let mut look = Instant::now() + LOOK;
-        let mut rested = Instant::now();
+        let mut looks = Looks::after(Instant::now());
         let mut collect = interval(COLLECT);
         collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = true;
@@ -243,13 +235,12 @@ impl<K: Kernel> Daemon<K> {
                 }
                 change = changes.changed(), if told => {
                     told = change.is_ok();
-                    look = look.min((Instant::now() + SETTLE).max(rested));
+                    looks.hasten(Instant::now());
                 }
-                () = sleep_until(look) => {
+                () = sleep_until(looks.next()) => {
                     let began = Instant::now();
                     self.look_again().await;
-                    look = Instant::now() + LOOK;
-                    rested = look.min(Instant::now() + began.elapsed() * REST);
+                    looks.done(began, Instant::now());
                 }
                 _ = collect.tick() => self.collect(),
                 () = cluster::news(&mut self.cluster) => self.follow_cluster().await,

@@ -216,6 +216,14 @@ impl Netd {
         self.life().running().id_inside()
     }
 
+    /// Process id of the daemon as the machine sees it.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn id_outside(&self) -> u32 {
+        self.life().running().id()
+    }
+
     /// Runs the CLI to its end.
     #[track_caller]
     pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Outcome {

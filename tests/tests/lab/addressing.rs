@@ -1,6 +1,6 @@
 //! Addresses that do not collide: what the host uses is avoided, what comes later is told, and a network moves out of its way.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use netd_tests::lab::{
     NetdOptions, Offloads,
@@ -8,8 +8,9 @@ use netd_tests::lab::{
 };
 
 use crate::{
+    promise::Vigil,
     says,
-    town::{INTERNET, Town, assert_promise, wait_until},
+    town::{INTERNET, Town, wait_until},
 };
 
 #[test]
@@ -35,16 +36,12 @@ fn a_cloud_that_the_host_routes_is_avoided_and_one_that_comes_later_is_told_and_
     // The company's cloud has this very range, and now the host has a way there.
     town.host.ip("route add 10.177.2.80/28 via 192.0.2.2");
 
-    let told = Instant::now();
+    let vigil = Vigil::over(&netd);
     let line = "network blue (10.177.2.0/24) overlaps 10.177.2.80/28, which the host routes by eth0";
-    while !netd.json("status")["warnings"].to_string().contains(line) {
-        assert!(told.elapsed() < PATIENCE, "{}", netd.json("status")["warnings"]);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert_promise(told);
-    println!("told after {:?}", told.elapsed());
-    let events = netd.say("events --since 1h --until 0s").ok();
-    assert!(events.contains(line), "{events}");
+    wait_until("the status names both", || netd.json("status")["warnings"].to_string().contains(line));
+    let warned = says::told(&netd, "type=warning");
+    let told = warned.iter().find(|(_, message)| message.contains(line));
+    vigil.assert_promise(told.unwrap_or_else(|| panic!("no event names both: {warned:?}")).0);
 
     let conflicts = || -> Vec<String> {
         let findings = netd.say("doctor").stdout;

@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::{
     pinned,
+    promise::Vigil,
     says::{self, inspected, text},
-    town::{INTERNET, Town, assert_promise, dial, wait_until},
+    town::{FRONT, INTERNET, Town, dial, wait_until},
 };
 
 /// How long it is waited for where the machine has much else to do.
@@ -50,29 +51,39 @@ impl Play {
 
     #[track_caller]
     fn mends_after(&self, what: &str, words: &str, broken: impl FnOnce()) {
-        let words = words.replace("BRIDGE", &self.bridge).replace("VETH", &self.veth);
         let before = self.town.host.snapshot().without(&["tcx", "filter", "pin"]);
-        let told = self.repairs().len();
 
-        let began = Instant::now();
-        broken();
-        let mended = || self.repairs().into_iter().skip(told).find(|message| message.contains(&words));
-        while mended().is_none() {
-            let said = self.repairs().split_off(told);
-            assert!(began.elapsed() < DEADLINE, "after `{what}` nobody mends `{words}`, but: {said:?}");
-        }
-        assert_promise(began);
-        println!("{:?} after `{what}`: {}", began.elapsed(), mended().unwrap_or_default());
+        self.tells_after(what, &[words], broken);
 
         self.town.host.assert_as_in_but_for(&before, &["tcx", "filter", "pin"]);
         self.works();
     }
 
+    /// Breaks something and asserts that netd, within the time that it promises, tells of a repair in each of these words.
+    #[track_caller]
+    fn tells_after(&self, what: &str, words: &[&str], broken: impl FnOnce()) {
+        let named = |words: &&str| words.replace("BRIDGE", &self.bridge).replace("VETH", &self.veth);
+        let words: Vec<String> = words.iter().map(named).collect();
+        let before = self.repairs().len();
+
+        broken();
+        let vigil = Vigil::over(&self.town.netd);
+        let began = Instant::now();
+        let told = loop {
+            let said = says::told(&self.town.netd, "type=repair").split_off(before);
+            let of = |words: &String| said.iter().find(|(_, message)| message.contains(words)).map(|(time, _)| *time);
+            if let Some(times) = words.iter().map(of).collect::<Option<Vec<_>>>() {
+                break times.into_iter().max().expect("there are words");
+            }
+            assert!(began.elapsed() < DEADLINE, "after `{what}` nobody mends {words:?}, but: {said:?}");
+        };
+        println!("`{what}`, {words:?}:");
+        vigil.assert_promise(told);
+    }
+
     /// What netd says it has mended.
     fn repairs(&self) -> Vec<String> {
-        let events = self.town.netd.say("events --format json --since 1h --until 0s -f type=repair").ok();
-        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is an object"));
-        events.map(|event| text(&event, "/message")).collect()
+        says::told(&self.town.netd, "type=repair").into_iter().map(|(_, message)| message).collect()
     }
 
     #[track_caller]
@@ -187,13 +198,8 @@ fn a_bridge_that_is_deleted_is_made_anew_with_its_ports() {
     let play = Play::new(NetdOptions::default());
 
     let command = format!("link del {}", play.bridge);
-    play.town.host.ip(&command);
+    play.tells_after(&command, &["the bridge BRIDGE was missing"], || drop(play.town.host.ip(&command)));
 
-    let began = Instant::now();
-    while !play.repairs().iter().any(|message| message.contains("was missing")) {
-        assert!(began.elapsed() < DEADLINE);
-    }
-    assert_promise(began);
     play.works();
 }
 
@@ -239,13 +245,10 @@ fn what_is_inside_a_container_is_mended() {
 fn a_veth_that_is_deleted_is_made_anew() {
     let play = Play::new(NetdOptions::default());
 
-    play.town.host.ip(&format!("link del {}", play.veth));
+    let command = format!("link del {}", play.veth);
+    let words = "endpoint web: VETH, which is eth0 inside, was missing";
+    play.tells_after(&command, &[words], || drop(play.town.host.ip(&command)));
 
-    let began = Instant::now();
-    while !play.repairs().iter().any(|message| message.contains("which is eth0 inside, was missing")) {
-        assert!(began.elapsed() < DEADLINE);
-    }
-    assert_promise(began);
     play.works();
 }
 
@@ -332,11 +335,30 @@ fn the_programs_that_containers_share_are_mended_for_all_and_taken_from_none_alo
 }
 
 #[test]
-fn an_entry_that_somebody_takes_out_of_a_map_is_written_again() {
+fn entries_that_somebody_takes_out_of_the_maps_are_written_again() {
     let play = Play::new(NetdOptions::default());
-    for (map, words) in [("ENDPOINTS", "record"), ("PUBLICATIONS", "publish"), ("SETTINGS", "write the settings")] {
-        let pin = play.town.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/maps/{map}"));
-        play.mends_after(&format!("empty {map}"), words, || pinned::empty(&pin));
+    play.town.netd.say("publish web 8081:81,from=198.51.100.0/24").ok();
+    let web = says::address_of(&play.town.netd, "web");
+    let written = [
+        ("DEVICES", "record the device VETH".to_owned()),
+        ("ENDPOINTS", format!("record {web} of zone")),
+        ("PUBLICATIONS", format!("publish 0.0.0.0:8080 as {web}:80")),
+        ("SOURCES", "let in 198.51.100.0/24".to_owned()),
+        ("HOST_ADDRESSES", format!("record the host's address {FRONT}")),
+        ("SETTINGS", "write the settings".to_owned()),
+    ];
+    let words = written.each_ref().map(|(_, words)| words.as_str());
+
+    play.tells_after("empty the maps", &words, || {
+        for (map, _) in &written {
+            pinned::empty(&play.town.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/maps/{map}")));
+        }
+    });
+
+    play.works();
+    let (_web, _limited) = (play.web.echo_tcp(80), play.web.echo_tcp(81));
+    for port in [8080, 8081] {
+        play.town.client.asks_tcp(&format!("{FRONT}:{port}"), PATIENCE).expect("clients are let in");
     }
 }
 

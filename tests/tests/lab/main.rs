@@ -33,6 +33,7 @@ mod own;
 mod paths;
 mod pinned;
 mod ports;
+mod promise;
 mod publishing;
 mod questions;
 mod reach;

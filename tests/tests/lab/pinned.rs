@@ -40,10 +40,11 @@ pub fn empty(pin: &Path) {
     let zeros = vec![0_u8; info.value_size() as usize];
     let words = |key: &[u8], value: u64| [map.as_raw_fd() as u64, key.as_ptr() as u64, value, 0];
     // A null key asks for the first.
-    while bpf(command::MAP_GET_NEXT_KEY, [map.as_raw_fd() as u64, 0, key.as_mut_ptr() as u64, 0]).is_ok() {
+    let mut last = 0;
+    while bpf(command::MAP_GET_NEXT_KEY, [map.as_raw_fd() as u64, last, key.as_mut_ptr() as u64, 0]).is_ok() {
         if bpf(command::MAP_DELETE_ELEM, words(&key, 0)).is_err() {
             bpf(command::MAP_UPDATE_ELEM, words(&key, zeros.as_ptr() as u64)).expect("an array's entry can be written");
-            return;
+            last = key.as_ptr() as u64;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where in netd's JSON a thing stands. The only place that knows the fields' names.
 
+use jiff::Timestamp;
 use netd_tests::lab::Netd;
 use serde_json::Value;
 
@@ -10,6 +11,15 @@ pub fn inspected(netd: &Netd, words: &str) -> Value {
     let array = listed.as_array().unwrap_or_else(|| panic!("`{words}` prints an array, not {listed}"));
     let [one] = array.as_slice() else { panic!("`{words}` prints one thing, not {listed}") };
     one.clone()
+}
+
+/// What netd has told of one sort, as a filter of events says it: when, and in what words.
+#[track_caller]
+pub fn told(netd: &Netd, filter: &str) -> Vec<(Timestamp, String)> {
+    let events = netd.say(&format!("events --format json --since 1h --until 0s -f {filter}")).ok();
+    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is an object"));
+    let time = |event: &Value| text(event, "/time").parse().expect("times are as in RFC 3339");
+    events.map(|event| (time(&event), text(&event, "/message"))).collect()
 }
 
 /// Address of an endpoint in its first network.

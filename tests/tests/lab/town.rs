@@ -145,17 +145,3 @@ pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
         thread::sleep(Duration::from_millis(20));
     }
 }
-
-/// How long netd may take to notice, mend and tell: its promise is two seconds, and the command line takes a moment to tell.
-const PROMISE: Duration = Duration::from_secs(2);
-const SLACK: Duration = Duration::from_secs(3);
-
-/// Asserts that it did not take longer than netd promises, where the machine's processors have time.
-#[track_caller]
-pub fn assert_promise(began: Instant) {
-    let took = began.elapsed();
-    let load = std::fs::read_to_string("/proc/loadavg").expect("the kernel tells");
-    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).expect("a number");
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    assert!(took < PROMISE + SLACK || load > processors as f64, "noticed after {took:?}");
-}

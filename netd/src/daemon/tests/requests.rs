@@ -157,7 +157,7 @@ async fn the_task_answers_messages_looks_after_a_sign_and_ends_when_told() {
         let Reply::Networks(networks) = ask(&requests, Request::Networks).await.unwrap() else { panic!("networks") };
         assert_eq!(networks[0].endpoints, ["c1"]);
         sign.send(1).unwrap();
-        tokio::time::sleep(SETTLE * 2).await;
+        tokio::time::sleep(looks::SETTLE * 2).await;
         stop.send(()).unwrap();
     };
     let stopped = async {
