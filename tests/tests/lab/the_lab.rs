@@ -16,6 +16,8 @@ use netd_tests::lab::{
     traffic::{IMPATIENCE, PATIENCE},
 };
 
+use crate::town::wait_until;
+
 #[test]
 fn two_hosts_reach_each_other_over_a_wire_of_either_kind() {
     for kind in Offloads::BOTH {
@@ -322,14 +324,12 @@ fn exists(mark: &Mark) -> bool {
 
 #[track_caller]
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(std::time::Instant::now() < deadline, "it did not come about within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let mut found = None;
+    wait_until("it comes about", || {
+        found = look();
+        found.is_some()
+    });
+    found.expect("it came about")
 }
 
 fn two_hosts(kind: Offloads) -> (Lab, Host, Host) {
