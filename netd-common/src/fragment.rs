@@ -5,7 +5,8 @@
 //! when its first comes and is a container's, it is known to be lost, and counted.
 
 use crate::{
-    parse::{Headers, Part, Transport},
+    packet::Packet,
+    parse::{self, Headers, Part, Transport},
     tables::{Fragment, FragmentKey, Instant, Orphans, Scratch, Span, Tables},
     tuple::{ICMP, ICMPV6, SCTP, TCP, UDP, Zone, echo},
     verdict::DropReason,
@@ -50,14 +51,28 @@ fn complete<T: Tables>(t: &T, s: &mut Scratch) {
 #[inline(always)]
 pub fn supersede<T: Tables>(t: &T, s: &mut Scratch) {
     if s.noted.part == Part::First as u8 {
-        forget(t, s);
+        forget(t, s, s.noted.identification);
+    }
+}
+
+/// The same for a packet from outside that could not be read beyond its IP header: a first fragment may be too short for the
+/// transport's.
+///
+/// Not inlined: few packets are cut short.
+#[inline(never)]
+pub fn supersede_unread<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, ethertype: [u8; 2]) {
+    if let Ok(Some(h)) = parse::network(p, ethertype, &mut s.key)
+        && h.part == Part::First
+    {
+        s.key.zone = Zone::HOST;
+        forget(t, s, h.identification);
     }
 }
 
 /// Not inlined: few packets are fragments.
 #[inline(never)]
-fn forget<T: Tables>(t: &T, s: &mut Scratch) {
-    s.fragment_key = key(s, s.noted.identification);
+fn forget<T: Tables>(t: &T, s: &mut Scratch, identification: u32) {
+    s.fragment_key = key(s, identification);
     if t.fragment(&s.fragment_key, &mut s.fragment) {
         s.fragment.deadline = Instant::default();
         t.keep_fragment(&s.fragment_key, &s.fragment);

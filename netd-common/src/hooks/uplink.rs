@@ -26,8 +26,13 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
         return Ok(PASS);
     }
     let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };
-    let Ok(Some(h)) = parse::note(p, s, frame.ethertype) else { return Ok(PASS) };
+    let Ok(noted) = parse::note(p, s, frame.ethertype) else {
+        fragment::supersede_unread(p, t, s, frame.ethertype);
+        return Ok(PASS);
+    };
+    let Some(h) = noted else { return Ok(PASS) };
     s.key.zone = Zone::HOST;
+    fragment::supersede(t, s);
     let to_group = frame.destination.is_group();
     if s.key.dst.is_loopback() {
         return Err(DropReason::LoopbackFromWire);
@@ -35,7 +40,6 @@ pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> D
     if h.transport == Transport::Error {
         return p.tell(Chapter::ErrorFromOutside, t, s, to_group.into()).decided();
     }
-    fragment::supersede(t, s);
     let h = fragment::recall(t, s);
     if h.transport.has_flow() {
         let mut is_ours = goes_on(p, t, s, h, Way::In)?;

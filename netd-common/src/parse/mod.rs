@@ -178,13 +178,7 @@ pub fn note<P: Packet>(p: &mut P, s: &mut Scratch, ethertype: [u8; 2]) -> Result
 /// Reads the IP and transport headers of a packet of this ethertype and fills in `tuple`, but for its zone. `None` if it is no IP.
 #[inline(always)]
 pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
-    let mut h = if ethertype == ETHERTYPE_IPV4 {
-        ipv4(p, tuple)?
-    } else if ethertype == ETHERTYPE_IPV6 {
-        ipv6(p, tuple)?
-    } else {
-        return Ok(None);
-    };
+    let Some(mut h) = network(p, ethertype, tuple)? else { return Ok(None) };
     tuple.echo = echo::NONE;
     tuple.src_port = Port::NONE;
     tuple.dst_port = Port::NONE;
@@ -195,6 +189,18 @@ pub fn ip<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result
         h.tcp_flags = p.read::<1>(h.l4 + 13)?[0];
     }
     Ok(Some(h))
+}
+
+/// The IP header of such a packet alone, with the addresses and the protocol.
+#[inline(always)]
+pub fn network<P: Packet>(p: &mut P, ethertype: [u8; 2], tuple: &mut Tuple) -> Result<Option<Headers>, DropReason> {
+    if ethertype == ETHERTYPE_IPV4 {
+        ipv4(p, tuple).map(Some)
+    } else if ethertype == ETHERTYPE_IPV6 {
+        ipv6(p, tuple).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The destination of a packet of this ethertype. `None` if it is no IP, or cut short.

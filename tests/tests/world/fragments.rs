@@ -5,9 +5,9 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{checksums_hold, fragments, reassembled, udp},
+    packets::{checksums_hold, fragments, icmp_error, ping, pong, reassembled, tcp, udp},
     scene::{self, A, B, UPLINK},
-    story::{arrive, leave},
+    story::{SERVER, arrive, leave},
 };
 
 #[test]
@@ -79,6 +79,37 @@ fn an_identification_that_comes_again_is_not_taken_for_the_old_packets() {
     assert_eq!((run(&published[0]), run(&published[1])), (Verdict::Peer(B), Verdict::Peer(B)));
     world.sleep_seconds(10);
     assert_eq!(run(&hosts[1]), Verdict::Pass, "its first is lost");
+}
+
+#[test]
+fn a_first_fragment_that_ends_within_its_header_is_another_packets_all_the_same() {
+    let world = scene::world();
+    let of = |port| tcp("203.0.113.9:4000", &format!("192.0.2.1:{port}")).payload(&[7; 2000]).bytes();
+    let (published, hosts) = (fragments(&of(8080), 1480, 4711), fragments(&of(9999), 16, 4711));
+    let run = |bytes: &Vec<u8>| arrive(&world, Hook::FromUplink, UPLINK, bytes.clone(), false);
+    assert_eq!([&published[0], &published[1]].map(|piece| run(piece).verdict), [Verdict::Peer(A); 2]);
+
+    for piece in &hosts[..3] {
+        let left = run(piece);
+        assert_eq!((left.verdict, &left.bytes), (Verdict::Pass, piece), "the host has the rest of its packet");
+    }
+}
+
+#[test]
+fn so_is_the_first_fragment_of_an_error_about_nothing_of_ours() {
+    let world = scene::world();
+    let asked = leave(&world, A, ping("10.176.1.2", SERVER, 4711), false);
+    let identifier = u16::from_be_bytes([asked.bytes[38], asked.bytes[39]]);
+    let answer = fragments(&pong(SERVER, "192.0.2.1", identifier).payload(&[7; 2000]).bytes(), 1480, 4711);
+    let about = udp("192.0.2.1:5555", "203.0.113.7:53").payload(&[7; 500]).bytes();
+    let error = fragments(&icmp_error(SERVER, "192.0.2.1", false, &about, 500).bytes(), 256, 4711);
+    let run = |bytes: &Vec<u8>| arrive(&world, Hook::FromUplink, UPLINK, bytes.clone(), false);
+    assert_eq!([&answer[0], &answer[1]].map(|piece| run(piece).verdict), [Verdict::Peer(A); 2]);
+
+    for piece in &error[..2] {
+        let left = run(piece);
+        assert_eq!((left.verdict, &left.bytes), (Verdict::Pass, piece), "the host has the rest of its error");
+    }
 }
 
 #[test]

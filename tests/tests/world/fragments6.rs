@@ -6,7 +6,7 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{all_hold, ipv6_fragments, ipv6_twin, reassembled, twin, udp},
+    packets::{all_hold, icmpv6_error, ipv6_fragments, ipv6_twin, reassembled, tcp, twin, udp},
     scene::{self, A, B, UPLINK},
     story::{enters, leaves},
     world::World,
@@ -93,6 +93,23 @@ fn an_identification_that_comes_again_is_not_taken_for_the_old_packets() {
     assert_eq!([0, 1].map(|piece| enter(&world, &knocks(5353, 4711)[piece])), [Verdict::Peer(B); 2]);
     world.sleep_seconds(10);
     assert_eq!([2, 0, 1].map(|piece| enter(&world, &knocks(9999, 4711)[piece])), [Verdict::Pass; 3]);
+}
+
+#[test]
+fn a_first_fragment_of_no_flow_ends_what_an_earlier_one_with_its_identification_said() {
+    // One that ends within its header, and an error about nothing of ours.
+    let tcp = ipv6_twin(&tcp("203.0.113.9:4000", "192.0.2.1:9999").payload(&[7; LENGTH]).bytes());
+    let about = ipv6_twin(&udp("192.0.2.1:5555", "203.0.113.7:53").payload(&[7; 500]).bytes());
+    let error = icmpv6_error([203, 0, 113, 9], scene::HOST, false, &about, 500);
+    for hosts in [ipv6_fragments(&tcp, 16, 4711), ipv6_fragments(&error, 256, 4711)] {
+        let world = scene::world_of_both_families();
+        assert_eq!([0, 1].map(|piece| enter(&world, &knocks(5353, 4711)[piece])), [Verdict::Peer(B); 2]);
+
+        for piece in &hosts[..2] {
+            let left = enters(&world, piece.clone());
+            assert_eq!((left.verdict, &left.bytes[ETH..]), (Verdict::Pass, &piece[ETH..]));
+        }
+    }
 }
 
 #[test]
