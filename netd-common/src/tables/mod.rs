@@ -107,6 +107,21 @@ pub enum ClaimError {
     Busy,
 }
 
+impl ClaimError {
+    /// What an insertion that must find no entry answers, as `bpf_map_update_elem` does: an error's number below zero.
+    #[inline(always)]
+    pub const fn of(answer: i32) -> Self {
+        match answer {
+            // EEXIST.
+            -17 => Self::Taken,
+            // E2BIG.
+            -7 => Self::Full,
+            // ENOMEM, EBUSY, and what has been EBUSY's place since 6.15 (EDEADLK, ETIMEDOUT): all of the moment.
+            _ => Self::Busy,
+        }
+    }
+}
+
 /// What the host's routing says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {

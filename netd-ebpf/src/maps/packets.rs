@@ -29,8 +29,6 @@ use super::{
 
 const BPF_NOEXIST: u64 = 1;
 const ENOENT: i32 = -2;
-const EEXIST: i32 = -17;
-const E2BIG: i32 = -7;
 
 /// All of them, as a packet in hand sees them.
 pub struct Maps {
@@ -173,13 +171,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
-        match FLOWS.insert(key, flow, BPF_NOEXIST) {
-            Ok(()) => Ok(()),
-            Err(EEXIST) => Err(ClaimError::Taken),
-            Err(E2BIG) => Err(ClaimError::Full),
-            // ENOMEM, EBUSY, and what has been EBUSY's place since 6.15 (EDEADLK, ETIMEDOUT): all of the moment.
-            Err(_) => Err(ClaimError::Busy),
-        }
+        FLOWS.insert(key, flow, BPF_NOEXIST).map_err(ClaimError::of)
     }
 
     #[inline(always)]

@@ -88,8 +88,10 @@ pub struct World {
     pub cursors: RefCell<BTreeMap<u32, u32>>,
     /// How many claims the kernel grants before it refuses some.
     pub granted: Cell<u32>,
-    /// How many claims the kernel still refuses for the moment.
+    /// How many claims the kernel still refuses.
     pub busy: Cell<u32>,
+    /// What it answers then: an error's number, below zero.
+    pub refusal: Cell<i32>,
     /// Whether a flow of the host's own was ever given another port.
     pub guards: Cell<bool>,
     /// When the routing was last heard to have changed.

@@ -113,7 +113,7 @@ impl Tables for World {
             self.granted.set(left);
         } else if let Some(left) = self.busy.get().checked_sub(1) {
             self.busy.set(left);
-            return Err(ClaimError::Busy);
+            return Err(ClaimError::of(self.refusal.get()));
         }
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(key) {

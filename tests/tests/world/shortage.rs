@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use netd_common::{
     evict::{self, Evict},
     parse::tcp_flags::{ACK, FIN, SYN},
-    tables::{PortRange, Scratch, Tables},
+    nat::PROBES,
+    tables::{ClaimError, PortRange, Scratch, Tables},
     tuple::{Tuple, UDP, Zone},
     verdict::{DropReason, Verdict},
 };
@@ -129,15 +130,32 @@ fn a_block_of_the_hosts_ports_does_not_hold_up_the_search_for_others() {
     assert_eq!(searches.get(&0), None, "none failed: {searches:?}");
 }
 
+/// What a map answers that is locked or has no memory for the moment (EBUSY, ENOMEM, and since 6.15 EDEADLK and ETIMEDOUT).
+const OF_THE_MOMENT: [i32; 4] = [-16, -12, -35, -110];
+
 #[test]
 fn what_the_kernel_refuses_for_the_moment_is_tried_again_and_costs_no_port() {
-    let world = scene::world();
-    world.busy.set(5);
+    for (refusal, times) in OF_THE_MOMENT.iter().flat_map(|refusal| (1..PROBES).map(move |times| (refusal, times))) {
+        // The refusal meets the answer's place, or the flow's own after it.
+        for granted in [0, 1] {
+            let world = scene::world();
+            world.refusal.set(*refusal);
+            world.granted.set(granted);
+            world.busy.set(times);
 
-    let sent = leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
+            let sent = leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
 
-    assert_eq!((sent.verdict, sent.source_port()), (Verdict::Neighbour(UPLINK), 5000));
-    assert_eq!(world.flows.borrow().len(), 2);
+            let case = format!("{refusal}, {times} times after {granted}");
+            assert_eq!((sent.verdict, sent.source_port()), (Verdict::Neighbour(UPLINK), 5000), "{case}");
+            assert_eq!((world.flows.borrow().len(), world.busy.get()), (2, 0), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_table_that_is_full_and_a_place_that_is_taken_are_told_from_what_is_of_the_moment() {
+    assert_eq!(OF_THE_MOMENT.map(ClaimError::of), [ClaimError::Busy; 4]);
+    assert_eq!([-17, -7].map(ClaimError::of), [ClaimError::Taken, ClaimError::Full], "EEXIST and E2BIG");
 }
 
 #[test]
@@ -152,11 +170,13 @@ fn a_kernel_that_goes_on_refusing_is_not_taken_for_a_lack_of_ports_and_leaves_no
         world.busy.set(1000);
 
         let refused = leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false);
+        let tried = 1000 - world.busy.get();
         let answer = enter(&world, udp("198.51.100.7:53", &alive.source()), false);
         world.busy.set(0);
         let later = leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false);
 
         assert_eq!(refused.verdict, Verdict::Drop(DropReason::TableFull), "{granted}");
+        assert_eq!(tried, PROBES, "{granted}: a bounded number of tries");
         assert_eq!(answer.verdict, Verdict::Peer(A), "{granted}");
         assert_eq!((later.verdict, later.source_port()), (Verdict::Neighbour(UPLINK), 5000), "{granted}");
         assert!(whole.iter().all(|key| keys(&world).contains(key)), "{granted}");
