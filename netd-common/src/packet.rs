@@ -84,6 +84,14 @@ pub trait Packet {
     /// Whether it is of a virtual LAN, whose tag the kernel keeps beside the bytes.
     fn is_tagged(&self) -> bool;
 
+    /// Takes a tag that is of no LAN and tells a priority alone (VID 0, IEEE 802.1Q) off a packet that has one, which is to the
+    /// kernel as one without: it does the same behind the programs. Whether the packet is of no LAN; one that is may have been of
+    /// another beneath.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] for a packet with another such tag beneath, [`DropReason::Refused`] by the kernel.
+    fn shed_priority(&mut self) -> Result<bool, DropReason>;
+
     /// Whether its frame is addressed to another station, which a promiscuous device receives all the same.
     fn is_for_another(&self) -> bool;
 

@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
         bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key,
-        bpf_skb_pull_data, bpf_skb_set_tunnel_key,
+        bpf_skb_pull_data, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop,
     },
 };
 use netd_common::{
@@ -37,6 +37,8 @@ const FARTHEST: usize = 512;
 
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
+/// Of a tag's 16 bits those that tell the LAN.
+const VLAN_ID: u32 = 0x0fff;
 /// Bytes of a tunnel's key without the local address: the kernel's routing picks one (and kernels before 6.0 know none).
 const TUNNEL_KEY: u32 = offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
 const AF_INET: u32 = 2;
@@ -166,6 +168,24 @@ fn set_tunnel_key(skb: *mut __sk_buff, to: &TunnelKey) -> bool {
     unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, TUNNEL_KEY, flags.into()) == 0 }
 }
 
+/// The kernel puts a tag beneath the one that is taken off into its place.
+#[inline(always)]
+fn shed_priority(skb: *mut __sk_buff) -> Result<bool, DropReason> {
+    // SAFETY: fields and a helper of the context in hand.
+    unsafe {
+        if (*skb).vlan_tci & VLAN_ID != 0 {
+            return Ok(false);
+        }
+        if bpf_skb_vlan_pop(skb) != 0 {
+            return Err(DropReason::Refused);
+        }
+        if (*skb).vlan_present == 0 {
+            return Ok(true);
+        }
+        if (*skb).vlan_tci & VLAN_ID == 0 { Err(DropReason::Malformed) } else { Ok(false) }
+    }
+}
+
 #[inline(always)]
 const fn tunnel_key() -> bpf_tunnel_key {
     bpf_tunnel_key {
@@ -273,6 +293,11 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
     fn is_tagged(&self) -> bool {
         // SAFETY: a field of the context in hand.
         unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn shed_priority(&mut self) -> Result<bool, DropReason> {
+        shed_priority(self.skb)
     }
 
     #[inline(always)]

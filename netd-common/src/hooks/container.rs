@@ -29,7 +29,7 @@ pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     let frame = parse::ethernet(p)?;
     policy::require_own_mac(device, frame)?;
-    if p.is_tagged() {
+    if p.is_tagged() && !p.shed_priority()? {
         // A virtual LAN among the containers of the network: the bridge's, which knows none beyond itself.
         return Ok(PASS);
     }

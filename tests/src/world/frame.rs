@@ -34,8 +34,8 @@ pub struct Frame {
     pub summed: Summed,
     /// Payload bytes of each segment, 0 for none.
     pub segment_size: usize,
-    /// Whether it is of a virtual LAN.
-    pub tagged: bool,
+    /// Tag control information of a tag that the kernel keeps beside the bytes (IEEE 802.1Q).
+    pub tag: Option<u16>,
     /// Whether its frame is for another station.
     pub for_another: bool,
     /// Index of the device at whose hook it is.
@@ -62,7 +62,7 @@ impl Frame {
             layer3: false,
             summed: Summed::None,
             segment_size: 0,
-            tagged: false,
+            tag: None,
             for_another: false,
             device,
             came_by: device,
@@ -76,6 +76,11 @@ impl Frame {
 }
 
 impl Frame {
+    /// Whether its tag is of a virtual LAN, and not of a priority alone.
+    fn is_of_lan(&self) -> bool {
+        self.tag.is_some_and(|tag| tag & 0x0fff != 0)
+    }
+
     /// The offset, as [`Packet`] counts, of the first byte that there is.
     fn first(&self) -> usize {
         if self.layer3 { ETH } else { 0 }
@@ -151,7 +156,21 @@ impl Packet for Frame {
     }
 
     fn is_tagged(&self) -> bool {
-        self.tagged
+        self.tag.is_some()
+    }
+
+    /// `bpf_skb_vlan_pop`.
+    fn shed_priority(&mut self) -> Result<bool, DropReason> {
+        if self.is_of_lan() {
+            return Ok(false);
+        }
+        let beneath = self.bytes[12..14] == [0x81, 0] || self.bytes[12..14] == [0x88, 0xa8];
+        self.tag = beneath.then(|| u16::from_be_bytes([self.bytes[14], self.bytes[15]]));
+        if !beneath {
+            return Ok(true);
+        }
+        self.bytes.drain(12..16);
+        if self.is_of_lan() { Ok(false) } else { Err(DropReason::Malformed) }
     }
 
     fn is_for_another(&self) -> bool {

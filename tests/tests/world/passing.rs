@@ -7,6 +7,7 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
+    neighbours::arp,
     packets::{Build, tcp, udp},
     scene::{self, A, B, FOREIGN, UPLINK, UPLINK_MACS},
     story::{SERVER, enter, host_sends, leave},
@@ -43,8 +44,8 @@ fn a_virtual_lan_on_an_uplink_or_among_containers_is_left_alone() {
     let outward =
         tcp("10.176.1.2:33000", "198.51.100.7:80").macs(scene::container_mac(A), scene::bridge_mac(20)).bytes();
 
-    assert_untouched(&world, Hook::FromUplink, Frame { tagged: true, ..Frame::at(UPLINK, published) });
-    assert_untouched(&world, Hook::FromContainer, Frame { tagged: true, ..Frame::at(A, outward) });
+    assert_untouched(&world, Hook::FromUplink, Frame { tag: Some(7), ..Frame::at(UPLINK, published) });
+    assert_untouched(&world, Hook::FromContainer, Frame { tag: Some(7), ..Frame::at(A, outward) });
     assert_eq!(world.flows.borrow().len(), 0);
 }
 
@@ -59,7 +60,7 @@ fn what_the_host_sends_by_a_virtual_lan_is_not_given_another_port_once_more_bene
     let flows = world.flows.borrow().len();
 
     let beneath = udp(&moved, server).macs(UPLINK_MACS[0], UPLINK_MACS[1]).bytes();
-    assert_untouched(&world, Hook::ToUplink, Frame { tagged: true, came_by: 0, ..Frame::at(UPLINK, beneath) });
+    assert_untouched(&world, Hook::ToUplink, Frame { tag: Some(7), came_by: 0, ..Frame::at(UPLINK, beneath) });
 
     assert_eq!(world.flows.borrow().len(), flows);
 }
@@ -69,9 +70,53 @@ fn a_virtual_lan_does_not_hide_in_whose_name_a_container_sends() {
     let world = scene::world();
     let spoofed = tcp("10.176.1.2:33000", "198.51.100.7:80").macs([2, 6, 6, 6, 6, 6], scene::bridge_mac(20)).bytes();
 
-    let verdict = world.run(Hook::FromContainer, &mut Frame { tagged: true, ..Frame::at(A, spoofed) });
+    let verdict = world.run(Hook::FromContainer, &mut Frame { tag: Some(7), ..Frame::at(A, spoofed) });
 
     assert_eq!(verdict, Verdict::Drop(DropReason::SpoofedMac));
+}
+
+/// Tag control information of no virtual LAN: a priority alone, and not even that.
+const OF_NO_LAN: [u16; 2] = [0xa000, 0];
+
+#[test]
+fn a_tag_of_no_virtual_lan_is_as_none() {
+    for tag in OF_NO_LAN.map(Some) {
+        let world = scene::world();
+        let published = tcp("203.0.113.9:40000", "192.0.2.1:8080").macs(UPLINK_MACS[1], UPLINK_MACS[0]).bytes();
+        let outward =
+            tcp("10.176.1.2:33000", "198.51.100.7:80").macs(scene::container_mac(A), scene::bridge_mac(20)).bytes();
+        let mut frames =
+            [(UPLINK, published), (A, outward)].map(|(device, bytes)| Frame { tag, ..Frame::at(device, bytes) });
+
+        let inward = world.run(Hook::FromUplink, &mut frames[0]);
+        let outward = world.run(Hook::FromContainer, &mut frames[1]);
+
+        assert_eq!((inward, outward), (Verdict::Peer(A), Verdict::Neighbour(UPLINK)));
+        assert_eq!(frames.each_ref().map(|frame| frame.tag), [None; 2], "it goes no further");
+    }
+}
+
+#[test]
+fn a_tag_of_no_virtual_lan_hides_nothing_that_a_container_sends() {
+    let world = scene::world();
+    let (own, bridge) = (scene::container_mac(A), scene::bridge_mac(20));
+    let spoofed = tcp("10.176.1.3:33000", "198.51.100.7:80").macs(own, bridge).bytes();
+    let claimed = arp(2, [own, bridge], (own, scene::address_of(B)), (bridge, scene::gateway_of(A)));
+    let run = |tag: u16, bytes: &[u8]| {
+        world.run(Hook::FromContainer, &mut Frame { tag: Some(tag), ..Frame::at(A, bytes.to_vec()) })
+    };
+    for tag in OF_NO_LAN {
+        let spoof = Verdict::Drop(DropReason::SpoofedAddress);
+        assert_eq!([&spoofed, &claimed].map(|bytes| run(tag, bytes)), [spoof; 2]);
+        // Whoever gets it takes off as many as there are.
+        assert_eq!(run(tag, &over(tag, &spoofed)), Verdict::Drop(DropReason::Malformed));
+        assert_eq!(run(tag, &over(7, &spoofed)), Verdict::Pass, "beneath it is of a virtual LAN");
+    }
+}
+
+/// A frame with one more tag, in its bytes.
+fn over(tag: u16, frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat()
 }
 
 #[test]
