@@ -136,8 +136,10 @@ fn every_end_sees_the_same_whether_netd_or_netfilter_translates() {
         let lacks = sights::lacks(play, story);
         assert_eq!(lacks, None, "seed {seed} shows no such thing: {play:?}\n{}", story.join("\n"));
     }
+    // Other seeds may show other things.
+    let is_whole = std::env::var_os("NETFILTER_SEED").is_none() && plays.len() >= PLAYS as usize;
     let rare = sights::rare(seen, FEW);
-    assert!(plays.len() < PLAYS as usize || rare.is_empty(), "of {} plays: {rare:#?}", plays.len());
+    assert!(!is_whole || rare.is_empty(), "of {} plays: {rare:#?}", plays.len());
 }
 
 #[test]

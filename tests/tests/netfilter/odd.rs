@@ -4,6 +4,7 @@
 mod headers;
 mod transports;
 
+use netd_common::packet::ETH;
 use netd_tests::packets::{tcp, udp};
 
 use self::{
@@ -11,8 +12,8 @@ use self::{
     transports::{associations, connections, messages, other_protocols, stray_segments},
 };
 use crate::{
-    frames::stories,
-    site::{A, B, FAR, GATEWAY, HOST, ROUTER, UNREACHABLE},
+    frames::{Capture, stories},
+    site::{A, B, FAR, FAR_RAW, GATEWAY, HOST, IN_TRANSIT, ROUTER, UNREACHABLE},
     sockets::Datagrams,
     stage::{Sender, Stage},
 };
@@ -27,6 +28,8 @@ pub struct Odd {
     pub meant: Option<Difference>,
     /// Whether nothing is got anywhere, where both do the same.
     pub is_silent: bool,
+    /// Whether the host must be seen to receive it, which nobody else tells of.
+    is_at_host: bool,
 }
 
 /// A difference that is meant: the beginnings of what is got in order, and why netd does not do as netfilter.
@@ -39,7 +42,12 @@ pub struct Difference {
 impl Odd {
     fn new(name: impl Into<String>, sender: Sender, packets: Vec<Vec<u8>>) -> Self {
         let packets = packets.into_iter().map(|packet| (sender, packet)).collect();
-        Self { name: name.into(), packets, datagrams: None, meant: None, is_silent: false }
+        Self { name: name.into(), packets, datagrams: None, meant: None, is_silent: false, is_at_host: false }
+    }
+
+    /// It comes as far as the host.
+    fn at_host(self) -> Self {
+        Self { is_at_host: true, ..self }
     }
 
     /// Nothing comes of it.
@@ -62,9 +70,15 @@ impl Odd {
             stage.frames();
             return told;
         }
+        let host = self.is_at_host.then(|| Capture::of(&stage.site.host, "eth0", "host"));
         for (sender, packet) in &self.packets {
             stage.send(*sender, packet);
             stage.settle();
+        }
+        if let Some(host) = host {
+            let received: Vec<_> = host.take().into_iter().filter(|frame| !frame.sent).collect();
+            let is_own = |packet: &[u8]| received.iter().any(|frame| frame.bytes[ETH + 12..] == packet[ETH + 12..]);
+            assert!(self.packets.iter().all(|(_, packet)| is_own(packet)), "{} comes to the host: {received:02x?}", self.name);
         }
         let got = stage.frames();
         got.iter()
@@ -115,7 +129,8 @@ fn to_the_host() -> Vec<Odd> {
             at("10.99.0.255", 7010),
         ),
         datagram("a container's datagram to everyone", Sender::B, at(B, 44_005), at("255.255.255.255", 7010)).silent(),
-        syn("a SYN in transit that is no container's", Sender::Router, at(ROUTER, 44_006), at("198.51.100.99", 7011))
+        syn("a SYN in transit that is no container's", Sender::Router, at(FAR_RAW, 44_006), at(IN_TRANSIT, 7011))
+            .at_host()
             .silent(),
     ]
 }

@@ -22,6 +22,8 @@ pub const FAR_BY_NARROW_ROUTE: &str = "203.0.113.1";
 pub const FAR_BY_ADVISED_ROUTE: &str = "203.0.113.2";
 /// An address whose packets reach the peer and that no socket of it answers for.
 pub const FAR_RAW: &str = "203.0.113.77";
+/// The peer, by way of the host for what the router itself sends: what comes back from there goes on to the peer.
+pub const IN_TRANSIT: &str = "203.0.113.99";
 /// Containers, and the gateway of their network.
 pub const A: &str = "10.99.0.2";
 /// The other container.
@@ -167,6 +169,8 @@ fn ground() -> (Lab, Host, Host, Host) {
     }
     router.ip("route add 203.0.113.0/24 via 198.51.100.2");
     router.ip(&format!("route add 10.99.0.0/24 via {HOST}"));
+    router.ip(&format!("route add {IN_TRANSIT} via {HOST} table 99"));
+    router.ip(&format!("rule add iif lo to {IN_TRANSIT} lookup 99"));
     object(&router);
     pave(&host, &router, &far);
     for host in [&host, &router, &far] {
