@@ -19,6 +19,8 @@ use crate::{
 };
 
 const HOST6: &str = "2001:db8:1::1";
+const SECOND: &str = "192.0.2.50/24";
+const SECOND6: &str = "2001:db8:1::50/64";
 const NEIGHBOUR6: &str = "2001:db8:1::2";
 const FAR: &str = "198.18.1.2";
 const FAR6: &str = "2001:db8:f1::2";
@@ -123,6 +125,10 @@ fn learns_of_its_gateway(play: &Play, app: &Container) {
 #[test]
 fn the_gateway_is_hop_one_and_every_router_is_named() {
     let play = Play::new(Offloads::Off);
+    // Of the host's addresses its kernel speaks as the first of IPv4, and as the last that came of IPv6.
+    for second in [SECOND, SECOND6] {
+        play.town.host.ip(&format!("address add {second} dev eth0 nodad"));
+    }
     let app = play.container("app", &["8009:9/udp"]);
     let network = says::inspected(&play.town.netd, "network inspect blue");
     let gateway = |i| says::text(&network, &format!("/subnets/{i}/gateway"));
@@ -136,6 +142,11 @@ fn the_gateway_is_hop_one_and_every_router_is_named() {
     // From outside the way ends where the host's name is heard: what the last hop says, and the container, it says in that.
     assert_eq!(hops(&play.far, &at(HOST, 8009)), ["198.18.1.1", "198.18.0.1", HOST]);
     assert_eq!(hops(&play.far, &at(HOST6, 8009)), ["2001:db8:f1::1", "2001:db8:f0::1", HOST6]);
+    // So it is by each address of the host, whichever it would speak as itself.
+    for (second, before) in [(SECOND, ["198.18.1.1", "198.18.0.1"]), (SECOND6, ["2001:db8:f1::1", "2001:db8:f0::1"])] {
+        let (second, _) = second.split_once('/').expect("a prefix");
+        assert_eq!(hops(&play.far, &at(second, 8009)), [&before[..], &[second]].concat());
+    }
     play.town.lab.assert_no_checksum_errors();
 }
 
