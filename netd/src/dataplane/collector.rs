@@ -107,8 +107,7 @@ impl Part {
     /// Entries that a table with room for `capacity` has if all of it is as full as this part, which is as true as a hash is even. `None`
     /// of a rest that may be too small to tell.
     fn tells_of(&self, capacity: u64) -> Option<u64> {
-        // As the kernel makes them (`htab_map_alloc`).
-        let buckets = capacity.next_power_of_two();
+        let buckets = buckets(capacity);
         let to = match (self.from, self.to) {
             (0, 0) => buckets,
             (_, 0) => return None,
@@ -117,6 +116,11 @@ impl Part {
         let passed = to.checked_sub(self.from).filter(|passed| *passed > 0)?;
         Some(self.entries * buckets / passed)
     }
+}
+
+/// Buckets of a hash map with room for `capacity` entries, as the kernel makes them (`htab_map_alloc`).
+const fn buckets(capacity: u64) -> u64 {
+    capacity.next_power_of_two()
 }
 
 /// Whether room is short, which stays so until there is some again.
@@ -166,6 +170,20 @@ mod tests {
         // One that is half full has them in twice as many.
         let part = Part { from: 0, to: 2 * read * buckets / capacity, ..part };
         assert_eq!(part.tells_of(capacity).map(|entries| entries / 10_000), Some(50));
+    }
+
+    #[test]
+    fn a_table_has_a_bucket_for_each_entry_and_a_power_of_two_of_them() {
+        let rule = [(1, 1), (3, 4), (65_536, 65_536), (65_537, 131_072), (1_000_000, 1 << 20), (4_194_304, 4_194_304)];
+        for (capacity, expected) in rule {
+            assert_eq!(buckets(capacity), expected, "{capacity}");
+        }
+        // So half of the buckets with half of the entries are those of a full table, wherever they begin.
+        for capacity in [65_536, 100_000, 1_000_000] {
+            let half = buckets(capacity) / 2;
+            let parts = [0, half / 3, half - 1].map(|from| Part { entries: capacity / 2, from, to: from + half });
+            assert_eq!(parts.map(|part| part.tells_of(capacity)), [Some(capacity); 3], "{capacity}");
+        }
     }
 
     #[test]
