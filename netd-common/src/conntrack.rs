@@ -13,7 +13,7 @@ use crate::{
     evict, firewall,
     parse::{Headers, Part, Transport, tcp_flags},
     tables::{ClaimError, Flow, Instant, Scratch, Settings, Span, Tables, Timeout},
-    tuple::{SCTP, TCP, Tuple, UDP},
+    tuple::{ICMPV6, SCTP, TCP, Tuple, UDP},
 };
 
 /// What one direction of a flow has shown: bits of an element of [`Flow::legs`].
@@ -79,9 +79,12 @@ pub fn timeout(protocol: u8, legs: [u8; 2]) -> Timeout {
         TCP if !replied => Timeout::SynSent,
         TCP if legs[0] & Leg::ACKED == 0 => Timeout::SynReceived,
         TCP => Timeout::Established,
-        // SCTP asks every 30 s whether the other end is there (RFC 9260 section 8.3): no association falls silent for longer.
-        UDP | SCTP if replied => Timeout::UdpReplied,
-        UDP | SCTP => Timeout::UdpUnreplied,
+        UDP if replied => Timeout::UdpReplied,
+        UDP => Timeout::UdpUnreplied,
+        // SCTP asks every 30 s whether the other end is there (RFC 9260 section 8.3): no association falls silent for long.
+        SCTP if replied => Timeout::SctpEstablished,
+        SCTP => Timeout::SctpOpening,
+        ICMPV6 => Timeout::EchoV6,
         _ => Timeout::Echo,
     }
 }

@@ -176,9 +176,9 @@ const HANDSHAKE: Span = Span::ticks(3);
 #[inline(always)]
 fn is_weak(protocol: u8, flow: &Flow, now: Instant) -> bool {
     match timeout(protocol, flow.legs) {
-        Timeout::SynSent | Timeout::TimeWait | Timeout::Reset | Timeout::UdpUnreplied => true,
-        Timeout::Echo => flow.legs[1] & Leg::SEEN == 0,
+        Timeout::SynSent | Timeout::TimeWait | Timeout::Reset | Timeout::UdpUnreplied | Timeout::SctpOpening => true,
+        Timeout::Echo | Timeout::EchoV6 => flow.legs[1] & Leg::SEEN == 0,
         Timeout::SynReceived => flow.last_seen.after(HANDSHAKE) < now,
-        Timeout::Established | Timeout::Closing | Timeout::UdpReplied => false,
+        Timeout::Established | Timeout::Closing | Timeout::UdpReplied | Timeout::SctpEstablished => false,
     }
 }

@@ -98,10 +98,8 @@ pub const UPLINK_MACS: [[u8; 6]; 2] = [[0x02, 0, 0, 0, 2, 1], [0x02, 0, 0, 0, 2,
 
 /// Settings with pools small enough to look at and timeouts as nf_conntrack's.
 pub fn settings() -> Settings {
-    let mut timeouts = [Span::default(); Timeout::COUNT];
-    for (timeout, seconds) in [120, 60, 432_000, 120, 120, 10, 30, 120, 30].into_iter().enumerate() {
-        timeouts[timeout] = Span::at_least_seconds(seconds);
-    }
+    let timeouts: [u32; Timeout::COUNT] = [120, 60, 432_000, 120, 120, 10, 30, 120, 30, 30, 3, 210];
+    let timeouts = timeouts.map(Span::at_least_seconds);
     Settings {
         secret: [0x5eed, 0xcafe],
         pools: [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }],

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Part of the directory that maps are pinned in. A change of any layout below takes the next number.
-pub const LAYOUT: &str = "v6";
+pub const LAYOUT: &str = "v7";
 
 /// Names of the maps, as the object has them and as they are pinned.
 pub mod names {

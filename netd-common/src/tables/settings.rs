@@ -59,11 +59,17 @@ pub enum Timeout {
     UdpReplied = 7,
     /// ICMP echo.
     Echo = 8,
+    /// ICMPv6 echo.
+    EchoV6 = 9,
+    /// SCTP: what opens an association or a path of one, without an answer.
+    SctpOpening = 10,
+    /// SCTP: answered.
+    SctpEstablished = 11,
 }
 
 impl Timeout {
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 12;
 }
 
 /// Value of the settings table.

@@ -92,6 +92,9 @@ impl Dataplane {
         requirements::check(&bpf_dir)?;
         let pins = Pins::create(bpf_dir)?;
         let (mut object, programs) = object::load(&pins, options)?;
+        for layout in pins.remove_other_layouts()? {
+            tracing::warn!(layout = %layout.display(), "detached a netd whose maps are laid out otherwise: its flows are over");
+        }
         #[cfg(feature = "log")]
         log::read(&mut object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;

@@ -145,23 +145,30 @@ impl Pins {
             return Ok(Vec::new());
         }
         let mut removed = Vec::new();
-        for layout in listed(&self.bpf_dir)?.into_iter().filter(|name| is_layout(name)) {
-            let layout = self.bpf_dir.join(layout);
-            for name in listed(&layout.join("links"))? {
-                let path = layout.join("links").join(name);
-                Self::unpin(&path)?;
-                removed.push(path);
-            }
-            for directory in ["programs", "maps"].map(|directory| layout.join(directory)) {
-                for path in listed(&directory)?.into_iter().map(|name| directory.join(name)) {
-                    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-                    removed.push(path);
-                }
-            }
-            fs::remove_dir_all(&layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+        for layout in self.layouts()? {
+            removed.extend(remove_layout(&layout)?);
         }
         self.remove_directory()?;
         Ok(removed)
+    }
+
+    /// Does so with those of netds whose maps have another layout, which no program of this one's can use; which there were. What they
+    /// noted of qdiscs stays noted.
+    pub fn remove_other_layouts(&self) -> Result<Vec<PathBuf>> {
+        let mut others = self.layouts()?;
+        others.retain(|layout| !layout.ends_with(LAYOUT));
+        for layout in &others {
+            for index in listed(&layout.join("qdiscs"))?.iter().filter_map(|name| name.parse().ok()) {
+                self.note_qdisc(index)?;
+            }
+            remove_layout(layout)?;
+        }
+        Ok(others)
+    }
+
+    fn layouts(&self) -> Result<Vec<PathBuf>> {
+        let names = listed(&self.bpf_dir)?.into_iter().filter(|name| is_layout(name));
+        Ok(names.map(|name| self.bpf_dir.join(name)).collect())
     }
 
     /// Removes the directory if nothing of another's is in it.
@@ -201,6 +208,24 @@ impl Pins {
     fn qdisc(&self, index: u32) -> PathBuf {
         self.qdiscs().join(index.to_string())
     }
+}
+
+/// Detaches and removes what is pinned in a layout's directory; what there was.
+fn remove_layout(layout: &Path) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for name in listed(&layout.join("links"))? {
+        let path = layout.join("links").join(name);
+        Pins::unpin(&path)?;
+        removed.push(path);
+    }
+    for directory in ["programs", "maps"].map(|directory| layout.join(directory)) {
+        for path in listed(&directory)?.into_iter().map(|name| directory.join(name)) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            removed.push(path);
+        }
+    }
+    fs::remove_dir_all(layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+    Ok(removed)
 }
 
 fn listed(directory: &Path) -> Result<Vec<String>> {

@@ -134,6 +134,29 @@ fn pins_of_a_device_that_is_gone_go_at_the_next_start() {
 }
 
 #[test]
+fn what_a_netd_of_another_layout_has_attached_is_detached_and_its_maps_go() {
+    for (manner, clsact_only) in BOTH_MANNERS {
+        on_a_host_of_its_own(async move |directory| {
+            add_veth("wan0", "wan1", 7).await;
+            let mut host = open(&directory, clsact_only).await;
+            host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
+            drop(host);
+            let (own, other) = (directory.join("bpf").join(LAYOUT), directory.join("bpf/v1"));
+            std::fs::rename(&own, &other).unwrap();
+
+            let mut host = open(&directory, clsact_only).await;
+
+            assert!(!other.exists(), "{manner}");
+            assert!(own.join("maps/FLOWS").exists(), "{manner}");
+            assert_eq!(own.join("qdiscs/7").exists(), clsact_only, "{manner}: whose the qdisc is stays known");
+            host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
+            let on: Vec<_> = host.programs().unwrap().into_iter().filter(|program| !program.devices.is_empty()).collect();
+            assert_eq!(on.len(), 1, "{manner}: {on:?}");
+        });
+    }
+}
+
+#[test]
 fn pins_of_a_device_that_is_gone_go_when_it_is_noticed() {
     on_a_host_of_its_own(async |directory| {
         add_veth("wan0", "wan1", 7).await;

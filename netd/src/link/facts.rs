@@ -138,7 +138,7 @@ impl Sysctls {
 }
 
 /// The end of the sysctl's name, and the kernel's default in seconds. Of nf_conntrack's others netd has no state: a connection that
-/// one side has closed is one that is closing, whichever side it was; SCTP has UDP's times, and ICMPv6 ICMP's.
+/// one side has closed is one that is closing, whichever side it was, and an association is one that is opening or one that is not.
 const TIMEOUTS: [(Timeout, &str, u32); Timeout::COUNT] = [
     (Timeout::SynSent, "tcp_timeout_syn_sent", 120),
     (Timeout::SynReceived, "tcp_timeout_syn_recv", 60),
@@ -149,6 +149,9 @@ const TIMEOUTS: [(Timeout, &str, u32); Timeout::COUNT] = [
     (Timeout::UdpUnreplied, "udp_timeout", 30),
     (Timeout::UdpReplied, "udp_timeout_stream", 120),
     (Timeout::Echo, "icmp_timeout", 30),
+    (Timeout::EchoV6, "icmpv6_timeout", 30),
+    (Timeout::SctpOpening, "sctp_timeout_cookie_wait", 3),
+    (Timeout::SctpEstablished, "sctp_timeout_established", 210),
 ];
 
 fn parse_range(text: &str) -> Option<PortRange> {
@@ -258,6 +261,9 @@ mod tests {
         (Timeout::UdpUnreplied, "netfilter/nf_conntrack_udp_timeout", 30),
         (Timeout::UdpReplied, "netfilter/nf_conntrack_udp_timeout_stream", 120),
         (Timeout::Echo, "netfilter/nf_conntrack_icmp_timeout", 30),
+        (Timeout::EchoV6, "netfilter/nf_conntrack_icmpv6_timeout", 30),
+        (Timeout::SctpOpening, "netfilter/nf_conntrack_sctp_timeout_cookie_wait", 3),
+        (Timeout::SctpEstablished, "netfilter/nf_conntrack_sctp_timeout_established", 210),
     ];
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use netd_common::{
-    tables::{EndpointKey, Publication, PublicationKey, Publications},
+    tables::{EndpointKey, Publication, PublicationKey, Publications, Timeout},
     tuple::{Port, TCP},
 };
 
@@ -33,7 +33,7 @@ fn facts(was_no_router: bool) -> HostFacts {
         uplinks: [(link("eth0"), Uplink { layer3: false, mtu: 1500, path_mtu: 1500, addresses, was_no_router })].into(),
         addresses: ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()].into(),
         ephemeral: Some(EPHEMERAL),
-        timeouts: [30; 9],
+        timeouts: [30; Timeout::COUNT],
         sandboxes: [(sandbox.path.clone(), sandbox)].into(),
         ..Default::default()
     }

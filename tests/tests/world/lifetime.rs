@@ -1,14 +1,18 @@
 //! How a flow begins, stays one pair, and ends.
 
 use netd_common::{
-    parse::tcp_flags::{ACK, FIN, RST, SYN},
+    parse::{
+        sctp_chunk::{HEARTBEAT, INIT},
+        tcp_flags::{ACK, FIN, RST, SYN},
+    },
+    tables::{Span, Tables, Timeout},
     tuple::{Address, Zone},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    packets::{icmp_error, tcp, udp},
+    packets::{Build, icmp_error, ipv6_twin, ping, sctp, tcp, udp},
     scene::{self, A, UPLINK},
-    story::{enter, keys, leave},
+    story::{SERVER, enter, enters, keys, leave, leaves},
     world::{RouteTo, World},
 };
 
@@ -109,6 +113,53 @@ fn an_unanswered_datagram_is_forgotten_after_its_timeout_and_an_established_conn
     let data = enter(&world, tcp("198.51.100.7:80", &syn.source()).flags(ACK), false);
     assert_eq!(late.verdict, Verdict::Pass);
     assert_eq!(data.verdict, Verdict::Peer(A));
+}
+
+#[test]
+fn each_state_of_each_protocol_has_the_time_that_is_its_own() {
+    let tcp = |outward, flags| (outward, between(tcp, outward, "80").flags(flags));
+    let (udp, sctp) = (|outward| (outward, between(udp, outward, "53")), |outward, chunk| {
+        (outward, between(|from, to| sctp(from, to, chunk), outward, "2905"))
+    });
+    let asked = (true, ping("10.176.1.2", SERVER, 4711));
+    let open = [tcp(true, SYN), tcp(false, SYN | ACK), tcp(true, ACK)];
+    let closed = [tcp(true, FIN | ACK), tcp(false, FIN | ACK)];
+    let cases = [
+        (Timeout::SynSent, open[..1].to_vec()),
+        (Timeout::SynReceived, open[..2].to_vec()),
+        (Timeout::Established, open.to_vec()),
+        (Timeout::Closing, [&open[..], &closed[..1]].concat()),
+        (Timeout::TimeWait, [&open[..], &closed[..]].concat()),
+        (Timeout::Reset, [&open[..], &[tcp(false, RST)]].concat()),
+        (Timeout::UdpUnreplied, vec![udp(true)]),
+        (Timeout::UdpReplied, vec![udp(true), udp(false)]),
+        (Timeout::Echo, vec![asked.clone()]),
+        (Timeout::EchoV6, vec![asked]),
+        (Timeout::SctpOpening, vec![sctp(true, INIT)]),
+        (Timeout::SctpOpening, vec![sctp(true, HEARTBEAT)]),
+        (Timeout::SctpEstablished, vec![sctp(true, INIT), sctp(false, INIT + 1)]),
+    ];
+    for (timeout, story) in cases {
+        let mut world = scene::world_of_both_families();
+        let own = Span::at_least_seconds(77);
+        world.settings.as_mut().unwrap().timeouts[timeout as usize] = own;
+
+        for (outward, build) in story {
+            let bytes = if timeout == Timeout::EchoV6 { ipv6_twin(&build.bytes()) } else { build.bytes() };
+            let said = if outward { leaves(&world, A, bytes) } else { enters(&world, bytes) };
+            assert_ne!(said.verdict, Verdict::Pass, "{timeout:?}");
+        }
+
+        let flows = world.flows.borrow();
+        assert_eq!(flows.len(), 2, "{timeout:?}");
+        assert!(flows.values().all(|half| half.deadline == world.now().after(own)), "{timeout:?}: {flows:?}");
+    }
+}
+
+/// From a container to a port of the server, or what answers it.
+fn between(build: impl Fn(&str, &str) -> Build, outward: bool, port: &str) -> Build {
+    let server = format!("{SERVER}:{port}");
+    if outward { build("10.176.1.2:5000", &server) } else { build(&server, "192.0.2.1:5000") }
 }
 
 #[test]
