@@ -112,6 +112,9 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
     if facts.uplinks.is_empty() {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
+    for (link, vrf) in &facts.vrf_ports {
+        warnings.push(format!("{link} is in the VRF {vrf}, whose routes no container's packets take: it is no uplink"));
+    }
     if routing(&facts.routing, &facts.firewall) == Routing::ByStack {
         warnings.push(
             "a rule of `ip rule` picks routes by a mark or a type of service: what leaves goes by the stack, not as fast"

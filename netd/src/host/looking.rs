@@ -111,6 +111,7 @@ impl Host {
             sends_back,
             ways,
             uplinks,
+            vrf_ports: self.links.vrf_ports().await?,
             uses,
             vxlan_devices,
             calls: self.dataplane.calls().wanted(),

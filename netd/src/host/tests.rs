@@ -150,7 +150,8 @@ fn what_a_netd_of_another_layout_has_attached_is_detached_and_its_maps_go() {
             assert!(own.join("maps/FLOWS").exists(), "{manner}");
             assert_eq!(own.join("qdiscs/7").exists(), clsact_only, "{manner}: whose the qdisc is stays known");
             host.apply(&Step::Attach(link("wan0"), Hook::FromUplink)).await.unwrap();
-            let on: Vec<_> = host.programs().unwrap().into_iter().filter(|program| !program.devices.is_empty()).collect();
+            let on: Vec<_> =
+                host.programs().unwrap().into_iter().filter(|program| !program.devices.is_empty()).collect();
             assert_eq!(on.len(), 1, "{manner}: {on:?}");
         });
     }

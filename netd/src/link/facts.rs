@@ -25,7 +25,7 @@ use crate::reconcile::{Family, LinkName, Uplink, Use};
 
 impl Links {
     /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
-    /// a route that is not ours nor another engine's, not `lo`, and no port of another device. With the destinations that the host routes by
+    /// a route that is not ours nor another engine's, not `lo`, and no port of another device; none of a VRF, whoever chose it. With the destinations that the host routes by
     /// devices that are not ours, default routes and link-local ones aside.
     pub async fn outside(
         &self,
@@ -37,9 +37,13 @@ impl Links {
         let routes = self.seen_routes().await?;
         let is_uplink = |link: &&Link| {
             if !chosen.is_empty() {
-                return chosen.contains(&link.name);
+                return chosen.contains(&link.name) && vrf_of(link, &links).is_none();
             }
-            let free = !link.loopback && link.master.is_none() && link.owner().is_none() && !link.is_half_made();
+            let free = !link.loopback
+                && link.kind != Some(InfoKind::Vrf)
+                && link.master.is_none()
+                && link.owner().is_none()
+                && !link.is_half_made();
             let used = || {
                 of_device(&addresses, link.index).any(|a| !is_link_local(&a.address))
                     || routes.iter().any(|route| output(route) == Some(link.index) && leads_outside(route))
@@ -66,6 +70,13 @@ impl Links {
 }
 
 impl Links {
+    /// Ports of VRFs, and of which. The routes by them are in tables that the kernel asks for packets of that VRF alone: none of a
+    /// container's leaves by them.
+    pub async fn vrf_ports(&self) -> Result<BTreeMap<LinkName, LinkName>> {
+        let links = self.seen_links().await?;
+        Ok(links.values().filter_map(|link| Some((link.name.clone(), vrf_of(link, &links)?.clone()))).collect())
+    }
+
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.
     pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>> {
         let links = self.seen_links().await?;
@@ -86,6 +97,11 @@ impl Links {
             .filter(|route| route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0);
         Ok(announced.filter_map(|route| names.get(&output(route)?).cloned()).collect())
     }
+}
+
+fn vrf_of<'a>(link: &Link, links: &'a BTreeMap<u32, Link>) -> Option<&'a LinkName> {
+    let master = links.get(&link.master?)?;
+    (master.kind == Some(InfoKind::Vrf)).then_some(&master.name)
 }
 
 fn of_device(addresses: &Addresses, index: u32) -> impl Iterator<Item = &Assigned> {

@@ -292,6 +292,15 @@ fn a_network_with_an_address_to_leave_as_says_so_on_its_bridge_and_the_operator_
 }
 
 #[test]
+fn a_port_of_a_vrf_is_named_with_it() {
+    let facts = HostFacts { vrf_ports: [(link("eth1"), link("blue"))].into(), ..facts(false) };
+
+    let told = warnings(&Model::default(), &facts);
+
+    assert!(told.iter().any(|warning| warning.contains("eth1 is in the VRF blue")), "{told:?}");
+}
+
+#[test]
 fn where_rules_pick_routes_by_what_no_program_is_told_the_stack_finds_the_way_and_the_operator_hears_of_it() {
     let model = two_networks_and_an_endpoint();
     let routing = RoutingRules { by_service: true, ..RoutingRules::default() };

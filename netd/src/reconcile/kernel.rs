@@ -23,6 +23,8 @@ use crate::{dns::Directory, firewall::FirewallFacts, model::Protocol};
 pub struct HostFacts {
     /// Devices towards the outside.
     pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// Ports of VRFs, which are no uplinks, and of which.
+    pub vrf_ports: BTreeMap<LinkName, LinkName>,
     /// Addresses that the host uses and that no network of ours should have, and how.
     pub uses: BTreeSet<(IpNet, Use)>,
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.

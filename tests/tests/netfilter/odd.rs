@@ -78,7 +78,11 @@ impl Odd {
         if let Some(host) = host {
             let received: Vec<_> = host.take().into_iter().filter(|frame| !frame.sent).collect();
             let is_own = |packet: &[u8]| received.iter().any(|frame| frame.bytes[ETH + 12..] == packet[ETH + 12..]);
-            assert!(self.packets.iter().all(|(_, packet)| is_own(packet)), "{} comes to the host: {received:02x?}", self.name);
+            assert!(
+                self.packets.iter().all(|(_, packet)| is_own(packet)),
+                "{} comes to the host: {received:02x?}",
+                self.name
+            );
         }
         let got = stage.frames();
         got.iter()

@@ -118,9 +118,10 @@ fn an_unanswered_datagram_is_forgotten_after_its_timeout_and_an_established_conn
 #[test]
 fn each_state_of_each_protocol_has_the_time_that_is_its_own() {
     let tcp = |outward, flags| (outward, between(tcp, outward, "80").flags(flags));
-    let (udp, sctp) = (|outward| (outward, between(udp, outward, "53")), |outward, chunk| {
-        (outward, between(|from, to| sctp(from, to, chunk), outward, "2905"))
-    });
+    let (udp, sctp) = (
+        |outward| (outward, between(udp, outward, "53")),
+        |outward, chunk| (outward, between(|from, to| sctp(from, to, chunk), outward, "2905")),
+    );
     let asked = (true, ping("10.176.1.2", SERVER, 4711));
     let open = [tcp(true, SYN), tcp(false, SYN | ACK), tcp(true, ACK)];
     let closed = [tcp(true, FIN | ACK), tcp(false, FIN | ACK)];

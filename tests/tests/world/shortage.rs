@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use netd_common::{
     evict::{self, Evict},
-    parse::tcp_flags::{ACK, FIN, SYN},
     nat::PROBES,
+    parse::tcp_flags::{ACK, FIN, SYN},
     tables::{ClaimError, PortRange, Scratch, Tables},
     tuple::{Tuple, UDP, Zone},
     verdict::{DropReason, Verdict},
