@@ -44,10 +44,16 @@ use crate::{build_ebpf, command, debian, stage, workspace};
 /// What the Lab runs.
 const PACKAGES: [&str; 2] = ["ethtool", "iproute2"];
 
+/// How long each load takes in a round. What a machine that is shared does besides comes and goes within seconds and moves a rate by
+/// a fifth: many short turns meet it alike, of a few long ones one contender meets more.
+const TIME: Duration = Duration::from_millis(250);
+/// And in the round that does not count.
+const WARM_UP: Duration = Duration::from_millis(100);
+
 /// Options of the subcommand.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Under three minutes: shorter loads and fewer rounds
+    /// Under three minutes: fewer rounds
     #[arg(long)]
     quick: bool,
     /// Rounds that count, after one that does not
@@ -84,15 +90,7 @@ impl Options {
     }
 
     fn rounds(&self) -> usize {
-        self.rounds.map_or(if self.quick { 2 } else { 7 }, usize::from)
-    }
-
-    const fn time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 250 } else { 1000 })
-    }
-
-    const fn warm_up(&self) -> Duration {
-        Duration::from_millis(if self.quick { 100 } else { 200 })
+        self.rounds.map_or(if self.quick { 2 } else { 28 }, usize::from)
     }
 
     /// Whether everything is measured that targets are about, and not only what was picked.
@@ -113,7 +111,7 @@ impl Options {
         command.extend(self.rounds.map(|rounds| format!(" --rounds {rounds}")));
         command.extend(self.only.iter().map(|path| format!(" --only {}", path.name())));
         command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
-        Manner { command, rounds: self.rounds(), seconds: self.time().as_secs_f64() }
+        Manner { command, rounds: self.rounds(), seconds: TIME.as_secs_f64() }
     }
 }
 
@@ -188,7 +186,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn besides(options: &Options, findings: &mut Findings) -> Result<()> {
     let begin = Instant::now();
     let rounds = if options.quick { 1 } else { options.rounds() };
-    scale::measured(findings, !options.quick, rounds, options.time())?;
+    scale::measured(findings, !options.quick, rounds, TIME)?;
     println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
     control::measured(findings, !options.quick)?;
     println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
@@ -227,7 +225,7 @@ fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures
                 for turn in 0..on_path.len() {
                     // Another one begins each round: nobody always follows the same one.
                     let (contender, ends) = on_path[(turn + round) % on_path.len()];
-                    let time = if round == 0 { options.warm_up() } else { options.time() };
+                    let time = if round == 0 { WARM_UP } else { TIME };
                     let values = ends.run(load, time);
                     let values =
                         values.with_context(|| format!("{} on {}: {load:?}", contender.name(), path.name()))?;

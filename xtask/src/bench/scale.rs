@@ -30,6 +30,8 @@ const FROM: u16 = 2000;
 const FIRST_OF_MANY: u16 = 10_000;
 /// How long each traffic is sent while the kernel counts the programs' time.
 const COUNTED: Duration = Duration::from_millis(300);
+/// How long after a packet of each a flow counts as alive without another look: well under the 30 s that one without an answer has.
+const FRESH: Duration = Duration::from_secs(10);
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
 const ENOUGH: u32 = 100_000;
 
@@ -152,6 +154,8 @@ struct Ground {
     all_out: Spread,
     one_in: Spread,
     all_in: Spread,
+    /// When each flow out had a packet, and each flow in.
+    refreshed: [Option<Instant>; 2],
     at_outside: Server,
     in_web: Server,
     app: Container,
@@ -195,6 +199,7 @@ impl Ground {
             all_out: Spread::over((0..point.flows).map(server)),
             one_in: Spread::over([published(&ports[0])]),
             all_in: Spread::over(ports.iter().map(published)),
+            refreshed: [None; 2],
             at_outside: Server::new(&outside)?,
             in_web: Server::new(&web)?,
             app,
@@ -217,11 +222,18 @@ impl Ground {
         Ok(ground)
     }
 
-    /// A packet for each flow of the traffic, so that all are alive.
+    /// A packet for each flow of the traffic, if the last is some time ago, so that all are alive.
     fn refresh(&mut self, traffic: Traffic) -> Result<()> {
-        match traffic {
-            Traffic::OneOut | Traffic::AllOut => self.app.enter(|| self.all_out.send_round(FROM)),
-            Traffic::OneIn | Traffic::AllIn => self.outside.enter(|| self.all_in.send_round(FROM)),
+        let inwards = matches!(traffic, Traffic::OneIn | Traffic::AllIn);
+        let refreshed = &mut self.refreshed[usize::from(inwards)];
+        if refreshed.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        *refreshed = Some(Instant::now());
+        if inwards {
+            self.outside.enter(|| self.all_in.send_round(FROM))
+        } else {
+            self.app.enter(|| self.all_out.send_round(FROM))
         }
     }
 
