@@ -60,10 +60,13 @@ pub fn measured(site: &Site, paths: &[Path], time: Duration) -> Result<Vec<Cost>
     Ok(costs)
 }
 
-/// Ends what the rounds' connections have left in TIME_WAIT on the host, whose own range of ports they have used up: a connection
-/// that looks for a port in vain costs a thousand times what one costs that finds it.
+/// Ends what the rounds' connections have left in TIME_WAIT: on the host, whose own range of ports they have used up (a connection
+/// that looks for a port in vain costs a thousand times what one costs that finds it), and in netd, whose flows between containers by
+/// a published port have ports of the host's towards the one that serves (a later connection of the host's own by the same port has
+/// its answers taken, and waits for half a minute).
 fn give_ports_back(netd: &Netd) -> Result<()> {
     const FEW: usize = 1000;
+    netd.run(["flows", "rm", "protocol=tcp"]).ok();
     let ended = netd.host().run(["ss", "-K", "-H", "-t", "state", "time-wait"]);
     ensure!(ended.code() == 0, "the connections that are over cannot be taken from the host: {ended}");
     let left = netd.host().run(["ss", "-H", "-t", "state", "time-wait"]).stdout.lines().count();

@@ -5,6 +5,7 @@ use super::{
     figures::{Figures, Measure, Spread},
     findings::{Area, Findings},
     load::Load,
+    scale::{Point, Traffic},
     site::{Contender, Path},
     targets::{Verdict, missed_at_scale, missed_on_paths},
 };
@@ -166,15 +167,32 @@ pub fn gaps(figures: &Figures, costs: &[Cost]) -> Table {
     table
 }
 
-/// What netd misses at scale, of each packet, and what of that is in its programs.
+/// What netd misses at scale, of each packet, what of that is in its programs, and what many flows do to the rate of the peer that keeps
+/// flows too.
 pub fn gaps_at_scale(findings: &Findings) -> Table {
-    let mut table = Table::new(&["of", "against", "gap, ns", "programs, ns", "programs of the other, ns"], 2);
+    let head =
+        ["of", "against", "netd to it", "gap, ns", "programs, ns", "programs of the other, ns", "the same of iptables"];
+    let mut table = Table::new(&head, 2);
     for [(traffic, point), (other, base)] in missed_at_scale(findings) {
-        let each = |about: &str| findings.netds(about).map(|rate| Measure::Packets.nanoseconds(rate));
-        let gap = each(&traffic.about(point)).zip(each(&other.about(base))).map(|(one, other)| one - other);
+        let rates = |who| {
+            // The peer has one port, whatever the number of flows.
+            let of = |point| if who == Contender::Netd { point } else { Point { ports: 1, ..point } };
+            let rate = |traffic: Traffic, point| findings.median(&traffic.about(of(point)), who);
+            rate(traffic, point).zip(rate(other, base))
+        };
+        let each = |rate| Measure::Packets.nanoseconds(rate);
+        let ratio = |(one, other): (f64, f64)| format!("{:.3}", one / other);
+        let gap = rates(Contender::Netd).map(|(one, other)| whole(each(one) - each(other)));
         let [here, there] = [traffic.in_programs(point), other.in_programs(base)].map(|about| findings.netds(&about));
-        let numbers = [gap, here, there].map(|number| number.map(whole).unwrap_or_default());
-        table.push([traffic.about(point), other.about(base)].into_iter().chain(numbers).collect());
+        let numbers = [
+            rates(Contender::Netd).map(ratio),
+            gap,
+            here.map(whole),
+            there.map(whole),
+            rates(Contender::Iptables).map(ratio),
+        ];
+        let words = [traffic.about(point), other.about(base)];
+        table.push(words.into_iter().chain(numbers.map(Option::unwrap_or_default)).collect());
     }
     table
 }
@@ -249,6 +267,7 @@ pub fn costs(costs: &[Cost]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::scale;
 
     fn small() -> Table {
         let mut table = Table::new(&["who", "µs"], 1);
@@ -271,6 +290,27 @@ mod tests {
     #[test]
     fn a_cell_with_a_comma_is_quoted() {
         assert_eq!(small().csv(), "who,µs\nnetd,7\n\"a, \"\"b\"\"\",10.25\n");
+    }
+
+    #[test]
+    fn what_many_flows_cost_is_told_beside_what_they_cost_the_peer() {
+        let mut findings = Findings::default();
+        let (all, one) = (Traffic::AllOut.about(scale::BUSY), Traffic::OneOut.about(scale::LEAST));
+        let with_one_port = Traffic::AllOut.about(Point { ports: 1, ..scale::BUSY });
+        for (about, who, rate) in [
+            (&all, Contender::Netd, 160.0),
+            (&one, Contender::Netd, 200.0),
+            (&with_one_port, Contender::Iptables, 102.0),
+            (&one, Contender::Iptables, 120.0),
+        ] {
+            findings.add(Area::Scale, about, who, "kpps", rate);
+        }
+        findings.add(Area::Scale, &Traffic::AllOut.in_programs(scale::BUSY), Contender::Netd, "ns", 900.0);
+
+        let table = gaps_at_scale(&findings);
+
+        assert_eq!(table.rows.len(), 2);
+        assert_eq!(table.rows[1], [&*all, &one, "0.800", "1250", "900", "", "0.850"]);
     }
 
     #[test]
