@@ -33,7 +33,14 @@ impl<K: Kernel> Daemon<K> {
 
         self.store.write(&self.model, &next)?;
         let (mut trouble, mut failed) = (Vec::new(), Vec::new());
-        for step in steps {
+        let (mut steps, mut at_once) = (steps.into_iter(), true);
+        while let Some(step) = steps.next() {
+            if at_once && failed.is_empty() && matches!(step, Step::PutPublication(..)) {
+                at_once = self.makes_true_at_once(&step, &mut steps);
+                if at_once {
+                    continue;
+                }
+            }
             let Err(error) = self.make_true(&step, &failed).await else {
                 debug!("{step}");
                 continue;
@@ -71,6 +78,21 @@ impl<K: Kernel> Daemon<K> {
             self.end_denied_flows();
         }
         Ok(())
+    }
+
+    /// Takes a step and the next ones, as many as write publications, by one call. False if these are too few or it fails: then each
+    /// is taken by itself.
+    fn makes_true_at_once(&mut self, first: &Step, next: &mut std::vec::IntoIter<Step>) -> bool {
+        let publication = |step: &Step| match step {
+            Step::PutPublication(key, to) => Some((*key, *to)),
+            _ => None,
+        };
+        let all: Vec<_> = std::iter::once(first).chain(next.as_slice()).map_while(publication).collect();
+        let taken = all.len() > 1 && self.kernel.put_publications(&all).is_ok();
+        if taken {
+            next.take(all.len() - 1).chain([first.clone()]).for_each(|step| debug!("{step}"));
+        }
+        taken
     }
 
     /// A part, where that is known to be enough; what other hosts have is planned as a whole.

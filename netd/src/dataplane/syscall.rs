@@ -36,6 +36,17 @@ pub fn entries<K: Pod, V: Pod>(map: &impl IterableMap<K, V>) -> io::Result<Vec<(
     }
 }
 
+/// Writes entries into a map, each in place of what its key had. Where it fails some of them may be written.
+pub fn put<K: Pod, V: Pod>(map: &impl IterableMap<K, V>, keys: &[K], values: &[V]) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len(), "each key has its value");
+    let mut attr = zeroed();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
 /// How far a map is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Walk(Option<Place>);
@@ -166,6 +177,22 @@ mod tests {
 
     use super::*;
     use crate::testing::on_a_host_of_its_own;
+
+    #[test]
+    fn entries_that_are_written_at_once_are_there_in_place_of_what_was() {
+        on_a_host_of_its_own(async |_| {
+            let mut trie = LpmTrie::<MapData, u32, u64>::create(10_000, 1).unwrap();
+            trie.insert(&Key::new(32, 7), 1, 0).unwrap();
+            let values: Vec<_> = (0..10_000_u64).map(|number| number << 32).collect();
+            let keys: Vec<_> = (0..10_000).map(|number| Key::new(32, number)).collect();
+
+            put(&trie, &keys, &values).unwrap();
+
+            assert_eq!(entries(&trie).unwrap().len(), values.len());
+            assert_eq!(trie.get(&Key::new(32, 7), 0).unwrap(), 7 << 32);
+            put(&trie, &[Key::new(32, 10_001)], &[1]).unwrap_err();
+        });
+    }
 
     #[test]
     fn a_map_of_many_batches_is_read_whole() {

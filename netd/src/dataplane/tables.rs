@@ -20,7 +20,7 @@ use super::{
     flows::Flows,
     overlay::{Overlay, OverlayRecords},
     routing::RoutingChanges,
-    syscall::entries,
+    syscall::{entries, put},
 };
 use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
 
@@ -181,6 +181,12 @@ impl Tables {
     /// Writes a publication.
     pub fn put_publication(&mut self, key: PublicationKey, publication: Publication) -> Result<()> {
         self.publications.insert(&trie_key(&key), Wire(publication), 0).context("cannot write a publication")
+    }
+
+    /// Writes publications, by one call of the kernel. Where it fails some of them may be written.
+    pub fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = all.iter().map(|(key, to)| (trie_key(key), Wire(*to))).unzip();
+        put(&self.publications, &keys, &values).context("cannot write publications")
     }
 
     /// Takes out a publication, if it is there.

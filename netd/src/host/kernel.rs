@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use netd_common::{
-    tables::{Counters, Flow, Hook, Instant},
+    tables::{Counters, Flow, Hook, Instant, Publication, PublicationKey},
     tuple::{Address, Tuple, Zone},
 };
 
@@ -35,6 +35,10 @@ impl Kernel for Host {
 
     async fn apply(&mut self, step: &Step) -> Result<()> {
         self.take(step).await
+    }
+
+    fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> Result<()> {
+        self.dataplane.tables_mut().put_publications(all)
     }
 
     fn ipsec(&mut self) -> Result<Ipsec> {

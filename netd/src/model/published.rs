@@ -91,7 +91,11 @@ impl Published {
     /// Those that may take a port of this one.
     fn near(&self, port: &PortPublication) -> impl Iterator<Item = usize> {
         let (first, last) = port.host_ports().into_inner();
-        let single = self.single.range((port.protocol, first)..=(port.protocol, last));
-        single.flat_map(|(_, numbers)| numbers).chain(&self.ranges).copied()
+        let place = |number| (port.protocol, number);
+        // A range of one port takes two searches.
+        let one = (first == last).then(|| self.single.get(&place(first))).flatten();
+        let several = (first != last).then(|| self.single.range(place(first)..=place(last)));
+        let several = several.into_iter().flatten().flat_map(|(_, numbers)| numbers);
+        one.into_iter().flatten().chain(several).chain(&self.ranges).copied()
     }
 }

@@ -9,9 +9,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use netd_common::{
-    tables::{Counters, Flow, Hook, Instant, SEARCHES},
+    tables::{Counters, Flow, Hook, Instant, Publication, PublicationKey, SEARCHES},
     tuple::{Address, Tuple, Zone},
 };
 
@@ -44,6 +44,8 @@ pub struct FakeKernel {
     pub now: Instant,
     pub forgotten: Vec<(Zone, Address)>,
     pub collected: usize,
+    /// How many publications were written at once.
+    pub at_once: usize,
     /// What the resolvers were told last.
     pub directory: Directory,
     /// Why it cannot encrypt.
@@ -200,6 +202,13 @@ impl Kernel for FakeKernel {
             None => {}
         }
         self.take(step);
+        Ok(())
+    }
+
+    fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> anyhow::Result<()> {
+        ensure!(self.fail_after.is_none() && self.stop_after.is_none(), "one of them may fail");
+        self.state.publications.extend(all.iter().copied());
+        self.at_once += all.len();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netd_common::tables::{Counters, Flow, Hook, PortRange, Timeout};
+use netd_common::tables::{Counters, Flow, Hook, PortRange, Publication, PublicationKey, Timeout};
 use netd_common::tuple::{Address, Tuple, Zone};
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,10 @@ pub trait Kernel {
 
     /// Makes one step true. A step that finds its work done already succeeds.
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()>;
+
+    /// Makes many steps of one kind true at once, which write publications. Where it fails some of them may be written: then each
+    /// is taken by itself, and the one that fails is known.
+    fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> anyhow::Result<()>;
 
     /// What of ours encrypts networks between hosts. [`Kernel::observe`] sees it from then on.
     fn ipsec(&mut self) -> anyhow::Result<Ipsec>;

@@ -49,6 +49,23 @@ async fn an_attach_that_fails_at_any_step_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
+async fn many_ports_are_opened_by_one_call_and_where_that_fails_one_at_a_time() {
+    let specs: Vec<_> = (0..100).map(|n| format!("{}:80", 10_000 + 2 * n)).collect();
+    let specs: Vec<_> = specs.iter().map(String::as_str).collect();
+    let mut bench = Bench::new().await;
+    bench.attach("c1", &[], &specs).await.unwrap();
+    assert_eq!(bench.daemon.kernel.at_once, 100);
+    assert_eq!(bench.daemon.kernel.state.publications.len(), 100);
+
+    let mut other = Bench::new().await;
+    other.daemon.kernel.fail_after = Some(1000);
+    other.attach("c1", &[], &specs).await.unwrap();
+
+    assert_eq!(other.daemon.kernel.at_once, 0);
+    assert_eq!(other.daemon.kernel.state.publications, bench.daemon.kernel.state.publications);
+}
+
+#[tokio::test]
 async fn a_detach_that_fails_leaves_the_endpoint_attached() {
     let mut bench = Bench::new().await;
     bench.attach("c1", &[], &["8080:80"]).await.unwrap();
