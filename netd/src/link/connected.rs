@@ -196,6 +196,11 @@ mod tests {
             links.assign(found.index, &wanted).await.unwrap();
             let all = async || {
                 let mut routes = links.routes().await.unwrap();
+                // Of IPv6 the kernel adds that to the address itself, and those of the link's own, when it finds time.
+                let is_links = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet6(to)) if to.is_unicast_link_local());
+                routes.retain(|route| {
+                    route.header.table == RouteHeader::RT_TABLE_MAIN && !route.attributes.iter().any(is_links)
+                });
                 for route in &mut routes {
                     // What is left of its time, for one.
                     route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
