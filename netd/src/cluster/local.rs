@@ -92,9 +92,9 @@ pub fn free_vni(model: &Model, view: &View) -> Option<u32> {
     (FIRST_VNI..=LAST_VNI).find(|vni| !taken.contains(vni))
 }
 
-/// Makes the model's networks of all those that there are. What cannot be as all have it is said, one line each.
-pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Makes the model's networks of all those that there are. Of each that cannot be as all have it: why, in a line.
+pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> BTreeMap<Name, String> {
+    let mut absent = BTreeMap::new();
     let is_used = |model: &Model, name: &Name| model.attachments_of(name).next().is_some();
     let ours: Vec<(Name, String)> = model
         .networks
@@ -116,11 +116,15 @@ pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
             segment.vni = 0;
         }
         let what = if found.is_some() { "removed and made anew" } else { "removed" };
-        lines.push(format!("network {name} was {what} elsewhere and ends at this host: detach what is in it here"));
+        let line = format!("network {name} was {what} elsewhere and ends at this host: detach what is in it here");
+        absent.insert(name, line);
     }
     for (name, network) in view.networks() {
+        let mut is_not_here = |why: String| {
+            absent.entry(name.clone()).or_insert_with(|| format!("network {name} of all nodes is not here: {why}"));
+        };
         if let Some(why) = network.obstacle() {
-            lines.push(format!("network {name} of all nodes is not here: {why}"));
+            is_not_here(why);
             continue;
         }
         let segment = here.segment(network);
@@ -128,16 +132,15 @@ pub fn adopt(model: &mut Model, view: &View, here: Here<'_>) -> Vec<String> {
             match &mut ours.driver {
                 Driver::Overlay(found) if ours.id == network.id => *found = segment,
                 Driver::Overlay(_) => {}
-                _ => lines
-                    .push(format!("network {name} of all nodes is not here: this host has another one of that name")),
+                _ => is_not_here("this host has another one of that name".to_owned()),
             }
             continue;
         }
         if let Err(rejection) = adopt_network(model, adopted(name, network, segment), network.mtu, here.facts) {
-            lines.push(format!("network {name} of all nodes is not here: {rejection}"));
+            is_not_here(rejection.to_string());
         }
     }
-    lines
+    absent
 }
 
 fn adopted(name: &Name, network: &SharedNetwork, segment: Segment) -> Network {

@@ -230,6 +230,9 @@ pub struct Answer {
     /// Whom it still knows as they were, since its own lease was over as theirs was; `None` mostly.
     #[serde(default)]
     pub kept: Option<KeptNodes>,
+    /// The networks that it could not take over as all have them, and why, as its own status says it; an older netd does not say.
+    #[serde(default)]
+    pub absent: BTreeMap<Name, String>,
 }
 
 /// Nodes that have not come back yet, and are kept by one that has.

@@ -39,7 +39,8 @@ pub struct SegmentAnswer {
     pub gateway_mac: Mac,
 }
 
-/// What a node is to have. Networks that it cannot have part in are left out: of those its own status tells.
+/// What a node is to have. Left out are networks that take what its netd does not know, and encrypted ones for as long as it has no
+/// keys: both are said by themselves ([`super::verified`]).
 pub fn segments(view: &View, me: &Name) -> Segments {
     let Some(node) = view.node(me) else { return Segments::default() };
     let has_keys = view.sessions().any(|(node, ..)| node == me);

@@ -1,6 +1,7 @@
 //! Whether every node forwards what the store says: the differences, in words.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -77,25 +78,36 @@ fn differences(view: &View, me: &Name, lacks: &Missing, answers: &BTreeMap<Name,
     lines.extend(view.not_understood().iter().map(|line| format!("store: {line}")));
     for (node, _) in view.nodes() {
         match answers.get(node) {
-            Some(answer) => {
-                lines.extend(of_node(view, node, &answer.ways));
-                lines.extend(match &answer.allowances {
-                    Some(found) => of_allowances(view, node, found),
-                    None => unsaid(view, node, "what its containers may open", !view.allowances_of(node).is_empty()),
-                });
-                lines.extend(match &answer.mesh {
-                    Some(found) => of_mesh(view, node, found),
-                    None => unsaid(view, node, "what it publishes for others", !ends(view, node).0.is_empty()),
-                });
-                lines.extend(match &answer.segments {
-                    Some(found) => of_segments(view, node, found),
-                    None => unsaid(view, node, "whom it lets in", view.networks().next().is_some()),
-                });
-            }
+            Some(answer) => lines.extend(of_answer(view, node, answer)),
             None => lines.push(format!("node {node} does not answer")),
         }
     }
     lines.extend(of_keys(view));
+    lines
+}
+
+/// What a node has otherwise than the store says. Of a network that it could not take over that is said alone, in its own words: all
+/// that it lacks of it follows from that.
+fn of_answer(store: &View, node: &Name, answer: &Answer) -> Vec<String> {
+    let absent = answer.absent.iter().filter(|(name, _)| store.network(name).is_some());
+    let mut lines: Vec<String> = absent.map(|(_, why)| format!("node {node} says: {why}")).collect();
+    let view = match answer.absent.is_empty() {
+        true => Cow::Borrowed(store),
+        false => Cow::Owned(store.without(answer.absent.keys())),
+    };
+    lines.extend(of_node(&view, node, &answer.ways));
+    lines.extend(match &answer.allowances {
+        Some(found) => of_allowances(&view, node, found),
+        None => unsaid(&view, node, "what its containers may open", !view.allowances_of(node).is_empty()),
+    });
+    lines.extend(match &answer.mesh {
+        Some(found) => of_mesh(&view, store, node, found),
+        None => unsaid(&view, node, "what it publishes for others", !ends(&view, node).0.is_empty()),
+    });
+    lines.extend(match &answer.segments {
+        Some(found) => of_segments(&view, node, found),
+        None => unsaid(&view, node, "whom it lets in", view.networks().next().is_some()),
+    });
     lines
 }
 
@@ -125,15 +137,17 @@ fn of_node(view: &View, node: &Name, found: &[Way]) -> Vec<String> {
     compared(view, node, &forwarding(&remotes(view, node)), found, "the way")
 }
 
-/// What a node has of ports that every node publishes otherwise than the store says.
-fn of_mesh(view: &View, node: &Name, found: &MeshAnswer) -> Vec<String> {
+/// What a node has of ports that every node publishes otherwise than the view says. Hosts that are nodes of the store it may have for a
+/// network that is in the store no more.
+fn of_mesh(view: &View, store: &View, node: &Name, found: &MeshAnswer) -> Vec<String> {
     let (mut ways, hosts) = ends(view, node);
+    let nodes = ends(store, node).1;
     ways.retain(|way| !found.hidden.contains(&(way.vni, way.address)));
     let mut lines = compared(view, node, &ways, &found.ways, "the way of published ports");
     lines.extend(
         hosts.difference(&found.hosts).map(|vtep| format!("node {node}: lacks the way back to clients of {vtep}")),
     );
-    let strange = found.hosts.difference(&hosts);
+    let strange = found.hosts.difference(&nodes);
     lines.extend(strange.map(|vtep| format!("node {node}: has a way back to clients of {vtep}, which is no node")));
     lines
 }

@@ -118,6 +118,15 @@ impl View {
         news.map(|(key, entry)| (key.clone(), entry.revision)).collect()
     }
 
+    /// This one, as if there were none of these networks.
+    pub fn without<'a>(&self, networks: impl IntoIterator<Item = &'a Name>) -> Self {
+        let mut view = self.clone();
+        for name in networks {
+            view.entries.remove(&Key::Network(name.clone()));
+        }
+        view
+    }
+
     /// The questions that are open, by id.
     pub fn questions(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().filter_map(|key| match key {

@@ -84,6 +84,10 @@ impl<K: Kernel> Daemon<K> {
                 "See `netd status` and `netd overlay verify` there.",
             )
         }));
+        found.extend(self.cluster.iter().flat_map(|cluster| cluster.misfits(&host)).map(|line| {
+            let meaning = "Of networks that span hosts, what goes between this host and the other is dropped.";
+            Finding::new("nodes", Severity::Problem, line, meaning, "Mend what it names, on one of the two.")
+        }));
         Ok(found)
     }
 

@@ -249,17 +249,14 @@ impl Task {
         Ok(if self.take(&txn).await? { Ok(()) } else { Err(Denial::Changed) })
     }
 
-    async fn give_answer(&mut self, question: String, answer: Answer) -> Result<(), Fault> {
+    async fn give_answer(&mut self, question: String, answer: Box<Answer>) -> Result<(), Fault> {
         let asked = Key::Question(question.clone());
         let Some(entry) = self.view.entries.get(&asked) else { return Ok(()) };
         let lease = entry.lease;
         let when = vec![Compare::Unchanged(asked, entry.revision)];
         let key = Key::Answer(question, self.settings.node.clone());
         // Whoever asked may have gone, and its lease with it.
-        let _ = self
-            .etcd
-            .take(&Txn { when, then: vec![Op::PutLeased(key, Record::Answer(Box::new(answer)))] }, lease)
-            .await;
+        let _ = self.etcd.take(&Txn { when, then: vec![Op::PutLeased(key, Record::Answer(answer))] }, lease).await;
         Ok(())
     }
 

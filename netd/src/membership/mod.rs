@@ -163,7 +163,7 @@ enum Wish {
     },
     Answer {
         question: String,
-        answer: Answer,
+        answer: Box<Answer>,
     },
     Verify {
         reply: Reply<Verified>,
@@ -331,7 +331,8 @@ impl Membership {
         for question in open {
             self.answered.insert(question.clone());
             // A task that is no more is asked nothing.
-            let _ = self.wishes.send(Wish::Answer { question, answer: answer.clone() }).await;
+            let answer = Box::new(answer.clone());
+            let _ = self.wishes.send(Wish::Answer { question, answer }).await;
         }
     }
 

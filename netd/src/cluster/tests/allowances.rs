@@ -1,6 +1,8 @@
 //! Allowances of two claims: that they hold exactly as long as both, whatever happens meanwhile; and networks that take what a node
 //! does not know.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -168,11 +170,11 @@ fn a_network_that_takes_what_this_netd_does_not_know_is_left_alone_by_name() {
     let mut model = Model::default();
 
     let lines = adopt(&mut model, &view_of(newer), here);
-    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let Some(line) = lines.get(&name("blue")) else { panic!("{lines:?}") };
     assert!(line.starts_with("network blue of all nodes is not here: it takes `quic`, which this netd ("), "{line}");
     assert!(model.networks.is_empty());
 
-    assert_eq!(adopt(&mut model, &view_of(known), here), [""; 0]);
+    assert_eq!(adopt(&mut model, &view_of(known), here), BTreeMap::new());
     assert_eq!(model.networks.len(), 1);
 }
 
@@ -197,7 +199,7 @@ fn a_network_made_elsewhere_is_here_what_it_is_there() {
     };
     let mut model = Model::default();
 
-    assert_eq!(adopt(&mut model, &view_of(made.clone()), here), [""; 0]);
+    assert_eq!(adopt(&mut model, &view_of(made.clone()), here), BTreeMap::new());
 
     assert_eq!(shared(&model.networks[&name("blue")]), Some(made));
 }
@@ -226,7 +228,7 @@ fn a_network_that_was_removed_elsewhere_while_a_container_was_in_it_here_is_no_p
     let facts = HostFacts::default();
     let here = Here { port: 4789, encrypted_port: 4790, underlay: Family::V4, facts: &facts };
     let mut model = Model::default();
-    assert_eq!(adopt(&mut model, &view_of(network(NETWORK, 4096)), here), [""; 0]);
+    assert_eq!(adopt(&mut model, &view_of(network(NETWORK, 4096)), here), BTreeMap::new());
     model::attach(&mut model, model::tests::order("web", &["blue"]), 0, &mut StdRng::seed_from_u64(1)).unwrap();
     let vni = |model: &Model| model.networks[&name("blue")].driver.segment().unwrap().vni;
     assert_eq!(vni(&model), 4096);
@@ -235,9 +237,13 @@ fn a_network_that_was_removed_elsewhere_while_a_container_was_in_it_here_is_no_p
     let lines = adopt(&mut model, &anew, here);
 
     let expected = "network blue was removed and made anew elsewhere and ends at this host: detach what is in it here";
-    assert_eq!((lines, vni(&model)), (vec![expected.to_owned()], 0));
+    assert_eq!((lines, vni(&model)), ([(name("blue"), expected.to_owned())].into(), 0));
     assert_eq!(adopt(&mut model, &View::default(), here).len(), 1, "nor is it where there is none");
-    assert_eq!((adopt(&mut model, &view_of(network(NETWORK, 4096)), here), vni(&model)), (vec![], 4096), "it is back");
+    assert_eq!(
+        (adopt(&mut model, &view_of(network(NETWORK, 4096)), here), vni(&model)),
+        (BTreeMap::new(), 4096),
+        "it is back"
+    );
     model.endpoints.clear();
     adopt(&mut model, &anew, here);
     assert_eq!(model.networks[&name("blue")].id, "bbbbbbbbbbbb");

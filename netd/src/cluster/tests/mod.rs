@@ -6,13 +6,13 @@ mod nodes;
 mod returning;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::{
-    Answer, Event, SegmentAnswer, Verified, View, Way, create, forwarding, missing, remotes, remove,
-    segments::segments, verified,
+    Answer, Event, MeshAnswer, Missing, SegmentAnswer, Segments, Verified, View, Way, create, forwarding, missing,
+    remotes, remove, segments::segments, verified,
 };
 use nodes::{Cluster, Deed, deed, name, network};
 use store::Store;
@@ -223,6 +223,43 @@ fn every_difference_of_a_map_is_said() {
         "node n2 does not answer",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_network_that_a_node_could_not_take_over_is_one_difference_in_the_nodes_own_words() {
+    let mut cluster = Cluster::default();
+    let deeds = [Deed::Start(0), Deed::Start(1), Deed::Read(0), Deed::Attach(0, 7), Deed::Attach(0, 8)];
+    deeds.iter().for_each(|deed| cluster.takes(deed));
+    cluster.settles();
+    let (view, [zero, one, blue]) = (cluster.store.view(), ["n0", "n1", "blue"].map(name));
+    let said = |view: &View, of_one: Answer| {
+        let of_zero = answer(view, "n0", forwarding(&remotes(view, &zero)));
+        verified(view, &zero, &Missing::default(), &BTreeMap::from([(zero.clone(), of_zero), (one.clone(), of_one)]))
+            .differences
+    };
+    let why = "network blue of all nodes is not here: this host has another one of that name";
+    let without = Answer {
+        allowances: Some(BTreeSet::new()),
+        mesh: Some(MeshAnswer::default()),
+        segments: Some(Segments::default()),
+        absent: [(blue.clone(), why.to_owned())].into(),
+        ..Answer::default()
+    };
+
+    assert_eq!(said(&view, without.clone()), [format!("node n1 says: {why}")]);
+
+    // One that has ended there: the node has it still, and whom it would answer.
+    let hosts = [view.node(&zero).expect("it is there").vtep].into();
+    let ended = Answer { mesh: Some(MeshAnswer { hosts, ..MeshAnswer::default() }), ..without.clone() };
+    assert_eq!(said(&view, ended), [format!("node n1 says: {why}")]);
+    // What else differs is said all the same.
+    let strange = Way { vni: 9, ..forwarding(&remotes(&view, &one)).remove(0) };
+    let lines = said(&view, Answer { ways: vec![strange], ..without.clone() });
+    assert!(lines.len() == 2 && lines[1].starts_with("node n1: has the way to 10.0.0.7 of VNI 9"), "{lines:?}");
+    // When it is gone for all it is no difference, and who gives no reason is not believed.
+    let gone = view.without([&blue]);
+    assert_eq!(said(&gone, without.clone()), [""; 0]);
+    assert_eq!(said(&view, Answer { absent: BTreeMap::new(), ..without }).len(), 4, "a network, two ways, a way back");
 }
 
 /// What a node says that forwards by these ways and has all else as it is to be.

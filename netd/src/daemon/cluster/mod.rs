@@ -37,7 +37,9 @@ pub struct Cluster {
     view: Option<Arc<View>>,
     /// Names of endpoints of other nodes.
     names: Vec<Elsewhere>,
-    /// What of the view cannot be on this host, one line each.
+    /// Networks of the view that are not on this host as all have them, and why, in a line.
+    absent: BTreeMap<Name, String>,
+    /// What else of the view cannot be on this host, one line each.
     lines: Vec<String>,
     /// How encryption stands.
     encrypting: Encrypting,
@@ -46,22 +48,35 @@ pub struct Cluster {
 impl Cluster {
     /// Nothing known yet.
     pub fn new(membership: Membership) -> Self {
-        let (names, lines, encrypting) = (Vec::new(), Vec::new(), Encrypting::default());
-        Self { membership, view: None, names, lines, encrypting }
+        Self {
+            membership,
+            view: None,
+            names: Vec::new(),
+            absent: BTreeMap::new(),
+            lines: Vec::new(),
+            encrypting: Encrypting::default(),
+        }
     }
 
     /// What is not as the user may think, one line each.
     pub fn warnings(&self, facts: &HostFacts) -> Vec<String> {
-        let (news, settings) = (self.membership.news(), self.membership.settings());
+        let (news, view) = (self.membership.news(), self.view.as_deref());
         let mut lines: Vec<String> = news.away.iter().map(|(_, why)| format!("cluster: {why}")).collect();
-        lines.extend(news.conflicts.iter().chain(&self.lines).cloned());
+        lines.extend(news.conflicts.iter().chain(self.absent.values()).chain(&self.lines).cloned());
         lines.extend(self.lacks_of_keys());
-        lines.extend(self.view.iter().flat_map(|view| view.misread()));
+        lines.extend(view.into_iter().flat_map(|view| view.misread()));
+        lines.extend(view.into_iter().flat_map(View::not_understood).map(|line| format!("etcd: {line}")));
+        lines.extend(self.misfits(facts));
+        lines
+    }
+
+    /// What keeps this host and other nodes from reaching each other's containers, one line each.
+    pub(super) fn misfits(&self, facts: &HostFacts) -> Vec<String> {
+        let (settings, view) = (self.membership.settings(), self.view.as_deref());
+        let mut lines = Vec::new();
         if !facts.addresses.contains(&settings.vtep) {
             lines.push(format!("--vtep {} is no address of this host", settings.vtep));
         }
-        let view = self.view.as_deref();
-        lines.extend(view.into_iter().flat_map(View::not_understood).map(|line| format!("etcd: {line}")));
         for (name, node) in view.into_iter().flat_map(View::nodes).filter(|(name, _)| **name != settings.node) {
             if node.vtep == settings.vtep {
                 lines.push(format!("node {name} has this host's VTEP {}", node.vtep));
@@ -173,7 +188,8 @@ impl<K: Kernel> Daemon<K> {
                     let allowances = Some(allowances(&self.model, &observed));
                     let ways = ways(&self.model, &observed);
                     let (segments, kept) = (Some(segments(&observed)), cluster.membership.news().keeps());
-                    let answer = Answer { revision: view.revision, ways, allowances, mesh, segments, kept };
+                    let absent = cluster.absent.clone();
+                    let answer = Answer { revision: view.revision, ways, allowances, mesh, segments, kept, absent };
                     cluster.membership.answer(&view, answer).await;
                 }
                 Err(error) => warn!("cannot see what this host forwards: {error:#}"),
@@ -191,7 +207,7 @@ impl<K: Kernel> Daemon<K> {
             facts: &self.facts,
         };
         let (mut next, me) = (self.model.clone(), settings.node.clone());
-        let lines = adopt(&mut next, view, here);
+        cluster.absent = adopt(&mut next, view, here);
         if let Some(before) = &cluster.view {
             note_freed(&mut next, before, view);
         }
@@ -199,7 +215,7 @@ impl<K: Kernel> Daemon<K> {
         // A network of the same name may be another one here.
         let id = |name: &Name| next.networks.get(name).map(|network| network.id.as_str());
         names.retain(|one| view.network(&one.network).map(|network| network.id.as_str()) == id(&one.network));
-        let lines = lines.into_iter().chain(hidden(&next, view, &me)).chain(alike(view, &me)).collect();
+        let lines = hidden(&next, view, &me).into_iter().chain(alike(view, &me)).collect();
         let is_new = (&next, &remotes, &names) != (&self.model, &self.choices.remotes, &cluster.names);
         let before = cluster.view.replace(Arc::clone(view));
         (cluster.names, cluster.lines) = (names, lines);

@@ -335,4 +335,9 @@ async fn nodes_that_do_not_fit_this_one_are_named_in_its_status() {
         assert!(warnings.iter().any(|line| line == expected), "{expected}: {warnings:#?}");
     }
     assert!(!warnings.iter().any(|line| line.contains("node b")), "{warnings:#?}");
+    let found = among.bench.daemon.examine().await.unwrap();
+    let found: Vec<_> = found.into_iter().filter(|finding| finding.check == "nodes").collect();
+    assert!(!found.is_empty() && found.iter().all(|finding| warnings.contains(&finding.found)), "{found:#?}");
+    let wrong = ["c", "d", "e", "f"].map(|node| format!("node {node} "));
+    assert!(wrong.iter().all(|node| found.iter().any(|finding| finding.found.contains(node))), "{found:#?}");
 }
