@@ -39,6 +39,7 @@ mod questions;
 mod reach;
 mod refusals;
 mod relay;
+mod replication;
 mod routes;
 mod running;
 mod says;

@@ -97,19 +97,24 @@ fn beside_a_plain_host(kind: Offloads) -> (Netd, Host, Host, Lab) {
     (host.netd(), host, plain, lab)
 }
 
-/// A plain Linux VTEP as people make one, at 10.9.0.100: by `dstport 0` where the kernel's own port, 8472, is meant.
+/// A plain Linux VTEP as people make one, at 10.9.0.100, whose only peer is 192.0.2.1.
 fn plain_vtep(plain: &Host, device: &str, vni: u32, port: u16) {
+    plain_vtep_at(plain, device, (vni, port), 100, "192.0.2.1");
+}
+
+/// The same, whose last byte and whose peer are these. By `dstport 0` where the kernel's own port, 8472, is meant.
+pub fn plain_vtep_at(plain: &Host, device: &str, (vni, port): (u32, u16), last: u8, peer: &str) {
     let dstport = if port == 8472 { 0 } else { port };
     plain.ip(&format!("link add {device} type vxlan id {vni} dev eth0 dstport {dstport}"));
     assert!(plain.ip(&format!("-d link show {device}")).contains(&format!("dstport {port}")));
-    plain.ip(&format!("address add 10.9.0.100/24 dev {device}"));
-    plain.ip(&format!("-6 address add fd09::100/64 dev {device} nodad"));
+    plain.ip(&format!("address add 10.9.0.{last}/24 dev {device}"));
+    plain.ip(&format!("-6 address add fd09::{last}/64 dev {device} nodad"));
     plain.ip(&format!("link set {device} up"));
-    let flood = format!("bridge fdb append 00:00:00:00:00:00 dev {device} dst 192.0.2.1");
+    let flood = format!("bridge fdb append 00:00:00:00:00:00 dev {device} dst {peer}");
     plain.run(flood.split(' ')).ok();
 }
 
-fn attached(netd: &Netd, host: &Host, name: &str, spec: &str) -> Container {
+pub fn attached(netd: &Netd, host: &Host, name: &str, spec: &str) -> Container {
     let container = host.container(name);
     netd.run(["attach", name, "--netns", &container.netns(), "--network", spec]).ok();
     container
