@@ -256,7 +256,7 @@ fn what_comes_in_clear_is_dropped(cluster: &Cluster, stranger: &Host, near: IpAd
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     let vni = vni_of(a, "secret");
     let macs = [mac_of(b, "two"), mac_of(a, "one")];
-    let frame = encapsulated(vni, macs, b.address("two"), a.address("one"));
+    let frame = encapsulated(vni, macs, (b.address("two"), a.address("one")), 7);
     let send = |from: &Host, port: u16| {
         from.enter(|| {
             let any: IpAddr = if near.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use netd_tests::{lab::Host, packets::udp};
+use netd_tests::{
+    lab::{Host, traffic::IMPATIENCE},
+    packets::udp,
+};
 
 use crate::{
     cluster::{Cluster, Node, PATIENCE, options, vtep, wait_until},
@@ -13,15 +16,15 @@ use crate::{
 const VXLAN: u16 = 4789;
 
 /// A frame for a host's tunnel: a datagram between two containers, in a VXLAN header (RFC 7348 section 5).
-pub fn encapsulated(vni: u32, macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr) -> Vec<u8> {
+pub fn encapsulated(vni: u32, macs: [[u8; 6]; 2], (from, to): (IpAddr, IpAddr), port: u16) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     let header = [8, 0, 0, 0, a, b, c, 0];
-    let frame = udp(&format!("{from}:4000"), &format!("{to}:7")).macs(macs[0], macs[1]).bytes();
+    let frame = udp(&format!("{from}:4000"), &format!("{to}:{port}")).macs(macs[0], macs[1]).bytes();
     [&header[..], &frame].concat()
 }
 
 /// Sends one from a host's own address to a node.
-fn forge(from: &Host, to: IpAddr, frame: &[u8]) {
+pub fn forge(from: &Host, to: IpAddr, frame: &[u8]) {
     from.enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
         socket.send_to(frame, (to, VXLAN)).expect("it is sent");
@@ -66,12 +69,12 @@ fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
     let (from, to) = (b.address("two"), a.address("one"));
     let [web, other] = ["web", "other"].map(|network| vni_of(a, network));
 
-    let honest = encapsulated(web, macs, from, to);
-    let as_another = encapsulated(web, [macs[0], mac_of(a, "three")], from, to);
+    let honest = encapsulated(web, macs, (from, to), 7);
+    let as_another = encapsulated(web, [macs[0], mac_of(a, "three")], (from, to), 7);
     for (what, sender, frame, reason) in [
         ("from a stranger, in everything else right", &stranger, honest.clone(), "unknown_vtep"),
-        ("from a node, of no network", &b.host, encapsulated(0x00ff_ff00, macs, from, to), "unknown_segment"),
-        ("from a node, of another network", &b.host, encapsulated(other, macs, from, to), "no_endpoint"),
+        ("from a node, of no network", &b.host, encapsulated(0x00ff_ff00, macs, (from, to), 7), "unknown_segment"),
+        ("from a node, of another network", &b.host, encapsulated(other, macs, (from, to), 7), "no_endpoint"),
         ("from a node, to another's link-layer address", &b.host, as_another, "no_endpoint"),
     ] {
         let before = dropped(a, reason);
@@ -81,6 +84,24 @@ fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
     }
     forge(&b.host, vtep(0), &honest);
     wait_until("what a node says in its own name arrives", || served.peers() == [from]);
+
+    // A node whose route has it send as another of its addresses is a stranger too, and says so itself.
+    let two = b.host.existing_container("two");
+    let (line, echo) = (
+        format!("to node a ({}) this host sends as 192.0.2.52, and not as --vtep {}", vtep(0), vtep(1)),
+        format!("{to}:7"),
+    );
+    b.host.ip("address add 192.0.2.52/24 dev eth0");
+    b.host.ip("route add 192.0.2.1/32 dev eth0 src 192.0.2.52");
+    wait_until("its status says so", || b.netd.say("status").stdout.contains(&line));
+    assert!(b.netd.say("doctor").stdout.contains(&line), "and the doctor");
+    let before = dropped(a, "unknown_vtep");
+    assert_eq!(two.asks_udp(&echo, 1, 64, IMPATIENCE), 0);
+    wait_until("it is dropped there", || dropped(a, "unknown_vtep") > before);
+    b.host.ip("route replace 192.0.2.1/32 dev eth0 src 192.0.2.2");
+    wait_until("as it says, the route's source mends it", || {
+        two.asks_udp(&echo, 1, 64, IMPATIENCE) == 1 && !b.netd.say("status").stdout.contains(&line)
+    });
 }
 
 #[test]
@@ -125,26 +146,39 @@ fn two_networks_with_one_subnet_and_two_vnis_never_leak() {
     let heard = served.each_ref().map(|served| served.peers().len());
     clients[0].asks_tcp("10.50.0.11:7", PATIENCE).expect("once more");
     assert_eq!(served.each_ref().map(|served| served.peers().len()), [heard[0] + 1, heard[1]], "and nobody else's");
-    assert_eq!(clients[0].pings("10.50.0.12", 1, netd_tests::lab::traffic::IMPATIENCE), 0, "who is there alone");
+    assert_eq!(clients[0].pings("10.50.0.12", 1, IMPATIENCE), 0, "who is there alone");
     assert_eq!(clients[1].pings("10.50.0.12", 1, PATIENCE), 1);
     assert_eq!(a.map().into_iter().collect::<Vec<_>>(), [("10.50.0.11".parse().expect("an address"), vtep(1))]);
 }
 
 #[test]
-fn networks_of_the_cluster_and_by_hand_are_side_by_side_on_one_port() {
-    let cluster = Cluster::new(2, 1);
+fn networks_of_the_cluster_and_by_hand_are_side_by_side_on_one_port_whichever_it_is() {
+    let mut cluster = Cluster::new(2, 1);
     let plain = cluster.lab.host("plain");
     cluster.add_to_street(&plain, 150);
+    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    wait_until("it is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
+    let _both = [cluster.nodes[0].container("one", "web"), cluster.nodes[1].container("two", "web")];
+    are_side_by_side(&cluster, &plain, VXLAN);
+
+    // The cluster's tunnels move to another port, the kernel's own, with all that is in them.
+    let urls = [cluster.etcd[0].url.clone()];
+    for ((number, name), node) in ["a", "b"].into_iter().enumerate().zip(&mut cluster.nodes) {
+        node.netd.kill();
+        node.netd = node.host.netd_with(options(name, vtep(number), &urls).arguments(["--vxlan-port", "8472"]));
+    }
+    are_side_by_side(&cluster, &plain, 8472);
+    assert_eq!(cluster.nodes[0].netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+}
+
+/// Containers `one` and `two` of the cluster's network `web`, and a network by hand between the first node and a plain host.
+fn are_side_by_side(cluster: &Cluster, plain: &Host, port: u16) {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say("network create -d overlay web").ok();
-    a.netd.say("network create -d vxlan hand --vni 42 --peer 192.0.2.150 --subnet 10.9.0.0/24").ok();
-    wait_until("it is everywhere", || b.netd.say("network inspect web").succeeded());
-    let (one, two) = (a.container("one", "web"), b.container("two", "web"));
-    let hand = a.container("hand", "hand:ip=10.9.0.11");
-    plain.ip(&format!("link add vx0 type vxlan id 42 dev eth0 dstport {VXLAN}"));
-    plain.ip("address add 10.9.0.100/24 dev vx0");
-    plain.ip("link set vx0 up");
-    plain.run("bridge fdb append 00:00:00:00:00:00 dev vx0 dst 192.0.2.1".split(' ')).ok();
+    let create = "network create -d vxlan hand --vni 42 --peer 192.0.2.150 --subnet 10.9.0.0/24";
+    a.netd.say(&format!("{create} --vxlan-port {port}")).ok();
+    let [one, two] = [(a, "one"), (b, "two")].map(|(node, name)| node.host.existing_container(name));
+    let hand = a.container(&format!("hand{port}"), "hand:ip=10.9.0.11");
+    plain_vtep(plain, 42, port);
     let served = [two.echo_tcp(7), plain.echo_tcp(7), hand.echo_tcp(7)];
 
     let far = format!("{}:7", b.address("two"));
@@ -153,9 +187,24 @@ fn networks_of_the_cluster_and_by_hand_are_side_by_side_on_one_port() {
     plain.asks_tcp("10.9.0.11:7", PATIENCE).expect("and back");
     one.asks_tcp(&far, PATIENCE).expect("still by the cluster");
 
-    assert_eq!(a.host.ip("-br link show type vxlan").lines().count(), 1, "one device carries both");
+    wait_until("one device carries both", || {
+        let devices = a.host.ip("-br link show type vxlan");
+        devices.lines().count() == 1 && devices.starts_with(&format!("ndx-{port} "))
+    });
     let seen = served.each_ref().map(|served| served.peers().len());
     assert!(seen[0] >= 2 && seen[1] >= 1 && seen[2] == 1, "{seen:?}");
-    assert!(one.asks_tcp("10.9.0.100:7", netd_tests::lab::traffic::IMPATIENCE).is_err(), "and they are apart");
+    assert!(one.asks_tcp("10.9.0.100:7", IMPATIENCE).is_err(), "and they are apart");
     assert_eq!(a.map().len(), 1, "the cluster knows nothing of what is by hand");
+    a.netd.say(&format!("detach hand{port}")).ok();
+    a.netd.say("network rm hand").ok();
+    plain.ip("link del vx0");
+}
+
+/// A plain Linux VTEP at 10.9.0.100 that sends what it does not know to the first node; by `dstport 0` where the kernel's own port is meant.
+pub fn plain_vtep(plain: &Host, vni: u32, port: u16) {
+    let dstport = if port == 8472 { 0 } else { port };
+    plain.ip(&format!("link add vx0 type vxlan id {vni} dev eth0 dstport {dstport}"));
+    plain.ip("address add 10.9.0.100/24 dev vx0");
+    plain.ip("link set vx0 up");
+    plain.run("bridge fdb append 00:00:00:00:00:00 dev vx0 dst 192.0.2.1".split(' ')).ok();
 }
