@@ -135,6 +135,16 @@ impl Running {
         ids.split_whitespace().next_back().and_then(|id| id.parse().ok()).expect("NSpid is a list of numbers")
     }
 
+    /// How long its threads have waited for a processor so far, by the kernel's account of each (`schedstat`).
+    pub fn waited(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
+        let of_thread = |thread: std::fs::DirEntry| {
+            let account = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            account.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+        };
+        threads.filter_map(of_thread).sum()
+    }
+
     /// What it has written so far, standard output first.
     pub fn log(&self) -> String {
         text_of(&self.stdout) + &text_of(&self.stderr)

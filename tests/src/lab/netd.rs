@@ -224,6 +224,11 @@ impl Netd {
         self.life().running().id()
     }
 
+    /// How long the daemon has waited for a processor since its start; no time where it does not run.
+    pub fn waited(&self) -> Duration {
+        self.life().daemon.as_ref().map_or(Duration::ZERO, Running::waited)
+    }
+
     /// Runs the CLI to its end.
     #[track_caller]
     pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Outcome {

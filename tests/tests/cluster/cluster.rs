@@ -59,18 +59,29 @@ impl Cluster {
 
     /// As [`Cluster::new`], with tunnels over IPv6; etcd is reached by IPv4.
     pub fn over_ipv6(nodes: usize, members: usize) -> Self {
-        Self::laid(nodes, members, |_| None, None, (on_street, vtep_of_ipv6))
+        Self::laid(nodes, members, |_| None, None, (on_street, vtep_of_ipv6, |_| LEASE))
     }
 
     /// Two nodes and one member; the first node is on the street by two network cards of the machine, whose driver is their own.
     pub fn of_cards() -> Self {
-        Self::laid(2, 1, |_| None, None, (by_cards, vtep))
+        Self::laid(2, 1, |_| None, None, (by_cards, vtep, |_| LEASE))
     }
 
     /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number. At `lossy` of the street is one
     /// that can lose what a watch tells.
     pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>, lossy: Option<usize>) -> Self {
-        Self::laid(nodes, members, other, lossy, (on_street, vtep))
+        Self::with_leases(nodes, members, other, lossy, |_| LEASE)
+    }
+
+    /// As [`Cluster::with`], with a lease for each node by its number, in seconds.
+    pub fn with_leases(
+        nodes: usize,
+        members: usize,
+        other: impl Fn(usize) -> Option<String>,
+        lossy: Option<usize>,
+        lease: Leases,
+    ) -> Self {
+        Self::laid(nodes, members, other, lossy, (on_street, vtep, lease))
     }
 
     /// The same; `first` puts the first node on the street, and `vtep` says where tunnels end.
@@ -79,7 +90,7 @@ impl Cluster {
         members: usize,
         other: impl Fn(usize) -> Option<String>,
         lossy: Option<usize>,
-        (first, vtep): (Laying, fn(usize) -> IpAddr),
+        (first, vtep, lease): (Laying, Vteps, Leases),
     ) -> Self {
         let lab = Lab::new();
         let street = lab.host("street");
@@ -94,7 +105,7 @@ impl Cluster {
         let (lossy, faults) = lossy.unzip();
         let nodes = (0..nodes).map(|n| {
             let lay = if n == 0 { first } else { on_street };
-            Node::new((&lab, &street, lay), n, vtep(n), &members, other(n))
+            Node::new((&lab, &street, lay), n, (vtep(n), lease(n)), &members, other(n))
         });
         let nodes = nodes.collect();
         let mut cluster = Self { nodes, etcd: members, faults, _lossy: lossy, street, lab };
@@ -162,7 +173,7 @@ impl Node {
     fn new(
         (lab, street, lay): (&Lab, &Host, Laying),
         number: usize,
-        vtep: IpAddr,
+        (vtep, lease): (IpAddr, u64),
         members: &[Member],
         other: Option<String>,
     ) -> Self {
@@ -172,14 +183,18 @@ impl Node {
         if vtep.is_ipv6() {
             host.ip(&format!("address add {vtep}/64 dev eth0 nodad"));
         }
-        let path = host.path("/etc/netd/netd.toml");
-        std::fs::write(path, format!("[cluster]\nlease = {LEASE}\n")).expect("the host's /etc/netd is the Lab's");
+        write_lease(&host, lease);
         let urls = match other {
             Some(url) => vec![url],
             None => members.iter().map(|member| member.url.clone()).collect(),
         };
         let netd = host.netd_stopped(options(&name, vtep, &urls));
         Self { netd, host, port }
+    }
+
+    /// The next daemon here is out when nothing is heard of it for so many seconds.
+    pub fn set_lease(&self, lease: u64) {
+        write_lease(&self.host, lease);
     }
 
     /// A number of `netd status`; `None` where it has none, or where no daemon answers.
@@ -264,6 +279,11 @@ impl Node {
     }
 }
 
+fn write_lease(host: &Host, lease: u64) {
+    let path = host.path("/etc/netd/netd.toml");
+    std::fs::write(path, format!("[cluster]\nlease = {lease}\n")).expect("the host's /etc/netd is the Lab's");
+}
+
 /// How the daemon of a node is started.
 pub fn options(name: &str, vtep: IpAddr, etcd: &[String]) -> NetdOptions {
     let (vtep, mut words) = (vtep.to_string(), vec!["--node", name, "--vtep"]);
@@ -284,6 +304,12 @@ pub fn vtep_of_ipv6(number: usize) -> IpAddr {
 
 /// What gives a host an address on the street; the name of its port there.
 type Laying = fn(&Lab, &Host, &Host, usize) -> String;
+
+/// Where a node's tunnels end, by its number.
+type Vteps = fn(usize) -> IpAddr;
+
+/// A node's lease in seconds, by its number.
+type Leases = fn(usize) -> u64;
 
 /// By a wire.
 pub fn on_street(lab: &Lab, street: &Host, host: &Host, number: usize) -> String {

@@ -19,3 +19,4 @@ mod sharing;
 mod sizes;
 mod stale;
 mod strangers;
+mod within;

@@ -1,5 +1,7 @@
 //! Members of etcd, each a host of the street.
 
+use std::time::Duration;
+
 use netd_tests::lab::{Host, Lab, Running};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -79,6 +81,11 @@ impl Member {
     /// Has it do nothing, and say nothing; or go on.
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// How long it has waited for a processor since its start.
+    pub fn waited(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Running::waited)
     }
 
     /// Writes a record, as a node would.

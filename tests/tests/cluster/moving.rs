@@ -22,9 +22,18 @@ fn containers() -> usize {
     std::env::var("NETD_MOVING").map_or(200, |count| count.parse().expect("a number of containers"))
 }
 
-/// How long a host is cut off, in seconds: about as long as its lease is. `NETD_CUT`, where that is set.
+/// How long a host is cut off at least that is out by then, in seconds. `NETD_CUT`, where that is set.
 fn cut() -> u64 {
-    std::env::var("NETD_CUT").map_or(LEASE, |seconds| seconds.parse().expect("a number of seconds"))
+    std::env::var("NETD_CUT").map_or(0, |seconds| seconds.parse().expect("a number of seconds"))
+}
+
+/// How long a host is cut off that stays a node, in seconds, and what its lease is meanwhile.
+const CUT_BRIEFLY: u64 = 5;
+const LONG_LEASE: u64 = 60;
+
+/// Whether each is tried with each in the end: `NETD_ALL_PAIRS`. It takes minutes.
+fn is_each_with_each() -> bool {
+    std::env::var_os("NETD_ALL_PAIRS").is_some()
 }
 
 /// Hosts that they are on.
@@ -50,7 +59,9 @@ fn place(container: usize, round: usize) -> (usize, usize) {
 #[test]
 fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
     // One node hears by a way that can lose what a watch tells.
-    let cluster = Cluster::with(NODES, 3, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
+    let lossy = |node| (node == 0).then(|| LOSSY.to_owned());
+    let lease = |node| if node == CUT { LONG_LEASE } else { LEASE };
+    let cluster = Cluster::with_leases(NODES, 3, lossy, Some(200), lease);
     let losing = cluster.faults.clone().expect("there is a way with losses").losing;
     cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
     wait_until("the network is everywhere", || {
@@ -65,35 +76,59 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
     println!("NETD_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     for round in 0..4 {
-        let began = Instant::now();
-        let kills: Vec<_> =
-            (0..KILLS).map(|_| (chance.random_range(0..NODES), chance.random_range(Duration::ZERO..APART))).collect();
+        let (began, life) = (Instant::now(), cluster.nodes[CUT].status("/cluster/incarnation"));
+        let killed: Vec<_> = (0..KILLS).map(|n| if n == 0 { CUT } else { chance.random_range(0..NODES) }).collect();
+        let kills: Vec<_> = killed.iter().map(|node| (*node, chance.random_range(Duration::ZERO..APART))).collect();
         losing.store(round == 2, Ordering::SeqCst);
         containers = moved(&cluster, &containers, round, |cluster| match round {
+            // A host is cut off for less than its lease, and is the node that it was.
+            0 => {
+                cluster.cut(CUT);
+                thread::sleep(Duration::from_secs(CUT_BRIEFLY));
+                cluster.join(CUT);
+            }
             // etcd's leader is killed in the middle.
             1 => {
                 let leader = cluster.etcd.iter().position(|member| member.leads()).expect("one leads");
                 cluster.etcd[leader].signal(nix::sys::signal::Signal::SIGKILL);
             }
-            // A host is cut off.
+            // A host is cut off through its lease, which is short by now, and longer where that is asked for.
             3 => {
                 cluster.cut(CUT);
-                thread::sleep(Duration::from_secs(cut()));
+                let patient = Instant::now() + Duration::from_secs(cut());
+                let is_out = |cluster: &Cluster| cluster.nodes[0].netd.say("node ls -f state=down -q").stdout == "c\n";
+                cluster.wait_until("it is out", is_out);
+                thread::sleep(patient.saturating_duration_since(Instant::now()));
                 cluster.join(CUT);
             }
             // Daemons are killed in the middle of whatever they do, and come back.
-            _ => kills.iter().for_each(|(node, after)| {
-                thread::sleep(*after);
-                cluster.nodes[*node].netd.restart_beside_others();
-            }),
+            _ => {
+                cluster.nodes[CUT].set_lease(LEASE);
+                kills.iter().for_each(|(node, after)| {
+                    thread::sleep(*after);
+                    cluster.nodes[*node].netd.restart_beside_others();
+                });
+            }
         });
         // What was lost is not told again, but questions are from here on.
         losing.store(false, Ordering::SeqCst);
         cluster.assert_all_as_desired(containers.iter().chain(&staying));
         let settled = began.elapsed();
+        let goes_on = cluster.nodes[CUT].status("/cluster/incarnation") == life;
+        assert!(round != 0 || goes_on, "cut off for less than its lease it is the node that it was");
+        assert!(round != 3 || !goes_on, "cut off through its lease it begins anew");
         assert_pairs_connect(&containers);
-        let far = chance.random_range(1..NODES) + NODES * chance.random_range(0..self::containers() / NODES);
-        assert_each_connects(&containers, far);
+        let mut to_host = |host: usize| host + NODES * chance.random_range(0..self::containers() / NODES);
+        assert_each_connects(
+            &cluster,
+            &containers,
+            match round {
+                3 if is_each_with_each() => (1..self::containers()).collect(),
+                // To each other host.
+                3 => (1..NODES).map(to_host).collect(),
+                _ => vec![to_host(1 + round)],
+            },
+        );
         println!("round {round}: as desired after {settled:.1?}, connected after {:.1?}", began.elapsed());
         if round == 2 {
             wait_until("what was lost is counted", || cluster.nodes[0].status("/cluster/missed") > Some(0));
@@ -185,25 +220,38 @@ fn assert_pairs_connect(containers: &[Placed]) {
     }
 }
 
-/// Each container to one of another host, and each asked by one; everybody comes as who they are.
-/// Not each to each, since all namespaces of a machine share its 1,024 neighbours (`gc_thresh3`): that every map is whole is seen before.
-fn assert_each_connects(containers: &[Placed], offset: usize) {
-    let other = |n: usize| &containers[(n + offset) % containers.len()];
+/// Each container to the one that comes so many after it, for each of these numbers; everybody comes as who they are.
+/// All namespaces of a machine share its 1,024 neighbours (`gc_thresh3`), so that one number's are forgotten before the next.
+fn assert_each_connects(cluster: &Cluster, containers: &[Placed], offsets: Vec<usize>) {
     let listeners: Vec<_> = containers.iter().map(listening).collect();
-    thread::scope(|scope| {
+    for offset in offsets {
+        forget_neighbours(cluster);
+        let other = |n: usize| (n + offset) % containers.len();
+        thread::scope(|scope| {
+            for (n, from) in containers.iter().enumerate() {
+                scope.spawn(move || from.container.enter(|| assert_connects(from, &containers[other(n)])));
+            }
+        });
         for (n, from) in containers.iter().enumerate() {
-            scope.spawn(move || from.container.enter(|| assert_connects(from, other(n))));
+            let (to, listener) = (&containers[other(n)], &listeners[other(n)]);
+            let mut met = Vec::new();
+            // A client is content with the SYN-ACK: the listener hears of it a moment later.
+            wait_until(&format!("{} has come to {}, and nobody else", from.address, to.address), || {
+                met.extend(accepted(listener));
+                met == [from.address]
+            });
+        }
+    }
+}
+
+/// Those of all containers.
+fn forget_neighbours(cluster: &Cluster) {
+    thread::scope(|scope| {
+        for node in &cluster.nodes {
+            let each = "for name in /run/netns/*; do ip -n \"${name##*/}\" neigh flush all; done";
+            scope.spawn(|| node.host.run(["sh", "-c", each]).ok());
         }
     });
-    for (n, from) in containers.iter().enumerate() {
-        let (to, listener) = (other(n), &listeners[(n + offset) % containers.len()]);
-        let mut met = Vec::new();
-        // A client is content with the SYN-ACK: the listener hears of it a moment later.
-        wait_until(&format!("{} has come to {}, and nobody else", from.address, to.address), || {
-            met.extend(accepted(listener));
-            met == [from.address]
-        });
-    }
 }
 
 /// Where each of them is asked.
@@ -211,7 +259,7 @@ const PORT: u16 = 9000;
 
 fn listening(placed: &Placed) -> TcpListener {
     let listener =
-        placed.container.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))).expect("the port is free");
+        placed.container.bound(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))).expect("the port is free");
     listener.set_nonblocking(true).expect("a socket can be told not to block");
     listener
 }

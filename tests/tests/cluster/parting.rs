@@ -12,7 +12,10 @@ use netd_common::tuple::Mac;
 use netd_tests::lab::{Container, traffic::Server};
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, LEASE, PATIENCE, options, patient_echo, vtep, wait_until, wait_within};
+use crate::{
+    cluster::{Cluster, LEASE, PATIENCE, options, patient_echo, vtep, wait_until, wait_within},
+    within::SECONDS,
+};
 
 /// Two connections that do nothing: one is open, one is closed by the server's side alone.
 pub struct Kept {
@@ -130,11 +133,13 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     for member in &pair.cluster.etcd {
         member.signal(Signal::SIGCONT);
     }
+    let back = pair.cluster.since_now();
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
     wait_until("both are back", || [a, b].iter().all(|node| !node.netd.say("status").stdout.contains("etcd away")));
     wait_until("changes are made", || a.netd.say("network create -d overlay more").succeeded());
     wait_until("and everywhere", || b.netd.say("network inspect more").succeeded());
     wait_until("every map is right", || a.netd.say("overlay verify").succeeded());
+    back.assert_within(SECONDS, "etcd is back, changes are made and every map is right", &pair.cluster);
     pair.kept.assert_idle_lives();
     pair.kept.assert_half_closed_lives();
     assert!(pair.connects());
@@ -175,9 +180,10 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     pair.cluster.wait_until("it is there", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
 
     // For more it is out, and what it changes meanwhile is known when it is back.
+    let cut = pair.cluster.since_now();
     pair.cluster.cut(1);
-    thread::sleep(Duration::from_secs(LEASE));
     pair.cluster.wait_until("it is out", |cluster| cluster.nodes[0].map().is_empty());
+    cut.assert_within(Duration::from_secs(LEASE) + SECONDS, "a host that is cut off is out", &pair.cluster);
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
     assert_eq!(a.netd.say("node ls -f state=down -q").stdout, "b\n");
     assert_eq!(a.netd.say("events --until 0s -f type=node -f action=leave -f node=b").ok().lines().count(), 2);
@@ -186,8 +192,10 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     assert!(!pair.connects(), "its names are nobody's");
     assert!(b.map().len() == 1, "the host that is cut off keeps what it knows");
 
+    let joined = pair.cluster.since_now();
     pair.cluster.join(1);
     pair.cluster.wait_until("it is back", |cluster| cluster.nodes[0].map() == [(far, vtep(1))].into());
+    joined.assert_within(SECONDS, "a host that was cut off is right again", &pair.cluster);
     pair.kept.assert_idle_lives();
     pair.kept.assert_half_closed_lives();
     assert!(pair.connects());
@@ -204,10 +212,13 @@ fn a_host_that_returns_under_another_address_is_reached_there() {
     b.netd.kill();
     b.host.ip("address flush dev eth0");
     b.host.ip("address add 192.0.2.77/24 dev eth0");
+    let returned = pair.cluster.since_now();
+    let b = &mut pair.cluster.nodes[1];
     b.netd = b.host.netd_with(options("b", [192, 0, 2, 77].into(), &urls));
 
     pair.cluster
         .wait_until("it is reached there", |cluster| cluster.nodes[0].map() == [(far, [192, 0, 2, 77].into())].into());
+    returned.assert_within(SECONDS, "a host that returns under another address is reached there", &pair.cluster);
     wait_until("it is connected to", || pair.connects());
     pair.kept.assert_idle_lives();
     assert!(pair.cluster.nodes[0].netd.say("overlay verify").succeeded());

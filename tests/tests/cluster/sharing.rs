@@ -1,10 +1,15 @@
 //! Networks of several hosts: made once, there everywhere, with names and addresses that all agree on.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, fs, net::IpAddr, time::Duration};
 
+use netd_tests::lab::{Container, traffic::IMPATIENCE};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Node, Placed, vtep, wait_until};
+use crate::{
+    as_a_bridge::reaches,
+    cluster::{Cluster, LEASE, Node, Placed, vtep, wait_until},
+    within::SECONDS,
+};
 
 /// The names in a listing.
 fn names(node: &Node, words: &str) -> Vec<String> {
@@ -56,7 +61,88 @@ fn a_network_made_on_one_host_is_on_all_and_its_names_lead_to_containers_whereve
     assert_eq!(names(b, "ps"), ["two"]);
     assert_eq!(names(b, "ps --all-nodes"), ["one", "two", "db"]);
     assert_eq!(names(a, "ps --all-nodes -f node=c"), ["db"]);
+    a_living_container_joins_and_leaves(&cluster, &containers);
+    what_a_compose_file_makes_is_on_all(&cluster, &containers);
     cluster.lab.assert_no_checksum_errors();
+}
+
+/// What a container finds by a name.
+fn found(from: &Container, name: &str) -> String {
+    from.run(format!("dig +short +tries=1 +time=5 @127.0.0.11 {name}").split(' ')).stdout.trim().to_owned()
+}
+
+/// A container that is in a network of its host alone joins the one of all while it lives, and leaves it.
+fn a_living_container_joins_and_leaves(cluster: &Cluster, others: &[Placed]) {
+    let [a, _, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    c.netd.say("network create plain --subnet 10.99.0.0/24").ok();
+    let late = c.container("late", "plain");
+    let served = late.echo_tcp(7);
+
+    let told = c.netd.say("network connect --alias sql web late").ok();
+    let address = told.split(' ').nth(1).expect("a device, an address, a network").to_owned();
+    for placed in others {
+        for name in ["late", "sql", "late.web"] {
+            wait_until("its names are known everywhere", || found(&placed.container, name) == address);
+        }
+        reaches(&placed.container, &format!("{address}:7"));
+    }
+    let seen: BTreeSet<IpAddr> = served.peers().into_iter().collect();
+    assert_eq!(seen, others.iter().map(|placed| placed.address).collect(), "they come as themselves");
+    assert_eq!(found(&late, "one"), others[0].address.to_string());
+    let _there = others[0].container.echo_tcp(7);
+    reaches(&late, &format!("{}:7", others[0].address));
+
+    c.netd.say("network disconnect web late").ok();
+    for placed in others {
+        wait_until("it is called nothing anywhere", || {
+            ["late", "sql"].map(|name| found(&placed.container, name)) == [""; 2]
+        });
+        assert!(placed.container.asks_tcp(&format!("{address}:7"), IMPATIENCE).is_err(), "nor is it there");
+    }
+    cluster.assert_all_as_desired(others);
+    assert_eq!(names(c, "ps -f network=plain"), ["late"], "it lives");
+    assert_eq!(names(a, "ps --all-nodes -f network=web"), ["one", "two", "db"]);
+    c.netd.say("detach late").ok();
+}
+
+/// A Compose file of one host with a network that all have and one that it makes for all.
+fn what_a_compose_file_makes_is_on_all(cluster: &Cluster, others: &[Placed]) {
+    let [a, b, _] = &cluster.nodes[..] else { panic!("three nodes") };
+    let file = "
+services:
+  api:
+    command: busybox httpd -f -p 80 -h /etc
+    networks: {web: {aliases: [front]}, inner: {}}
+networks:
+  web: {external: true}
+  inner: {driver: overlay}
+";
+    let directory = b.host.path("/run/shop");
+    fs::create_dir_all(&directory).expect("a Lab's /run can be written");
+    fs::write(directory.join("compose.yaml"), file).expect("a Lab's /run can be written");
+
+    b.netd.say("up -f /run/shop/compose.yaml").ok();
+
+    wait_until("its network is everywhere", || {
+        cluster.nodes.iter().all(|node| node.netd.say("network inspect shop_inner").succeeded())
+    });
+    let near = a.container("near", "shop_inner");
+    for (from, name) in others.iter().flat_map(|placed| [(&placed.container, "api"), (&placed.container, "front")]) {
+        wait_until("its service is called so everywhere", || !found(from, name).is_empty());
+        wait_until("and serves", || from.curl(&format!("http://{}/hostname", found(from, name))).succeeded());
+    }
+    wait_until("in the network that it made too", || {
+        near.curl(&format!("http://{}/hostname", found(&near, "api"))).succeeded()
+    });
+    assert_ne!(found(&near, "api"), found(&others[0].container, "api"), "each network has an address of its own");
+
+    a.netd.say("detach near").ok();
+    wait_until("nobody else is in it", || b.netd.say("down -f /run/shop/compose.yaml").succeeded());
+    wait_until("it is gone everywhere", || {
+        cluster.nodes.iter().all(|node| names(node, "network ls -f driver=overlay") == ["web"])
+    });
+    wait_until("and what it was called", || others.iter().all(|placed| found(&placed.container, "api").is_empty()));
+    cluster.assert_all_as_desired(others);
 }
 
 /// How many networks are made at the same time.
@@ -119,6 +205,24 @@ fn a_network_is_removed_when_nobody_is_in_it_anywhere() {
     a.netd.say("network renumber web").refused(["web", "several hosts"]);
     a.netd.say("network prune").ok();
     assert_eq!(names(a, "network ls"), ["web"], "others are in it");
+
+    // One that a host cannot have is said once, in that host's words, and is there when it can.
+    b.netd.say("network create own --subnet 10.77.0.0/24").ok();
+    a.netd.say("network create -d overlay late --subnet 10.77.0.0/25").ok();
+    let _first = a.container("first", "late");
+    let line = "network late of all nodes is not here: subnet 10.77.0.0/25 overlaps";
+    wait_until("b says so", || b.netd.say("status").stdout.contains(line));
+    for node in [a, b] {
+        let verified = node.netd.say("overlay verify");
+        let told = &verified.exits(1).stdout;
+        assert!(told.starts_with(&format!("node b says: {line}")) && told.lines().count() == 1, "{verified}");
+    }
+    b.netd.say("network rm own").ok();
+    wait_until("it is there too", || a.netd.say("overlay verify").succeeded());
+    assert!(b.netd.say("network inspect late").succeeded());
+    a.netd.say("detach first").ok();
+    wait_until("it is removed", || a.netd.say("network rm late").succeeded());
+
     b.netd.say("detach db").ok();
     a.netd.say("network rm web").ok();
 
@@ -152,7 +256,9 @@ fn a_node_that_is_drained_takes_no_more_and_one_that_is_removed_leaves_its_addre
     cluster.nodes[0].netd.say("node rm b").refused(["node b", "is there"]);
     cluster.nodes[0].netd.say("node rm nowhere").refused(["no node nowhere"]);
     cluster.nodes[1].netd.kill();
+    let died = cluster.since_now();
     wait_until("b is out", || cluster.nodes[0].netd.say("node ls -f state=down -q").stdout == "b\n");
+    died.assert_within(Duration::from_secs(LEASE) + SECONDS, "a node that dies is out", &cluster);
     assert_eq!(cluster.nodes[0].map(), [].into(), "nobody is sent where nobody is");
     cluster.nodes[0].host.container("heir");
     let heir = format!("attach heir --netns /run/netns/heir --network web:ip={address}");
