@@ -158,6 +158,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 
     use super::*;
+    use crate::testing::bound as soon;
 
     #[test]
     fn a_held_port_cannot_be_bound_and_is_free_when_let_go() {
@@ -170,11 +171,11 @@ mod tests {
                 _ => TcpListener::bind(free).map(drop),
             };
 
-            let held = bound((loopback, protocol, free.port())).unwrap();
+            let held = soon(|| bound((loopback, protocol, free.port()))).unwrap();
             assert_eq!(listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
 
             drop(held);
-            listen().unwrap();
+            soon(listen).unwrap();
         }
     }
 }

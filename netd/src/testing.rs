@@ -2,10 +2,12 @@
 
 use std::{
     fs::File,
+    io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -14,7 +16,41 @@ use nix::{
     unistd::Uid,
 };
 
-use crate::reconcile::{LinkName, Sandbox};
+use rand::rngs::StdRng;
+
+use crate::{
+    model::Model,
+    reconcile::{LinkName, Sandbox},
+    store::{Store, StoreError},
+};
+
+/// Longer than any machine takes from a fork to an exec. What another test starts has copies of all descriptors of this process
+/// meanwhile: what was let go of is held yet, a port as a file's lock.
+pub const FREED: Duration = Duration::from_secs(60);
+
+/// Opens the store that nobody has open, as soon as that is so.
+pub fn opened(directory: &Path, rng: &mut StdRng) -> Result<(Store, Model), StoreError> {
+    let deadline = Instant::now() + FREED;
+    loop {
+        match Store::open(directory, rng) {
+            Err(StoreError::InUse(_)) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            opened => return opened,
+        }
+    }
+}
+
+/// Binds what nobody has, as soon as that is so.
+pub fn bound<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + FREED;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound,
+        }
+    }
+}
 
 /// Runs `test` as root of a host of its own: an empty network namespace, and a mount namespace in which the directory it
 /// is given is a fresh tmpfs.

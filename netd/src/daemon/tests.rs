@@ -25,6 +25,7 @@ use crate::{
     model::{NetworkOrder, Protocol},
     reconcile::{Family, LinkName, Process, Sandbox, Uplink, Use, fake::FakeKernel},
     reserve::Binder,
+    testing::opened,
 };
 
 struct Bench {
@@ -64,7 +65,7 @@ impl Bench {
         membership: Option<Membership>,
     ) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
-        let opened = Store::open(directory.path(), &mut rng).unwrap();
+        let opened = opened(directory.path(), &mut rng).unwrap();
         let binder = binder(bound.clone());
         let about = About::default();
         let daemon = Daemon::start(
@@ -110,7 +111,7 @@ impl Bench {
     async fn stored(self) -> Model {
         let directory = self.directory;
         drop(self.daemon);
-        Store::open(directory.path(), &mut StdRng::seed_from_u64(2)).unwrap().1
+        opened(directory.path(), &mut StdRng::seed_from_u64(2)).unwrap().1
     }
 }
 

@@ -12,7 +12,10 @@ use tempfile::TempDir;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::*;
-use crate::cluster::{Compare, Event, Key, Op, Record};
+use crate::{
+    cluster::{Compare, Event, Key, Op, Record},
+    testing::bound,
+};
 
 /// How long a member may take until it answers, on a machine that has other work.
 const START: Duration = Duration::from_secs(60);
@@ -32,6 +35,9 @@ impl Servers {
         let listeners: Vec<_> = (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         drop(listeners);
+        for port in &ports {
+            bound(|| TcpListener::bind(("127.0.0.1", *port))).unwrap();
+        }
         let peer = |n: usize| format!("http://127.0.0.1:{}", ports[count + n]);
         let all = (0..count).map(|n| format!("m{n}={}", peer(n))).collect::<Vec<_>>().join(",");
         let start = |n: usize| {

@@ -78,7 +78,7 @@ fn a_start_with_another_object_puts_new_programs_in_the_place_of_the_old() {
             assert!(left.all(|pin| !pin.to_str().unwrap().ends_with("another-object")), "{manner}");
             assert!(host.programs().unwrap().iter().all(|program| !old.contains(&program.id)), "{manner}");
             // The kernel frees a program that nothing uses any more, a little later.
-            let patience = Moment::now() + Duration::from_secs(5);
+            let patience = Moment::now() + Duration::from_secs(60);
             while loaded_programs().flatten().any(|program| old.contains(&program.id())) {
                 assert!(Moment::now() < patience, "{manner}: a program of before is still in use");
                 tokio::time::sleep(Duration::from_millis(20)).await;

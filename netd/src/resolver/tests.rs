@@ -53,7 +53,7 @@ fn a_namespace_whose_path_is_gone_is_left() {
 
         std::fs::remove_file(&path).unwrap();
 
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while !resolver.listening().is_empty() {
             assert!(std::time::Instant::now() < deadline, "its sockets stay open");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -85,7 +85,7 @@ fn resolvers_place() -> SocketAddr {
 /// Asks the socket itself, without the program before it.
 fn ask() -> (SocketAddr, Message) {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut question = Message::new(7, MessageType::Query, OpCode::Query);
     question.queries.push(Query::query(Name::from_ascii("web.").unwrap(), RecordType::A));
     socket.send_to(&question.to_vec().unwrap(), resolvers_place()).unwrap();

@@ -1,30 +1,14 @@
 //! The store: what is written is read again, and what cannot be read is left as it is.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
 use rand::{SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::tests::two_networks_and_an_endpoint;
+use crate::{model::tests::two_networks_and_an_endpoint, testing::opened};
 
-/// Opens the store that nobody has open, as soon as that is so: what another test starts has this one's descriptors, and with them the
-/// lock, from its fork to its exec.
 fn open(directory: &TempDir) -> Result<(Store, Model), StoreError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Store::open(directory.path(), &mut StdRng::seed_from_u64(7)) {
-            Err(StoreError::InUse(_)) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            opened => return opened,
-        }
-    }
+    opened(directory.path(), &mut StdRng::seed_from_u64(7))
 }
-
-/// Longer than any machine takes from a fork to an exec.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_written_is_read_again() {
@@ -36,7 +20,7 @@ fn what_was_written_is_read_again() {
     store.write(&empty, &model).unwrap();
     drop(store);
 
-    let (store, read) = Store::open(directory.path(), &mut StdRng::seed_from_u64(8)).unwrap();
+    let (store, read) = opened(directory.path(), &mut StdRng::seed_from_u64(8)).unwrap();
     assert_eq!(read, model);
     assert_eq!(store.secret(), secret);
 }
