@@ -26,6 +26,7 @@ use netd_common::{
 };
 
 use crate::{
+    lab::begin,
     scene,
     world::{Frame, World},
 };
@@ -282,6 +283,14 @@ fn context(frame: &Frame) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
+/// Puts the calling thread before all others of the machine that have no such place: between two looks at the clock it is not to
+/// wait for them.
+pub fn before_others() {
+    let first = nix::libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter outlives the call. Where this is refused the thread waits as others do.
+    let _ = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_FIFO, &raw const first) };
+}
+
 /// The monotonic clock, not within a quarter of a second before a tick: the kernel's next packet falls into the same.
 ///
 /// # Panics
@@ -306,7 +315,8 @@ pub fn in_the_scene(story: impl FnOnce() + Send) {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
             for line in scene::commands() {
-                let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2");
+                let ip = begin(Command::new("ip").args(line.split(' ')));
+                let status = ip.and_then(|mut ip| ip.wait()).expect("iproute2");
                 assert!(status.success(), "ip {line}");
             }
             // Nothing comes of itself to the programs that are attached.

@@ -8,21 +8,22 @@
 //! dial hold tcp|udp ADDRESS:PORT   binds, says so and stays, without listening
 //! ```
 //!
-//! A failure is printed as the kernel's number for it, such as `error 98`.
+//! A failure is printed as the kernel's number for it, such as `error 98`. Answers are waited for a minute, or for as many seconds
+//! as `DIAL_PATIENCE` in the environment says; a datagram that has none is sent again meanwhile.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     process::ExitCode,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 
 const LINE: &[u8; 6] = b"hello\n";
-const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
@@ -60,6 +61,11 @@ fn place(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|_| panic!("{text} is no ADDRESS:PORT"))
 }
 
+fn patience() -> Duration {
+    let wish = std::env::var("DIAL_PATIENCE").map_or(60, |wish| wish.parse().expect("DIAL_PATIENCE is seconds"));
+    Duration::from_secs(wish)
+}
+
 fn tcp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
     let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -68,7 +74,7 @@ fn tcp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
     }
     connect(made.as_raw_fd(), &SockaddrStorage::from(target))?;
     let mut stream = TcpStream::from(made);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     let mut answer = *LINE;
     stream.write_all(LINE)?;
     stream.read_exact(&mut answer)?;
@@ -79,16 +85,31 @@ fn bound(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<UdpSocket> 
     let any: SocketAddr =
         if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(from.unwrap_or(any))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(AGAIN.min(patience())))?;
     Ok(socket)
+}
+
+/// Sends until something comes.
+fn asked(
+    socket: &UdpSocket,
+    answer: &mut [u8],
+    send: impl Fn() -> io::Result<usize>,
+) -> io::Result<(usize, SocketAddr)> {
+    let began = Instant::now();
+    loop {
+        send()?;
+        match socket.recv_from(answer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && began.elapsed() < patience() => {}
+            heard => return heard,
+        }
+    }
 }
 
 fn udp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
     let socket = bound(target, from)?;
     socket.connect(target)?;
-    socket.send(LINE)?;
     let mut answer = [0; 64];
-    let (length, source) = socket.recv_from(&mut answer)?;
+    let (length, source) = asked(&socket, &mut answer, || socket.send(LINE))?;
     if source != socket.peer_addr()? {
         return Err(io::Error::other(format!("an answer from {source}")));
     }
@@ -97,9 +118,8 @@ fn udp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
 
 fn datagram(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
     let socket = bound(target, from)?;
-    socket.send_to(LINE, target)?;
     let mut answer = [0; 64];
-    let (length, source) = socket.recv_from(&mut answer)?;
+    let (length, source) = asked(&socket, &mut answer, || socket.send_to(LINE, target))?;
     Ok(format!("{source} {}", String::from_utf8_lossy(&answer[..length]).trim()))
 }
 
@@ -107,9 +127,7 @@ fn talk(target: SocketAddr) -> io::Result<String> {
     let socket = bound(target, None)?;
     socket.connect(target)?;
     loop {
-        socket.send(LINE)?;
-        let mut answer = [0; 64];
-        socket.recv(&mut answer)?;
+        asked(&socket, &mut [0; 64], || socket.send(LINE))?;
         println!("answered");
         thread::sleep(PAUSE);
     }

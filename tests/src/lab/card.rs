@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use super::Host;
+use super::{Host, command::begin};
 
 /// Two cards of the machine that somebody has joined, idle: [`Cards::from`] says where the first one goes. They return to the
 /// machine when their hosts go.
@@ -56,7 +56,11 @@ fn lend(card: &str, host: &Host, interface: &str, address: &str) {
     let netns = host.net_path();
     let mut ip = Command::new("ip");
     ip.args(["link", "set", card, "netns", &netns, "name", interface]);
-    assert!(ip.status().is_ok_and(|status| status.success()), "{card} cannot be lent to {}", host.name());
+    assert!(
+        begin(&mut ip).and_then(|mut ip| ip.wait()).is_ok_and(|status| status.success()),
+        "{card} cannot be lent to {}",
+        host.name()
+    );
     host.ip(&format!("address add {address} dev {interface}"));
     host.ip(&format!("link set {interface} up"));
 }

@@ -9,7 +9,7 @@ use std::{
         unix::{fs::FileExt, process::ExitStatusExt},
     },
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +29,25 @@ use super::namespaces::Namespaces;
 
 /// How long a program may take that is waited for. Long, because the same tests run on emulated machines.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Shared by those who are just starting a program.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Starts a program, which has copies of every descriptor of this process, sockets too, until it begins: when this returns, it has
+/// begun. The only way in which programs are started here, for the sake of [`descriptors_are_gone`].
+///
+/// # Errors
+/// Why it cannot be started.
+pub fn begin(command: &mut Command) -> io::Result<Child> {
+    let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Waits until no program that another test is just starting has a copy of what this one has closed: a port is free then, a
+/// connection has ended, a file that is to be run is open for writing nowhere.
+pub fn descriptors_are_gone() {
+    drop(STARTING.write().unwrap_or_else(PoisonError::into_inner));
+}
 
 /// What a program left behind.
 pub struct Outcome {

@@ -1,9 +1,12 @@
 //! What was lost on the way, whatever the time it took: segments that TCP had to send again because they had not come, and packets
 //! that the machine itself threw away, whoever's they were.
 
-use std::fs;
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
-use super::{Lab, Node};
+use super::{Lab, Node, traffic::PATIENCE};
 
 /// What had been lost at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,17 +24,36 @@ impl Lab {
         let segments = self.nodes.all().iter().map(lost_segments).sum();
         Losses { segments, of_the_machine: machine_losses() }
     }
-}
 
-impl Losses {
-    /// Asserts that since `before` no segment was lost but to the machine.
+    /// Asserts that since `before` no segment was lost but to the machine. One that was only slow looks lost for a moment: from when
+    /// it is sent again until the receiver says that both copies have come.
     ///
     /// # Panics
     /// When one was.
     #[track_caller]
-    pub fn assert_none_since(&self, before: &Self) {
-        let segments = self.segments.saturating_sub(before.segments);
-        let of_the_machine = self.of_the_machine - before.of_the_machine;
+    pub fn assert_none_lost_since(&self, before: &Losses) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.losses().unexplained_since(before) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.losses().assert_none_since(before);
+    }
+}
+
+impl Losses {
+    /// Segments since `before`, and what the machine has thrown away.
+    fn since(&self, before: &Self) -> (u64, u64) {
+        (self.segments.saturating_sub(before.segments), self.of_the_machine - before.of_the_machine)
+    }
+
+    fn unexplained_since(&self, before: &Self) -> bool {
+        let (segments, of_the_machine) = self.since(before);
+        segments > of_the_machine
+    }
+
+    #[track_caller]
+    fn assert_none_since(&self, before: &Self) {
+        let (segments, of_the_machine) = self.since(before);
         println!("{segments} segments were lost, and the machine has thrown {of_the_machine} packets away");
         assert!(
             segments <= of_the_machine,

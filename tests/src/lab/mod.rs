@@ -29,7 +29,7 @@ mod wire;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use card::Cards;
-pub use command::{Outcome, Running};
+pub use command::{Outcome, Running, begin, descriptors_are_gone};
 pub use losses::Losses;
 pub use netd::{Netd, NetdOptions, binary as netd_binary};
 pub use node::{Container, Host, Node, assert_no_checksum_errors};

@@ -32,6 +32,8 @@ use nix::{
     unistd::{UnlinkatFlags, sethostname, unlinkat, write},
 };
 
+use super::command::begin;
+
 /// A host's namespaces, alive until this is dropped.
 pub struct Namespaces {
     /// Network.
@@ -108,7 +110,7 @@ impl Namespaces {
         thread::scope(|scope| {
             let born = scope.spawn(|| {
                 setns(&self.processes, CloneFlags::CLONE_NEWPID)?;
-                command.spawn()
+                begin(command)
             });
             born.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts a process panicked")))
         })
@@ -260,7 +262,7 @@ fn first_process() -> Result<Child> {
     };
     // SAFETY: `settle` runs between fork and exec and only makes system calls; paths this short are not allocated.
     unsafe { command.pre_exec(settle) };
-    command.spawn().context("cannot start the first process of a host (`sleep`)")
+    begin(&mut command).context("cannot start the first process of a host (`sleep`)")
 }
 
 fn mount_at(target: &str, source: Option<&str>, kind: Option<&str>, flags: MsFlags) -> Result<()> {

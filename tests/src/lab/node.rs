@@ -136,9 +136,9 @@ impl Node {
         (index != 0).then_some(index)
     }
 
-    /// Runs `curl` for at most ten seconds.
+    /// Runs `curl` for at most a minute.
     pub fn curl(&self, url: &str) -> Outcome {
-        self.run(["curl", "--silent", "--show-error", "--max-time", "10", "--connect-timeout", "5", url])
+        self.run(["curl", "--silent", "--show-error", "--max-time", "60", "--connect-timeout", "15", url])
     }
 
     pub(super) fn net(&self) -> &OwnedFd {
@@ -224,7 +224,7 @@ impl Host {
     /// another host's network.
     #[track_caller]
     pub(super) fn run_with_machines_files<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Outcome {
-        let start = |command: &mut Command| self.enter(|| command.spawn());
+        let start = |command: &mut Command| self.enter(|| command::begin(command));
         command::start(command::command(words), &self.node.host, start).wait()
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Host, Node};
 
 /// How long the kernel may take to finish what it does by itself (addresses of its own, link states).
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the kernel changes by itself: timers, and of a bridge what follows its ports.
 const VOLATILE: [&str; 13] = [
@@ -101,7 +101,7 @@ impl Host {
         }
     }
 
-    /// Asserts that this host is as it was, or becomes so within seconds (the kernel frees some things late).
+    /// Asserts that this host is as it was, or becomes so within a minute (the kernel frees some things late).
     ///
     /// # Panics
     /// When it is not, with the difference.

@@ -16,6 +16,8 @@ use crate::lab::{
 };
 pub use table::{ACROSS_HOSTS, Asked, Asker, NETWORKS, ON_ONE_HOST, Row, UNLIKE};
 
+/// How long each try of what should succeed may take.
+const TRY: Duration = Duration::from_secs(10);
 /// In the containers: published, and not.
 const OPEN: u16 = 7;
 const CLOSED: u16 = 9;
@@ -111,7 +113,7 @@ impl<'a> Place<'a> {
 
     /// Whether it does; what should is tried again for a while, since one datagram may be lost where much goes on.
     fn comes_to_reach(&self, column: usize, from: Asker, to: Asked, v6: bool, means: Means, expected: bool) -> bool {
-        let deadline = Instant::now() + PATIENCE * 6;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let reaches = self.reaches(column, from, to, v6, means, expected);
             if reaches || !expected || Instant::now() > deadline {
@@ -131,12 +133,13 @@ impl<'a> Place<'a> {
             Asker::Own | Asker::FarSame => &people.containers[column][0],
         };
         let (address, port) = self.target(column, side, to, v6);
-        let wait = if expected { PATIENCE } else { IMPATIENCE };
+        let wait = if expected { TRY } else { IMPATIENCE };
         let place = if v6 { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
         match means {
             // Its sockets are led by programs at its cgroup, in which a process is born.
             _ if (from, to) == (Asker::Host, Asked::HostPort) => {
-                host.run([self.dial, means.word(), &place]).succeeded()
+                let patience = [("DIAL_PATIENCE".to_owned(), "5".to_owned())];
+                host.spawn_with([self.dial, means.word(), &place], &patience).wait().succeeded()
             }
             Means::Tcp => asker.asks_tcp(&place, wait).is_ok(),
             Means::Udp => asks_udp(asker, &place, wait),
@@ -242,7 +245,7 @@ fn attached(side: &Side, name: &str, network: &str, ports: &[String]) -> Contain
     let container = side.host.container(name);
     let published: String = ports.iter().map(|port| format!(" -p {port}")).collect();
     let words = format!("attach {name} --netns {} --network {network}{published}", container.netns());
-    let deadline = Instant::now() + PATIENCE * 6;
+    let deadline = Instant::now() + PATIENCE;
     while !side.netd.say(&words).succeeded() {
         assert!(Instant::now() < deadline, "{}", side.netd.say(&words));
         thread::sleep(Duration::from_millis(100));

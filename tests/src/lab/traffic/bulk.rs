@@ -33,7 +33,7 @@ static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
 static HURRIED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 /// How many times as fast a slow download goes when it is to end.
-const HURRY: u32 = 50;
+const HURRY: u32 = 500;
 
 /// What came of a stream of known bytes.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Download {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Has the rest come fifty times as fast.
+    /// Has the rest come five hundred times as fast.
     pub fn hurry(&self) {
         HURRIED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number);
     }

@@ -1,19 +1,19 @@
 //! ICMP echo from a raw socket, so that no `ping` has to be installed.
 
 use std::{
-    io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, Ipv4HeaderSlice};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, socket};
 
-use super::super::Node;
+use super::{super::Node, is_answered};
 
 impl Node {
-    /// Sends `count` echo requests of 64 bytes, one after the other, and returns how many were answered within `wait` each.
+    /// Sends `count` echo requests of 64 bytes, one after the other, and returns how many were answered within `wait` each. What
+    /// is not answered for ten seconds is sent again.
     ///
     /// # Panics
     /// When `address` is no IP address.
@@ -47,24 +47,7 @@ fn echo(socket: &UdpSocket, v4: bool, header: IcmpEchoHeader, wait: Duration) ->
         false => Icmpv6Header::new(Icmpv6Type::EchoRequest(header)).to_bytes().to_vec(),
     };
     request.extend(payload);
-    if socket.send(&request).is_err() {
-        return false;
-    }
-    let deadline = Instant::now() + wait;
-    let mut packet = [0; 1500];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
-            return false;
-        }
-        match socket.recv(&mut packet) {
-            Ok(length) if is_answer(&packet[..length], v4, header, &payload) => return true,
-            // Somebody else's, or an error message about an earlier request.
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-    }
+    is_answered(socket, &request, wait, |packet| is_answer(packet, v4, header, &payload))
 }
 
 /// A raw socket receives IPv4's header too, and not IPv6's.

@@ -17,7 +17,10 @@ use nix::{
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt},
 };
 
-use super::{super::Node, PATIENCE, TICK};
+use super::{
+    super::{Node, command::descriptors_are_gone},
+    PATIENCE, ROOM, TICK,
+};
 
 /// How long a port that was let go of may be taken still.
 const RELEASED: Duration = Duration::from_secs(60);
@@ -54,6 +57,7 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        descriptors_are_gone();
     }
 }
 
@@ -122,6 +126,7 @@ impl Node {
         let socket = self.bound(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.unwrap_or_else(|error| panic!("{} cannot serve UDP {port}: {error}", self.name()));
         socket.set_read_timeout(Some(TICK * 4)).expect("a socket can be given a timeout");
+        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).expect("root may");
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).expect("a socket can tell where a datagram went to");
         Server::start(move |seen, stop| {
             let mut buffer = [0; 65536];

@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -13,7 +13,7 @@ use nix::{
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt},
 };
 
-use super::super::Node;
+use super::{super::Node, AGAIN};
 
 impl Node {
     /// Who said that a datagram to `target`, where no socket is, ended there: after one hop, after two and so on, until the
@@ -48,9 +48,25 @@ fn ended_by(target: SocketAddr, hops: i32, wait: Duration) -> std::io::Result<Op
     }
     socket.connect(target)?;
     socket.send(b"how far")?;
-    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-    // An error in its queue is told whatever is asked for.
-    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], timeout)?;
+    let deadline = Instant::now() + wait;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.min(AGAIN)).unwrap_or(PollTimeout::MAX);
+        // An error in its queue is told whatever is asked for.
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], timeout)?;
+        if let Some(by) = told_by(&socket)? {
+            return Ok(Some(by));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        // What has come meanwhile is told here, and stays in the queue.
+        let _ = socket.send(b"how far");
+    }
+}
+
+/// Who has said an error that is in the queue of a socket.
+fn told_by(socket: &UdpSocket) -> std::io::Result<Option<IpAddr>> {
     let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let Ok(message) = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut [], Some(&mut space), flags) else {

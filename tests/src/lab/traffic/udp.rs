@@ -11,12 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
 #[cfg(doc)]
 use super::super::Losses;
 use super::{
     super::{Node, losses::machine_losses},
-    PATIENCE, TICK,
+    PATIENCE, ROOM, TICK, is_answered,
 };
+
+/// How long those that came before the last answered one may still be on their way.
+const LATE: Duration = Duration::from_millis(2500);
 
 /// What came of a row of datagrams.
 #[derive(Debug)]
@@ -43,11 +48,12 @@ impl UdpPings {
     }
 }
 
-/// Datagrams that go on beside the test.
+/// Datagrams that go on beside the test, until this goes.
 pub struct UdpPinging {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
-    thread: JoinHandle<UdpPings>,
+    thread: Option<JoinHandle<UdpPings>>,
 }
 
 impl UdpPinging {
@@ -56,30 +62,55 @@ impl UdpPinging {
         self.answered.load(Ordering::Relaxed)
     }
 
+    /// Waits until a second and more of what is sent has no answer.
+    ///
+    /// # Panics
+    /// When something is answered for a minute.
+    #[track_caller]
+    pub fn stops_being_answered(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (began, sent, answered) = (Instant::now(), self.sent.load(Ordering::Relaxed), self.answered());
+            // Those of before may yet be on their way, or wait for a thread that stands still.
+            while self.sent.load(Ordering::Relaxed) < sent + 20 || began.elapsed() < Duration::from_secs(1) {
+                assert!(began.elapsed() < PATIENCE, "nothing is sent any more");
+                thread::sleep(TICK);
+            }
+            if self.answered() == answered {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it is answered still");
+        }
+    }
+
     /// Sends no more, waits for the last answers and counts.
     ///
     /// # Panics
     /// When its thread panicked.
-    pub fn finish(self) -> UdpPings {
+    pub fn finish(mut self) -> UdpPings {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("pinging does not panic")
+        self.thread.take().expect("it is joined once").join().expect("pinging does not panic")
+    }
+}
+
+impl Drop for UdpPinging {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
 impl Node {
     /// Sends `count` datagrams of `length` bytes (8 at least), one after the other's answer, and returns how many were
-    /// answered within `wait` each.
+    /// answered within `wait` each. What is not answered for ten seconds is sent again.
     ///
     /// # Panics
     /// When `server` is no `ADDRESS:PORT`, or there is no route to it.
     pub fn asks_udp(&self, server: &str, count: u64, length: usize, wait: Duration) -> u64 {
         let socket = self.udp_to(server);
-        socket.set_read_timeout(Some(wait)).expect("a socket can be given a timeout");
-        let mut buffer = vec![0; 65536];
         let answered = |number: &u64| {
             let mut datagram = vec![0x5a; length.max(8)];
             datagram[..8].copy_from_slice(&number.to_le_bytes());
-            socket.send(&datagram).is_ok() && socket.recv(&mut buffer).is_ok_and(|length| buffer[..length] == datagram)
+            is_answered(&socket, &datagram, wait, |answer| answer == datagram)
         };
         (0..count).filter(answered).count() as u64
     }
@@ -91,12 +122,15 @@ impl Node {
     pub fn pings_udp(&self, server: &str, rate: u32) -> UdpPinging {
         let socket = self.udp_to(server);
         socket.set_nonblocking(true).expect("a socket can be told not to block");
+        setsockopt(&socket, RcvBufForce, &ROOM).expect("root may");
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
-        let (stop_inside, answered_inside) = (Arc::clone(&stop), Arc::clone(&answered));
-        let thread =
-            thread::spawn(move || ping(&socket, Duration::from_secs(1) / rate, &stop_inside, &answered_inside));
-        UdpPinging { stop, answered, thread }
+        let [sent, answered] = [0, 0].map(|none| Arc::new(AtomicU64::new(none)));
+        let (stop_inside, counts) = (Arc::clone(&stop), [Arc::clone(&sent), Arc::clone(&answered)]);
+        let thread = thread::spawn(move || {
+            let [sent, answered] = &counts;
+            ping(&socket, Duration::from_secs(1) / rate, &stop_inside, (sent, answered))
+        });
+        UdpPinging { stop, sent, answered, thread: Some(thread) }
     }
 
     fn udp_to(&self, server: &str) -> UdpSocket {
@@ -112,18 +146,26 @@ impl Node {
     }
 }
 
-fn ping(socket: &UdpSocket, pause: Duration, stop: &AtomicBool, answered: &AtomicU64) -> UdpPings {
+fn ping(
+    socket: &UdpSocket,
+    pause: Duration,
+    stop: &AtomicBool,
+    (count, answered): (&AtomicU64, &AtomicU64),
+) -> UdpPings {
     let (begin, thrown_away) = (Instant::now(), machine_losses());
     let mut waited_for = BTreeSet::new();
     let (mut sent, mut last_answer, mut longest_silence) = (0_u64, begin, Duration::ZERO);
-    let mut last_sent = begin;
+    let (mut last, mut last_sent) = (0, begin);
     let sending = |sent: u64| !stop.load(Ordering::Relaxed) && sent < 300 * 1_000_000 / pause.as_micros().max(1) as u64;
-    while sending(sent) || (!waited_for.is_empty() && last_sent.elapsed() < PATIENCE / 4) {
+    let patience = |last_is_answered: bool| if last_is_answered { LATE } else { PATIENCE };
+    while sending(sent) || (!waited_for.is_empty() && last_sent.elapsed() < patience(!waited_for.contains(&last))) {
         if sending(sent) && begin.elapsed() >= pause * u32::try_from(sent).unwrap_or(u32::MAX) {
             if socket.send(&sent.to_le_bytes()).is_ok() {
                 waited_for.insert(sent);
+                last = sent;
             }
             sent += 1;
+            count.store(sent, Ordering::Relaxed);
             last_sent = Instant::now();
         }
         let mut number = [0; 8];
