@@ -12,7 +12,7 @@ use netd_common::{
     verdict::Verdict,
 };
 use netd_tests::{
-    kernel::{Kernel, XDP_DROP, XDP_PASS, XDP_TX, far_from_the_next_tick, in_the_scene},
+    kernel::{Kernel, XDP_DROP, XDP_PASS, XDP_TX, before_others, far_from_the_next_tick, in_the_scene},
     mesh::{Hosts, KNOCKED, OTHER_HOST, VTEPS, from_outside, of_both, whole},
     packets::{Build, ipv6_twin, left_to_the_device, tcp, udp},
     scene::{A, UPLINK, UPLINK_MACS},
@@ -29,6 +29,7 @@ const CLIENTS: usize = 8;
 #[test]
 fn two_thousand_random_frames_of_the_mesh_are_equal_in_the_driver_and_in_the_world() {
     in_the_scene(|| {
+        before_others();
         let [a, b, c, d, e, f] = OTHER_HOST.map(|byte| format!("{byte:02x}"));
         let neighbour = format!("neigh add {} lladdr {a}:{b}:{c}:{d}:{e}:{f} dev uplink nud permanent", VTEPS[1].ip());
         assert!(Command::new("ip").args(neighbour.split(' ')).status().is_ok_and(|status| status.success()));

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, at, reaches},
-    cluster::{Cluster, LEASE, Node, PATIENCE, patient_echo, vtep, wait_until},
+    cluster::{Cluster, LEASE, Node, PATIENCE, comes_to_be_verified, done, patient_echo, vtep, wait_until},
 };
 
 /// A container in `apart` that serves ports 80 and 81, and datagrams on 53.
@@ -36,11 +36,14 @@ fn served(node: &Node, name: &str) -> Served {
     Served { container, ips, _servers: servers }
 }
 
-/// Whether one opens a port of another, in both families alike.
+/// Whether one opens a port of another, in both families.
 fn opens(from: &Served, to: &Served, port: u16) -> bool {
-    let open = to.ips.each_ref().map(|ip| from.container.asks_tcp(&at(ip, port), IMPATIENCE).is_ok());
-    assert_eq!(open[0], open[1], "both families are treated alike");
-    open[0]
+    to.ips.iter().all(|ip| from.container.asks_tcp(&at(ip, port), PATIENCE).is_ok())
+}
+
+/// Whether it does not, in either.
+fn is_shut(from: &Served, to: &Served, port: u16) -> bool {
+    to.ips.iter().all(|ip| from.container.asks_tcp(&at(ip, port), IMPATIENCE).is_err())
 }
 
 /// Waits until it does: another host hears of it a moment later.
@@ -52,8 +55,7 @@ fn comes_to_open(from: &Served, to: &Served, port: u16) {
 /// Waits until it does no more.
 #[track_caller]
 fn comes_to_be_shut(from: &Served, to: &Served, port: u16) {
-    let is_shut = |ip: &String| from.container.asks_tcp(&at(ip, port), IMPATIENCE).is_err();
-    wait_until("it is shut", || to.ips.iter().all(is_shut));
+    wait_until("it is shut", || is_shut(from, to, port));
 }
 
 /// Whether what is said in an open connection is answered. TCP says it again for a while.
@@ -64,7 +66,7 @@ fn is_answered(mut open: &TcpStream, wait: Duration) -> bool {
 }
 
 fn network_everywhere(cluster: &Cluster) {
-    cluster.nodes[0].netd.say(&format!("network create -d overlay apart --no-icc {BOTH_FAMILIES}")).ok();
+    done(&cluster.nodes[0].netd, &format!("network create -d overlay apart --no-icc {BOTH_FAMILIES}"));
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect apart").succeeded())
     });
@@ -72,7 +74,7 @@ fn network_everywhere(cluster: &Cluster) {
 
 fn assert_verified(cluster: &Cluster) {
     for node in &cluster.nodes {
-        assert_eq!(node.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+        comes_to_be_verified(&node.netd);
     }
 }
 
@@ -91,15 +93,15 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
 
     // Nothing, here or elsewhere, by TCP, UDP or echo.
     for (from, to) in [(&web, &db), (&db, &web), (&web, &near)] {
-        assert!(!opens(from, to, 80));
+        assert!(is_shut(from, to, 80));
         assert_eq!(from.container.asks_udp(&at(&to.ips[0], 53), 1, 100, IMPATIENCE), 0);
         assert!(!from.container.run(["ping", "-c", "1", "-W", "1", &to.ips[0]]).succeeded());
     }
 
     // From the host of neither: one port, one way.
-    c.netd.say("allow web db:80").ok();
+    done(&c.netd, "allow web db:80");
     comes_to_open(&web, &db, 80);
-    assert!(!opens(&web, &db, 81) && !opens(&db, &web, 80) && !opens(&near, &db, 80));
+    assert!(is_shut(&web, &db, 81) && is_shut(&db, &web, 80) && is_shut(&near, &db, 80));
     assert_eq!(web.container.asks_udp(&at(&db.ips[0], 53), 1, 100, IMPATIENCE), 0);
     let allows = b.netd.say("inspect db").json().pointer("/0/allows").cloned();
     assert_eq!(allows, Some(serde_json::json!([{ "from": "web@a", "port": 80, "proto": "tcp" }])));
@@ -110,11 +112,9 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
         let of = |line: &str| serde_json::from_str::<Value>(line).ok()?["endpoint"].as_str().map(str::to_owned);
         events.lines().filter_map(of).collect::<Vec<_>>()
     };
-    assert_eq!(
-        [a, b, c].map(|node| told(node, "allow")),
-        [vec!["db@b"], vec!["db"], vec![]],
-        "once, where it is applied"
-    );
+    wait_until("it is told once, where it is applied", || {
+        [a, b, c].map(|node| told(node, "allow")) == [vec!["db@b"], vec!["db"], vec![]]
+    });
 
     // What somebody takes out of a host's table is named by every other until it is put back.
     wait_until("the difference is said", || {
@@ -127,26 +127,26 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
     assert_verified(&cluster);
 
     // Everything, and between two of one host: the same words.
-    b.netd.say("allow near db").ok();
-    c.netd.say("allow web near:81").ok();
+    done(&b.netd, "allow near db");
+    done(&c.netd, "allow web near:81");
     comes_to_open(&near, &db, 81);
     comes_to_open(&web, &near, 81);
     wait_until("datagrams pass", || near.container.asks_udp(&at(&db.ips[1], 53), 1, 100, IMPATIENCE) == 1);
     wait_until("echo passes", || near.container.run(["ping", "-c", "1", "-W", "1", &db.ips[0]]).succeeded());
-    assert!(!opens(&web, &near, 80) && !opens(&db, &near, 81));
+    assert!(is_shut(&web, &near, 80) && is_shut(&db, &near, 81));
 
     // A connection that is open ends with what allowed it, on whichever host that is said.
     let _patient = [patient_echo(&db.container, 7), patient_echo(&near.container, 7)];
-    c.netd.say("allow web db:7").ok();
-    c.netd.say("allow web near:7").ok();
+    done(&c.netd, "allow web db:7");
+    done(&c.netd, "allow web near:7");
     comes_to_open(&web, &db, 7);
     comes_to_open(&web, &near, 7);
     let open = [&db, &near].map(|to| web.container.connect(&at(&to.ips[0], 7), PATIENCE).expect("it is open"));
     open.iter().for_each(|open| assert!(is_answered(open, PATIENCE)));
-    b.netd.say("deny web db:7").ok();
+    done(&b.netd, "deny web db:7");
     wait_until("it is told at both ends", || [a, b].iter().all(|node| told(node, "deny").len() == 1));
     assert!(told(c, "deny").is_empty(), "and nowhere else");
-    c.netd.say("deny web near").ok();
+    done(&c.netd, "deny web near");
     open.iter().for_each(|open| wait_until("the flow is over", || !is_answered(open, IMPATIENCE)));
     comes_to_be_shut(&web, &near, 81);
     assert!(opens(&web, &db, 80), "what was not denied stays");
@@ -162,7 +162,7 @@ fn what_one_may_open_to_another_is_allowed_and_denied_from_any_host_and_nothing_
     let other = served(c, "db");
     wait_until("it is known", || a.map().len() == 4);
     a.netd.say("allow near db").refused(["db is on nodes b, c: say which, as db@NODE"]);
-    a.netd.say("allow web db@c:80").ok();
+    done(&a.netd, "allow web db@c:80");
     comes_to_open(&web, &other, 80);
     assert_verified(&cluster);
     cluster.lab.assert_no_checksum_errors();
@@ -174,9 +174,9 @@ fn an_allowance_goes_with_either_endpoint_and_outlives_daemons_etcd_and_leases()
     network_everywhere(&cluster);
     let [a, b, _] = &cluster.nodes[..] else { panic!("three nodes") };
     let (web, db) = (served(a, "web"), served(b, "db"));
-    a.netd.say("allow web db:80").ok();
+    done(&a.netd, "allow web db:80");
     let _patient = patient_echo(&db.container, 7);
-    a.netd.say("allow web db:7").ok();
+    done(&a.netd, "allow web db:7");
     comes_to_open(&web, &db, 80);
     comes_to_open(&web, &db, 7);
     let kept = web.container.connect(&at(&db.ips[0], 7), PATIENCE).expect("it is open");
@@ -185,10 +185,10 @@ fn an_allowance_goes_with_either_endpoint_and_outlives_daemons_etcd_and_leases()
     for node in [0, 1] {
         cluster.nodes[node].netd.kill();
     }
-    assert!(opens(&web, &db, 80) && !opens(&web, &db, 81) && !opens(&db, &web, 80));
+    assert!(opens(&web, &db, 80) && is_shut(&web, &db, 81) && is_shut(&db, &web, 80));
     assert!(is_answered(&kept, PATIENCE), "the flow goes on");
     wait_until("both are out", || cluster.nodes[2].status("/cluster/nodes") == Some(1));
-    assert!(opens(&web, &db, 80) && !opens(&web, &db, 81));
+    assert!(opens(&web, &db, 80) && is_shut(&web, &db, 81));
 
     // etcd is away, and the daemons come back meanwhile: what is refused says why, and what was allowed holds.
     cluster.etcd[0].signal(Signal::SIGSTOP);
@@ -196,11 +196,11 @@ fn an_allowance_goes_with_either_endpoint_and_outlives_daemons_etcd_and_leases()
         cluster.nodes[node].netd.start();
     }
     cluster.nodes[0].netd.say("allow web db:81").refused(["etcd"]);
-    assert!(opens(&web, &db, 80) && !opens(&web, &db, 81));
+    assert!(opens(&web, &db, 80) && is_shut(&web, &db, 81));
     assert!(is_answered(&kept, PATIENCE), "the flow goes on");
     cluster.etcd[0].signal(Signal::SIGCONT);
     wait_until("all are back", || cluster.nodes.iter().all(|node| node.status("/cluster/nodes") == Some(3)));
-    assert!(opens(&web, &db, 80) && !opens(&web, &db, 81));
+    assert!(opens(&web, &db, 80) && is_shut(&web, &db, 81));
     assert!(is_answered(&kept, PATIENCE), "the flow goes on");
 
     // Cut off through its lease and joined again: an open connection has waited.
@@ -216,7 +216,7 @@ fn an_allowance_goes_with_either_endpoint_and_outlives_daemons_etcd_and_leases()
     // To another host with its address: it is another endpoint, of which nobody has allowed anything.
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
     let address = web.ips.clone();
-    a.netd.say("detach web").ok();
+    done(&a.netd, "detach web");
     drop(web);
     let keep = format!("apart:ip={},ip6={}", address[0], address[1]);
     let container = c.container("web", &keep);
@@ -228,14 +228,14 @@ fn an_allowance_goes_with_either_endpoint_and_outlives_daemons_etcd_and_leases()
     wait_until("nothing of it is left", || {
         b.netd.say("inspect db").json().pointer("/0/allows") == Some(&serde_json::json!([]))
     });
-    assert!(!opens(&moved, &db, 80));
-    a.netd.say("allow web db:80").ok();
+    assert!(is_shut(&moved, &db, 80));
+    done(&a.netd, "allow web db:80");
     comes_to_open(&moved, &db, 80);
     assert_verified(&cluster);
 
     // A network is removed as any other.
     drop((moved, db, kept));
-    b.netd.say("detach db").ok();
-    c.netd.say("detach web").ok();
+    done(&b.netd, "detach db");
+    done(&c.netd, "detach web");
     wait_until("it is removed", || a.netd.say("network rm apart").succeeded());
 }

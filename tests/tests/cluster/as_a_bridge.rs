@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netd_tests::lab::{Container, Host, traffic::IMPATIENCE};
 
-use crate::cluster::{Cluster, Node, PATIENCE, vtep, wait_until};
+use crate::cluster::{Cluster, Node, PATIENCE, done, vtep, wait_until};
 
 pub const BOTH_FAMILIES: &str = "--subnet 10.50.0.0/24 --subnet fd50::/64";
 
@@ -41,7 +41,7 @@ pub fn reaches(from: &netd_tests::lab::Node, server: &str) {
 
 fn attached(node: &Node, name: &str, words: &str) -> Container {
     let container = node.host.container(name);
-    node.netd.say(&format!("attach {name} --netns /run/netns/{name} {words}")).ok();
+    done(&node.netd, &format!("attach {name} --netns /run/netns/{name} {words}"));
     container
 }
 
@@ -55,9 +55,9 @@ fn masquerade_publishing_isolation_names_and_flows_are_those_of_a_bridge_in_both
     let cluster = Cluster::new(2, 1);
     let outside = street_of_both_families(&cluster);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
-    a.netd.say("network create -d overlay other").ok();
-    a.netd.say("network create -d overlay inner --internal").ok();
+    done(&a.netd, &format!("network create -d overlay web {BOTH_FAMILIES}"));
+    done(&a.netd, "network create -d overlay other");
+    done(&a.netd, "network create -d overlay inner --internal");
     wait_until("they are everywhere", || b.netd.say("network inspect web other inner").succeeded());
     let one = attached(a, "one", "--network web");
     let two = attached(b, "two", "--network web -p 8080:80");
@@ -89,10 +89,10 @@ fn masquerade_publishing_isolation_names_and_flows_are_those_of_a_bridge_in_both
 
     // Names of both families, of this network alone.
     let asks = |kind: &str, name: &str| {
-        one.run(format!("dig +short +tries=1 +time=5 @127.0.0.11 {kind} {name}").split(' ')).stdout.trim().to_owned()
+        one.run(format!("dig +short +tries=1 +time=20 @127.0.0.11 {kind} {name}").split(' ')).stdout.trim().to_owned()
     };
     wait_until("its name is known", || asks("A", "two") == b.address("two").to_string());
-    assert_eq!(asks("AAAA", "two"), ipv6_of(b, "two"));
+    wait_until("by IPv6 too", || asks("AAAA", "two") == ipv6_of(b, "two"));
     assert_eq!(asks("A", "three"), "", "another network's");
 
     // Networks are apart, here and elsewhere, and an internal one has no way out but reaches its other hosts.

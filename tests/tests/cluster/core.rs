@@ -3,14 +3,14 @@
 use netd_tests::lab::{Container, Node as Place, traffic::IMPATIENCE};
 
 use crate::{
-    cluster::{Cluster, PATIENCE, Placed, vtep, wait_until},
+    cluster::{Cluster, PATIENCE, Placed, done, vtep, wait_until},
     strangers::{dropped, encapsulated, forge, mac_of, plain_vtep, vni_of},
 };
 
 #[test]
 fn containers_of_two_hosts_find_each_other_by_name_and_connect_both_ways_and_nobody_else_comes_in() {
     let cluster = Cluster::new(2, 1);
-    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web");
     wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
     let containers: Vec<Placed> = ["one", "two"]
         .iter()

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, OUTSIDE, at, ipv6, street_of_both_families},
-    cluster::{Cluster, Node, PATIENCE, options, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, comes_to_be_verified, done, options, vtep, wait_until},
     encrypted::Capture,
     mesh::attached,
 };
@@ -22,7 +22,7 @@ const BY_THE_DRIVER: u64 = 1;
 /// A network over two nodes, and a container of the second whose ports every node publishes.
 fn with_a_port_of_the_mesh(cluster: &Cluster) -> Container {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
+    done(&a.netd, &format!("network create -d overlay web {BOTH_FAMILIES}"));
     wait_until("the network is everywhere", || b.netd.say("network inspect web").succeeded());
     attached(b, "two", "--network web -p 8080:80 -p 5353:53/udp --publish-mode mesh")
 }
@@ -118,9 +118,9 @@ fn the_stack_passes_on_in_the_drivers_place_what_is_whole_and_nothing_else() {
     });
 
     let b = &cluster.nodes[1];
-    b.netd.say("unpublish two 8080:80 5353:53/udp").ok();
+    done(&b.netd, "unpublish two 8080:80 5353:53/udp");
     wait_until("there is nothing to pass on", || early(a)["devices"] == json!([]));
-    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+    comes_to_be_verified(&b.netd);
     cluster.lab.assert_no_checksum_errors();
 }
 

@@ -17,7 +17,7 @@ use netd_tests::lab::{
 };
 
 use crate::{
-    cluster::{Cluster, vtep, wait_until},
+    cluster::{Cluster, comes_to_be_verified, done, vtep, wait_until},
     strangers::dropped,
     within::SECONDS,
 };
@@ -33,7 +33,7 @@ fn a_host_that_was_not_told_of_a_move_reaches_the_service_within_seconds_all_the
     let cluster = Cluster::with(3, 1, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
     let Faults { losing, withheld, .. } = cluster.faults.clone().expect("there is a way with losses");
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
-    b.netd.say("network create -d overlay web").ok();
+    done(&b.netd, "network create -d overlay web");
     wait_until("the network is everywhere", || [a, c].iter().all(|n| n.netd.say("network inspect web").succeeded()));
     let client = a.container("client", "web");
     let neighbour = c.container("neighbour", "web");
@@ -47,7 +47,7 @@ fn a_host_that_was_not_told_of_a_move_reaches_the_service_within_seconds_all_the
     withheld.store(true, Ordering::SeqCst);
     losing.store(true, Ordering::SeqCst);
     drop(serving);
-    b.netd.say("detach db").ok();
+    done(&b.netd, "detach db");
     b.host.container("other");
     b.netd.say(&format!("attach other --netns /run/netns/other --network web:ip={address}")).ok();
     let heir = b.host.existing_container("other").echo_tcp(80);
@@ -76,7 +76,7 @@ fn a_host_that_was_not_told_of_a_move_reaches_the_service_within_seconds_all_the
     let others = [(address, vtep(1)), (c.address("db"), vtep(2)), (c.address("neighbour"), vtep(2))];
     assert_eq!(a.map(), others.into());
     losing.store(false, Ordering::SeqCst);
-    assert_eq!(a.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+    comes_to_be_verified(&a.netd);
     for _ in 0..10 {
         assert!(reaches(&client, "db"), "and goes on to");
     }

@@ -10,7 +10,7 @@ use netd_tests::lab::{Container, traffic::IMPATIENCE};
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, OUTSIDE, at, ipv6, reaches, street_of_both_families},
-    cluster::{Cluster, Node, PATIENCE, options, patient_echo, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, comes_to_be_verified, done, options, patient_echo, vtep, wait_until},
 };
 
 const MESH: &str = "--network web -p 8080:80 -p 5353:53/udp --publish-mode mesh";
@@ -28,7 +28,7 @@ pub fn attached(node: &Node, name: &str, words: &str) -> Container {
 
 fn with_a_network(nodes: usize) -> Cluster {
     let cluster = Cluster::new(nodes, 1);
-    cluster.nodes[0].netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
+    done(&cluster.nodes[0].netd, &format!("network create -d overlay web {BOTH_FAMILIES}"));
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
     });
@@ -89,7 +89,7 @@ fn a_port_of_the_mesh_is_reached_on_every_node_and_the_client_stays_who_it_is() 
     a.netd
         .say("attach rival --netns /run/netns/rival --network web -p 8080:80 --publish-mode mesh")
         .refused(["8080", "two on node b"]);
-    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+    comes_to_be_verified(&b.netd);
     cluster.lab.assert_no_checksum_errors();
 }
 
@@ -116,7 +116,7 @@ fn what_came_in_elsewhere_outlives_the_daemons_and_ends_with_the_publication() {
     reaches(&outside, "192.0.2.1:8080");
 
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
-    b.netd.say("unpublish two 8080:80").ok();
+    done(&b.netd, "unpublish two 8080:80");
     wait_until("it is nobody's any more", || outside.connect("192.0.2.1:8080", IMPATIENCE).is_err());
     wait_until("what was open has ended", || {
         thread::sleep(Duration::from_millis(100));
@@ -125,7 +125,7 @@ fn what_came_in_elsewhere_outlives_the_daemons_and_ends_with_the_publication() {
     });
 
     // The container comes back elsewhere, and a process that has the port keeps it on its own node.
-    b.netd.say("detach two").ok();
+    done(&b.netd, "detach two");
     let own = a.host.echo_tcp(8080);
     let two = attached(c, "two", MESH);
     let moved = two.echo_tcp(80);
@@ -163,7 +163,7 @@ fn of_two_that_publish_one_port_everywhere_at_once_one_is_refused_with_whose_it_
     }
     assert!(met > 0, "etcd has answered both at least once");
     assert!(a.netd.say("status").stdout.lines().all(|line| !line.contains("leads to")), "nobody's port is hidden");
-    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+    comes_to_be_verified(&b.netd);
 }
 
 #[test]
@@ -202,9 +202,9 @@ fn whom_a_network_lets_in_holds_on_nodes_that_did_not_make_it() {
     cluster.add_to_street(&outside, OUTSIDE);
     cluster.add_to_street(&friend, 151);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say("network create -d overlay web --from 192.0.2.151").ok();
+    done(&a.netd, "network create -d overlay web --from 192.0.2.151");
     let two = attached(b, "two", "--network web -p 8080:80 --publish-mode mesh");
-    b.netd.say("publish two 8081:80").ok();
+    done(&b.netd, "publish two 8081:80");
     let served = patient_echo(&two, 80);
 
     for server in ["192.0.2.1:8080", "192.0.2.2:8080", "192.0.2.2:8081"] {

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
 use crate::{
-    cluster::{Cluster, LEASE, Node, PATIENCE, Placed, vtep, wait_until, wait_within},
+    cluster::{Cluster, LEASE, Node, PATIENCE, Placed, done, vtep, wait_until, wait_within},
     lossy::LOSSY,
     parting::Kept,
 };
@@ -63,7 +63,7 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
     let lease = |node| if node == CUT { LONG_LEASE } else { LEASE };
     let cluster = Cluster::with_leases(NODES, 3, lossy, Some(200), lease);
     let losing = cluster.faults.clone().expect("there is a way with losses").losing;
-    cluster.nodes[0].netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web --subnet 10.50.0.0/24");
     wait_until("the network is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
     });
@@ -89,8 +89,12 @@ fn after_any_move_every_map_is_exactly_what_the_others_have_and_all_connect() {
             }
             // etcd's leader is killed in the middle.
             1 => {
-                let leader = cluster.etcd.iter().position(|member| member.leads()).expect("one leads");
-                cluster.etcd[leader].signal(nix::sys::signal::Signal::SIGKILL);
+                let mut leader = None;
+                wait_until("one leads", || {
+                    leader = cluster.etcd.iter().find(|member| member.leads());
+                    leader.is_some()
+                });
+                leader.expect("just seen").signal(nix::sys::signal::Signal::SIGKILL);
             }
             // A host is cut off through its lease, which is short by now, and longer where that is asked for.
             3 => {
@@ -213,7 +217,7 @@ fn assert_pairs_connect(containers: &[Placed]) {
     let _servers: Vec<_> = some.iter().map(|placed| placed.container.echo_tcp(7)).collect();
     for from in &some {
         for to in &some {
-            let answer = from.container.asks_tcp(&format!("{}:7", to.address), Duration::from_secs(20));
+            let answer = from.container.asks_tcp(&format!("{}:7", to.address), PATIENCE);
             let (name, there) = (from.container.name(), vtep(to.node));
             assert!(answer.is_ok(), "{name} to {} at {there}: {answer:?}", to.address);
         }

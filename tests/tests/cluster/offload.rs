@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Node, vtep, wait_until};
+use crate::cluster::{Cluster, Node, done, vtep, wait_until};
 
 /// What the doctor has to say of tunnels: how bad, what was found, and what to do.
 fn said(node: &Node) -> (String, String, String) {
@@ -37,7 +37,7 @@ fn the_doctor_sends_large_tcp_by_each_tunnel_and_its_remedies_help() {
     let mut cluster = Cluster::new(2, 1);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     assert!(said(a).1.contains("no network has containers here and on node b"));
-    a.netd.say("network create -d overlay web").ok();
+    done(&a.netd, "network create -d overlay web");
     wait_until("it is everywhere", || b.netd.say("network inspect web").succeeded());
     let [one, two] = [a.container("one", "web"), b.container("two", "web")];
     let far = format!("{}:7", b.address("two"));

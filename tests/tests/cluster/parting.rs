@@ -13,7 +13,7 @@ use netd_tests::lab::{Container, traffic::Server};
 use nix::sys::signal::Signal;
 
 use crate::{
-    cluster::{Cluster, LEASE, PATIENCE, options, patient_echo, vtep, wait_until, wait_within},
+    cluster::{Cluster, LEASE, PATIENCE, comes_to_be_verified, done, options, patient_echo, vtep, wait_until},
     within::SECONDS,
 };
 
@@ -70,7 +70,7 @@ struct Pair {
 impl Pair {
     fn new(members: usize) -> Self {
         let cluster = Cluster::new(2, members);
-        cluster.nodes[0].netd.say("network create -d overlay web").ok();
+        done(&cluster.nodes[0].netd, "network create -d overlay web");
         wait_until("the network is everywhere", || cluster.nodes[1].netd.say("network inspect web").succeeded());
         let one = cluster.nodes[0].container("one", "web");
         let two = cluster.nodes[1].container("two", "web");
@@ -111,7 +111,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     wait_until("that is told", || pair.cluster.nodes[0].netd.say("status").stdout.contains("etcd away"));
 
     pair.kept.assert_idle_lives();
-    assert!(pair.connects(), "names and new connections go on");
+    wait_until("names and new connections go on", || pair.connects());
     let [a, b] = &mut pair.cluster.nodes[..] else { panic!("two nodes") };
     a.netd.say("network create -d overlay more").refused(["etcd is away"]);
     a.netd.say("network rm web").exits(1);
@@ -142,7 +142,7 @@ fn while_etcd_is_away_what_is_known_goes_on_and_changes_are_refused_with_the_rea
     back.assert_within(SECONDS, "etcd is back, changes are made and every map is right", &pair.cluster);
     pair.kept.assert_idle_lives();
     pair.kept.assert_half_closed_lives();
-    assert!(pair.connects());
+    wait_until("they connect", || pair.connects());
 }
 
 #[test]
@@ -185,11 +185,12 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     pair.cluster.wait_until("it is out", |cluster| cluster.nodes[0].map().is_empty());
     cut.assert_within(Duration::from_secs(LEASE) + SECONDS, "a host that is cut off is out", &pair.cluster);
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
-    assert_eq!(a.netd.say("node ls -f state=down -q").stdout, "b\n");
-    assert_eq!(a.netd.say("events --until 0s -f type=node -f action=leave -f node=b").ok().lines().count(), 2);
+    wait_until("that is listed", || a.netd.say("node ls -f state=down -q").stdout == "b\n");
+    let left = || a.netd.say("events --until 0s -f type=node -f action=leave -f node=b").ok().lines().count();
+    wait_until("it is told, below the heading", || left() >= 2);
     a.host.container("heir");
     a.netd.say(&format!("attach heir --netns /run/netns/heir --network web:ip={far}")).refused(["two on node b"]);
-    assert!(!pair.connects(), "its names are nobody's");
+    wait_until("its names are nobody's", || !pair.connects());
     assert!(b.map().len() == 1, "the host that is cut off keeps what it knows");
 
     let joined = pair.cluster.since_now();
@@ -198,8 +199,8 @@ fn a_host_that_is_cut_off_is_out_within_its_lease_and_right_again_within_seconds
     joined.assert_within(SECONDS, "a host that was cut off is right again", &pair.cluster);
     pair.kept.assert_idle_lives();
     pair.kept.assert_half_closed_lives();
-    assert!(pair.connects());
-    assert!(pair.cluster.nodes[1].netd.say("overlay verify").succeeded());
+    wait_until("they connect", || pair.connects());
+    comes_to_be_verified(&pair.cluster.nodes[1].netd);
 }
 
 #[test]
@@ -221,7 +222,7 @@ fn a_host_that_returns_under_another_address_is_reached_there() {
     returned.assert_within(SECONDS, "a host that returns under another address is reached there", &pair.cluster);
     wait_until("it is connected to", || pair.connects());
     pair.kept.assert_idle_lives();
-    assert!(pair.cluster.nodes[0].netd.say("overlay verify").succeeded());
+    comes_to_be_verified(&pair.cluster.nodes[0].netd);
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn the_host_where_a_container_was_says_so_to_who_does_not_know_yet_and_counts_it
     // another link-layer address.
     let signal = |word: &str| drop(a.host.run(["kill", word, &a.netd.id().to_string()]).ok());
     signal("-STOP");
-    b.netd.say("detach two").ok();
+    done(&b.netd, "detach two");
     let heir = b.container("heir", &format!("web:ip={address}"));
     let served = heir.echo_tcp(7);
     let again = one.asks_tcp(&format!("{address}:7"), Duration::from_secs(5));
@@ -266,20 +267,19 @@ fn an_entry_that_somebody_takes_away_is_put_back_and_the_difference_is_said_unti
     let [a, b] = &pair.cluster.nodes[..] else { panic!("two nodes") };
     let ways = a.map();
 
-    wait_within(Duration::from_secs(60), "the difference is said", || {
+    wait_until("the difference is said", || {
         a.clear_map();
         let verified = b.netd.say("overlay verify");
         verified.code() == 1 && verified.stdout.starts_with(&format!("node a: lacks the way to {}", b.address("two")))
     });
     wait_until("it is put back", || a.map() == ways);
     // Until its daemon looks, which may be sooner than it is asked.
-    wait_within(Duration::from_secs(60), "whom a does not let in is said", || {
+    wait_until("whom a does not let in is said", || {
         a.clear_vteps();
         let verified = b.netd.say("overlay verify");
         verified.code() == 1 && verified.stdout.contains("node a: lets nothing of 192.0.2.2 into network web")
     });
-    wait_until("it lets in again", || b.netd.say("overlay verify").succeeded());
-    assert!(b.netd.say("overlay verify").succeeded());
+    comes_to_be_verified(&b.netd);
 
     // A daemon that does nothing does not answer.
     a.host.run(["kill", "-STOP", &a.netd.id().to_string()]).ok();

@@ -9,7 +9,7 @@ use rcgen::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, PATIENCE, options, vtep, wait_until},
+    cluster::{Cluster, PATIENCE, comes_to_be_verified, done, options, vtep, wait_until},
     member::Member,
 };
 
@@ -104,11 +104,11 @@ fn nodes_agree_by_an_etcd_that_asks_for_certificates_and_a_password() {
     drop(b.terminate());
     b = start(1, "open sesame");
     wait_until("a and b are nodes", || a.json("node ls").as_array().is_some_and(|nodes| nodes.len() == 2));
-    a.say("network create -d overlay web").ok();
+    done(&a, "network create -d overlay web");
     wait_until("it is everywhere", || b.say("network inspect web").succeeded());
     let attach = |netd: &netd_tests::lab::Netd, host: &Host, name: &str| {
         let container = host.container(name);
-        netd.say(&format!("attach {name} --netns /run/netns/{name} --network web")).ok();
+        done(netd, &format!("attach {name} --netns /run/netns/{name} --network web"));
         container
     };
     let (one, two) = (attach(&a, &hosts[0], "one"), attach(&b, &hosts[1], "two"));
@@ -117,5 +117,5 @@ fn nodes_agree_by_an_etcd_that_asks_for_certificates_and_a_password() {
     let _server = two.echo_tcp(7);
     wait_until("one reaches two", || one.asks_tcp(&format!("{address}:7"), IMPATIENCE * 5).is_ok());
     assert_eq!(one.pings(&address, 1, PATIENCE), 1);
-    assert!(a.say("overlay verify").succeeded());
+    comes_to_be_verified(&a);
 }

@@ -6,7 +6,7 @@ use netd_tests::lab::Container;
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, ipv6},
-    cluster::{Cluster, Node, options, vtep, wait_until},
+    cluster::{Cluster, Node, done, options, vtep, wait_until},
 };
 
 /// Whether a packet of so many bytes that may not be cut gets there and back.
@@ -23,7 +23,7 @@ fn has_mtu(container: &Container, mtu: u32) -> bool {
 fn packets_that_may_not_be_cut_are_as_large_as_the_underlay_takes() {
     let cluster = Cluster::new(2, 1);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say("network create -d overlay web").ok();
+    done(&a.netd, "network create -d overlay web");
     wait_until("it is everywhere", || b.netd.say("network inspect web").succeeded());
     let [one, two] = [a.container("one", "web"), b.container("two", "web")];
     let (far, near) = (b.address("two").to_string(), a.address("one").to_string());
@@ -52,7 +52,7 @@ fn the_way_to_a_node_says_how_large_and_who_was_given_more_by_the_user_is_told()
     let cluster = Cluster::new(3, 1);
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
     for (name, options) in [("web", ""), ("fixed", "--mtu 1450")] {
-        a.netd.say(&format!("network create -d overlay {name} {options}")).ok();
+        done(&a.netd, &format!("network create -d overlay {name} {options}"));
         let inspect = format!("network inspect {name}");
         wait_until("it is everywhere", || [b, c].iter().all(|node| node.netd.say(&inspect).succeeded()));
     }
@@ -70,7 +70,7 @@ fn the_way_to_a_node_says_how_large_and_who_was_given_more_by_the_user_is_told()
 
     // What is sent in that belief is answered by the gateway, and TCP finds its size.
     let far = b.address("four").to_string();
-    let said = three.run(["ping", "-c1", "-W5", "-M", "do", "-s", "1400", &far]).stdout;
+    let said = three.run(["ping", "-c1", "-W60", "-M", "do", "-s", "1400", &far]).stdout;
     assert!(said.contains("mtu = 1250"), "{said}");
     let _server = four.serve_bulk(7);
     three.transfers(&format!("{far}:7"), 1_000_000);
@@ -83,7 +83,7 @@ fn the_way_to_a_node_says_how_large_and_who_was_given_more_by_the_user_is_told()
 /// What a container is told of a packet of so many bytes that may not be cut.
 fn told(from: &Container, to: IpAddr, mtu: u32) -> String {
     let size = (mtu - if to.is_ipv4() { 28 } else { 48 }).to_string();
-    from.run(["ping", "-c1", "-W5", "-M", "do", "-s", &size, &to.to_string()]).stdout
+    from.run(["ping", "-c1", "-W20", "-M", "do", "-s", &size, &to.to_string()]).stdout
 }
 
 fn addresses(node: &Node, endpoint: &str) -> [IpAddr; 2] {
@@ -96,7 +96,7 @@ fn addresses(node: &Node, endpoint: &str) -> [IpAddr; 2] {
 fn a_narrow_way_between_two_hosts_says_its_size_and_leaves_the_others_theirs_over_either_underlay() {
     let mut cluster = Cluster::new(3, 1);
     let urls = [cluster.etcd[0].url.clone()];
-    cluster.nodes[0].netd.say(&format!("network create -d overlay web {BOTH_FAMILIES}")).ok();
+    done(&cluster.nodes[0].netd, &format!("network create -d overlay web {BOTH_FAMILIES}"));
     wait_until("it is everywhere", || {
         cluster.nodes.iter().all(|node| node.netd.say("network inspect web").succeeded())
     });
@@ -133,17 +133,17 @@ fn a_narrow_way_between_two_hosts_says_its_size_and_leaves_the_others_theirs_ove
                 let [first, second, third] =
                     [(a, "one"), (b, "two"), (c, "three")].map(|(node, name)| addresses(node, name)[family]);
                 let whole = |from: &Container, to, mtu| {
-                    let told = told(from, to, mtu);
-                    assert!(told.contains(" 0% packet loss"), "{mtu} over {overhead} to {to}: {told}");
+                    wait_until(&format!("{mtu} over {overhead} pass to {to}"), || {
+                        told(from, to, mtu).contains(" 0% packet loss")
+                    });
                 };
                 whole(two, third, wide);
                 whole(three, second, wide);
                 whole(one, second, narrow);
                 whole(one, third, narrow);
                 for from in [two, three].into_iter().filter(|_| narrow < wide) {
-                    let says = told(from, first, narrow + 1);
                     let size = if family == 0 { format!("mtu = {narrow}") } else { format!("mtu={narrow}") };
-                    assert!(says.contains(&size), "to {first}, which has {narrow}: {says}");
+                    wait_until(&format!("{size} is said of {first}"), || told(from, first, narrow + 1).contains(&size));
                 }
             }
         }

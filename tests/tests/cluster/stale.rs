@@ -6,7 +6,7 @@ use netd_tests::lab::{Container, traffic::IMPATIENCE};
 use serde_json::Value;
 
 use crate::{
-    cluster::{Cluster, LEASE, Node, Placed, options, vtep, wait_until},
+    cluster::{Cluster, LEASE, Node, Placed, comes_to_be_verified, done, options, vtep, wait_until},
     lossy::LOSSY,
 };
 
@@ -35,16 +35,16 @@ fn id_and_vni(node: &Node, network: &str) -> (Value, Value) {
 fn a_network_made_anew_with_the_same_number_while_a_host_was_away_is_another_one_to_that_host() {
     let cluster = Cluster::new(2, 1);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+    done(&a.netd, "network create -d overlay web --subnet 10.50.0.0/24");
     everywhere(&cluster, "web");
     let old = b.container("old", "web");
     let before = id_and_vni(b, "web");
 
     cluster.cut(1);
     wait_until("b is out", || a.netd.say("node ls -f state=down -q").stdout == "b\n");
-    a.netd.say("node rm b").ok();
-    a.netd.say("network rm web").ok();
-    a.netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+    done(&a.netd, "node rm b");
+    done(&a.netd, "network rm web");
+    done(&a.netd, "network create -d overlay web --subnet 10.50.0.0/24");
     let after = id_and_vni(a, "web");
     assert!(after.0 != before.0 && after.1 == before.1, "the number is free, and is taken: {before:?} {after:?}");
     let new = a.container("new", "web:ip=10.50.0.77");
@@ -62,17 +62,17 @@ fn a_network_made_anew_with_the_same_number_while_a_host_was_away_is_another_one
     let told = &verified.exits(1).stdout;
     assert!(told.contains(&format!("node b says: {line}\n")) && !told.contains("node b: lacks"), "{verified}");
 
-    b.netd.say("detach old").ok();
+    done(&b.netd, "detach old");
     wait_until("b has the new one", || id_and_vni(b, "web") == after);
     let next = b.container("next", "web");
     wait_until("they reach each other", || reaches(&next, [10, 50, 0, 77].into()));
-    assert_eq!(b.netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+    comes_to_be_verified(&b.netd);
 }
 
 #[test]
 fn an_etcd_that_was_put_back_to_an_earlier_copy_leads_every_host_to_what_is_so() {
     let mut cluster = Cluster::new(3, 1);
-    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web");
     everywhere(&cluster, "web");
     let stays = placed(&cluster, 0, "stays");
     let _went = placed(&cluster, 1, "went");
@@ -110,14 +110,14 @@ fn an_etcd_that_was_put_back_to_an_earlier_copy_leads_every_host_to_what_is_so()
         let _served = all[to].container.echo_tcp(7);
         wait_until("they reach each other", || reaches(&all[from].container, all[to].address));
     }
-    cluster.nodes[0].netd.say("network create -d overlay more").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay more");
     everywhere(&cluster, "more");
 }
 
 #[test]
 fn two_nodes_that_have_exchanged_their_addresses_are_each_reached_by_its_new_one() {
     let mut cluster = Cluster::new(3, 1);
-    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web");
     everywhere(&cluster, "web");
     let (one, two, three) = (placed(&cluster, 0, "one"), placed(&cluster, 1, "two"), placed(&cluster, 2, "three"));
     let _servers = [&two, &three].map(|placed| placed.container.echo_tcp(7));
@@ -139,14 +139,14 @@ fn two_nodes_that_have_exchanged_their_addresses_are_each_reached_by_its_new_one
     let expected = [(two.address, vtep(2)), (three.address, vtep(1))].into();
     cluster.wait_until("the ways are exchanged", |cluster| cluster.nodes[0].map() == expected);
     wait_until("they reach each other", || [&two, &three].iter().all(|to| reaches(&one.container, to.address)));
-    assert!(reaches(&two.container, three.address), "and these two each other");
+    wait_until("and these two each other", || reaches(&two.container, three.address));
     wait_until("it is as it should be", || cluster.nodes[0].netd.say("overlay verify").succeeded());
 }
 
 #[test]
 fn a_node_that_has_another_name_is_told_what_the_old_one_keeps_and_has_it_when_that_is_removed() {
     let mut cluster = Cluster::new(2, 1);
-    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web");
     everywhere(&cluster, "web");
     let (one, two) = (placed(&cluster, 0, "one"), placed(&cluster, 1, "two"));
     let _served = two.container.echo_tcp(7);
@@ -163,7 +163,7 @@ fn a_node_that_has_another_name_is_told_what_the_old_one_keeps_and_has_it_when_t
     cluster.wait_until("the old one is out", |cluster| {
         cluster.nodes[0].netd.say("node ls -f state=down -q").stdout == "b\n"
     });
-    cluster.nodes[0].netd.say("node rm b").ok();
+    done(&cluster.nodes[0].netd, "node rm b");
     cluster.wait_until("it has it", |cluster| cluster.nodes[0].map() == [(two.address, vtep(1))].into());
     wait_until("they reach each other", || reaches(&one.container, two.address));
     wait_until("it is as it should be", || cluster.nodes[0].netd.say("overlay verify").succeeded());
@@ -173,7 +173,7 @@ fn a_node_that_has_another_name_is_told_what_the_old_one_keeps_and_has_it_when_t
 fn a_host_whose_watch_has_gone_silent_listens_anew() {
     let cluster = Cluster::with(2, 1, |node| (node == 0).then(|| LOSSY.to_owned()), Some(200));
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
-    a.netd.say("network create -d overlay web").ok();
+    done(&a.netd, "network create -d overlay web");
     everywhere(&cluster, "web");
     let faults = cluster.faults.clone().expect("there is a way with losses");
 
@@ -193,7 +193,7 @@ fn a_host_whose_watch_has_gone_silent_listens_anew() {
 #[test]
 fn a_host_of_many_endpoints_stays_a_node_though_etcd_takes_longer_for_them_than_its_lease_lives() {
     let mut cluster = Cluster::with(2, 1, |node| (node == 1).then(|| LOSSY.to_owned()), Some(200));
-    cluster.nodes[0].netd.say("network create -d overlay web").ok();
+    done(&cluster.nodes[0].netd, "network create -d overlay web");
     everywhere(&cluster, "web");
     let count = 24;
     let _all: Vec<_> = (0..count).map(|n| cluster.nodes[1].container(&format!("c{n}"), "web")).collect();

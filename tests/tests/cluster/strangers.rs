@@ -8,7 +8,7 @@ use netd_tests::{
 };
 
 use crate::{
-    cluster::{Cluster, Node, PATIENCE, options, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, done, options, vtep, wait_until},
     member::Member,
 };
 
@@ -58,7 +58,7 @@ fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
     cluster.add_to_street(&stranger, 150);
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     for network in ["web", "other"] {
-        a.netd.say(&format!("network create -d overlay {network}")).ok();
+        done(&a.netd, &format!("network create -d overlay {network}"));
         wait_until("it is everywhere", || b.netd.say(&format!("network inspect {network}")).succeeded());
     }
     let one = a.container("one", "web");
@@ -78,8 +78,10 @@ fn a_forged_packet_is_dropped_for_its_reason_and_an_honest_one_arrives() {
         ("from a node, to another's link-layer address", &b.host, as_another, "no_endpoint"),
     ] {
         let before = dropped(a, reason);
-        forge(sender, vtep(0), &frame);
-        wait_until(&format!("{what}: it is counted"), || dropped(a, reason) > before);
+        wait_until(&format!("{what}: it is counted"), || {
+            forge(sender, vtep(0), &frame);
+            dropped(a, reason) > before
+        });
         assert!(served.peers().is_empty(), "{what}: it arrived");
     }
     forge(&b.host, vtep(0), &honest);
@@ -119,9 +121,9 @@ fn two_networks_with_one_subnet_and_two_vnis_never_leak() {
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
     let [(c, netd_c), (d, netd_d)] = &others;
     wait_until("the others are nodes", || netd_c.json("node ls").as_array().is_some_and(|nodes| nodes.len() == 2));
-    netd_c.say("network create -d overlay first").ok();
+    done(netd_c, "network create -d overlay first");
     for (netd, other) in [(&a.netd, &b.netd), (netd_c, netd_d)] {
-        netd.say("network create -d overlay web --subnet 10.50.0.0/24").ok();
+        done(netd, "network create -d overlay web --subnet 10.50.0.0/24");
         wait_until("it is everywhere", || other.say("network inspect web").succeeded());
     }
     let vni = |netd: &netd_tests::lab::Netd| netd.say("network inspect web").json()[0]["segment"]["vni"].clone();
@@ -130,7 +132,7 @@ fn two_networks_with_one_subnet_and_two_vnis_never_leak() {
     let attach = |netd: &netd_tests::lab::Netd, host: &Host, name: &str, last: u8| {
         let container = host.container(name);
         let place = format!("--netns /run/netns/{name} --network web:ip=10.50.0.{last}");
-        netd.say(&format!("attach {name} {place}")).ok();
+        done(netd, &format!("attach {name} {place}"));
         container
     };
     let clients = [attach(&a.netd, &a.host, "client", 10), attach(netd_c, c, "client", 10)];

@@ -12,7 +12,7 @@ use netd_common::{
     verdict::Verdict,
 };
 use netd_tests::{
-    kernel::{Kernel, XDP_DROP, XDP_PASS, far_from_the_next_tick, in_the_scene},
+    kernel::{Kernel, XDP_DROP, XDP_PASS, before_others, far_from_the_next_tick, in_the_scene},
     packets::{self, checksums_hold, tcp},
     scene,
     world::{Frame, World},
@@ -41,6 +41,7 @@ fn so_are_those_that_the_hosts_firewall_must_see() {
 
 fn packets_are_equal(v6: bool, firewall: Firewall) {
     in_the_scene(|| {
+        before_others();
         let mut world = scene::world_of_both_families();
         let mut layer3 = scene::world_of_both_families();
         for world in [&mut world, &mut layer3] {

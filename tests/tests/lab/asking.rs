@@ -105,8 +105,8 @@ fn who_asks_while_the_daemon_is_replaced_has_an_answer_when_they_ask_again() {
         thread::sleep(Duration::from_millis(200));
         town.netd.kill();
         // As the C libraries do: five seconds, and then again.
-        let asking = app.spawn("dig +short +tries=2 +time=5 @127.0.0.11 web".split(' '));
-        let tcp = web.spawn("dig +short +tcp +tries=3 +time=5 @127.0.0.11 web".split(' '));
+        let asking = app.spawn("dig +short +tries=12 +time=5 @127.0.0.11 web".split(' '));
+        let tcp = web.spawn("dig +short +tcp +tries=12 +time=5 @127.0.0.11 web".split(' '));
         thread::sleep(Duration::from_millis(200));
         town.netd.start_without_waiting();
         let started = Instant::now();

@@ -71,7 +71,7 @@ pub fn containers_that_use_one_source_port_have_flows_of_their_own(town: &Town) 
     let web = town.internet.serve_http(80);
 
     let url = format!("http://{INTERNET}/");
-    let curl = ["curl", "--silent", "--show-error", "--max-time", "10", "--local-port", "40000", &url];
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "60", "--local-port", "40000", &url];
     let running: Vec<_> = containers.iter().map(|container| container.spawn(curl)).collect();
 
     for curl in running {

@@ -75,11 +75,12 @@ fn a_command_killed_before_it_begins_leaves_nothing() {
     town.network("blue");
     let before = town.host.snapshot();
 
-    // So many ports that there is time between the process and its network. Where the command has begun all the same, once more.
-    let killed = (0..20).map(|_| run_and_kill(&town)).find(|outcome| outcome.code() == 125);
+    // So many ports that there is time between the process and its network. Where the command has begun all the same, or its network
+    // was not begun yet, once more.
+    let gone = "the process that was to become the command is gone";
+    let killed = (0..50).map(|_| run_and_kill(&town)).find(|outcome| outcome.stderr.contains(gone));
 
-    let killed = killed.expect("one of twenty is killed before it begins");
-    names_the_thing(&killed, "the process that was to become the command is gone");
+    killed.expect("one of fifty is killed between the two").exits(125);
     assert_eq!(names(&town.netd.json("ps")), [""; 0]);
     town.host.assert_as_in_but_for(&before, &["mount"]);
 }
@@ -88,10 +89,11 @@ fn a_command_killed_before_it_begins_leaves_nothing() {
 fn run_and_kill(town: &Town) -> Outcome {
     let words = "run --name job --network blue -p 20000-20999:20000-20999 -- sleep 1000";
     let running = town.netd.spawn(words.split(' '));
-    let parent = running.id_inside().to_string();
-    let child = || town.host.run(["cat", &format!("/proc/{parent}/task/{parent}/children")]).stdout;
+    let parent = running.id();
+    let child = || std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     wait_until("a process waits for its network", || !child().trim().is_empty());
-    town.host.run(["kill", "-9", child().trim()]).ok();
+    let child = child().trim().parse().expect("one process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).expect("it is there");
     let outcome = running.wait();
     if outcome.code() != 125 {
         town.netd.say("rm -f job").ok();

@@ -69,7 +69,8 @@ fn a_compose_file_is_made_true_again_and_taken_away() {
     guest.delete();
     assert_eq!(web["networks"][1]["aliases"], json!(["web", "www"]));
     assert_eq!(text(&inspected(&town.netd, "inspect shop-probe-1"), "/mode"), "container:shop-web-1");
-    assert_eq!(fs::read_to_string(town.host.path("/run/netd/logs/shop-db-1.log")).expect("it has a log"), "me\n");
+    let log = town.host.path("/run/netd/logs/shop-db-1.log");
+    wait_until("it has said who it is", || fs::read_to_string(&log).expect("it has a log") == "me\n");
     let address = town.address("shop-db-1");
     for (asker, name, address) in
         [("web", "db", address.as_str()), ("probe", "db", &address), ("web", "www", "10.99.0.7")]
@@ -114,7 +115,9 @@ fn a_compose_file_is_made_true_again_and_taken_away() {
     assert_eq!(town.netd.say("down -f /run/shop/compose.yaml").ok(), "");
     assert_eq!(names(&town.netd.json("ps")), ["mine"]);
     assert_eq!(names(&town.netd.json("network ls")), ["other"]);
-    assert!(!town.host.run(["pgrep", "-f", "sleep 1000"]).succeeded(), "nothing that the services started is left");
+    wait_until("nothing that the services started is left", || {
+        !town.host.run(["pgrep", "-f", "sleep 1000"]).succeeded()
+    });
     // The daemon that came after has programs of its own.
     town.host.assert_as_in_but_for(&before, &["mount", "tcx"]);
 }

@@ -181,9 +181,12 @@ fn hears_broadcast(from: &Container, to: &Container) -> bool {
     let listener = to.enter(|| UdpSocket::bind("0.0.0.0:5000")).expect("the port is free");
     let sender = from.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a port is free");
     sender.set_broadcast(true).expect("a socket may broadcast");
-    listener.set_read_timeout(Some(PATIENCE)).expect("a socket can be given a timeout");
-    sender.send_to(b"all", "10.50.15.255:5000").expect("there is a way");
-    listener.recv(&mut [0; 8]).is_ok_and(|length| length == 3)
+    listener.set_read_timeout(Some(PATIENCE / 10)).expect("a socket can be given a timeout");
+    // One of them may be lost where much goes on.
+    (0..10).any(|_| {
+        sender.send_to(b"all", "10.50.15.255:5000").expect("there is a way");
+        listener.recv(&mut [0; 8]).is_ok_and(|length| length == 3)
+    })
 }
 
 /// Does it, and prints how long it took in all and each.

@@ -9,7 +9,11 @@ use std::{fs, time::Duration};
 use netd_tests::lab::{Node, Offloads};
 use serde_json::Value;
 
-use crate::{forwarding::Upstream, says::text, town::Town};
+use crate::{
+    forwarding::Upstream,
+    says::text,
+    town::{Town, wait_until},
+};
 
 /// How long something may take to be found, where the machine has much else to do.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -56,8 +60,13 @@ fn a_host_is_fine_until_something_is_wrong_and_then_it_is_named() {
     town.network("blue");
     let _web = town.container("web", "blue", &["8080:80"]);
 
-    let (found, code) = findings(&town);
-    assert_eq!((wrong(&found), code), (Vec::new(), 0));
+    // A resolver on a machine with much else to do may answer too late for it.
+    let mut found = Vec::new();
+    wait_until("nothing is wrong", || {
+        let (said, code) = findings(&town);
+        found = said;
+        code == 0 && wrong(&found).is_empty()
+    });
     let checks: Vec<String> = found.iter().map(|finding| text(finding, "/check")).collect();
     let every = ["kernel", "hooks", "state", "subnets", "mtu", "forwarding", "firewall", "programs", "ports", "dns"];
     assert_eq!(checks, every);
@@ -68,11 +77,11 @@ fn a_host_is_fine_until_something_is_wrong_and_then_it_is_named() {
     town.host.ip("link set eth0 mtu 1280");
     drop(resolver);
 
-    let (found, code) = findings(&town);
-    let wrong_now = wrong(&found).join("\n");
-    assert_eq!(code, 1);
     for word in [format!("subnets: network blue ({subnet}) overlaps"), "dns: 127.0.0.1 does not answer".to_owned()] {
-        assert!(wrong_now.contains(&word), "{word} is not in:\n{wrong_now}");
+        wait_until(&word, || {
+            let (found, code) = findings(&town);
+            code == 1 && wrong(&found).iter().any(|found| found.contains(&word))
+        });
     }
     let table = town.netd.say("doctor").exits(1).stdout.clone();
     assert!(table.contains("WARNING  subnets"), "{table}");

@@ -40,10 +40,12 @@ fn who_comes_from_the_wire_in_a_containers_or_the_hosts_name_reaches_nobody() {
         town.client.ip(&format!("address add {source}/{address} dev lo {rest}"));
         let place = if source.contains(':') { format!("[{source}]:0") } else { format!("{source}:0") };
         let socket = town.client.enter(|| UdpSocket::bind(&place)).expect("it is the client's own idea");
-        for _ in 0..3 {
-            town.client.enter(|| socket.send_to(b"?", format!("{front}:8007"))).expect("it is sent");
-        }
-        crate::town::wait_until("they are dropped and counted", || counted(&town) >= before + 3);
+        crate::town::wait_until("they are dropped and counted", || {
+            for _ in 0..3 {
+                town.client.enter(|| socket.send_to(b"?", format!("{front}:8007"))).expect("it is sent");
+            }
+            counted(&town) >= before + 3
+        });
         assert!(server.peers().is_empty(), "{source}, {whose}: {:?}", server.peers());
     }
 

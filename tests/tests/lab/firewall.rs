@@ -45,7 +45,8 @@ fn the_accept_is_put_back_when_it_is_flushed_and_no_flow_stops() {
     for flush in ["iptables-nft -F", "iptables-nft -F FORWARD"] {
         play.does(flush);
         let (begin, mut back) = (Instant::now(), None);
-        while begin.elapsed() < Duration::from_secs(3) {
+        while begin.elapsed() < Duration::from_secs(3) || back.is_none() {
+            assert!(begin.elapsed() < PATIENCE, "it is put back");
             asks(&mut out).expect("an established flow goes on");
             asks(&mut inward).expect("an established flow goes on");
             let is_there = || play.host().run(["iptables-nft", "-S", "FORWARD"]).ok().contains("netd");
@@ -131,7 +132,7 @@ fn so_it_is_by_ipv6() {
         "nft add rule ip6 guard forward ct state invalid counter drop",
         "nft add rule ip6 guard forward tcp dport 80 reject with tcp reset",
     ]);
-    let refused = play.town.client.connect(&format!("[{}]:8080", ipv6::FRONT), IMPATIENCE).expect_err("it is rejected");
+    let refused = play.town.client.connect(&format!("[{}]:8080", ipv6::FRONT), PATIENCE).expect_err("it is rejected");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the client is told: {refused}");
     let mut out = play.app_connects_by_ipv6();
     moves(&mut out, LONG);
@@ -150,7 +151,7 @@ fn a_reject_that_names_a_container_is_heard_by_who_is_rejected() {
         "nft add rule inet guard forward tcp dport 80 reject with tcp reset",
     ]);
 
-    let refused = play.town.client.connect(&format!("{FRONT}:8080"), IMPATIENCE).expect_err("it is rejected");
+    let refused = play.town.client.connect(&format!("{FRONT}:8080"), PATIENCE).expect_err("it is rejected");
 
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the client is told: {refused}");
     play.app.asks_tcp(&format!("{INTERNET}:7"), PATIENCE).expect("the rule names another port");

@@ -102,7 +102,7 @@ fn a_container_is_attached_by_process_id() {
 
     let _internet = town.internet.serve_http(80);
     enters("ip link set lo up").ok();
-    assert_eq!(enters(&format!("curl -sS --max-time 10 http://{INTERNET}/")).ok(), format!("internet sees {HOST}\n"));
+    assert_eq!(enters(&format!("curl -sS --max-time 60 http://{INTERNET}/")).ok(), format!("internet sees {HOST}\n"));
     assert_eq!(town.host.pings(&town.address("web"), 1, PATIENCE), 1);
 }
 
@@ -206,7 +206,7 @@ fn an_uplink_that_appears_later_counts_too() {
 
     wait_until("the port is published there", || late.curl("http://203.0.113.129:8080/").succeeded());
     let server = late.serve_http(80);
-    assert_eq!(web.curl("http://203.0.113.130/").ok(), "late sees 203.0.113.129\n");
+    wait_until("containers leave by it", || web.curl("http://203.0.113.130/").stdout == "late sees 203.0.113.129\n");
     server.assert_seen_only("203.0.113.129");
     town.lab.assert_no_checksum_errors();
 }

@@ -33,7 +33,7 @@ fn networks_follow_the_mtu_of_the_hosts_routes_while_they_live() {
     wait_until("that is told", || told(&town, "blue") == 1420);
     assert!(web.curl(&format!("http://{INTERNET}/")).succeeded());
     let bridge = text(&inspected(&town.netd, "network inspect blue"), "/bridge");
-    assert!(town.host.ip(&format!("link show dev {bridge}")).contains("mtu 1420"));
+    wait_until("so does its bridge", || town.host.ip(&format!("link show dev {bridge}")).contains("mtu 1420"));
 
     // A device does.
     town.host.ip("link set eth1 mtu 1380");

@@ -170,17 +170,21 @@ fn a_segment_without_flags_is_answered_where_nobody_listens_alone_relay_or_not()
     town.network("blue");
     let web = town.container("web", "blue", &["8007:7"]);
     let _servers = [web.echo_tcp(7), town.host.echo_tcp(7001)];
+    let host = &town.host;
     let resets_after = |port: u16| {
-        let before = town.host.snmp("Tcp", "OutRsts");
-        let seen = town.host.snmp("Tcp", "InSegs");
+        let before = host.snmp("Tcp", "OutRsts");
+        let seen = host.snmp("Tcp", "InSegs");
         says_nothing_in_particular(&town.client, port);
-        wait_until("it has arrived", || town.host.snmp("Tcp", "InSegs") > seen);
-        town.host.snmp("Tcp", "OutRsts") - before
+        wait_until("it has arrived", || host.snmp("Tcp", "InSegs") > seen);
+        move || host.snmp("Tcp", "OutRsts") - before
     };
 
-    assert_eq!(resets_after(7002), 1, "nobody listens");
-    assert_eq!(resets_after(7001), 0, "a process of the host does");
-    assert_eq!(resets_after(8007), 0, "the relay does");
+    // What arrives is counted before it is answered.
+    let resets = resets_after(7002);
+    wait_until("nobody listens, which is said", || resets() == 1);
+    assert_eq!(resets_after(7001)(), 0, "a process of the host does");
+    assert_eq!(resets_after(8007)(), 0, "the relay does");
+    assert_eq!(resets(), 1, "neither has said anything since");
 }
 
 /// Sends a segment of TCP without a flag to a port of the host's address.
@@ -240,7 +244,7 @@ fn a_relayed_port_is_free_at_once_when_it_is_closed_and_can_be_published_again()
     assert_eq!(dialled(&town, "bind tcp 0.0.0.0:8007"), format!("error {}\n", nix::libc::EADDRINUSE));
 
     town.netd.say("unpublish web 8007:7").ok();
-    let _theirs = town.host.enter(|| TcpListener::bind("0.0.0.0:8007")).expect("it is anybody's");
+    let _theirs = town.host.bound(|| TcpListener::bind("0.0.0.0:8007")).expect("it is anybody's");
     town.netd.say("publish web 8007:7").refused(["8007/tcp"]);
 }
 

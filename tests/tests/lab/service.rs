@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use netd_tests::lab::{NetdOptions, netd_binary, traffic::PATIENCE};
+use netd_tests::lab::{NetdOptions, descriptors_are_gone, netd_binary, traffic::PATIENCE};
 
 use crate::town::{INTERNET, Town};
 
@@ -40,6 +40,8 @@ fn with_the_capabilities_of_its_unit_the_daemon_does_its_work_and_says_when_it_i
     );
     fs::write(&wrapper, script).expect("a Lab's /run can be written");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("and its modes changed");
+    // The kernel runs nothing that somebody still has open for writing (ETXTBSY).
+    descriptors_are_gone();
     let listener = UnixDatagram::bind(town.host.path("/run/notify")).expect("a socket can be made there");
     listener.set_read_timeout(Some(PATIENCE)).expect("a socket has timeouts");
 

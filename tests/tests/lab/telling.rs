@@ -59,7 +59,7 @@ fn a_source_port_that_a_socket_of_the_host_has_stays_the_hosts() {
     let _hosts = town.host.serve_http(5001);
     let sent_from = |own: &str, port: &str| {
         let url = format!("http://{INTERNET}:{port}/");
-        app.run(["curl", "-sS", "--max-time", "10", "--local-port", own, &url]).ok();
+        app.run(["curl", "-sS", "--max-time", "60", "--local-port", own, &url]).ok();
         let flows = town.netd.run(["flows", "-f", &format!("port={port}"), "--format", "json"]).json();
         text(&flows, "/0/translated/src")
     };

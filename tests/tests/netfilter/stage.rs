@@ -48,7 +48,7 @@ impl Stage {
         let bind = |node: &Node, port| node.enter(|| UdpSocket::bind(("0.0.0.0", port))).expect("the port is free");
         let marker = [bind(&site.a, MARKER), bind(&site.far, MARKER)];
         marker.iter().for_each(|socket| {
-            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket can be given a timeout");
+            socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket can be given a timeout");
         });
         let stage = Self { captures, raw, marker, site };
         // Neighbours are found once, and not in the middle of a play.
