@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     api,
+    cluster::Kept,
     config::{Config, FlowsMax, XdpWish},
     daemon::{About, Daemon},
     dns::Directory,
@@ -106,6 +107,10 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
 
     let mut rng = StdRng::from_os_rng();
     let (store, model) = Store::open(&state_dir, &mut rng)?;
+    if joining.is_some() {
+        // What this netd does not understand it refuses before it touches anything of the kernel's.
+        store.kept::<Kept>()?;
+    }
     let membership = joining.map(|joining| joining.start(store.global_id(), &model)).transpose()?;
     let place = HostPlace {
         bpf_dir: places.bpf_dir.clone(),

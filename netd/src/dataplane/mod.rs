@@ -92,9 +92,6 @@ impl Dataplane {
         requirements::check(&bpf_dir)?;
         let pins = Pins::create(bpf_dir)?;
         let (mut object, programs) = object::load(&pins, options)?;
-        for layout in pins.remove_other_layouts()? {
-            tracing::warn!(layout = %layout.display(), "detached a netd whose maps are laid out otherwise: its flows are over");
-        }
         #[cfg(feature = "log")]
         log::read(&mut object)?;
         let flows = MapInfo::from_pin(pins.map(names::FLOWS)).context("cannot read about the flow table")?;
@@ -103,9 +100,13 @@ impl Dataplane {
         let _follower = Follower::start(&mut object, &programs)?;
         let attachments = Attachments::open(pins.clone(), options.clsact_only);
         let inside = Inside::open(pins.clone());
-        let (early, collector) = (Early::open(pins, options.xdp), Collector::default());
+        let (early, collector) = (Early::open(pins.clone(), options.xdp), Collector::default());
         let mut dataplane = Self { programs, tables, attachments, inside, early, collector, calls, _follower };
         dataplane.take_over(links, filters)?;
+        // Nothing can be refused any more that would leave the host without either's programs.
+        for layout in pins.remove_other_layouts()? {
+            tracing::warn!(layout = %layout.display(), "detached a netd whose maps are laid out otherwise: its flows are over");
+        }
         Ok(dataplane)
     }
 
