@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
-use netd_common::verdict::DropReason;
+use netd_common::{tables::Hook, verdict::DropReason};
 use serde::Serialize;
 
 use super::{
@@ -30,7 +30,7 @@ pub async fn show(client: &Client, args: ListArgs) -> Result<ExitCode> {
     };
     let status: StatusView = client.get("/v1/status").await?;
     let is_known = |key: &str, value: &str| match key {
-        "hook" => status.programs.iter().any(|program| program.program.name == value),
+        "hook" => Hook::ALL.iter().any(|hook| hook.name() == value),
         _ => DropReason::ALL.iter().any(|reason| reason.name() == value),
     };
     if let Some((key, value)) = wanted.iter().find(|(key, value)| !is_known(key, value)) {

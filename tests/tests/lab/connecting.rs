@@ -193,6 +193,7 @@ fn listings_are_filtered_by_what_things_are() {
     for (words, told) in impossible {
         assert!(town.netd.say(words).exits(2).stderr.contains(told), "{words}: no empty list, it is a slip");
     }
+    assert_eq!(town.netd.say("drops -q -f hook=from_l3_uplink").ok(), "", "a hook that nothing here needs is one too");
 }
 
 #[test]
