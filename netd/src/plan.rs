@@ -113,7 +113,11 @@ pub fn warnings(model: &Model, facts: &HostFacts) -> Vec<String> {
         warnings.push("there is no uplink: no device with an address leads outside".to_owned());
     }
     for (link, vrf) in &facts.vrf_ports {
-        warnings.push(format!("{link} is in the VRF {vrf}, whose routes no container's packets take: it is no uplink"));
+        warnings.push(if facts.uplinks.contains_key(link) {
+            format!("uplink {link} is in the VRF {vrf}: containers' packets leave by it only by routes outside that VRF's table")
+        } else {
+            format!("{link} is in the VRF {vrf}, whose routes no container's packets take: it is no uplink")
+        });
     }
     if routing(&facts.routing, &facts.firewall) == Routing::ByStack {
         warnings.push(

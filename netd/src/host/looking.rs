@@ -111,7 +111,7 @@ impl Host {
             sends_back,
             ways,
             uplinks,
-            vrf_ports: self.links.vrf_ports().await?,
+            vrf_ports: self.links.vrf_ports(&self.uplinks).await?,
             uses,
             vxlan_devices,
             calls: self.dataplane.calls().wanted(),

@@ -25,8 +25,8 @@ use crate::reconcile::{Family, LinkName, Uplink, Use};
 
 impl Links {
     /// Devices towards the outside: those of `chosen` that exist, or where none is chosen every device with an address or
-    /// a route that is not ours nor another engine's, not `lo`, and no port of another device; none of a VRF, whoever chose it. With the destinations that the host routes by
-    /// devices that are not ours, default routes and link-local ones aside.
+    /// a route that is not ours nor another engine's, not `lo`, and no port of another device. With the destinations that the host
+    /// routes by devices that are not ours, default routes and link-local ones aside.
     pub async fn outside(
         &self,
         chosen: &[LinkName],
@@ -37,7 +37,7 @@ impl Links {
         let routes = self.seen_routes().await?;
         let is_uplink = |link: &&Link| {
             if !chosen.is_empty() {
-                return chosen.contains(&link.name) && vrf_of(link, &links).is_none();
+                return chosen.contains(&link.name);
             }
             let free = !link.loopback
                 && link.kind != Some(InfoKind::Vrf)
@@ -70,11 +70,18 @@ impl Links {
 }
 
 impl Links {
-    /// Ports of VRFs, and of which. The routes by them are in tables that the kernel asks for packets of that VRF alone: none of a
-    /// container's leaves by them.
-    pub async fn vrf_ports(&self) -> Result<BTreeMap<LinkName, LinkName>> {
+    /// Ports of VRFs, and of which, that may be taken for uplinks: those of `chosen`, or where none is chosen every one with an
+    /// address. The routes by them are in tables that the kernel asks for packets of that VRF alone: a container's leave by them only
+    /// where a route of another table leads there.
+    pub async fn vrf_ports(&self, chosen: &[LinkName]) -> Result<BTreeMap<LinkName, LinkName>> {
         let links = self.seen_links().await?;
-        Ok(links.values().filter_map(|link| Some((link.name.clone(), vrf_of(link, &links)?.clone()))).collect())
+        let addresses = self.seen_addresses().await?;
+        let may_be_taken = |link: &&Link| match chosen {
+            [] => link.owner().is_none() && of_device(&addresses, link.index).any(|a| !is_link_local(&a.address)),
+            _ => chosen.contains(&link.name),
+        };
+        let ports = links.values().filter(may_be_taken);
+        Ok(ports.filter_map(|link| Some((link.name.clone(), vrf_of(link, &links)?.clone()))).collect())
     }
 
     /// Addresses of devices that are not ours, those of the loopback and of one link aside.

@@ -292,12 +292,16 @@ fn a_network_with_an_address_to_leave_as_says_so_on_its_bridge_and_the_operator_
 }
 
 #[test]
-fn a_port_of_a_vrf_is_named_with_it() {
-    let facts = HostFacts { vrf_ports: [(link("eth1"), link("blue"))].into(), ..facts(false) };
+fn a_port_of_a_vrf_is_named_with_it_and_with_whether_it_is_an_uplink() {
+    let uplink = facts(false).uplinks.into_keys().next().expect("a host has one");
+    let vrf_ports = [(link("vrfport"), link("blue")), (uplink.clone(), link("blue"))].into();
+    let facts = HostFacts { vrf_ports, ..facts(false) };
 
     let told = warnings(&Model::default(), &facts);
 
-    assert!(told.iter().any(|warning| warning.contains("eth1 is in the VRF blue")), "{told:?}");
+    let says = |words: &str| told.iter().any(|warning| warning.starts_with(words));
+    assert!(says("vrfport is in the VRF blue, whose routes no container's packets take: it is no uplink"), "{told:?}");
+    assert!(says(&format!("uplink {uplink} is in the VRF blue: containers' packets leave by it only")), "{told:?}");
 }
 
 #[test]
