@@ -22,7 +22,7 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     p.set_label(Label::None);
-    if p.is_tagged() && p.shed_priority() != Ok(true) || p.is_for_another() {
+    if p.is_for_another() || p.is_tagged() && p.shed_priority() != Ok(true) {
         return Ok(PASS);
     }
     let Ok(frame) = parse::ethernet(p) else { return Ok(PASS) };

@@ -248,7 +248,7 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     if frame.destination.is_group() {
         return from_group(p, segment);
     }
-    if p.is_tagged() {
+    if p.is_tagged() && !p.shed_priority()? {
         return Err(DropReason::Untranslatable);
     }
     if policy::is_arp(frame) {

@@ -164,9 +164,11 @@ impl Packet for Frame {
         if self.is_of_lan() {
             return Ok(false);
         }
-        let beneath = self.bytes[12..14] == [0x81, 0] || self.bytes[12..14] == [0x88, 0xa8];
-        self.tag = beneath.then(|| u16::from_be_bytes([self.bytes[14], self.bytes[15]]));
-        if !beneath {
+        self.tag = match self.bytes.get(12..16) {
+            Some(&[0x81, 0, high, low] | &[0x88, 0xa8, high, low]) => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        };
+        if self.tag.is_none() {
             return Ok(true);
         }
         self.bytes.drain(12..16);

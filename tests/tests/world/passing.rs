@@ -124,7 +124,10 @@ fn what_a_promiscuous_uplink_overhears_is_not_answered() {
     let world = scene::world();
     let overheard = tcp("203.0.113.9:40000", "192.0.2.1:8080").macs(UPLINK_MACS[1], [2, 9, 9, 9, 9, 9]).bytes();
 
-    assert_untouched(&world, Hook::FromUplink, Frame { for_another: true, ..Frame::at(UPLINK, overheard) });
+    for tag in [None, Some(0xa000)] {
+        let frame = Frame { for_another: true, tag, ..Frame::at(UPLINK, overheard.clone()) };
+        assert_untouched(&world, Hook::FromUplink, frame);
+    }
     assert_eq!(world.flows.borrow().len(), 0);
 }
 
