@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long an end waits for what should come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection to nowhere is tried.
 const IMPATIENCE: Duration = Duration::from_millis(250);
 
