@@ -120,6 +120,20 @@ fn what_the_table_knows_goes_to_its_host_and_is_delivered_there_as_it_was_sent()
 }
 
 #[test]
+fn a_tag_of_no_virtual_lan_comes_off_what_another_host_sends_and_one_of_a_virtual_lan_is_dropped() {
+    let comes_with = |tag: u16| {
+        let world = host(false);
+        let bytes = tcp("10.176.1.77:80", "10.176.1.2:4000").macs(THERE_MAC, container_mac(A)).bytes();
+        let tunnel = Some(TunnelKey { vtep: VTEP, vni: VNI });
+        let mut frame = Frame { tunnel, tag: Some(tag), ..Frame::at(TUNNEL, bytes) };
+        (world.run(Hook::FromOverlay, &mut frame), frame.tag)
+    };
+
+    assert_eq!([0, 0xa000].map(comes_with), [(Verdict::Peer(A), None); 2]);
+    assert_eq!(comes_with(7), (Verdict::Drop(DropReason::Untranslatable), Some(7)));
+}
+
+#[test]
 fn a_container_that_asks_for_one_of_another_host_is_answered_at_once() {
     let world = host(false);
 
