@@ -259,15 +259,17 @@ fn an_interface_that_is_renamed_inside_its_container_is_made_anew_with_its_name(
 
     play.web.ip("link set eth0 down");
     play.web.ip("link set eth0 name gone0");
+    let vigil = Vigil::over(&play.town.netd);
 
     wait_until("it has its name and its addresses", || {
         let listed = play.web.run(["ip", "-br", "address", "show", "dev", "eth0"]);
         listed.succeeded() && addresses(&listed.stdout) == addresses(&before)
     });
     assert!(play.web.ifindex("gone0").is_none(), "one interface an attachment");
-    wait_until("and netd says so", || {
-        play.repairs().iter().any(|message| message.contains("which is eth0 inside, was missing"))
-    });
+    let says_so = |(_, message): &(_, String)| message.contains("which is eth0 inside, was missing");
+    let told = || says::told(&play.town.netd, "type=repair").into_iter().find(says_so);
+    wait_until("and netd says so", || told().is_some());
+    vigil.assert_promise(told().expect("it has been told").0);
     play.works();
 }
 
