@@ -9,6 +9,7 @@ use netd_tests::lab::Node;
 use serde_json::{Value, json};
 
 use super::{
+    datagrams::Given,
     figures::Measure,
     load::{self, Load, Sent},
 };
@@ -29,7 +30,9 @@ pub fn run(options: &Options) -> Result<()> {
     let sent = load::send(options.load, options.to, Duration::from_millis(options.milliseconds))?;
     let values: serde_json::Map<String, Value> =
         sent.values.iter().map(|(measure, value)| (measure.slug().to_owned(), json!(value))).collect();
-    println!("{}", json!({ "seconds": sent.seconds, "values": values }));
+    let Given { taken, refused, refusal } = sent.given;
+    let given = json!({ "taken": taken, "refused": refused, "refusal": refusal });
+    println!("{}", json!({ "seconds": sent.seconds, "count": sent.count, "values": values, "given": given }));
     Ok(())
 }
 
@@ -39,7 +42,9 @@ pub fn run_apart(node: &Node, load: Load, to: SocketAddrV4, time: Duration) -> R
     let load = load.to_possible_value().context("every load has a name")?.get_name().to_owned();
     let words = ["bench-client".to_owned(), load, to.to_string(), time.as_millis().to_string()];
     let command = std::iter::once(own.into_os_string()).chain(words.into_iter().map(Into::into));
-    read(&node.run(command).ok())
+    let outcome = node.run(command);
+    ensure!(outcome.succeeded(), "{}", outcome.stderr.trim_end());
+    read(&outcome.stdout)
 }
 
 fn read(told: &str) -> Result<Sent> {
@@ -48,7 +53,11 @@ fn read(told: &str) -> Result<Sent> {
     let value = |measure: Measure| Some((measure, told["values"].get(measure.slug())?.as_f64()?));
     let values: Vec<_> = Measure::ALL.into_iter().filter_map(value).collect();
     ensure!(seconds > 0.0 || !values.is_empty(), "a client measured nothing");
-    Ok(Sent { seconds, values })
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let given = &told["given"];
+    let refusal = given["refusal"].as_str().map(str::to_owned);
+    let given = Given { taken: number(&given["taken"]), refused: number(&given["refused"]), refusal };
+    Ok(Sent { seconds, count: number(&told["count"]), given, values })
 }
 
 #[cfg(test)]
@@ -57,10 +66,14 @@ mod tests {
 
     #[test]
     fn what_a_client_measured_is_read_again() {
-        let sent =
-            read(r#"{"seconds":0.0,"values":{"connect-p50":41.5,"connect-rate":20000.0}}"#).expect("it is well told");
+        let sent = read(r#"{"seconds":0.0,"count":2000,"values":{"connect-p50":41.5,"connect-rate":20000.0}}"#)
+            .expect("it is well told");
 
+        assert_eq!(sent.count, 2000);
         assert_eq!(sent.values, [(Measure::Connect50, 41.5), (Measure::ConnectRate, 20_000.0)]);
+        let sent =
+            read(r#"{"seconds":0.1,"values":{},"given":{"taken":0,"refused":9,"refusal":"no"}}"#).expect("so is this");
+        assert_eq!(sent.given, Given { taken: 0, refused: 9, refusal: Some("no".into()) });
         assert!(read(r#"{"seconds":0.0,"values":{}}"#).is_err());
         assert!(read("netd: no").is_err());
     }

@@ -16,7 +16,11 @@ use netd_tests::lab::Netd;
 use super::{
     load::Load,
     site::{Path, Site},
+    turns::Turns,
 };
+
+/// How long each load is while it is counted.
+pub const COUNTED: Duration = Duration::from_millis(300);
 
 /// A program under one load.
 pub struct Cost {
@@ -36,22 +40,23 @@ pub struct Cost {
     pub verified: Option<u32>,
 }
 
-/// Puts loads of `time` on every path of netd's site, and tells of every program that ran.
-pub fn measured(site: &Site, paths: &[Path], time: Duration) -> Result<Vec<Cost>> {
+/// Puts loads on every path of netd's site, and tells of every program that ran.
+pub fn measured(site: &Site, paths: &[Path], turns: &mut Turns) -> Result<Vec<Cost>> {
     let netd = site.netd.as_ref().context("only netd has programs")?;
     let _counting = counting()?;
     let mut costs = Vec::new();
     for (path, ends) in site.paths.iter().filter(|(path, _)| paths.contains(path)) {
         for load in [Load::Datagrams, Load::Exchange, Load::Connect, Load::Stream] {
-            if load == Load::Connect {
-                give_ports_back(netd)?;
-            }
-            let before = programs(netd)?;
-            let values = ends.run(load, time)?;
-            let after = programs(netd)?;
-            let value = values.iter().find(|(measure, _)| *measure == load.counted_by()).map(|(_, value)| *value);
-            let count = value.map(|value| time.as_nanos() as f64 / load.counted_by().nanoseconds(value));
-            let count = count.context("the load has not told how much there was of it")?;
+            let name = format!("{} on {}, counted: {}", site.contender.name(), path.name(), load.name());
+            // What was run in a turn that gave nothing is not of those that the next one counts.
+            let (before, count, after) = turns.take(name, || {
+                if load == Load::Connect {
+                    give_ports_back(netd)?;
+                }
+                let before = programs(netd)?;
+                let given = ends.run(load, COUNTED)?;
+                Ok((before, given.count, programs(netd)?))
+            })?;
             let ran =
                 after.into_iter().map(|(id, now)| (before.get(&id).map_or_else(Default::default, Counted::spent), now));
             costs.extend(ran.filter_map(|(then, now)| cost((*path, load, count), then, &now)));

@@ -1,7 +1,7 @@
 //! Datagrams of 64 bytes as fast as they go, many a system call, and what all processors spent meanwhile.
 
 use std::{
-    fs,
+    fmt, fs, io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     ptr,
@@ -32,24 +32,47 @@ const PAUSE: Duration = Duration::from_micros(100);
 const IDLE: u32 = 200;
 /// Room for what comes during some pauses.
 const ROOM: usize = 16 << 20;
-/// How long datagrams under way are waited for after the last was sent.
-const DRAIN: Duration = Duration::from_millis(20);
 /// Length of a tick of `/proc/stat`, which is the same on every machine (`USER_HZ`).
 const MICROS_A_TICK: f64 = 10_000.0;
 
-/// Sends to `to` for `time`, and waits for what is under way; how many seconds it sent.
-pub fn send(to: SocketAddrV4, time: Duration) -> Result<f64> {
+/// What became of datagrams where they were sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Given {
+    /// So many the kernel took.
+    pub taken: u64,
+    /// System calls of which it took none.
+    pub refused: u64,
+    /// The last refusal, in the kernel's words.
+    pub refusal: Option<String>,
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sent", self.taken)?;
+        match &self.refusal {
+            Some(refusal) => write!(f, ", {} calls refused: {refusal}", self.refused),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sends to `to` for `time`; how many seconds it sent, and what.
+pub fn send(to: SocketAddrV4, time: Duration) -> Result<(f64, Given)> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to).with_context(|| format!("no way to {to}"))?;
-    let mut batch = Batch::new();
+    let (mut batch, mut given) = (Batch::new(), Given::default());
     let begin = Instant::now();
     while begin.elapsed() < time {
         // What the kernel refuses does not arrive and is not counted.
-        batch.send(&socket);
+        match batch.send(&socket) {
+            Ok(taken) => given.taken += taken,
+            Err(error) => {
+                given.refused += 1;
+                given.refusal = Some(error.to_string());
+            }
+        }
     }
-    let sending = begin.elapsed().as_secs_f64();
-    thread::sleep(DRAIN);
-    Ok(sending)
+    Ok((begin.elapsed().as_secs_f64(), given))
 }
 
 /// Destinations that one socket sends to in turn, so that each is a flow.
@@ -70,14 +93,11 @@ impl Spread {
         Self { names: destinations.into_iter().map(name).collect(), next: 0 }
     }
 
-    /// Sends from `port` for `time`, goes on at the next destination the next time, and waits for what is under way; how many
-    /// seconds it sent.
+    /// Sends from `port` for `time`, and goes on at the next destination the next time; how many seconds it sent.
     pub fn send(&mut self, port: u16, time: Duration) -> Result<f64> {
         let begin = Instant::now();
         self.send_while(port, |_| begin.elapsed() < time)?;
-        let sending = begin.elapsed().as_secs_f64();
-        thread::sleep(DRAIN);
-        Ok(sending)
+        Ok(begin.elapsed().as_secs_f64())
     }
 
     /// Sends to each destination once.
@@ -98,7 +118,8 @@ impl Spread {
                     (name.cast(), size_of::<libc::sockaddr_in>() as u32);
                 self.next = (self.next + 1) % self.names.len();
             }
-            batch.send(&socket);
+            // What the kernel refuses does not arrive and is not counted.
+            let _ = batch.send(&socket);
             sent += BATCH;
         }
         Ok(())
@@ -111,6 +132,19 @@ pub fn receiver() -> Result<UdpSocket> {
     socket.set_read_timeout(Some(TICK))?;
     setsockopt(&socket, RcvBufForce, &ROOM).context("a socket cannot be given room")?;
     Ok(socket)
+}
+
+/// Whether something waits in a socket of [`receiver`] that [`receive`] has not taken.
+pub fn waits(socket: &UdpSocket) -> Result<bool> {
+    let mut next = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one `int`: the length of the datagram that is next, 0 if there is none.
+    unsafe { ioctl::next_length(socket.as_raw_fd(), &raw mut next) }
+        .context("the kernel does not tell what waits in a socket")?;
+    Ok(next > 0)
+}
+
+mod ioctl {
+    nix::ioctl_read_bad!(next_length, nix::libc::FIONREAD, nix::libc::c_int);
 }
 
 /// Counts what arrives until told to stop.
@@ -154,10 +188,12 @@ impl Batch {
         Self { headers, _slices: slices, _bytes: bytes }
     }
 
-    fn send(&mut self, socket: &UdpSocket) {
+    /// How many of them the kernel took.
+    fn send(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: the headers point to slices and bytes that `self` owns on the heap and that do not move while it lives, and to
         // names, if they have some, of a caller that keeps them through the call.
-        unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, 0) };
+        let taken = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, 0) };
+        u64::try_from(taken).map_err(|_| io::Error::last_os_error())
     }
 
     /// Takes what is there. `flags` says whether to wait for a first one, as long as the socket's timeout.
@@ -207,7 +243,9 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         sender.connect(receiver.local_addr().expect("it is bound")).expect("loopback is reachable");
 
-        Batch::new().send(&sender);
+        assert!(!waits(&receiver).expect("the kernel tells"));
+        assert_eq!(Batch::new().send(&sender).expect("the loopback takes them"), BATCH as u64);
+        assert!(waits(&receiver).expect("the kernel tells"));
         let mut batch = Batch::new();
         let mut arrived = 0;
         while arrived < BATCH as u64 {
@@ -217,5 +255,15 @@ mod tests {
         }
 
         assert!(batch.headers.iter().all(|header| header.msg_len as usize == LENGTH));
+        assert!(!waits(&receiver).expect("the kernel tells"));
+    }
+
+    #[test]
+    fn what_the_kernel_took_and_refused_is_told() {
+        let mut given = Given { taken: 64, ..Given::default() };
+        assert_eq!(given.to_string(), "64 sent");
+
+        (given.refused, given.refusal) = (2, Some("Operation not permitted".into()));
+        assert_eq!(given.to_string(), "64 sent, 2 calls refused: Operation not permitted");
     }
 }

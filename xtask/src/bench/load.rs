@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,7 +20,8 @@ use nix::sys::{
 };
 
 use super::{
-    client, datagrams,
+    client,
+    datagrams::{self, Given},
     figures::{Measure, percentile},
     processor::{Processor, on_processor},
 };
@@ -32,8 +33,12 @@ pub const PORT: u16 = 5000;
 pub const TICK: Duration = Duration::from_millis(200);
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing has to arrive until nothing is taken to be under way.
+const DRAIN: Duration = Duration::from_millis(20);
 /// Ticks of silence after which a server gives a connection up.
 const SILENCE: u32 = 25;
+
+const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// The first byte of a connection says what it is for: to swallow what comes.
 const SINK: u8 = b's';
@@ -69,16 +74,6 @@ impl Load {
         }
     }
 
-    /// The measure that tells how many a round had of what is counted.
-    pub const fn counted_by(self) -> Measure {
-        match self {
-            Self::Stream => Measure::Stream,
-            Self::Exchange => Measure::Exchange50,
-            Self::Connect => Measure::ConnectRate,
-            Self::Datagrams => Measure::Packets,
-        }
-    }
-
     /// What tables call it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -105,7 +100,7 @@ pub struct Ends {
 
 impl Ends {
     /// Runs a load for `time` and tells what it measured.
-    pub fn run(&self, load: Load, time: Duration) -> Result<Vec<(Measure, f64)>> {
+    pub fn run(&self, load: Load, time: Duration) -> Result<Turn> {
         let (bytes, ticks) = (self.server.bytes.load(Ordering::Relaxed), datagrams::busy_ticks()?);
         let datagrams = self.server.datagrams();
         let sent = if self.apart {
@@ -117,20 +112,34 @@ impl Ends {
             Load::Stream => {
                 let arrived = self.server.bytes.load(Ordering::Relaxed) - bytes;
                 ensure!(arrived > 0, "no byte of the stream arrived");
-                Ok(vec![(Measure::Stream, arrived as f64 * 8e-9 / sent.seconds)])
+                let values = vec![(Measure::Stream, arrived as f64 * 8e-9 / sent.seconds)];
+                Ok(Turn { count: arrived as f64 / MEBIBYTE, values })
             }
-            Load::Exchange | Load::Connect => Ok(sent.values),
+            Load::Exchange | Load::Connect => {
+                ensure!(sent.count > 0, "no {} with {} ended", load.name(), self.to);
+                Ok(Turn { count: sent.count as f64, values: sent.values })
+            }
             Load::Datagrams => {
-                let arrived = self.server.datagrams() - datagrams;
-                ensure!(arrived > 0, "no datagram to {} arrived", self.to);
+                let arrived = self.server.settled()? - datagrams;
+                ensure!(arrived > 0, "no datagram to {} arrived ({})", self.to, sent.given);
                 let spent = datagrams::micros(datagrams::busy_ticks()? - ticks);
-                Ok(vec![
+                let values = vec![
                     (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),
                     (Measure::Cpu, spent / arrived as f64),
-                ])
+                ];
+                Ok(Turn { count: arrived as f64, values })
             }
         }
     }
+}
+
+/// What a load gave.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Turn {
+    /// So many mebibytes, round trips, connections or packets there were.
+    pub count: f64,
+    /// What was measured.
+    pub values: Vec<(Measure, f64)>,
 }
 
 /// What a client can tell by itself.
@@ -138,6 +147,10 @@ impl Ends {
 pub struct Sent {
     /// How long it sent, where how much of it arrived is what counts.
     pub seconds: f64,
+    /// So many round trips or connections there were.
+    pub count: u64,
+    /// What it sent, of datagrams.
+    pub given: Given,
     /// What it measured itself.
     pub values: Vec<(Measure, f64)>,
 }
@@ -147,9 +160,12 @@ pub fn send(load: Load, to: SocketAddrV4, time: Duration) -> Result<Sent> {
     on_processor(Processor::First)?;
     match load {
         Load::Stream => stream(to, time).map(|seconds| Sent { seconds, ..Sent::default() }),
-        Load::Exchange => exchange(to, time).map(|values| Sent { values, ..Sent::default() }),
-        Load::Connect => connect(to, time).map(|values| Sent { values, ..Sent::default() }),
-        Load::Datagrams => datagrams::send(to, time).map(|seconds| Sent { seconds, ..Sent::default() }),
+        Load::Exchange => exchange(to, time),
+        Load::Connect => connect(to, time),
+        Load::Datagrams => {
+            let (seconds, given) = datagrams::send(to, time)?;
+            Ok(Sent { seconds, given, ..Sent::default() })
+        }
     }
 }
 
@@ -163,7 +179,7 @@ fn stream(to: SocketAddrV4, time: Duration) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64())
 }
 
-fn exchange(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
+fn exchange(to: SocketAddrV4, time: Duration) -> Result<Sent> {
     let mut stream = open(to, ECHO)?;
     let mut times = Vec::with_capacity(1 << 20);
     let begin = Instant::now();
@@ -176,14 +192,15 @@ fn exchange(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
     }
     times.sort_unstable();
     let micros = |share| f64::from(percentile(&times, share)) / 1e3;
-    Ok(vec![
+    let values = vec![
         (Measure::Exchange50, micros(0.5)),
         (Measure::Exchange99, micros(0.99)),
         (Measure::Exchange999, micros(0.999)),
-    ])
+    ];
+    Ok(Sent { count: times.len() as u64, values, ..Sent::default() })
 }
 
-fn connect(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
+fn connect(to: SocketAddrV4, time: Duration) -> Result<Sent> {
     let mut times = Vec::with_capacity(1 << 18);
     let begin = Instant::now();
     let mut now = begin;
@@ -197,7 +214,8 @@ fn connect(to: SocketAddrV4, time: Duration) -> Result<Vec<(Measure, f64)>> {
     }
     let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
     times.sort_unstable();
-    Ok(vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)])
+    let values = vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)];
+    Ok(Sent { count: times.len() as u64, values, ..Sent::default() })
 }
 
 fn open(to: SocketAddrV4, purpose: u8) -> Result<TcpStream> {
@@ -219,6 +237,7 @@ fn nanoseconds(time: Duration) -> u32 {
 pub struct Server {
     bytes: Arc<AtomicU64>,
     datagrams: Arc<AtomicU64>,
+    socket: Arc<UdpSocket>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -230,9 +249,9 @@ impl Server {
         let listener = listener.with_context(|| format!("cannot serve on {}", node.name()))?;
         // Connections inherit it, so that no one of them can hold the server up.
         setsockopt(&listener, ReceiveTimeout, &TimeVal::milliseconds(TICK.as_millis().try_into()?))?;
-        let socket = node.enter(datagrams::receiver)?;
+        let socket = Arc::new(node.enter(datagrams::receiver)?);
         let (bytes, datagrams, stop) = (Arc::default(), Arc::default(), Arc::default());
-        let mut server = Self { bytes, datagrams, stop, threads: Vec::new() };
+        let mut server = Self { bytes, datagrams, socket: Arc::clone(&socket), stop, threads: Vec::new() };
         let (bytes, stop) = (Arc::clone(&server.bytes), Arc::clone(&server.stop));
         server.threads.push(thread::spawn(move || serve_tcp(&listener, &bytes, &stop)));
         let (datagrams, stop) = (Arc::clone(&server.datagrams), Arc::clone(&server.stop));
@@ -243,6 +262,21 @@ impl Server {
     /// Datagrams that have arrived so far.
     pub fn datagrams(&self) -> u64 {
         self.datagrams.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams that have arrived when nothing more does and everything is taken. A processor of a virtual machine may stand
+    /// still for longer than a turn: what then waits for the receiver has arrived, and does not belong to the turn that follows.
+    pub fn settled(&self) -> Result<u64> {
+        let begin = Instant::now();
+        let mut last = self.datagrams();
+        while begin.elapsed() < PATIENCE {
+            thread::sleep(DRAIN);
+            let waits = datagrams::waits(&self.socket)?;
+            if std::mem::replace(&mut last, self.datagrams()) == last && !waits {
+                break;
+            }
+        }
+        Ok(last)
     }
 }
 
@@ -305,4 +339,36 @@ fn read(stream: &mut TcpStream, buffer: &mut [u8], stop: &AtomicBool) -> io::Res
         }
     }
     Err(ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrives_while_its_receiver_stands_still_belongs_to_the_turn_that_sent_it() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        socket.set_read_timeout(Some(TICK)).expect("a socket takes a timeout");
+        let address = socket.local_addr().expect("it is bound");
+        let socket = Arc::new(socket);
+        let mut server = Server {
+            bytes: Arc::default(),
+            datagrams: Arc::default(),
+            socket: Arc::clone(&socket),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let (datagrams, stop) = (Arc::clone(&server.datagrams), Arc::clone(&server.stop));
+        server.threads.push(thread::spawn(move || {
+            thread::sleep(10 * DRAIN);
+            datagrams::receive(&socket, &datagrams, &stop);
+        }));
+
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        for _ in 0..7 {
+            sender.send_to(&[0x5a; 64], address).expect("the loopback takes it");
+        }
+
+        assert_eq!(server.settled().expect("the kernel tells"), 7);
+    }
 }

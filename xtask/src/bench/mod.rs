@@ -23,6 +23,7 @@ mod scale;
 mod site;
 mod table;
 mod targets;
+mod turns;
 
 use std::{
     fs,
@@ -33,11 +34,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use self::{
+    cost::Cost,
     figures::{Figures, Measure},
     findings::{Area, Findings},
     load::Load,
     report::Manner,
     site::{Contender, Path, Site},
+    turns::Turns,
 };
 use crate::{build_ebpf, command, debian, stage, workspace};
 
@@ -142,51 +145,65 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut facts = machine::facts(&contenders)?;
 
-    let (figures, costs, drops) = stage::play("the bench", || {
-        let sites = contenders.iter().map(|contender| Site::of_contender(*contender, &paths));
-        let sites: Vec<_> = sites.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let figures = measured(options, &sites, &paths)?;
-        let netd = sites.iter().find(|site| site.contender == Contender::Netd);
-        let costs =
-            netd.map_or_else(|| Ok(Vec::new()), |site| cost::measured(site, &paths, Duration::from_millis(300)));
-        let netd = netd.and_then(|site| site.netd.as_ref());
-        let drops = netd.map(|netd| ("dropped by netd's programs", cost::drops(&netd.json("status"))));
-        Ok((figures, costs?, drops))
-    })?;
-    let mut findings = Findings::default();
-    if options.everything() {
-        stage::play("the bench", || besides(options, &mut findings))?;
-    }
-    facts.extend(drops);
+    let mut measured = Measured::default();
+    let whole = stage::play("the bench", || everything_on_paths(options, &contenders, &paths, &mut measured));
+    let whole = whole.and_then(|()| {
+        if !options.everything() {
+            return Ok(());
+        }
+        stage::play("the bench", || besides(options, &mut measured))
+    });
+    facts.extend(measured.drops.take().map(|drops| ("dropped by netd's programs", drops)));
+    facts.push(("turns that gave nothing and were taken again", measured.turns.told()));
     facts.push(("load after", machine::load()?));
+    // What was measured until then is not lost, but it is no whole run.
+    facts.extend(whole.as_ref().err().map(|error| ("NOT WHOLE", format!("{error:#}"))));
+    let directory = if whole.is_ok() { options.directory() } else { workspace::target().join("bench") };
+    tell(&options.manner(), &facts, &measured, &directory)?;
+    whole
+}
 
-    let verdicts = targets::judged(&figures, &findings);
+/// What a run gives.
+#[derive(Default)]
+struct Measured {
+    figures: Figures,
+    findings: Findings,
+    costs: Vec<Cost>,
+    /// What netd's programs dropped.
+    drops: Option<String>,
+    turns: Turns,
+}
+
+/// Prints the tables and writes them.
+fn tell(manner: &Manner, facts: &[(&'static str, String)], measured: &Measured, directory: &FilePath) -> Result<()> {
+    let Measured { figures, findings, costs, .. } = measured;
+    let verdicts = targets::judged(figures, findings);
     println!();
-    for (name, value) in &facts {
+    for (name, value) in facts {
         println!("{name}: {value}");
     }
     for path in figures.paths() {
-        println!("\n{}\n{}", path.name(), table::results(&figures, path).aligned());
+        println!("\n{}\n{}", path.name(), table::results(figures, path).aligned());
     }
     for area in Area::ALL.into_iter().filter(|area| findings.of(*area).next().is_some()) {
-        println!("{}\n{}", area.title(), table::findings(&findings, area).aligned());
+        println!("{}\n{}", area.title(), table::findings(findings, area).aligned());
     }
     if !costs.is_empty() {
-        println!("netd's programs\n{}", table::costs(&costs).aligned());
+        println!("netd's programs\n{}", table::costs(costs).aligned());
     }
     println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
-    let directory = options.directory();
-    let document = report::document(&options.manner(), &facts, &figures, &findings, &costs, &verdicts);
-    write(&directory, &figures, &document, &table::everything(&figures, &findings, &verdicts).csv())?;
-    println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(&directory));
+    let document = report::document(manner, facts, figures, findings, costs, &verdicts);
+    write(directory, figures, &document, &table::everything(figures, findings, &verdicts).csv())?;
+    println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(directory));
     Ok(())
 }
 
 /// What no path gives: scale and the control plane.
-fn besides(options: &Options, findings: &mut Findings) -> Result<()> {
+fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
+    let Measured { findings, turns, .. } = measured;
     let begin = Instant::now();
     let rounds = if options.quick { 1 } else { options.rounds() };
-    scale::measured(findings, !options.quick, rounds, TIME)?;
+    scale::measured(findings, turns, !options.quick, rounds, TIME)?;
     println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
     control::measured(findings, !options.quick)?;
     println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
@@ -213,9 +230,25 @@ fn packages(contenders: &[Contender]) -> Vec<&'static str> {
     packages
 }
 
+/// Every contender on every path, then what netd's programs take there.
+fn everything_on_paths(
+    options: &Options,
+    contenders: &[Contender],
+    paths: &[Path],
+    measured: &mut Measured,
+) -> Result<()> {
+    let sites = contenders.iter().map(|contender| Site::of_contender(*contender, paths));
+    let sites: Vec<_> = sites.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    rounds(options, &sites, paths, measured)?;
+    let Some(site) = sites.iter().find(|site| site.contender == Contender::Netd) else { return Ok(()) };
+    measured.costs = cost::measured(site, paths, &mut measured.turns)?;
+    measured.drops = site.netd.as_ref().map(|netd| cost::drops(&netd.json("status")));
+    Ok(())
+}
+
 /// Round zero warms caches and neighbours up and does not count.
-fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures> {
-    let mut figures = Figures::default();
+fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Measured) -> Result<()> {
+    let Measured { figures, turns, .. } = measured;
     let begin = Instant::now();
     for path in paths {
         let on_path: Vec<_> = sites.iter().filter_map(|site| Some((site.contender, site.paths.get(path)?))).collect();
@@ -226,10 +259,9 @@ fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures
                     // Another one begins each round: nobody always follows the same one.
                     let (contender, ends) = on_path[(turn + round) % on_path.len()];
                     let time = if round == 0 { WARM_UP } else { TIME };
-                    let values = ends.run(load, time);
-                    let values =
-                        values.with_context(|| format!("{} on {}: {load:?}", contender.name(), path.name()))?;
-                    for (measure, value) in values.into_iter().filter(|_| round > 0) {
+                    let name = format!("{} on {}: {}", contender.name(), path.name(), load.name());
+                    let given = turns.take(name, || ends.run(load, time))?;
+                    for (measure, value) in given.values.into_iter().filter(|_| round > 0) {
                         figures.add(*path, contender, measure, value);
                     }
                 }
@@ -237,10 +269,10 @@ fn measured(options: &Options, sites: &[Site], paths: &[Path]) -> Result<Figures
             println!("{:>5.0} s  {}: {}", begin.elapsed().as_secs_f64(), path.name(), load.name());
         }
     }
-    Ok(figures)
+    Ok(())
 }
 
-fn write(directory: &std::path::Path, figures: &Figures, document: &str, rows: &str) -> Result<()> {
+fn write(directory: &FilePath, figures: &Figures, document: &str, rows: &str) -> Result<()> {
     let written = |name: &str, text: &str| {
         let file = directory.join(name);
         fs::write(&file, text).with_context(|| format!("cannot write {}", workspace::short(&file)))

@@ -11,12 +11,14 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 
 use super::{
-    contenders, cost,
+    contenders,
+    cost::{self, COUNTED},
     datagrams::Spread,
     findings::{Area, Findings},
     load::{PORT, Server},
     memory::Objects,
     site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
+    turns::Turns,
 };
 use crate::programs::grouped;
 
@@ -28,8 +30,6 @@ const SERVERS_NET: &str = "100.64.0.0/10";
 const FROM: u16 = 2000;
 /// The first of many published ports, of which every second is one, so that each is an entry.
 const FIRST_OF_MANY: u16 = 10_000;
-/// How long each traffic is sent while the kernel counts the programs' time.
-const COUNTED: Duration = Duration::from_millis(300);
 /// How long after a packet of each a flow counts as alive without another look: well under the 30 s that one without an answer has.
 const FRESH: Duration = Duration::from_secs(10);
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
@@ -109,7 +109,7 @@ impl Traffic {
 }
 
 /// Measures every point, all alive in the same run and one after the other within a round.
-pub fn measured(findings: &mut Findings, whole: bool, rounds: usize, time: Duration) -> Result<()> {
+pub fn measured(findings: &mut Findings, turns: &mut Turns, whole: bool, rounds: usize, time: Duration) -> Result<()> {
     let points = POINTS.into_iter().chain(whole.then_some((Contender::Netd, MILLION)));
     let mut grounds = points.map(|(who, point)| Ground::new(who, point, findings)).collect::<Result<Vec<_>>>()?;
     for traffic in Traffic::ALL {
@@ -121,7 +121,8 @@ pub fn measured(findings: &mut Findings, whole: bool, rounds: usize, time: Durat
                     continue;
                 }
                 let about = traffic.about(ground.point);
-                let rate = ground.rate(traffic, time).with_context(|| format!("{}: {about}", ground.who.name()))?;
+                let rate =
+                    turns.take(format!("{} at scale, {about}", ground.who.name()), || ground.rate(traffic, time))?;
                 // Round zero warms up.
                 if round > 0 {
                     findings.add(Area::Scale, &about, ground.who, "kpps", rate);
@@ -129,17 +130,19 @@ pub fn measured(findings: &mut Findings, whole: bool, rounds: usize, time: Durat
             }
         }
     }
-    in_programs(findings, &mut grounds)
+    in_programs(findings, turns, &mut grounds)
 }
 
 /// Adds what of each packet netd's programs take, beside the rounds, since counting takes time itself.
-fn in_programs(findings: &mut Findings, grounds: &mut [Ground]) -> Result<()> {
+fn in_programs(findings: &mut Findings, turns: &mut Turns, grounds: &mut [Ground]) -> Result<()> {
     let _counting = cost::counting()?;
     for ground in grounds {
         let point = ground.point;
         for traffic in Traffic::ALL.into_iter().filter(|traffic| traffic.differs(point)) {
-            if let Some(nanoseconds) = ground.in_programs(traffic, COUNTED)? {
-                findings.add(Area::Scale, &traffic.in_programs(point), ground.who, "ns", nanoseconds);
+            let about = traffic.in_programs(point);
+            let name = format!("{} at scale, {about}", ground.who.name());
+            if let Some(nanoseconds) = turns.take(name, || ground.in_programs(traffic, COUNTED))? {
+                findings.add(Area::Scale, &about, ground.who, "ns", nanoseconds);
             }
         }
     }
@@ -256,8 +259,7 @@ impl Ground {
     /// Has every flow of the traffic be alive, and nothing of it under way.
     fn make_ready(&mut self, traffic: Traffic) -> Result<()> {
         self.refresh(traffic)?;
-        settle(self.server(traffic));
-        Ok(())
+        self.server(traffic).settled().map(drop)
     }
 
     /// How many packets arrive of those that are sent for `time`, and in how many seconds.
@@ -269,7 +271,7 @@ impl Ground {
             Traffic::OneIn => self.outside.enter(|| self.one_in.send(FROM, time)),
             Traffic::AllIn => self.outside.enter(|| self.all_in.send(FROM, time)),
         }?;
-        let arrived = self.server(traffic).datagrams() - before;
+        let arrived = self.server(traffic).settled()? - before;
         ensure!(arrived > 0, "no datagram arrived");
         Ok((arrived, seconds))
     }
@@ -284,18 +286,6 @@ impl Ground {
 
 /// What the memory is called that a flow takes.
 pub const FLOW: &str = "a flow";
-
-/// Waits until nothing more of an earlier round arrives.
-fn settle(server: &Server) {
-    let begin = Instant::now();
-    let mut last = server.datagrams();
-    while begin.elapsed() < Duration::from_secs(1) {
-        std::thread::sleep(Duration::from_millis(10));
-        if std::mem::replace(&mut last, server.datagrams()) == last {
-            return;
-        }
-    }
-}
 
 /// So many, the first of which every contender has published.
 fn ports(count: u16) -> Vec<u16> {
