@@ -232,7 +232,7 @@ fn subnets(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             Severity::Warning,
             conflict.clone(),
             "What the host and its containers send there goes to one of the two, and the other is not reached.",
-            "Move the network with `netd network renumber`, or take the other away.",
+            "Move the network with `netd network renumber`, or one of all nodes by making it anew, or take the other away.",
         ));
     }
     if conflicts.is_empty() {

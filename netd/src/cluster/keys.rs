@@ -10,7 +10,7 @@ use crate::model::{Name, Protocol};
 pub const PREFIX: &str = "/netd/v1/";
 
 /// What comes next, of every kind of record.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "addresses",
     "allowances",
     "answers",
@@ -23,6 +23,7 @@ const KINDS: [&str; 12] = [
     "questions",
     "secrets",
     "sessions",
+    "uses",
 ];
 
 /// Whether this netd knows records of a kind.
@@ -58,6 +59,8 @@ pub enum Key {
     Session(Name),
     /// What a node has installed of them. Stays when the node goes.
     Installed(Name),
+    /// Which addresses a node uses beside those of networks of all. Stays when the node goes: it may come back.
+    Uses(Name),
 }
 
 /// Keys that begin alike.
@@ -124,6 +127,7 @@ impl fmt::Display for Key {
             Self::Secret(generation) => write!(f, "secrets/{generation}"),
             Self::Session(node) => write!(f, "sessions/{node}"),
             Self::Installed(node) => write!(f, "installed/{node}"),
+            Self::Uses(node) => write!(f, "uses/{node}"),
         }
     }
 }
@@ -150,6 +154,7 @@ impl FromStr for Key {
             ["secrets", generation] => Ok(Self::Secret(generation.parse().map_err(drop)?)),
             ["sessions", node] => Ok(Self::Session(name(node)?)),
             ["installed", node] => Ok(Self::Installed(name(node)?)),
+            ["uses", node] => Ok(Self::Uses(name(node)?)),
             _ => Err(()),
         }
     }
@@ -186,6 +191,7 @@ mod tests {
             Key::Secret(10),
             Key::Session(name("a")),
             Key::Installed(name("a")),
+            Key::Uses(name("a")),
         ];
         for key in keys {
             assert!(is_kind(key.to_string().split('/').nth(3).unwrap()), "{key}");

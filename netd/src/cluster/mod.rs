@@ -26,6 +26,7 @@ mod segments;
 mod session;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod verify;
 mod view;
 
@@ -48,6 +49,7 @@ pub use returning::keeping;
 pub use rotation::{due, next};
 pub use segments::{SegmentAnswer, Segments};
 pub use session::Kept;
+pub use uses::{Uses, uses};
 #[cfg(test)]
 pub use verify::forwarding;
 pub use verify::{Verified, verified};

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    Announcement, Claim, Compare, Installed, Key, Node, Op, Record, Session, Txn, View, allowances::forget_allowances,
+    Announcement, Claim, Compare, Installed, Key, Node, Op, Record, Session, Txn, Uses, View,
+    allowances::forget_allowances,
 };
 use crate::model::Name;
 
@@ -22,6 +23,8 @@ pub struct Own {
     pub session: Option<Session>,
     /// What it has in its kernel of them.
     pub installed: Option<Installed>,
+    /// Which addresses it uses beside those of networks of all; `None` before it has looked.
+    pub uses: Option<Uses>,
 }
 
 /// What the store lacks of it.
@@ -87,6 +90,7 @@ pub fn missing(own: &Own, view: &View, pending: &[(String, IpAddr)]) -> Missing 
     let lasting = [
         own.session.clone().map(|session| (Key::Session(own.name.clone()), Record::Session(session))),
         installed.map(|installed| (Key::Installed(own.name.clone()), Record::Installed(installed))),
+        own.uses.clone().map(|uses| (Key::Uses(own.name.clone()), Record::Uses(uses))),
     ];
     for (key, record) in lasting.into_iter().flatten() {
         if view.record(&key) != Some(&record) {

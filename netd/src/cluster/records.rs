@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Key, Segments};
+use super::{Key, Segments, Uses};
 use crate::model::{GatewayMode, Name, Protocol, RemoteAllowance, mac};
 
 /// What a key holds.
@@ -37,6 +37,8 @@ pub enum Record {
     Session(Session),
     /// Of [`Key::Installed`].
     Installed(Installed),
+    /// Of [`Key::Uses`].
+    Uses(Uses),
 }
 
 /// A node that is there.
@@ -323,6 +325,7 @@ impl Record {
             Key::Secret(_) => parsed(value).map(Self::Secret),
             Key::Session(_) => parsed(value).map(Self::Session),
             Key::Installed(_) => parsed(value).map(Self::Installed),
+            Key::Uses(_) => parsed(value).map(Self::Uses),
         }
     }
 
@@ -339,6 +342,7 @@ impl Record {
             Self::Secret(secret) => json(secret),
             Self::Session(session) => json(session),
             Self::Installed(installed) => json(installed),
+            Self::Uses(uses) => json(uses),
         }
     }
 }

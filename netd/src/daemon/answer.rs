@@ -248,7 +248,7 @@ impl<K: Kernel> Daemon<K> {
     pub(super) async fn look_at_the_host(&mut self) -> Result<(), Failure> {
         let facts = self.read_facts().await.context("cannot look at the host")?;
         self.is_as_planned &= facts == self.facts;
-        self.facts = facts;
+        self.know_facts(facts);
         Ok(())
     }
 
@@ -263,7 +263,7 @@ impl<K: Kernel> Daemon<K> {
 
 /// What a network is made on.
 pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
-    Surroundings { facts, pools, segment: None }
+    Surroundings { facts, pools, segment: None, elsewhere: &[] }
 }
 
 /// Specifications as one writes them, of many the first few and how many more: a line of the log is read by people.

@@ -191,6 +191,7 @@ impl<K: Kernel> Daemon<K> {
         daemon.remember_keys()?;
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
         daemon.follow_the_mtu().await;
+        daemon.tell_cluster();
         Ok(daemon)
     }
 
@@ -249,8 +250,15 @@ impl<K: Kernel> Daemon<K> {
     }
 
     fn note_facts(&mut self, facts: HostFacts) {
-        self.facts = facts;
+        self.know_facts(facts);
         self.note_warnings();
+    }
+
+    fn know_facts(&mut self, facts: HostFacts) {
+        let before = std::mem::replace(&mut self.facts, facts);
+        if before.uses != self.facts.uses {
+            self.tell_cluster();
+        }
     }
 
     fn note_warnings(&mut self) {

@@ -224,7 +224,7 @@ impl Task {
         }
         let claims = self.view.claims().filter(|(_, claim)| claim.node == *node);
         let mut gone: Vec<Key> = claims.map(|((id, address), _)| Key::Claim(id.to_owned(), address)).collect();
-        gone.extend([Key::Session(node.clone()), Key::Installed(node.clone())]);
+        gone.extend([Key::Session(node.clone()), Key::Installed(node.clone()), Key::Uses(node.clone())]);
         gone.extend([Key::Drained(node.clone()), Key::Incarnation(node.clone())]);
         for keys in gone.chunks(OPERATIONS) {
             let when = vec![Compare::Absent(Key::Node(node.clone()))];

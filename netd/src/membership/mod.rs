@@ -25,7 +25,9 @@ use tokio::{
 
 use self::task::{Doors, Task};
 use crate::{
-    cluster::{Announcement, Answer, Between, Installed, KeptNodes, Session, SharedNetwork, Verified, View, Wanted},
+    cluster::{
+        Announcement, Answer, Between, Installed, KeptNodes, Session, SharedNetwork, Uses, Verified, View, Wanted,
+    },
     etcd::{Etcd, EtcdConfig},
     model::Name,
 };
@@ -69,6 +71,8 @@ pub struct Word {
     pub session: Option<Session>,
     /// What it has in its kernel of keys.
     pub installed: Option<Installed>,
+    /// Which addresses it uses beside those of networks of all; `None` before it has looked.
+    pub uses: Option<Uses>,
 }
 
 /// How the host stands with the others.

@@ -313,8 +313,8 @@ impl Task {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             understands: known_features(),
         };
-        let Word { endpoints, session, installed } = self.own.clone();
-        Some(Own { name: self.settings.node.clone(), node, lease, endpoints, session, installed })
+        let Word { endpoints, session, installed, uses } = self.own.clone();
+        Some(Own { name: self.settings.node.clone(), node, lease, endpoints, session, installed, uses })
     }
 
     /// Takes a transaction, and what it wrote into the view. Says whether it held.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Model, Name};
+use super::{Driver, Model, Name};
 use crate::{
     ipam,
     reconcile::{HostFacts, Use},
@@ -22,12 +22,38 @@ pub struct Conflict {
     pub with: IpNet,
     /// How the host uses that.
     pub used: Use,
+    /// Whether it is a network of all nodes.
+    pub shared: bool,
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, subnet, with, used } = self;
-        write!(f, "network {network} ({subnet}) overlaps {with}, {used}: netd network renumber {network} moves it")
+        let Self { network, subnet, with, used, shared } = self;
+        write!(f, "network {network} ({subnet}) overlaps {with}, {used}: ")?;
+        match shared {
+            true => {
+                write!(f, "it is one of all nodes, and is moved by being removed and made anew with another --subnet")
+            }
+            false => write!(f, "netd network renumber {network} moves it"),
+        }
+    }
+}
+
+/// What another host of the cluster uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsedElsewhere {
+    /// The node.
+    pub node: Name,
+    /// The addresses.
+    pub net: IpNet,
+    /// How, in that node's words.
+    pub used: String,
+}
+
+impl fmt::Display for UsedElsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, net, used } = self;
+        write!(f, "{net} on node {node} ({used})")
     }
 }
 
@@ -42,6 +68,7 @@ pub fn conflicts(model: &Model, facts: &HostFacts) -> Vec<Conflict> {
                 subnet,
                 with,
                 used: used.clone(),
+                shared: matches!(network.driver, Driver::Overlay(_)),
             }));
         }
     }

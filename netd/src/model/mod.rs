@@ -24,6 +24,7 @@ mod renumbering;
 mod segment;
 mod snat;
 mod sources;
+mod subnets;
 #[cfg(test)]
 pub mod tests;
 mod unpublishing;
@@ -39,7 +40,7 @@ pub use attaching::{
     AttachOrder, Joining, Place, attach, detach, follow_way_out, ignored, mesh_places, netns_of, note_given_in_vain,
     places, publish,
 };
-pub use conflicts::conflicts;
+pub use conflicts::{UsedElsewhere, conflicts, used};
 pub use connecting::{connect, disconnect, unused_networks};
 pub use endpoint::{Attachment, Endpoint, PortPublication, ProcessMark};
 pub use gateway::GatewayMode;

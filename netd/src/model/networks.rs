@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DEFAULT_NETWORK, Driver, GatewayMode, Model, Name, Network, Options, Rejection, Segment, Subnet,
-    conflicts::used,
+    conflicts::UsedElsewhere,
     gateway::{self, ModeWish},
     mode::RESERVED,
     mtu, segment, snat, sources,
+    subnets::{apart, automatic_subnet, given_subnet, parse_net},
 };
 use crate::{
     ipam::{self, Pools},
@@ -65,7 +66,7 @@ pub struct NetworkOrder {
     pub labels: BTreeMap<String, String>,
     /// As [`Options`] reads them.
     pub options: BTreeMap<String, String>,
-    /// Insist on a subnet that the host has a route into.
+    /// Insist on a subnet that the host or, of driver overlay, another node uses.
     pub force: bool,
 }
 
@@ -78,6 +79,8 @@ pub struct Surroundings<'a> {
     pub pools: &'a Pools,
     /// The segment that the cluster gives a network of driver overlay; `None` without a cluster.
     pub segment: Option<&'a Segment>,
+    /// What other hosts use, which are to have the network too.
+    pub elsewhere: &'a [UsedElsewhere],
 }
 
 /// Makes a network.
@@ -229,7 +232,7 @@ pub fn fresh_id(rng: &mut dyn RngCore, taken: impl Fn(&str) -> bool) -> String {
 fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_>) -> Result<Vec<Subnet>, Rejection> {
     let mut nets: BTreeMap<Family, IpNet> = BTreeMap::new();
     for text in &order.subnets {
-        let subnet = given_subnet(model, text, on.facts, order.force)?;
+        let subnet = given_subnet(model, text, on, order.force)?;
         let family = Family::of(subnet.addr());
         if nets.insert(family, subnet).is_some() {
             return Err(Rejection::TwoOfAFamily { what: "subnets", family });
@@ -256,72 +259,6 @@ fn subnets(model: &Model, name: &Name, order: &NetworkOrder, on: Surroundings<'_
     }));
     fill_in(&mut subnets, name, order)?;
     Ok(subnets)
-}
-
-pub(super) fn given_subnet(model: &Model, text: &str, facts: &HostFacts, force: bool) -> Result<IpNet, Rejection> {
-    let subnet = parse_net(text, "a subnet like 10.1.2.0/24 or fd00:0:0:1::/64")?;
-    if let Some(why) = unfit(&subnet) {
-        return Err(Rejection::UnfitSubnet { subnet, why });
-    }
-    apart(model, subnet)?;
-    match used(facts).find(|(net, _)| ipam::overlap(net, &subnet)) {
-        Some((with, used)) if !force => Err(Rejection::OverlapsHost { subnet, with, used: used.clone() }),
-        _ => Ok(subnet),
-    }
-}
-
-/// A subnet that overlaps none of the model's.
-fn apart(model: &Model, subnet: IpNet) -> Result<(), Rejection> {
-    let theirs =
-        |network: &Network| network.subnets.iter().map(|other| other.subnet).find(|n| ipam::overlap(n, &subnet));
-    match model.networks.values().find_map(|network| Some((network, theirs(network)?))) {
-        Some((network, theirs)) => Err(Rejection::OverlapsNetwork { subnet, network: network.name.clone(), theirs }),
-        None => Ok(()),
-    }
-}
-
-/// A range of addresses without host bits.
-fn parse_net(text: &str, wanted: &'static str) -> Result<IpNet, Rejection> {
-    let given: IpNet = text.parse().map_err(|_| Rejection::Malformed { given: text.to_owned(), wanted })?;
-    let right = given.trunc();
-    if right == given { Ok(given) } else { Err(Rejection::HostBits { given, right }) }
-}
-
-/// Why these cannot be the addresses of a network.
-fn unfit(subnet: &IpNet) -> Option<&'static str> {
-    const NOT_OF_HOSTS: &str = "its addresses are not those of single hosts";
-    if subnet.prefix_len() < 8 {
-        return Some("it is larger than a /8");
-    }
-    match subnet.network() {
-        IpAddr::V4(first) if first.is_loopback() || first.octets()[0] == 0 || first.octets()[0] >= 224 => {
-            Some(NOT_OF_HOSTS)
-        }
-        // With ::1, and with IPv4 in IPv6's clothes.
-        IpAddr::V6(first) if first.octets()[0] == 0 || first.is_multicast() => Some(NOT_OF_HOSTS),
-        IpAddr::V6(first) if first.is_unicast_link_local() => Some("its addresses are those of a single link"),
-        _ => None,
-    }
-}
-
-pub(super) fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> Result<IpNet, Rejection> {
-    let pools = match family {
-        Family::V4 => &on.pools.ipv4,
-        Family::V6 => &on.pools.ipv6,
-    };
-    let ours = model
-        .networks
-        .values()
-        .flat_map(|network| network.subnets.iter().map(|subnet| (subnet.subnet, format!("network {}", network.name))));
-    let theirs = used(on.facts).map(|(net, used)| (net, format!("{net} ({used})")));
-    let taken: Vec<_> = ours.chain(theirs).collect();
-    let avoid: Vec<_> = taken.iter().map(|(net, _)| *net).collect();
-    ipam::free_subnet(pools, &avoid).ok_or_else(|| {
-        let in_the_way = |net: &IpNet| pools.iter().any(|pool| ipam::overlap(net, &pool.base));
-        let users = taken.into_iter().filter(|(net, _)| in_the_way(net)).map(|(_, user)| user).collect();
-        let pools = pools.iter().map(|pool| format!("/{} is left in {}", pool.size, pool.base)).collect();
-        Rejection::NoFreeSubnet { pools, users }
-    })
 }
 
 /// Puts gateways, ranges and auxiliary addresses where they belong.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::{GatewayMode, Name, Protocol};
+use super::{GatewayMode, Name, Protocol, UsedElsewhere};
 use crate::reconcile::{Family, LinkName, Process, Use};
 
 /// Why a request is refused, with the thing in the way.
@@ -57,6 +57,8 @@ pub enum Rejection {
     OverlapsNetwork { subnet: IpNet, network: Name, theirs: IpNet },
     #[error("subnet {subnet} overlaps {with}, {used}; --force to insist")]
     OverlapsHost { subnet: IpNet, with: IpNet, used: Use },
+    #[error("subnet {subnet} overlaps {with}; --force to insist")]
+    OverlapsNode { subnet: IpNet, with: UsedElsewhere },
     #[error("no free {}: in the way are {}; give --subnet", pools.join(", and no free "), list(users))]
     NoFreeSubnet { pools: Vec<String>, users: Vec<String> },
     #[error("two {family} {what} are given: a network has one of each family")]
@@ -207,6 +209,7 @@ impl Rejection {
             | Self::AlreadyConnected { .. }
             | Self::OverlapsNetwork { .. }
             | Self::OverlapsHost { .. }
+            | Self::OverlapsNode { .. }
             | Self::AddressesInUse { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }

@@ -8,7 +8,7 @@ use super::{
     Model, Name, Network, Rejection, Subnet, Surroundings,
     attaching::free_address,
     conflicts, follow_way_out,
-    networks::{automatic_subnet, given_subnet},
+    subnets::{automatic_subnet, given_subnet},
 };
 use crate::{ipam, reconcile::Family};
 
@@ -78,7 +78,7 @@ fn chosen(
     others.networks.remove(&network.name);
     let mut chosen: Vec<(Subnet, IpNet)> = Vec::new();
     for text in &order.subnets {
-        let net = given_subnet(&others, text, on.facts, order.force)?;
+        let net = given_subnet(&others, text, on, order.force)?;
         let family = Family::of(net.addr());
         let missing = || Rejection::NoSubnetFor { given: text.clone(), network: network.name.clone(), family };
         let old = network.subnet(family).ok_or_else(missing)?;

@@ -95,8 +95,13 @@ pub fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection>
         ..Default::default()
     };
     let pools = pools();
-    let on = Surroundings { facts: &facts, pools: &pools, segment: None };
+    let on = Surroundings { facts: &facts, pools: &pools, segment: None, elsewhere: &[] };
     create_network(model, &order, on, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
+}
+
+/// As a cluster gives it.
+fn segment() -> Segment {
+    Segment { vni: 4096, port: VXLAN_PORT, underlay: Family::V4, encrypted: false, peers: BTreeSet::new() }
 }
 
 fn by(device: &str) -> Use {

@@ -213,6 +213,65 @@ fn hosts_that_choose_at_the_same_time_never_choose_the_same() {
     wait_until("who is in it is known", || names(&cluster.nodes[0], "ps --all-nodes").len() == 24);
 }
 
+/// The ranges that a node uses beside those of networks of all, as another says.
+fn used(on: &Node, node: &str) -> Vec<String> {
+    let shown = on.netd.say(&format!("node inspect {node}")).json();
+    shown[0]["uses"].as_object().into_iter().flat_map(|uses| uses.keys().cloned()).collect()
+}
+
+/// The subnet of a network.
+fn subnet(node: &Node, network: &str) -> String {
+    node.netd.say(&format!("network inspect {network}")).json()[0]["subnets"][0]["subnet"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn a_network_of_all_keeps_away_from_what_another_host_uses_also_from_one_that_is_away() {
+    let mut cluster = Cluster::new(2, 1);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    // What the first node would take next, if it knew of itself alone.
+    b.host.ip("link add elsewhere type bridge");
+    b.host.ip("link set elsewhere up");
+    b.host.ip("route add 10.176.0.0/24 dev elsewhere");
+    b.netd.say("network create own --subnet 10.176.1.0/24").ok();
+    let both = ["10.176.0.0/24".to_owned(), "10.176.1.0/24".to_owned()];
+    wait_until("a knows what b uses", || both.iter().all(|range| used(a, "b").contains(range)));
+
+    done(&a.netd, "network create -d overlay first");
+    assert_eq!(subnet(a, "first"), "10.176.2.0/24");
+    wait_until("it is on b", || names(b, "network ls").contains(&"first".to_owned()));
+    let status = b.netd.say("status").stdout;
+    assert!(!status.contains("overlaps"), "and in nobody's way: {status}");
+    let given = "network create -d overlay given --subnet";
+    a.netd.say(&format!("{given} 10.176.0.128/25")).refused(["10.176.0.0/24", "node b", "by elsewhere"]);
+    a.netd.say(&format!("{given} 10.176.0.0/23")).refused(["node b"]);
+    a.netd.say(&format!("{given} 10.176.1.0/24")).refused(["node b", "network own"]);
+
+    cluster.nodes[1].netd.kill();
+    let a = &cluster.nodes[0];
+    wait_until("b is out", || a.netd.say("node ls -f state=down -q").stdout == "b\n");
+    done(&a.netd, "network create -d overlay second");
+    assert_eq!(subnet(a, "second"), "10.176.3.0/24", "it may come back");
+
+    cluster.nodes[1].netd.start();
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    wait_until("it is on b too", || names(b, "network ls").contains(&"second".to_owned()));
+    crate::cluster::comes_to_be_verified(&a.netd);
+    // What is not used any more is free.
+    b.host.ip("link del elsewhere");
+    wait_until("a knows", || used(a, "b").iter().all(|range| range != "10.176.0.0/24"));
+    done(&a.netd, "network create -d overlay third");
+    assert_eq!(subnet(a, "third"), "10.176.0.0/24");
+    cluster.nodes[1].netd.kill();
+    let a = &cluster.nodes[0];
+    wait_until("b is out", || a.netd.say("node ls -f state=down -q").stdout == "b\n");
+    done(&a.netd, "node rm b");
+    done(&a.netd, "network create -d overlay fourth");
+    assert_eq!(subnet(a, "fourth"), "10.176.1.0/24", "and so is what a node used that is removed");
+}
+
 #[test]
 fn a_network_is_removed_when_nobody_is_in_it_anywhere() {
     let cluster = Cluster::new(2, 1);
@@ -228,7 +287,7 @@ fn a_network_is_removed_when_nobody_is_in_it_anywhere() {
 
     // One that a host cannot have is said once, in that host's words, and is there when it can.
     b.netd.say("network create own --subnet 10.77.0.0/24").ok();
-    a.netd.say("network create -d overlay late --subnet 10.77.0.0/25").ok();
+    a.netd.say("network create -d overlay late --subnet 10.77.0.0/25 --force").ok();
     let _first = a.container("first", "late");
     let line = "network late of all nodes is not here: subnet 10.77.0.0/25 overlaps";
     wait_until("b says so", || b.netd.say("status").stdout.contains(line));

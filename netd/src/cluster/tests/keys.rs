@@ -162,7 +162,8 @@ impl Cluster {
         };
         let (session, installed) = word.clone().unzip();
         let lease = node as i64 + 1;
-        let own = Own { name: name.clone(), node: there, lease, endpoints: BTreeMap::new(), session, installed };
+        let own =
+            Own { name: name.clone(), node: there, lease, endpoints: BTreeMap::new(), session, installed, uses: None };
         for txn in missing(&own, view, &[]).txns {
             self.store.take(&txn, lease);
         }

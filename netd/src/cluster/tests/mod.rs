@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{
-    Answer, Event, MeshAnswer, Missing, SegmentAnswer, Segments, Verified, View, Way, create, forwarding, missing,
-    remotes, remove, segments::segments, verified,
+    Answer, Event, MeshAnswer, Missing, Own, SegmentAnswer, Segments, Uses, Verified, View, Way, create, forwarding,
+    missing, remotes, remove, segments::segments, verified,
 };
 use nodes::{Cluster, Deed, deed, name, network};
 use store::Store;
@@ -159,6 +159,38 @@ fn a_node_that_comes_back_under_another_address_is_reached_there_with_all_that_i
         after.values().map(|remote| remote.vtep).collect::<Vec<_>>(),
         ["192.0.2.99".parse::<std::net::IpAddr>().unwrap()]
     );
+}
+
+#[test]
+fn what_a_node_uses_is_written_when_it_changes_and_outlives_its_lease() {
+    let mut cluster = Cluster::default();
+    cluster.takes(&Deed::Start(0));
+    cluster.settles();
+    let uses = |range: &str| Uses { ranges: [(range.parse().unwrap(), "there".to_owned())].into(), more: 0 };
+    let written = |store: &mut Store, own: &Own| -> usize {
+        let txns = missing(own, &store.view(), &[]).txns;
+        txns.iter().for_each(|txn| assert!(store.take(txn, own.lease)));
+        txns.len()
+    };
+    let said = |store: &Store| store.view().used_elsewhere(&name("n1")).into_iter().map(|used| used.net.to_string());
+    let mut own = cluster.nodes[0].own().expect("it has started");
+    assert_eq!(written(&mut cluster.store, &own), 0, "it has not looked yet");
+
+    own.uses = Some(uses("10.8.0.0/16"));
+    assert_eq!([written(&mut cluster.store, &own), written(&mut cluster.store, &own)], [1, 0]);
+    own.uses = Some(uses("10.9.0.0/16"));
+    assert_eq!([written(&mut cluster.store, &own), written(&mut cluster.store, &own)], [1, 0]);
+    cluster.takes(&Deed::Expire(0));
+    assert!(said(&cluster.store).eq(["10.9.0.0/16"]), "it may come back");
+
+    // Who has not looked takes nothing back, and an earlier life says nothing.
+    let stale = own;
+    cluster.takes(&Deed::Start(0));
+    cluster.settles();
+    let told = Own { uses: Some(uses("10.7.0.0/16")), ..stale };
+    let txns = missing(&told, &cluster.store.view(), &[]).txns;
+    assert!(!txns.is_empty() && txns.iter().all(|txn| !cluster.store.take(txn, told.lease)));
+    assert!(said(&cluster.store).eq(["10.9.0.0/16"]));
 }
 
 #[test]

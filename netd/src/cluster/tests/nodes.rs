@@ -71,7 +71,7 @@ impl Host {
             understands: Default::default(),
         };
         let (name, endpoints) = (self.name.clone(), self.endpoints.clone());
-        let own = Own { name, node, lease: self.lease, endpoints, session: None, installed: None };
+        let own = Own { name, node, lease: self.lease, endpoints, session: None, installed: None, uses: None };
         (self.incarnation > 0).then_some(own)
     }
 }

@@ -22,7 +22,7 @@ use super::{
     without,
 };
 use crate::{
-    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known, note_freed},
+    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known, note_freed, uses},
     dns::Directory,
     membership::{Denial, Membership, Word},
     model::{Model, Name, Rejection},
@@ -294,7 +294,8 @@ impl<K: Kernel> Daemon<K> {
     pub(super) fn tell_cluster(&self) {
         if let Some(cluster) = &self.cluster {
             let (session, installed) = cluster.said_of_keys();
-            cluster.membership.tell(Word { endpoints: announcements(&self.model), session, installed });
+            let uses = Some(uses(&self.model, &self.facts));
+            cluster.membership.tell(Word { endpoints: announcements(&self.model), session, installed, uses });
         }
     }
 

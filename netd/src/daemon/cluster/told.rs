@@ -1,7 +1,8 @@
 //! What is told of the cluster, in the shapes that the JSON has.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Daemon, Failure};
@@ -84,6 +85,12 @@ pub struct NodeView {
     pub endpoints: Vec<String>,
     /// Addresses of networks of several hosts that are its endpoints'.
     pub addresses: Vec<IpAddr>,
+    /// What else it uses, and how, as it said last: an overlay's subnet keeps away from that.
+    #[serde(default)]
+    pub uses: BTreeMap<IpNet, String>,
+    /// How many ranges more, for which there was no room.
+    #[serde(default)]
+    pub more_uses: usize,
 }
 
 /// An endpoint of a node.
@@ -194,7 +201,7 @@ impl<K: Kernel> Daemon<K> {
 }
 
 fn node_view(view: &View, me: &Name, name: &Name) -> NodeView {
-    let node = view.node(name);
+    let (node, uses) = (view.node(name), view.uses_of(name).cloned().unwrap_or_default());
     let state = match node {
         None => "down",
         Some(_) if view.is_drained(name) => "drained",
@@ -210,6 +217,8 @@ fn node_view(view: &View, me: &Name, name: &Name) -> NodeView {
         version: node.map(|node| node.version.clone()),
         endpoints: view.endpoints().filter(|(node, ..)| *node == name).map(|(_, _, e)| e.name.to_string()).collect(),
         addresses: view.claims().filter(|(_, claim)| claim.node == *name).map(|((_, address), _)| address).collect(),
+        uses: uses.ranges,
+        more_uses: uses.more,
     }
 }
 

@@ -59,7 +59,9 @@ impl<K: Kernel> Daemon<K> {
             let underlay = Family::of(settings.vtep);
             let port = if order.encrypted { settings.encrypted_port } else { settings.vxlan_port };
             let segment = Segment { vni, port, underlay, encrypted: order.encrypted, peers: Default::default() };
-            let on = model::Surroundings { segment: Some(&segment), ..on(&self.facts, &self.pools) };
+            let elsewhere = view.used_elsewhere(&settings.node);
+            let here = on(&self.facts, &self.pools);
+            let on = model::Surroundings { segment: Some(&segment), elsewhere: &elsewhere, ..here };
             let mut next = self.model.clone();
             let name = model::create_network(&mut next, order, on, now(), &mut *self.rng)?;
             let Some(network) = next.networks.get(&name) else { break };

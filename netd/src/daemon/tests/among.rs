@@ -10,7 +10,7 @@ use crate::{
     },
     membership::{News, Word},
     model::Name,
-    reconcile::{Ipsec, LinkName, Way},
+    reconcile::{Ipsec, LinkName, Use, Way},
 };
 
 /// Of every network here.
@@ -340,4 +340,29 @@ async fn nodes_that_do_not_fit_this_one_are_named_in_its_status() {
     assert!(!found.is_empty() && found.iter().all(|finding| warnings.contains(&finding.found)), "{found:#?}");
     let wrong = ["c", "d", "e", "f"].map(|node| format!("node {node} "));
     assert!(wrong.iter().all(|node| found.iter().any(|finding| finding.found.contains(node))), "{found:#?}");
+}
+
+#[tokio::test]
+async fn what_this_host_uses_is_told_when_it_changes_and_not_again() {
+    let mut among = Among::new().await;
+    let told = |among: &Among| {
+        let uses = among.said.borrow().uses.clone().expect("it has looked");
+        uses.ranges.into_iter().map(|(net, used)| format!("{net}, {used}")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&among), ["192.0.2.0/24, which the host routes by eth0"]);
+    among.bench.network("own").await;
+    among.put(Key::Network(name("blue")), Record::Network(Box::new(network(&[]))));
+    among.hears().await;
+    let own = "10.176.0.0/24, the subnet of its own network own";
+    assert_eq!(told(&among), [own, "192.0.2.0/24, which the host routes by eth0"], "and not those of all");
+
+    among.said.borrow_and_update();
+    among.bench.daemon.look_again().await;
+    assert!(!among.said.has_changed().unwrap(), "nothing has changed");
+    let route = Use::Route { device: "tun0".to_owned() };
+    among.bench.daemon.kernel.facts.uses.insert(("10.8.0.0/16".parse().unwrap(), route));
+    among.bench.daemon.look_again().await;
+
+    let there = ["10.8.0.0/16, which the host routes by tun0", own, "192.0.2.0/24, which the host routes by eth0"];
+    assert_eq!(told(&among), there);
 }

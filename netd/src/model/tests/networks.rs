@@ -34,7 +34,14 @@ fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     let (mut model, mut rng) = (Model::default(), StdRng::seed_from_u64(1));
     let mut create = |model: &mut Model, name: &str, mtu, facts: &HostFacts| {
         let order = NetworkOrder { name: name.into(), mtu, ..Default::default() };
-        create_network(model, &order, Surroundings { facts, pools: &pools(), segment: None }, 0, &mut rng).unwrap()
+        create_network(
+            model,
+            &order,
+            Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[] },
+            0,
+            &mut rng,
+        )
+        .unwrap()
     };
     let follower = create(&mut model, "follower", None, &facts([9000, 9000]));
     let fixed = create(&mut model, "fixed", Some(1300), &facts([9000, 9000]));
@@ -51,6 +58,38 @@ fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
     assert_eq!(mtus(&model), [1420, 1420, 1280]);
     assert_eq!(follow_mtu(&mut model, &facts([1400, 9000])), [fixed.clone(), follower.clone()]);
     assert_eq!(set_mtu(&mut model, &early, Some(67), &facts([1400, 9000])), Err(Rejection::BadMtu(67)));
+}
+
+#[test]
+fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_names_the_node() {
+    let used = |node: &str, net: &str, used: &str| UsedElsewhere {
+        node: node.parse().unwrap(),
+        net: net.parse().unwrap(),
+        used: used.to_owned(),
+    };
+    let elsewhere = [
+        used("b", "10.176.0.0/23", "which the host routes by tun0"),
+        used("c", "10.176.2.0/24", "the subnet of its own network back"),
+    ];
+    let (mut model, facts, pools) = (Model::default(), HostFacts::default(), pools());
+    let segment = segment();
+    let mut make = |name: &str, subnets: &[&str], force| {
+        let segment = Segment { vni: 4096 + model.networks.len() as u32, ..segment.clone() };
+        let on = Surroundings { facts: &facts, pools: &pools, segment: Some(&segment), elsewhere: &elsewhere };
+        let subnets = subnets.iter().map(|subnet| (*subnet).to_owned()).collect();
+        let order =
+            NetworkOrder { name: name.into(), driver: Some("overlay".into()), subnets, force, ..Default::default() };
+        let name = create_network(&mut model, &order, on, 0, &mut StdRng::seed_from_u64(1))?;
+        Ok::<_, Rejection>(model.networks[&name].subnets[0].subnet.to_string())
+    };
+
+    assert_eq!(make("chosen", &[], false).unwrap(), "10.176.3.0/24");
+
+    let refusal = make("given", &["10.176.2.0/25"], false).unwrap_err().to_string();
+    let expected =
+        "subnet 10.176.2.0/25 overlaps 10.176.2.0/24 on node c (the subnet of its own network back); --force to insist";
+    assert_eq!(refusal, expected);
+    assert_eq!(make("forced", &["10.176.2.0/25"], true).unwrap(), "10.176.2.0/25");
 }
 
 #[test]

@@ -20,6 +20,22 @@ fn a_network_in_the_way_of_the_host_is_found_and_an_empty_one_moves() {
 }
 
 #[test]
+fn of_a_network_of_all_nodes_in_the_way_it_is_said_that_it_cannot_move() {
+    let mut model = two_networks_and_an_endpoint();
+    let back = model.networks.get_mut(&"back".parse::<Name>().unwrap()).unwrap();
+    back.driver = Driver::Overlay(segment());
+    let subnet = back.subnets[0].subnet.to_string();
+
+    let found: Vec<_> = conflicts(&model, &routing(&[&subnet])).iter().map(ToString::to_string).collect();
+
+    let line = format!(
+        "network back ({subnet}) overlaps {subnet}, which the host routes by tun0: it is one of all nodes, and is \
+                        moved by being removed and made anew with another --subnet"
+    );
+    assert_eq!(found, [line]);
+}
+
+#[test]
 fn a_network_in_use_moves_only_if_that_is_said_and_everybody_keeps_the_number() {
     let mut model = Model::default();
     let order = NetworkOrder {
@@ -93,7 +109,7 @@ fn routing(nets: &[&str]) -> HostFacts {
 }
 
 fn moved(model: &mut Model, name: &str, order: RenumberOrder, facts: &HostFacts) -> Result<Vec<String>, Rejection> {
-    let on = Surroundings { facts, pools: &pools(), segment: None };
+    let on = Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[] };
     let gone = renumber(model, &name.parse().unwrap(), &order, on)?;
     Ok(gone.iter().map(ToString::to_string).collect())
 }

@@ -1,0 +1,155 @@
+//! Which addresses each node uses beside those of networks of all. A network of all is on every node, so it should have none of
+//! these: whoever makes one keeps away from what any node has said, also one that is not there just now.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Key, Record, View};
+use crate::{
+    ipam::overlap,
+    model::{Driver, Model, Name, UsedElsewhere, used},
+    reconcile::HostFacts,
+};
+
+/// What a node tells: a host with a routing table of the whole Internet has a million, and every node reads them all.
+const TOLD: usize = 256;
+
+/// Where networks mostly are: of what there is no room for, these are told (RFC 1918, RFC 6598, RFC 4193).
+const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+
+/// The addresses that a node uses.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Uses {
+    /// Ranges of which none is in another, and how each is used, as one says to somebody else.
+    pub ranges: BTreeMap<IpNet, String>,
+    /// How many more there are, for which there was no room.
+    #[serde(default)]
+    pub more: usize,
+}
+
+/// What a node uses: its host's uses and its own networks' subnets.
+pub fn uses(model: &Model, facts: &HostFacts) -> Uses {
+    let own = model.networks.values().filter(|network| !matches!(network.driver, Driver::Overlay(_)));
+    let subnets = own.flat_map(|network| {
+        network.subnets.iter().map(|subnet| (subnet.subnet, format!("the subnet of its own network {}", network.name)))
+    });
+    bounded(subnets.chain(used(facts).map(|(net, used)| (net, used.to_string()))))
+}
+
+/// The widest of them, of equal ones the first; as many as are told.
+fn bounded(all: impl Iterator<Item = (IpNet, String)>) -> Uses {
+    let private = PRIVATE.map(|net| net.parse::<IpNet>().ok());
+    let is_private = |net: &IpNet| private.iter().flatten().any(|private| overlap(private, net));
+    let mut all: Vec<_> = all.collect();
+    all.sort_by_key(|(net, _)| (!is_private(net), net.prefix_len(), *net));
+    // What overlaps is in one of them, and the wider one comes first: one that is not private holds none that is.
+    let mut ranges = BTreeMap::<IpNet, String>::new();
+    let mut more = 0;
+    for (net, used) in all {
+        if wider(&net).any(|wider| ranges.contains_key(&wider)) {
+            continue;
+        }
+        if ranges.len() < TOLD {
+            ranges.insert(net, used);
+        } else {
+            more += 1;
+        }
+    }
+    Uses { ranges, more }
+}
+
+/// A range, and every one that holds it.
+fn wider(net: &IpNet) -> impl Iterator<Item = IpNet> {
+    let address = net.addr();
+    (0..=net.prefix_len()).filter_map(move |length| Some(IpNet::new(address, length).ok()?.trunc()))
+}
+
+impl View {
+    /// What a node has said that it uses.
+    pub fn uses_of(&self, node: &Name) -> Option<&Uses> {
+        match self.record(&Key::Uses(node.clone())) {
+            Some(Record::Uses(uses)) => Some(uses),
+            _ => None,
+        }
+    }
+
+    /// What every other node has said that it uses.
+    pub fn used_elsewhere(&self, me: &Name) -> Vec<UsedElsewhere> {
+        let others = self.entries.iter().filter_map(|(key, entry)| match (key, &entry.record) {
+            (Key::Uses(node), Record::Uses(uses)) if node != me => Some((node, uses)),
+            _ => None,
+        });
+        let each = |(node, uses): (&Name, &Uses)| -> Vec<UsedElsewhere> {
+            let range =
+                |(net, used): (&IpNet, &String)| UsedElsewhere { node: node.clone(), net: *net, used: used.clone() };
+            uses.ranges.iter().map(range).collect()
+        };
+        others.flat_map(each).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::{Entry, Event},
+        reconcile::Use,
+    };
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn routing(nets: &[String]) -> HostFacts {
+        let route = Use::Route { device: "tun0".to_owned() };
+        HostFacts { uses: nets.iter().map(|text| (net(text), route.clone())).collect(), ..HostFacts::default() }
+    }
+
+    fn told(nets: &[&str]) -> Uses {
+        uses(&Model::default(), &routing(&nets.iter().map(|net| (*net).to_owned()).collect::<Vec<_>>()))
+    }
+
+    #[test]
+    fn a_range_in_another_is_not_told_and_neither_is_a_default_route() {
+        let told =
+            told(&["10.8.0.0/16", "10.8.1.0/24", "10.8.0.0/24", "10.9.0.0/24", "128.0.0.0/1", "2000::/3", "fd00::/64"]);
+
+        let routed = |text| (net(text), "which the host routes by tun0".to_owned());
+        let ranges = [routed("10.8.0.0/16"), routed("10.9.0.0/24"), routed("fd00::/64")].into();
+        assert_eq!(told, Uses { ranges, more: 0 });
+    }
+
+    #[test]
+    fn of_too_many_those_of_private_ranges_are_told_and_the_widest_and_how_many_more_there_are() {
+        let internet = (0..=u8::MAX).flat_map(|n| [format!("93.{n}.0.0/24"), format!("93.{n}.2.0/23")]);
+        let private = (0..200).map(|n| format!("10.{n}.0.0/16")).chain(["fd00::/64".to_owned()]);
+
+        let told = uses(&Model::default(), &routing(&internet.chain(private.clone()).collect::<Vec<_>>()));
+
+        assert_eq!((told.ranges.len(), told.more), (TOLD, 201 + 512 - TOLD));
+        assert!(private.into_iter().all(|private| told.ranges.contains_key(&net(&private))));
+        let others: Vec<_> = told.ranges.keys().filter(|net| net.to_string().starts_with("93.")).collect();
+        assert!(others.len() == TOLD - 201 && others.iter().all(|net| net.prefix_len() == 23), "{others:?}");
+    }
+
+    #[test]
+    fn what_is_told_survives_its_text_and_is_known_of_nodes_that_are_away_and_of_none_that_said_nothing() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let put = |node: &str, record: Record| {
+            let key = Key::Uses(name(node));
+            let record = Record::read(&key, &record.value()).unwrap();
+            Event::Put(key, Entry { record, revision: 1, lease: 0 })
+        };
+        let uses = Record::Uses(told(&["10.8.0.0/16"]));
+        // Of `b` and `me` no lease tells that they are there; of an older `c` there is nothing.
+        let view = View::read(1, [put("b", uses.clone()), put("me", uses)]);
+
+        let used = view.used_elsewhere(&name("me"));
+
+        let lines: Vec<_> = used.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["10.8.0.0/16 on node b (which the host routes by tun0)"]);
+        assert!(Record::read(&Key::Uses(name("b")), br#"{"ranges":{},"later":1}"#).is_ok(), "a newer netd says more");
+    }
+}
