@@ -108,6 +108,7 @@ impl<K: Kernel> Daemon<K> {
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "removed");
         self.tell_of_network(NetworkAction::Remove, name);
+        self.take_in_again().await;
         Ok(Reply::Done {})
     }
 

@@ -92,6 +92,7 @@ impl<K: Kernel> Daemon<K> {
             self.model.network(name)?.subnets.iter().map(|subnet| subnet.subnet.to_string()).collect();
         info!(network = %name, subnets = subnets.join(" "), "renumbered");
         self.tell_of_network(NetworkAction::Update, name);
+        self.take_in_again().await;
         self.network(name)
     }
 
@@ -130,6 +131,7 @@ impl<K: Kernel> Daemon<K> {
             info!(network = %name, "removed");
             self.tell_of_network(NetworkAction::Remove, name);
         }
+        self.take_in_again().await;
         Ok(Reply::Networks(gone))
     }
 }

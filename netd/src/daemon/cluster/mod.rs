@@ -233,6 +233,15 @@ impl<K: Kernel> Daemon<K> {
         }
     }
 
+    /// After a network of this host alone has gone or moved: one of all that it was in the way of can be here at once.
+    pub(super) async fn take_in_again(&mut self) {
+        let Some(cluster) = self.cluster.as_ref().filter(|cluster| !cluster.absent.is_empty()) else { return };
+        if let Some(view) = cluster.membership.news().view {
+            self.take_in(&view).await;
+            self.note_warnings();
+        }
+    }
+
     /// Makes the host this model with what is known of others, as far as it goes: what fails here is tried again at every look.
     async fn make_shared(&mut self, next: Model) {
         let names = |model: &Model| model.networks.keys().map(Name::to_string).collect::<Vec<_>>();

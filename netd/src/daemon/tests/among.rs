@@ -9,7 +9,7 @@ use crate::{
         SharedNetwork, SharedSubnet, View,
     },
     membership::{News, Word},
-    model::Name,
+    model::{Name, RenumberOrder},
     reconcile::{Ipsec, LinkName, Use, Way},
 };
 
@@ -365,4 +365,36 @@ async fn what_this_host_uses_is_told_when_it_changes_and_not_again() {
 
     let there = ["10.8.0.0/16, which the host routes by tun0", own, "192.0.2.0/24, which the host routes by eth0"];
     assert_eq!(told(&among), there);
+}
+
+#[tokio::test]
+async fn a_network_that_was_turned_down_is_here_as_soon_as_what_was_in_its_way_goes() {
+    let mut among = Among::new().await;
+    let own =
+        |name: &str| NetworkOrder { name: name.into(), subnets: vec!["10.0.0.0/24".into()], ..Default::default() };
+    let gone = [
+        Request::RemoveNetwork("own".to_owned()),
+        Request::PruneNetworks(Vec::new()),
+        Request::RenumberNetwork(
+            "own".to_owned(),
+            RenumberOrder { subnets: vec!["10.5.0.0/24".into()], recreate: false, force: false },
+        ),
+    ];
+    for request in gone {
+        among.bench.daemon.answer(Request::CreateNetwork(own("own"))).await.unwrap();
+        among.put(Key::Network(name("blue")), Record::Network(Box::new(network(&[]))));
+        among.hears().await;
+        let is_told =
+            |status: &StatusView| status.warnings.iter().any(|line| line.contains("network blue of all nodes"));
+        assert!(is_told(&among.status().await));
+
+        let what = format!("{request:?}");
+        among.bench.daemon.answer(request).await.unwrap();
+
+        let names: Vec<_> = among.bench.daemon.model.networks.keys().map(Name::to_string).collect();
+        assert!(names.contains(&"blue".to_owned()), "after {what} no other word of etcd is needed: {names:?}");
+        assert!(!is_told(&among.status().await));
+        among.records.remove(&Key::Network(name("blue")));
+        among.hears().await;
+    }
 }
