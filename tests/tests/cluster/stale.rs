@@ -1,6 +1,6 @@
 //! Ways in which what a host knows of the others could be what was and is no more: none of them lasts.
 
-use std::{net::IpAddr, sync::atomic::Ordering, thread, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::atomic::Ordering, thread, time::Duration};
 
 use netd_tests::lab::{Container, traffic::IMPATIENCE};
 use serde_json::Value;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, LEASE, Node, Placed, comes_to_be_verified, done, options, vtep, wait_until},
     lossy::LOSSY,
+    strangers::mac_of,
 };
 
 /// Whether a container reaches another's port 7.
@@ -67,6 +68,37 @@ fn a_network_made_anew_with_the_same_number_while_a_host_was_away_is_another_one
     let next = b.container("next", "web");
     wait_until("they reach each other", || reaches(&next, [10, 50, 0, 77].into()));
     comes_to_be_verified(&b.netd);
+}
+
+#[test]
+fn an_address_that_is_used_anew_here_or_elsewhere_has_another_random_link_layer_address() {
+    let cluster = Cluster::new(2, 1);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    done(&a.netd, "network create -d overlay web --subnet 10.50.0.0/24");
+    everywhere(&cluster, "web");
+    let client = a.container("client", "web");
+
+    let mut macs = Vec::new();
+    for (n, node) in [b, b, a, b].into_iter().enumerate() {
+        let name = format!("user{n}");
+        let container = node.container(&name, "web:ip=10.50.0.77");
+        let mac = mac_of(node, &name);
+        let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+        assert!(container.ip("link show dev eth0").contains(&text), "the container has it: {text}");
+        assert_eq!(mac[0] & 0b11, 0b10, "locally administered, of one station: {text}");
+        // Docker's would be the same one for the address wherever it is.
+        assert!(!mac.ends_with(&[10, 50, 0, 77]), "not made of the address: {text}");
+        // Who has asked of the last one before finds this one.
+        let _served = container.echo_tcp(7);
+        wait_until("it is reached", || reaches(&client, [10, 50, 0, 77].into()));
+        let neighbour = client.ip("neigh show 10.50.0.77");
+        assert!(neighbour.contains(&text), "by its own link-layer address: {neighbour}");
+        macs.push(mac);
+        done(&node.netd, &format!("detach {name}"));
+    }
+
+    let distinct: BTreeSet<_> = macs.iter().collect();
+    assert_eq!(distinct.len(), macs.len(), "each has its own: {macs:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use netd_tests::{
 };
 
 use crate::{
-    cluster::{Cluster, Node, PATIENCE, done, options, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, comes_to_be_verified, done, options, vtep, wait_until},
     member::Member,
 };
 
@@ -171,6 +171,42 @@ fn networks_of_the_cluster_and_by_hand_are_side_by_side_on_one_port_whichever_it
     }
     are_side_by_side(&cluster, &plain, 8472);
     assert_eq!(cluster.nodes[0].netd.say("overlay verify").ok(), "every node forwards what etcd says\n");
+}
+
+#[test]
+fn another_vxlan_device_on_the_port_is_named_and_when_it_goes_the_network_is_carried_there() {
+    let cluster = Cluster::new(2, 1);
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    b.host.ip("link add theirs type vxlan id 7 dev eth0 dstport 4789");
+    b.host.ip("link set theirs up");
+    let links =
+        || b.host.ip("-br link show").lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
+    let before: Vec<String> = links();
+
+    b.netd.say("network create -d overlay mine").refused(["4789", "theirs"]);
+    assert_eq!(links(), before, "nothing is left of it");
+    assert!([a, b].iter().all(|node| node.netd.say("network ls -q").stdout.is_empty()), "and nobody has it");
+
+    // One that another node makes is on this one too, and is carried when it can be.
+    done(&a.netd, "network create -d overlay web");
+    let line = "network web has UDP port 4789, which the VXLAN device theirs, not netd's, has too";
+    wait_until("the clash is told", || b.netd.say("status").stdout.contains(line));
+    assert!(b.netd.say("doctor").stdout.contains(line), "and by the doctor");
+    assert!(!a.netd.say("status").stdout.contains("theirs"), "of nobody else");
+    let (one, two) = (a.container("one", "web"), b.container("two", "web"));
+    let near = b.container("near", "web");
+    let served = two.echo_tcp(7);
+    let to = format!("{}:7", b.address("two"));
+    near.asks_tcp(&to, PATIENCE).expect("on its own host it is a network all the same");
+    wait_until("a knows them", || a.map().len() == 2);
+    assert!(one.asks_tcp(&to, IMPATIENCE).is_err() && served.peers().len() == 1, "nobody comes from elsewhere");
+    let theirs = b.host.ip("-d link show theirs");
+    assert!(theirs.contains("vxlan id 7") && theirs.contains(",UP"), "theirs is as it was: {theirs}");
+
+    b.host.ip("link del theirs");
+    wait_until("it is carried", || one.asks_tcp(&to, IMPATIENCE * 5).is_ok());
+    wait_until("and nothing is told any more", || !b.netd.say("status").stdout.contains("4789, which"));
+    comes_to_be_verified(&a.netd);
 }
 
 /// Containers `one` and `two` of the cluster's network `web`, and a network by hand between the first node and a plain host.
