@@ -75,11 +75,41 @@ impl Delta {
         (!(sum as u16)).to_ne_bytes()
     }
 
+    /// What a field holds that the kernel has told of this change in the pseudo-header, by what it was before and is after: from a
+    /// checksum the change is taken, to the sum of a pseudo-header it is added. `None` if it is neither (a UDP checksum that there is
+    /// not), or would be both (a change that comes to nothing).
+    #[inline(always)]
+    pub fn reveals(self, before: [u8; 2], after: [u8; 2]) -> Option<Field> {
+        let taken = is_same(after, self.applied_to(before));
+        let added = is_same(after, self.added_to(before));
+        match (taken, added) {
+            (true, false) => Some(Field::Checksum),
+            (false, true) => Some(Field::Pseudo),
+            _ => None,
+        }
+    }
+
     /// The uncomplemented sum `field` after this change: what a field holds whose checksum is left to the device.
     #[inline(always)]
     pub fn added_to(self, field: [u8; 2]) -> [u8; 2] {
         (folded(u32::from(u16::from_ne_bytes(field)) + self.0) as u16).to_ne_bytes()
     }
+}
+
+/// What the checksum field of a transport header holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Field {
+    /// The checksum of all that it covers.
+    Checksum,
+    /// The sum of the pseudo-header: the rest is left to the device (`CHECKSUM_PARTIAL`).
+    Pseudo,
+}
+
+/// Whether two sums are the same number, of which one's complement has two zeros.
+#[inline(always)]
+fn is_same(a: [u8; 2], b: [u8; 2]) -> bool {
+    let [a, b] = [a, b].map(|sum| if sum == [0xff; 2] { [0; 2] } else { sum });
+    a == b
 }
 
 /// The checksum field of bytes whose words come to `sum` (RFC 1071).
@@ -108,6 +138,23 @@ mod tests {
     fn the_example_of_rfc_1624_section_4() {
         let delta = Delta::NONE.and_word([0x55, 0x55], [0x32, 0x85]);
         assert_eq!(delta.applied_to([0xdd, 0x2f]), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn what_a_change_makes_of_a_field_tells_what_the_field_holds() {
+        for change in 0..=u16::MAX {
+            let delta = Delta::added(change.into());
+            for before in [0, 1, 0x1234, 0x7fff, 0x8000, 0xfffe, 0xffff].map(u16::to_ne_bytes) {
+                let (taken, added) = (delta.applied_to(before), delta.added_to(before));
+                let told = [taken, added].map(|after| delta.reveals(before, after));
+                if change == 0 || change == u16::MAX {
+                    assert_eq!(told, [None, None], "a change that comes to nothing tells nothing: {change:#x}");
+                } else {
+                    assert_eq!(told, [Some(Field::Checksum), Some(Field::Pseudo)], "{change:#x} to {before:x?}");
+                    assert_eq!(delta.reveals(before, before), None, "there is none: {change:#x} to {before:x?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use crate::{
     chapter::Chapter,
-    checksum::Delta,
+    checksum::{Delta, Field},
     conntrack::{self, EstablishError},
     evict::{self, Evict},
     packet::{Covers, ETH, Packet, Zero},
@@ -125,13 +125,22 @@ fn rewrite_ports<P: Packet>(p: &mut P, l4: usize, field: usize, zero: Zero, s: &
     let becomes = &s.flow.becomes;
     let (a, b) = (becomes.src_port.bytes(), becomes.dst_port.bytes());
     p.write(l4, [a[0], a[1], b[0], b[1]])?;
-    if !s.flow.address_delta.is_none() {
-        p.replace_l4(l4 + field, s.flow.address_delta, Covers::PseudoHeader, zero)?;
+    let (at, addresses, ports) = (l4 + field, s.flow.address_delta, s.flow.port_delta);
+    if ports.is_none() {
+        return if addresses.is_none() { Ok(()) } else { p.replace_l4(at, addresses, Covers::PseudoHeader, zero) };
     }
-    if !s.flow.port_delta.is_none() {
-        p.replace_l4(l4 + field, s.flow.port_delta, Covers::Segment, zero)?;
+    if addresses.is_none() {
+        return p.replace_l4(at, ports, Covers::Segment, zero);
     }
-    Ok(())
+    let before = p.read::<2>(at)?;
+    p.replace_l4(at, addresses, Covers::PseudoHeader, zero)?;
+    // A call of the kernel's less: what it has made of the field tells whether there is a sum of the ports in it.
+    let after = p.read::<2>(at)?;
+    match addresses.reveals(before, after) {
+        Some(Field::Pseudo) => Ok(()),
+        Some(Field::Checksum) => p.write(at, zero.written(ports.applied_to(after))),
+        None => p.replace_l4(at, ports, Covers::Segment, zero),
+    }
 }
 
 /// An echo's identifier stands where it stands; ICMP has no pseudo-header, ICMPv6 has (RFC 4443 section 2.3).

@@ -30,6 +30,14 @@ pub enum Zero {
     MeansNone,
 }
 
+impl Zero {
+    /// The sum `field` as the protocol writes it.
+    #[inline(always)]
+    pub fn written(self, field: [u8; 2]) -> [u8; 2] {
+        if self == Self::MeansNone && field == [0; 2] { [0xff; 2] } else { field }
+    }
+}
+
 /// What a `from_*` hook notes on a packet for the hooks after it on this host. Every `from_*` hook writes it first, so that
 /// nothing can be brought along.
 #[repr(u16)]

@@ -1,7 +1,8 @@
 //! The BPF maps. `packets` is what a packet sees of them, `doors` what a socket's call and a frame see; `flow` copies and ends an
-//! element of the flow table while other CPUs use it, and `ask` has the questions to the kernel's own tables.
+//! element of the flow table while other CPUs use it, `clock` tells the time, and `ask` has the questions to the kernel's own tables.
 
 mod ask;
+mod clock;
 mod doors;
 mod flow;
 mod packets;
@@ -10,7 +11,6 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
 };
@@ -160,8 +160,7 @@ fn mesh_end(key: &EndpointKey) -> Option<&'static MeshEnd> {
 
 #[inline(always)]
 fn now() -> Instant {
-    // SAFETY: takes nothing, returns a number.
-    Instant::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+    clock::now()
 }
 
 #[inline(always)]

@@ -125,7 +125,7 @@ impl Packet for Frame {
         if zero == Zero::MeansNone && field == [0, 0] {
             return Ok(());
         }
-        let mut new = match (self.summed, covers) {
+        let new = match (self.summed, covers) {
             (Summed::Partial, Covers::PseudoHeader) => delta.added_to(field),
             (Summed::Partial, Covers::Segment) => field,
             (Summed::None | Summed::Complete(_), _) => delta.applied_to(field),
@@ -134,10 +134,7 @@ impl Packet for Frame {
             // The field alone changes, and not what it covers.
             *sum = delta.applied_to(*sum);
         }
-        if zero == Zero::MeansNone && new == [0, 0] {
-            new = [0xff, 0xff];
-        }
-        self.write(at, new)
+        self.write(at, zero.written(new))
     }
 
     /// `bpf_csum_update`.
