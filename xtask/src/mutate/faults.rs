@@ -34,14 +34,26 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "transport checksum not told of the addresses",
         "nat.rs",
-        "p.replace_l4(l4 + field, s.flow.address_delta, Covers::PseudoHeader, zero)?;",
+        "p.replace_l4(at, addresses, Covers::PseudoHeader, zero)?;",
         "",
+    ),
+    fault(
+        "transport checksum not told of the addresses where the ports stay",
+        "nat.rs",
+        "if addresses.is_none() { Ok(()) } else { p.replace_l4(at, addresses, Covers::PseudoHeader, zero) }",
+        "Ok(())",
     ),
     fault(
         "transport checksum not told of the ports",
         "nat.rs",
-        "p.replace_l4(l4 + field, s.flow.port_delta, Covers::Segment, zero)?;",
-        "",
+        "Some(Field::Checksum) => p.write(at, zero.written(ports.applied_to(after))),",
+        "Some(Field::Checksum) => Ok(()),",
+    ),
+    fault(
+        "ports told to a checksum that the device makes",
+        "nat.rs",
+        "Some(Field::Pseudo) => Ok(()),",
+        "Some(Field::Pseudo) => p.write(at, ports.added_to(after)),",
     ),
     fault("header checksum left alone", "nat.rs", "p.replace_l3(ETH + ipv4::CHECKSUM, delta)?;", ""),
     fault(
