@@ -7,10 +7,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
 
 use self::faults::{FAULTS, Fault};
 use crate::{command, workspace};
@@ -38,27 +40,43 @@ pub fn run(options: &Options) -> Result<()> {
     let unfit: Vec<_> = faults.iter().filter_map(|fault| tree.with(fault).err()).map(|e| e.to_string()).collect();
     ensure!(unfit.is_empty(), "faults that do not fit the code:\n{}", unfit.join("\n"));
 
-    if let Verdict::Noticed(failed) = tree.verdict()? {
-        bail!("without a fault these fail: {}", failed.join(", "));
+    if let Verdict::Noticed(failed) = tree.tests(0)?.verdict()? {
+        bail!("without a fault there fails {}", noticed_by(&failed));
     }
-    let mut survivors = Vec::new();
-    for fault in faults {
-        let (start, right) = (Instant::now(), tree.read(fault.file)?);
-        tree.write(fault.file, &tree.with(fault)?)?;
-        let verdict = tree.verdict();
-        tree.write(fault.file, &right)?;
-        let by = match verdict.with_context(|| format!("with the fault `{}`", fault.name))? {
-            Verdict::Unnoticed => {
-                survivors.push(fault.name);
-                "NOBODY".to_owned()
-            }
-            Verdict::Noticed(failed) => noticed_by(&failed),
-        };
-        println!("{:<46} {:>5.1} s  {by}", fault.name, start.elapsed().as_secs_f64());
+    let (mut survivors, mut asked) = (Vec::new(), None);
+    for (fault, place) in faults.into_iter().zip([1, 0].into_iter().cycle()) {
+        let start = Instant::now();
+        let tests = tree.tests_with(fault, place).with_context(|| format!("with the fault `{}`", fault.name))?;
+        // While the tests say what they think of one fault, the next one's are compiled.
+        survivors.extend(asked.take().map(Asked::told).transpose()?.flatten());
+        asked = Some(Asked { fault, start, verdict: thread::spawn(move || tests.verdict()) });
     }
+    survivors.extend(asked.map(Asked::told).transpose()?.flatten());
     println!("mutate: {:.0} s", begin.elapsed().as_secs_f64());
     ensure!(survivors.is_empty(), "faults that no test notices: {}", survivors.join(", "));
     Ok(())
+}
+
+/// A fault of which the tests are asked.
+struct Asked {
+    fault: &'static Fault,
+    start: Instant,
+    verdict: JoinHandle<Result<Verdict>>,
+}
+
+impl Asked {
+    /// Waits and prints who notices the fault; its name if nobody does.
+    fn told(self) -> Result<Option<&'static str>> {
+        let Self { fault, start, verdict } = self;
+        let verdict = verdict.join().map_err(|_| anyhow!("the tests could not be asked"));
+        let verdict = verdict.flatten().with_context(|| format!("with the fault `{}`", fault.name))?;
+        let (by, survivor) = match verdict {
+            Verdict::Unnoticed => ("NOBODY".to_owned(), Some(fault.name)),
+            Verdict::Noticed(failed) => (noticed_by(&failed), None),
+        };
+        println!("{:<46} {:>5.1} s  {by}", fault.name, start.elapsed().as_secs_f64());
+        Ok(survivor)
+    }
 }
 
 fn noticed_by(failed: &[String]) -> String {
@@ -110,23 +128,67 @@ impl Tree {
         faulty(&self.read(fault.file)?, fault)
     }
 
-    fn verdict(&self) -> Result<Verdict> {
-        command::quiet(self.tests(&mut Command::new("cargo")).arg("--no-run"))?;
-        let mut bounded = Command::new("timeout");
-        bounded.arg(PATIENCE.as_secs().to_string()).arg("cargo");
-        let output = self.tests(&mut bounded).arg("--no-fail-fast").stdin(Stdio::null()).output();
-        let output = output.context("cannot start `timeout`")?;
-        let failed = failures(&String::from_utf8_lossy(&output.stdout));
-        Ok(if output.status.success() { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
+    /// The tests of the tree with the fault in it, which is as it was afterwards.
+    fn tests_with(&self, fault: &Fault, place: usize) -> Result<Tests> {
+        let right = self.read(fault.file)?;
+        self.write(fault.file, &self.with(fault)?)?;
+        let tests = self.tests(place);
+        self.write(fault.file, &right)?;
+        tests
     }
 
-    /// Crates from elsewhere are compiled once for the checkout and for this.
-    fn tests<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.args(["test", "-p", "netd-common", "-p", "netd-tests", "--lib", "--test", "world"]);
-        command.current_dir(&self.0).env("CARGO_TARGET_DIR", workspace::target());
-        command.env("PROPTEST_RNG_SEED", SEED).env("PROPTEST_MAX_SHRINK_ITERS", "0");
-        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("RUST_BACKTRACE", "0")
+    /// The tests of the tree as it is, compiled, in one of two places. Crates from elsewhere are compiled once for the checkout and for
+    /// this.
+    fn tests(&self, place: usize) -> Result<Tests> {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["test", "-p", "netd-common", "-p", "netd-tests", "--lib", "--test", "world"]);
+        cargo.args(["--no-run", "--message-format", "json"]);
+        cargo.current_dir(&self.0).env("CARGO_TARGET_DIR", workspace::target());
+        let built = executables(&command::text(&mut cargo)?);
+        ensure!(!built.is_empty(), "cargo has compiled no tests");
+        // The next ones are compiled where cargo leaves these.
+        let directory = self.0.join("target").join(place.to_string());
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", workspace::short(&directory)))?;
+        let kept = |executable: PathBuf| {
+            let kept = directory.join(executable.file_name().unwrap_or_default());
+            fs::copy(&executable, &kept).with_context(|| format!("cannot copy {}", workspace::short(&executable)))?;
+            Ok(kept)
+        };
+        Ok(Tests { tree: self.0.clone(), executables: built.into_iter().map(kept).collect::<Result<_>>()? })
     }
+}
+
+/// Compiled tests of a tree.
+struct Tests {
+    tree: PathBuf,
+    executables: Vec<PathBuf>,
+}
+
+impl Tests {
+    /// Runs all of them.
+    fn verdict(&self) -> Result<Verdict> {
+        let (mut passed, mut failed) = (true, Vec::new());
+        for executable in &self.executables {
+            let mut bounded = Command::new("timeout");
+            bounded.arg(PATIENCE.as_secs().to_string()).arg(executable).current_dir(&self.tree);
+            bounded.env("PROPTEST_RNG_SEED", SEED).env("PROPTEST_MAX_SHRINK_ITERS", "0");
+            bounded.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("RUST_BACKTRACE", "0");
+            let output = bounded.stdin(Stdio::null()).output().context("cannot start `timeout`")?;
+            passed &= output.status.success();
+            failed.extend(failures(&String::from_utf8_lossy(&output.stdout)));
+        }
+        Ok(if passed { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
+    }
+}
+
+/// The tests that cargo says it has made; other programs are made beside them.
+fn executables(messages: &str) -> Vec<PathBuf> {
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_test = message["profile"]["test"] == true;
+        message["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
+    };
+    messages.lines().filter_map(executable).collect()
 }
 
 /// `text` with the fault in it; an error if there is not one place for it.
@@ -185,6 +247,18 @@ mod tests {
             assert!(error.starts_with("one for two: a.rs has"), "{error}");
         }
         assert_eq!(faulty("1 + 0", &fault).expect("there is one"), "2 + 0");
+    }
+
+    #[test]
+    fn compiled_tests_are_those_that_cargo_names() {
+        let messages = concat!(
+            r#"{"profile":{"test":false},"executable":"/t/dial"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"executable":"/t/deps/world-1"}"#,
+            "\nnot a message\n",
+        );
+
+        assert_eq!(executables(messages), [PathBuf::from("/t/deps/world-1")]);
     }
 
     #[test]
