@@ -160,8 +160,6 @@ impl Kernel {
         }
         for name in Hook::OF_PACKETS.into_iter().map(Hook::name).chain([COLLECT]) {
             program(&mut ebpf, name).load().expect("the verifier accepts the program");
-            let instructions = program(&mut ebpf, name).info().unwrap().verified_instruction_count();
-            println!("{name}: {instructions:?} verified instructions");
         }
         Self { ebpf, times: BTreeMap::new() }
     }
