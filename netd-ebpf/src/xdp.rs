@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::generated::bpf_xdp_adjust_head,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use netd_common::{
@@ -70,6 +70,15 @@ impl Frame for Buffer<'_> {
     fn prepend(&mut self, bytes: usize) -> Option<()> {
         // SAFETY: the context in hand. A refusal (no room, a driver without room) changes nothing.
         let result = unsafe { bpf_xdp_adjust_head(self.context.ctx, -(bytes as i32)) };
+        *self = Self::of(self.context);
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, length: usize) -> Option<()> {
+        let fewer = self.length().checked_sub(length)?;
+        // SAFETY: as above.
+        let result = unsafe { bpf_xdp_adjust_tail(self.context.ctx, -(fewer as i32)) };
         *self = Self::of(self.context);
         (result == 0).then_some(())
     }

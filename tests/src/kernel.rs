@@ -17,7 +17,7 @@ use aya::{
 };
 use netd_common::{
     evict::{CollectOrder, Evict},
-    frame::OUTER,
+    frame::outer,
     tables::{
         AllowanceKey, Counters, Device, Endpoint, EndpointKey, Flow, Hook, Instant, MeshEnd, Publication,
         PublicationKey, Segment, Settings, SourceKey, names,
@@ -184,7 +184,7 @@ impl Kernel {
 
     /// What the program in the driver of an uplink returned for a frame that it receives, and what became of the bytes.
     pub fn run_early(&mut self, device: u32, bytes: &[u8]) -> (u32, Vec<u8>) {
-        let mut out = vec![0; bytes.len() + OUTER];
+        let mut out = vec![0; bytes.len() + outer(false)];
         // `struct xdp_md` of linux/bpf.h: where the frame begins and ends, what is before it, its device, its queue, the way out.
         let words = [0, bytes.len() as u32, 0, device, 0, 0];
         let context: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();

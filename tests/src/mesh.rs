@@ -24,6 +24,9 @@ pub const CONTAINER: [u8; 4] = [10, 176, 1, 2];
 /// The two hosts' own addresses.
 pub const VTEPS: [Address; 2] = [Address::v4([192, 0, 2, 1]), Address::v4([192, 0, 2, 9])];
 
+/// Theirs where the underlay is IPv6.
+pub const VTEPS_OF_IPV6: [Address; 2] = [Address::v6(twin([192, 0, 2, 1])), Address::v6(twin([192, 0, 2, 9]))];
+
 /// The link-layer address of the container's host, on the street that both are on.
 pub const OTHER_HOST: [u8; 6] = [2, 0, 0, 0, 2, 9];
 /// UDP port of the tunnel.
@@ -35,18 +38,25 @@ pub struct Hosts {
     pub ingress: World,
     /// The container's.
     pub container: World,
+    /// Their addresses.
+    pub vteps: [Address; 2],
 }
 
 impl Hosts {
     /// With nothing open.
     pub fn new() -> Self {
-        Self { ingress: clients_host(), container: containers_host() }
+        Self::between(VTEPS)
+    }
+
+    /// The same, the hosts known to one another by these addresses.
+    pub fn between(vteps: [Address; 2]) -> Self {
+        Self { ingress: clients_host_between(vteps), container: spanning(vteps[0]), vteps }
     }
 
     /// A packet of the client's comes by the uplink of its host, and what comes of it by the tunnel to the container's.
     pub fn knocks(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
         let frame = self.enters(bytes);
-        self.arrives(&frame, VTEPS[0])
+        self.arrives(&frame, self.vteps[0])
     }
 
     /// A packet of the client's comes by the uplink of its host; the frame that goes into the tunnel.
@@ -70,7 +80,7 @@ impl Hosts {
     pub fn answers(&self, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
         let (verdict, bytes) = self.leaves(bytes);
         assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
-        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: VTEPS[1], vni: VNI }), ..Frame::at(TUNNEL, bytes) };
+        let mut frame = Frame { tunnel: Some(TunnelKey { vtep: self.vteps[1], vni: VNI }), ..Frame::at(TUNNEL, bytes) };
         let verdict = self.ingress.run(Hook::FromOverlay, &mut frame);
         whole(&frame.bytes);
         (verdict, frame.bytes)
@@ -95,12 +105,16 @@ impl Default for Hosts {
 
 /// The client's host: network blue has no container A here, and its port 8000 leads to the other host. Its uplink's driver passes on.
 pub fn clients_host() -> World {
-    let mut world = spanning(1);
+    clients_host_between(VTEPS)
+}
+
+fn clients_host_between([own, other]: [Address; 2]) -> World {
+    let mut world = spanning(other);
     world.devices.remove(&A);
     for address in [Address::v4(CONTAINER), Address::v6(twin(CONTAINER))] {
         let key = EndpointKey { address, zone: Zone(1), pad: 0 };
         world.endpoints.remove(&key);
-        world.mesh.insert(key, MeshEnd { vtep: VTEPS[1], vni: VNI, mac: Mac(container_mac(A)), pad: 0 });
+        world.mesh.insert(key, MeshEnd { vtep: other, vni: VNI, mac: Mac(container_mac(A)), pad: 0 });
     }
     for protocol in [TCP, UDP] {
         for (any, to) in [(Address::ANY_V4, Address::v4(CONTAINER)), (Address::ANY_V6, Address::v6(twin(CONTAINER)))] {
@@ -108,18 +122,25 @@ pub fn clients_host() -> World {
             world.publications.insert(key, Publication::new(Zone(1), to, 8000, 80));
         }
     }
-    world.devices.get_mut(&UPLINK).expect("the scene has one").gateway_ipv4 = VTEPS[0].v4_bytes();
-    world.neighbours.insert(VTEPS[1], [OTHER_HOST, UPLINK_MACS[0]].map(Mac));
+    tunnels_as(&mut world, own);
+    world.neighbours.insert(other, [OTHER_HOST, UPLINK_MACS[0]].map(Mac));
     world
+}
+
+/// Has the driver of a host's uplink pass on as this address, or, as an unspecified one, not at all.
+pub fn tunnels_as(world: &mut World, own: Address) {
+    let uplink = world.devices.get_mut(&UPLINK).expect("the scene has one");
+    uplink.gateway_ipv4 = if own.is_v4() { own.v4_bytes() } else { [0; 4] };
+    uplink.gateway_ipv6 = if own.is_v4() { [0; 16] } else { own.bytes() };
 }
 
 /// The container's host, which knows no port 8000 of its own.
 pub fn containers_host() -> World {
-    spanning(0)
+    spanning(VTEPS[0])
 }
 
-/// The scene's host, its network blue a segment; `other` is the number of the host that it shares it with.
-fn spanning(other: usize) -> World {
+/// The scene's host, its network blue a segment; `address` is that of the host that it shares it with.
+fn spanning(address: Address) -> World {
     let mut world = scene::world_of_both_families();
     for container in [A, B] {
         world.devices.get_mut(&container).expect("a container").vni = VNI;
@@ -135,7 +156,6 @@ fn spanning(other: usize) -> World {
         ..Segment::default()
     };
     world.segments.insert(VNI, Segment { gateway_ipv4, gateway_ipv6, ..of_blue });
-    let address = VTEPS[other];
     world.vteps.insert(VtepKey { address, vni: VNI });
     let place = EndpointKey { address: Address::ANY_V6, zone: Zone::of_vtep(address), pad: 0 };
     world.mesh.insert(place, MeshEnd { vtep: address, ..MeshEnd::default() });

@@ -5,15 +5,16 @@ use std::{collections::BTreeMap, process::Command};
 
 use netd_common::{
     conntrack::Leg,
-    frame::OUTER,
+    frame::outer,
     packet::ETH,
     parse::tcp_flags::{ACK, FIN, RST, SYN},
     tables::{Hook, Instant},
+    tuple::Address,
     verdict::Verdict,
 };
 use netd_tests::{
     kernel::{Kernel, XDP_DROP, XDP_PASS, XDP_TX, before_others, far_from_the_next_tick, in_the_scene},
-    mesh::{Hosts, KNOCKED, OTHER_HOST, VTEPS, from_outside, of_both, whole},
+    mesh::{Hosts, KNOCKED, OTHER_HOST, VTEPS, VTEPS_OF_IPV6, from_outside, of_both, whole},
     packets::{Build, ipv6_twin, left_to_the_device, tcp, udp},
     scene::{A, UPLINK, UPLINK_MACS},
     world::World,
@@ -28,12 +29,22 @@ const CLIENTS: usize = 8;
 
 #[test]
 fn two_thousand_random_frames_of_the_mesh_are_equal_in_the_driver_and_in_the_world() {
+    are_equal_between(VTEPS);
+}
+
+#[test]
+fn two_thousand_are_over_an_underlay_of_ipv6_and_the_checksum_around_each_holds() {
+    are_equal_between(VTEPS_OF_IPV6);
+}
+
+fn are_equal_between(vteps: [Address; 2]) {
+    let around = outer(vteps[0].is_v4());
     in_the_scene(|| {
         before_others();
         let [a, b, c, d, e, f] = OTHER_HOST.map(|byte| format!("{byte:02x}"));
-        let neighbour = format!("neigh add {} lladdr {a}:{b}:{c}:{d}:{e}:{f} dev uplink nud permanent", VTEPS[1].ip());
+        let neighbour = format!("neigh add {} lladdr {a}:{b}:{c}:{d}:{e}:{f} dev uplink nud permanent", vteps[1].ip());
         assert!(Command::new("ip").args(neighbour.split(' ')).status().is_ok_and(|status| status.success()));
-        let hosts = opened();
+        let hosts = opened(vteps);
         let world = &hosts.ingress;
         let mut kernel = Kernel::like(world);
         let mut random = StdRng::seed_from_u64(SEED);
@@ -58,10 +69,12 @@ fn two_thousand_random_frames_of_the_mesh_are_equal_in_the_driver_and_in_the_wor
             assert_eq!(returned, expected, "frame {i}: {verdict:?} {frame:02x?}");
             assert_eq!(in_kernel, in_world, "frame {i}: {verdict:?} {frame:02x?}");
             if returned == XDP_TX {
-                let (ip, header) = (OUTER + ETH, if in_kernel[OUTER + 12] == 8 { 2 } else { 4 });
-                let told = u16::from_be_bytes([in_kernel[ip + header], in_kernel[ip + header + 1]]);
-                let length = usize::from(told) + if header == 4 { 40 } else { 0 };
-                whole(&in_kernel[OUTER..ip + length]);
+                whole(&in_kernel[around..]);
+                whole(&in_kernel);
+                assert!(
+                    around == outer(true) || in_kernel[ETH + 46..ETH + 48] != [0, 0],
+                    "IPv6 takes none without one"
+                );
             }
             *seen.entry(format!("{verdict:?} of IPv{}", if frame[12] == 8 { 4 } else { 6 })).or_default() += 1;
         }
@@ -78,8 +91,8 @@ fn two_thousand_random_frames_of_the_mesh_are_equal_in_the_driver_and_in_the_wor
 }
 
 /// The two hosts after some clients and the container have spoken, by TCP and by UDP, of both families.
-fn opened() -> Hosts {
-    let hosts = Hosts::new();
+fn opened(vteps: [Address; 2]) -> Hosts {
+    let hosts = Hosts::between(vteps);
     hosts.ingress.clock.set(far_from_the_next_tick());
     for client in (0..CLIENTS).map(client) {
         for family in 0..2 {

@@ -8,7 +8,7 @@ mod deny;
 mod outer;
 mod pass_on;
 
-pub use outer::OUTER;
+pub use outer::outer;
 
 use crate::{
     packet::ETH,
@@ -36,6 +36,9 @@ pub trait Frame {
 
     /// Makes it longer by `bytes` bytes before its first, which are anything; `None` where there is no room, and then it is as it was.
     fn prepend(&mut self, bytes: usize) -> Option<()>;
+
+    /// Leaves the first `length` bytes of it; `None` where it has fewer.
+    fn cut(&mut self, length: usize) -> Option<()>;
 }
 
 /// What is looked up.
@@ -106,6 +109,12 @@ struct Plain {
 }
 
 impl Plain {
+    /// Where the IP packet ends. What follows fills an Ethernet frame.
+    #[inline(always)]
+    const fn end(&self) -> usize {
+        self.h.l4 + self.segment as usize
+    }
+
     /// Whether it opens or ends a connection.
     #[inline(always)]
     const fn decides(&self) -> bool {

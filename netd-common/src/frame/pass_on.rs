@@ -2,12 +2,13 @@
 //! it came by: what [`mesh::pass_on`](crate::overlay::mesh::pass_on) and the VXLAN device do behind it.
 //!
 //! Only what changes nothing of its flow: what opens or ends one, the first packet of each tick and what must be answered goes to
-//! `from_uplink`. So does all where the host's rules would see the datagram or route it otherwise, where the underlay is IPv6 (whose
-//! datagrams need a checksum, RFC 8200 section 8.1) or encrypted, and where the way is by another device.
+//! `from_uplink`. So does all where the host's rules would see the datagram or route it otherwise, where the network is encrypted, and
+//! where the way is by another device. An underlay of IPv6, whose datagrams need a checksum (RFC 8200 section 8.1), takes what its own
+//! headers tell the sum of.
 
 use super::{
     Frame, Plain, Tables,
-    outer::{self, OUTER},
+    outer::{self, outer},
 };
 use crate::{
     checksum::Delta,
@@ -31,16 +32,25 @@ pub fn pass_on<F: Frame, T: Tables>(frame: &mut F, t: &T, s: &mut Scratch, plain
     if plain.h.ttl <= 1 || !goes_on(t, s, plain) || !is_finished(frame, s, plain)? {
         return None;
     }
-    let port = find_host(t, s, frame.length().saturating_sub(ETH))?;
+    let port = find_host(t, s, plain.end().saturating_sub(ETH))?;
+    let v4 = own.is_v4();
+    if s.tunnel.vtep.is_v4() != v4 || !v4 && !tells_its_sum(frame, plain)? {
+        return None;
+    }
     s.peer_key = datagram(s, port, settings.ephemeral);
-    let length = (frame.length() + OUTER).saturating_sub(ETH) as u32;
+    let (around, whole) = (outer(v4), outer(v4) + plain.end());
+    let length = whole.saturating_sub(ETH) as u32;
     if !t.find_way_back(frame.device(), &s.peer_key, length, &mut s.peer.next) || !is_for_us(frame, &s.peer.next)? {
         return None;
     }
     s.peer_key.src = own;
     let identification = t.random() as u16;
-    frame.prepend(OUTER)?;
-    let written = rewrite(frame, s, plain).and_then(|()| outer::write(frame, s, length, plain.service, identification));
+    let is_filled = frame.length() > plain.end();
+    frame.prepend(around)?;
+    let cut = if is_filled { frame.cut(whole) } else { Some(()) };
+    let written = cut
+        .and_then(|()| rewrite(frame, s, plain, around))
+        .and_then(|()| outer::write(frame, s, plain, length as u16, identification));
     let verdict = written.map_or(Verdict::Drop(DropReason::Refused), |()| Verdict::Tunnel(s.flow.next.device));
     Some(verdict.packed())
 }
@@ -68,7 +78,7 @@ fn goes_on<T: Tables>(t: &T, s: &mut Scratch, plain: &Plain) -> bool {
 /// device: the field then holds the sum of the pseudo-header alone, and nothing else tells. One whole sum of 65,535 is the same.
 #[inline(always)]
 fn is_finished<F: Frame>(frame: &F, s: &Scratch, plain: &Plain) -> Option<bool> {
-    if frame.length() < plain.h.l4 + plain.segment as usize {
+    if frame.length() < plain.end() {
         return None;
     }
     let field = frame.read::<2>(plain.h.l4 + checksum_at(plain))?;
@@ -76,6 +86,17 @@ fn is_finished<F: Frame>(frame: &F, s: &Scratch, plain: &Plain) -> Option<bool> 
     let length = plain.segment.to_be_bytes();
     let pseudo = words.and_word([0; 2], [0, s.key.protocol]).and_word([0; 2], length).added_to(NO_CHECKSUM);
     Some(field != pseudo)
+}
+
+/// Whether its headers tell what all of it comes to: what its checksum covers is all that follows the IP header. Of a datagram that has
+/// none, or that ends before its packet does, they do not.
+#[inline(always)]
+fn tells_its_sum<F: Frame>(frame: &F, plain: &Plain) -> Option<bool> {
+    if plain.h.transport != Transport::Udp {
+        return Some(true);
+    }
+    let [_, _, _, _, a, b, c, d] = frame.read::<8>(plain.h.l4)?;
+    Some([a, b] == plain.segment.to_be_bytes() && [c, d] != NO_CHECKSUM)
 }
 
 /// Where the checksum stands in the transport header.
@@ -91,7 +112,7 @@ fn find_host<T: Tables>(t: &T, s: &mut Scratch, length: usize) -> Option<Port> {
     s.endpoint = EndpointKey { address: s.flow.becomes.dst, zone: s.flow.becomes.zone, pad: 0 };
     let end = t.mesh_end(&s.endpoint)?;
     let segment = t.segment(end.vni)?;
-    let is_plain = !segment.has(segment_flags::ENCRYPTED) && end.vtep.is_v4() && segment.port != 0;
+    let is_plain = !segment.has(segment_flags::ENCRYPTED) && segment.port != 0;
     if !is_plain || length > segment.mtu(end.vtep) as usize {
         return None;
     }
@@ -106,7 +127,7 @@ fn find_host<T: Tables>(t: &T, s: &mut Scratch, length: usize) -> Option<Port> {
 fn datagram(s: &Scratch, port: Port, range: PortRange) -> Tuple {
     let offset = (u64::from(s.flow.check) * u64::from(range.len())) >> 32;
     Tuple {
-        src: Address::ANY_V4,
+        src: s.tunnel.vtep.any_of_family(),
         dst: s.tunnel.vtep,
         src_port: Port::new(range.first.wrapping_add(offset as u16)),
         dst_port: port,
@@ -123,13 +144,13 @@ fn is_for_us<F: Frame>(frame: &F, back: &NextHop) -> Option<bool> {
     Some(frame.read::<6>(0)? == [a, b, c, d, e, f])
 }
 
-/// Gives the packet behind the outer headers the tuple that its flow says, one hop on, in the gateway's frame.
+/// Gives the packet behind so many bytes of outer headers the tuple that its flow says, one hop on, in the gateway's frame.
 #[inline(always)]
-fn rewrite<F: Frame>(frame: &mut F, s: &Scratch, plain: &Plain) -> Option<()> {
+fn rewrite<F: Frame>(frame: &mut F, s: &Scratch, plain: &Plain, around: usize) -> Option<()> {
     let becomes = &s.flow.becomes;
-    let (ip, l4) = (OUTER + ETH, OUTER + plain.h.l4);
+    let (ip, l4) = (around + ETH, around + plain.h.l4);
     let lower = plain.h.ttl.saturating_sub(1);
-    frame.write(OUTER, s.flow.next.macs())?;
+    frame.write(around, s.flow.next.macs())?;
     if plain.h.v4 {
         let protocol = s.key.protocol;
         let delta = s.flow.address_delta.and_word([plain.h.ttl, protocol], [lower, protocol]);

@@ -84,7 +84,7 @@ pub struct Device {
     /// whatever the uplink; zero where it has none.
     pub ipv4: [u8; 4],
     /// The IPv4 address of the network's gateway; on an uplink whose driver passes frames of the mesh on, that as which the host is
-    /// known to others (its VTEP), else zero.
+    /// known to others (its VTEP) where it is of this family, else zero.
     pub gateway_ipv4: [u8; 4],
     /// The same as `ipv4` for IPv6.
     pub ipv6: [u8; 16],
@@ -137,8 +137,10 @@ impl Device {
     /// Of an uplink: as whom its driver passes frames of the mesh on to other hosts; `None` where it does not.
     #[inline(always)]
     pub fn tunnels_as(&self) -> Option<Address> {
-        let passes_on = self.is(DeviceKind::Uplink) && self.gateway_ipv4 != [0; 4];
-        passes_on.then_some(Address::v4(self.gateway_ipv4))
+        let own =
+            if self.gateway_ipv4 == [0; 4] { Address::v6(self.gateway_ipv6) } else { Address::v4(self.gateway_ipv4) };
+        let passes_on = self.is(DeviceKind::Uplink) && own != Address::ANY_V6;
+        passes_on.then_some(own)
     }
 }
 

@@ -62,17 +62,20 @@ fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePor
 }
 
 /// Has the drivers of uplinks pass on what is for containers of other hosts: of those that lead to another host, while the
-/// address as which the others know this one is its own. Over IPv4 alone.
+/// address as which the others know this one is its own.
 pub fn pass_on_in_drivers(state: &mut State, facts: &HostFacts, remotes: &Remotes) {
-    let Some(IpAddr::V4(own)) = remotes.own else { return };
+    let Some(own) = remotes.own else { return };
     let is_nowhere = state.mesh.keys().all(|key| key.zone.is_of_vtep());
-    if is_nowhere || !facts.addresses.contains(&IpAddr::V4(own)) {
+    if is_nowhere || !facts.addresses.contains(&own) {
         return;
     }
     let leads_to_a_host = |link: &&LinkName| facts.ways.nodes.values().any(|way| way.link == **link);
     for link in facts.sends_back.iter().filter(leads_to_a_host) {
         if let Some(uplink) = state.devices.get_mut(link) {
-            uplink.gateway_ipv4 = own.octets();
+            match own {
+                IpAddr::V4(own) => uplink.gateway_ipv4 = own.octets(),
+                IpAddr::V6(own) => uplink.gateway_ipv6 = own.octets(),
+            }
             state.hooks.insert((link.clone(), Hook::UplinkXdp));
         }
     }

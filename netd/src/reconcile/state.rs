@@ -303,7 +303,7 @@ pub struct DeviceRecord {
     pub gateway_ipv4: [u8; 4],
     /// Own or masquerade address; zero for none.
     pub ipv6: [u8; 16],
-    /// The gateway's; zero for none.
+    /// The same.
     pub gateway_ipv6: [u8; 16],
     /// The container's.
     pub mac: Mac,

@@ -5,7 +5,7 @@ use netd_common::packet::ETH;
 use super::checksums::{checksum_field6, pseudo_header6, sum};
 
 /// The IPv6 address that stands for an IPv4 one in twins of packets and scenes.
-pub fn twin(v4: [u8; 4]) -> [u8; 16] {
+pub const fn twin(v4: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = v4;
     [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
 }

@@ -35,6 +35,10 @@ impl frame::Frame for Buffer<'_> {
         self.bytes.splice(0..0, std::iter::repeat_n(0xee, bytes));
         Some(())
     }
+
+    fn cut(&mut self, length: usize) -> Option<()> {
+        (length <= self.bytes.len()).then(|| self.bytes.truncate(length))
+    }
 }
 
 impl frame::Tables for World {

@@ -20,7 +20,8 @@ pub fn street_of_both_families(cluster: &Cluster) -> Host {
     cluster.add_to_street(&outside, OUTSIDE);
     for (number, host) in cluster.nodes.iter().map(|node| &node.host).chain([&outside]).enumerate() {
         let number = if number == cluster.nodes.len() { OUTSIDE } else { number + 1 };
-        host.ip(&format!("address add {}/64 dev eth0 nodad", ipv6(number)));
+        // A node whose VTEP it is has it.
+        host.ip(&format!("address replace {}/64 dev eth0 nodad", ipv6(number)));
     }
     outside
 }

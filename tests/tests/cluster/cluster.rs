@@ -67,6 +67,11 @@ impl Cluster {
         Self::laid(2, 1, |_| None, None, (by_cards, vtep, |_| LEASE))
     }
 
+    /// The same, with tunnels over IPv6.
+    pub fn of_cards_over_ipv6() -> Self {
+        Self::laid(2, 1, |_| None, None, (by_cards, vtep_of_ipv6, |_| LEASE))
+    }
+
     /// As [`Cluster::new`], with another way to etcd for some nodes: its URL by the node's number. At `lossy` of the street is one
     /// that can lose what a watch tells.
     pub fn with(nodes: usize, members: usize, other: impl Fn(usize) -> Option<String>, lossy: Option<usize>) -> Self {

@@ -1,17 +1,17 @@
 //! What goes on with a port of the mesh is passed on to another host by the driver of the uplink that it came by (XDP).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, ops::Range, time::Duration};
 
-use netd_common::{frame::OUTER, packet::ETH, parse::ETHERTYPE_IPV4};
+use netd_common::{frame::outer, packet::ETH, parse::ETHERTYPE_IPV4};
 use netd_tests::{
     lab::{Container, Host, Offloads, traffic::IMPATIENCE},
-    packets::sum,
+    packets::{ipv6_checksums_hold, sum},
 };
 use serde_json::{Value, json};
 
 use crate::{
     as_a_bridge::{BOTH_FAMILIES, OUTSIDE, at, ipv6, street_of_both_families},
-    cluster::{Cluster, Node, PATIENCE, comes_to_be_verified, done, options, vtep, wait_until},
+    cluster::{Cluster, Node, PATIENCE, comes_to_be_verified, done, options, vtep, vtep_of_ipv6, wait_until},
     encrypted::Capture,
     mesh::attached,
 };
@@ -40,9 +40,9 @@ fn passed_on(node: &Node) -> u64 {
 }
 
 /// A client outside is served by the first node's address, its own address kept, of either family and by TCP and UDP, and the driver
-/// has had part in it.
+/// has had part in it; `own` is the node's VTEP.
 #[track_caller]
-fn is_served_by_the_driver(node: &Node, outside: &Host, container: &Container) {
+fn is_served_by_the_driver(node: &Node, own: IpAddr, outside: &Host, container: &Container) {
     let (served, datagrams) = (container.serve_bulk(80), container.echo_udp(53));
     wait_until("the program is there", || early(node)["devices"] == json!(["eth0"]));
     for host in [vtep(0).to_string(), ipv6(1)] {
@@ -56,6 +56,12 @@ fn is_served_by_the_driver(node: &Node, outside: &Host, container: &Container) {
         });
         // As large as fits, and too large for the tunnel.
         assert_eq!(outside.asks_udp(&at(&host, 5353), 3, 1300, PATIENCE), 3, "{host}");
+        if own.is_ipv6() {
+            // IPv6 cuts nothing on the way: the sender has to know what fits.
+            wait_until(&format!("{host} has told its sender"), || {
+                outside.asks_udp(&at(&host, 5353), 1, 1470, IMPATIENCE) == 1
+            });
+        }
         wait_until(&format!("{host} in fragments"), || outside.asks_udp(&at(&host, 5353), 1, 4000, IMPATIENCE) == 1);
     }
     for peer in served.peers().iter().chain(&datagrams.peers()).map(ToString::to_string) {
@@ -65,30 +71,19 @@ fn is_served_by_the_driver(node: &Node, outside: &Host, container: &Container) {
 
 #[test]
 fn the_stack_passes_on_in_the_drivers_place_what_is_whole_and_nothing_else() {
-    let mut cluster = Cluster::new(2, 1);
-    // As a driver would that has XDP: on a veth the stack does it.
-    let urls = [cluster.etcd[0].url.clone()];
-    let a = &mut cluster.nodes[0];
-    a.netd.kill();
-    a.netd = a.host.netd_with(options("a", vtep(0), &urls).variable("NETD_FORCE_GENERIC_XDP", "1"));
-    let two = with_a_port_of_the_mesh(&cluster);
-    let outside = street_of_both_families(&cluster);
-    // Of a sender on another machine checksums are whole.
-    Offloads::Off.apply(&outside, "eth0");
-    is_served_by_the_driver(&cluster.nodes[0], &outside, &two);
+    let (cluster, two, outside) = with_a_program_in_the_stack(Cluster::new(2, 1), vtep(0));
+    is_served_by_the_driver(&cluster.nodes[0], vtep(0), &outside, &two);
 
     let a = &cluster.nodes[0];
     let capture = Capture::begin(&cluster.nodes[1].host, "-s 128 udp dst port 4789 and src host 192.0.2.1");
     let (served, before) = (two.serve_bulk(80), passed_on(a));
     outside.transfers("192.0.2.1:8080", 300_000);
     assert!(passed_on(a) > before, "{}", early(a));
-    let mut datagrams = packets(&capture.end().0);
-    // What ended before may still say so, by IPv6.
-    datagrams.retain(|datagram| datagram[OUTER + 12..OUTER + ETH] == ETHERTYPE_IPV4);
-    let of_each = |bytes: fn(&Vec<u8>) -> Vec<u8>| datagrams.iter().map(bytes).collect::<BTreeSet<_>>();
-    assert!(of_each(|datagram| datagram[34..36].to_vec()).len() > 1, "the VXLAN device's port and the driver's");
-    let alike = of_each(|datagram| headers(datagram));
-    assert_eq!(alike.len(), 1, "nothing else tells who has sent it: {alike:02x?}");
+    let datagrams = packets(&capture.end().0);
+    for datagram in &datagrams {
+        assert_eq!(sum(&datagram[ETH..ETH + 20]), 0xffff, "the outer header's checksum");
+    }
+    are_alike(datagrams, outer(true), &[0..16, 20..24, 26..34, 36..38, 40..64]);
 
     let near = cluster.lab.host("near");
     cluster.add_to_street(&near, 151);
@@ -124,6 +119,61 @@ fn the_stack_passes_on_in_the_drivers_place_what_is_whole_and_nothing_else() {
     cluster.lab.assert_no_checksum_errors();
 }
 
+#[test]
+fn over_ipv6_it_does_so_in_datagrams_whose_checksum_holds() {
+    let (cluster, two, outside) = with_a_program_in_the_stack(Cluster::over_ipv6(2, 1), vtep_of_ipv6(0));
+    let a = &cluster.nodes[0];
+    // So that the VXLAN device's are summed too.
+    Offloads::Off.apply(&a.host, "eth0");
+    is_served_by_the_driver(a, vtep_of_ipv6(0), &outside, &two);
+
+    let capture = Capture::begin(&cluster.nodes[1].host, "udp dst port 4789 and src host 2001:db8::1");
+    let (_servers, before) = ((two.serve_bulk(80), two.echo_udp(53)), passed_on(a));
+    outside.transfers("192.0.2.1:8080", 300_000);
+    assert_eq!(outside.asks_udp("192.0.2.1:5353", 30, 999, PATIENCE), 30);
+    assert!(passed_on(a) >= before + 20, "{}", early(a));
+    let datagrams = packets(&capture.end().0);
+    for datagram in &datagrams {
+        assert_ne!(datagram[60..62], [0, 0], "IPv6 takes none without a checksum");
+        ipv6_checksums_hold(datagram).unwrap_or_else(|e| panic!("{e}: {datagram:02x?}"));
+    }
+    are_alike(datagrams, outer(false), &[0..18, 20..54, 56..58, 62..84]);
+
+    done(&cluster.nodes[1].netd, "unpublish two 8080:80 5353:53/udp");
+    wait_until("there is nothing to pass on", || early(a)["devices"] == json!([]));
+    comes_to_be_verified(&cluster.nodes[1].netd);
+    cluster.lab.assert_no_checksum_errors();
+}
+
+/// The cluster with a program at the first node as a driver would have that has XDP: on a veth the stack does it. And a container of
+/// the second node, and a client outside.
+fn with_a_program_in_the_stack(mut cluster: Cluster, own: IpAddr) -> (Cluster, Container, Host) {
+    let urls = [cluster.etcd[0].url.clone()];
+    let a = &mut cluster.nodes[0];
+    a.netd.kill();
+    a.netd = a.host.netd_with(options("a", own, &urls).variable("NETD_FORCE_GENERIC_XDP", "1"));
+    let two = with_a_port_of_the_mesh(&cluster);
+    let outside = street_of_both_families(&cluster);
+    // Of a sender on another machine checksums are whole.
+    Offloads::Off.apply(&outside, "eth0");
+    (cluster, two, outside)
+}
+
+/// Fails unless the VXLAN device and the program have sent datagrams with so many bytes of headers, and nothing but the source port
+/// tells whose one is: all have these bytes in common, the headers but for length, identification, checksum and source port, and the
+/// link header within.
+#[track_caller]
+fn are_alike(mut datagrams: Vec<Vec<u8>>, around: usize, common: &[Range<usize>]) {
+    // What ended before may still say so, by IPv6.
+    datagrams.retain(|datagram| datagram[around + 12..around + ETH] == ETHERTYPE_IPV4);
+    let udp = around - 16;
+    let ports: BTreeSet<_> = datagrams.iter().map(|datagram| &datagram[udp..udp + 2]).collect();
+    assert!(ports.len() > 1, "the VXLAN device's port and the driver's");
+    let headers = |datagram: &Vec<u8>| common.iter().flat_map(|field| &datagram[field.clone()]).copied().collect();
+    let alike: BTreeSet<Vec<u8>> = datagrams.iter().map(headers).collect();
+    assert_eq!(alike.len(), 1, "nothing else tells who has sent it: {alike:02x?}");
+}
+
 /// The packets of a capture (libpcap's file format, of this machine's byte order).
 fn packets(capture: &[u8]) -> Vec<Vec<u8>> {
     const FILE_HEADER: usize = 24;
@@ -138,20 +188,11 @@ fn packets(capture: &[u8]) -> Vec<Vec<u8>> {
     packets
 }
 
-/// What datagrams of one tunnel have in common: their headers but for length, identification, checksum and source port, and the link
-/// header within.
-fn headers(datagram: &[u8]) -> Vec<u8> {
-    assert_eq!(sum(&datagram[ETH..ETH + 20]), 0xffff, "the outer header's checksum");
-    let fields = [0..16, 20..24, 26..34, 36..38, 40..OUTER + ETH];
-    fields.into_iter().flat_map(|field| &datagram[field]).copied().collect()
-}
-
 /// Run by `cards::…`, where a guest has cards.
-pub fn a_driver_of_its_own_passes_on() {
-    let mut cluster = Cluster::of_cards();
+pub fn a_driver_of_its_own_passes_on(mut cluster: Cluster, own: IpAddr) {
     let two = with_a_port_of_the_mesh(&cluster);
     let outside = street_of_both_families(&cluster);
-    is_served_by_the_driver(&cluster.nodes[0], &outside, &two);
+    is_served_by_the_driver(&cluster.nodes[0], own, &outside, &two);
     let node = &mut cluster.nodes[0];
     assert_eq!(mode(&node.host, "eth0"), json!(BY_THE_DRIVER), "{}", node.host.ip("-d link show eth0"));
     assert_eq!(early(node)["attach"], "native XDP");

@@ -1,22 +1,36 @@
 //! What the driver of an uplink (XDP) passes on to the host of a container that publishes a port on every host.
 
 use netd_common::{
-    frame::OUTER,
+    frame::outer,
     parse::tcp_flags::{ACK, FIN, RST, SYN},
     tables::{Flow, Routing, segment_flags},
-    tuple::Mac,
+    tuple::{Address, Mac},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    mesh::{CLIENT, Hosts, KNOCKED, OTHER_HOST, TUNNEL_PORT, VNI, VTEPS, from_outside, of_both, whole},
-    packets::{Build, checksums_hold, left_to_the_device, tcp, udp},
+    mesh::{
+        CLIENT, Hosts, KNOCKED, OTHER_HOST, TUNNEL_PORT, VNI, VTEPS, VTEPS_OF_IPV6, from_outside, of_both, tunnels_as,
+        whole,
+    },
+    packets::{Build, checksums_hold, ipv6_twin, left_to_the_device, tcp, udp},
     scene::{A, FOREIGN, TUNNEL, UPLINK, UPLINK_MACS, settings},
     world::{RouteTo, World},
 };
 
+mod sums;
+
 /// The two hosts after a client and the container have spoken, by TCP and by UDP, of both families.
 fn opened() -> Hosts {
-    let hosts = Hosts::new();
+    opened_between(VTEPS)
+}
+
+/// The same, over an underlay of either family.
+fn over_both() -> [Hosts; 2] {
+    [VTEPS, VTEPS_OF_IPV6].map(opened_between)
+}
+
+fn opened_between(vteps: [Address; 2]) -> Hosts {
+    let hosts = Hosts::between(vteps);
     for family in 0..2 {
         for of in [tcp as fn(&str, &str) -> Build, udp] {
             assert_eq!(hosts.knocks(from_outside(of(CLIENT, KNOCKED))[family].clone()).0, Verdict::Peer(A));
@@ -46,7 +60,6 @@ fn is_left(world: &World, bytes: &[u8], why: &str) {
 #[test]
 fn it_passes_on_what_the_program_behind_it_would_in_the_headers_of_a_vxlan_device() {
     let hosts = opened();
-    let vxlan = [0x08, 0, 0, 0, 0, 0, VNI as u8, 0];
     for build in [segment(), udp(CLIENT, KNOCKED), udp(CLIENT, KNOCKED).without_udp_checksum(), segment().tos(0xba)] {
         for frame in from_outside(build) {
             // IPv6 has no datagrams without a checksum, and its twin none.
@@ -54,22 +67,49 @@ fn it_passes_on_what_the_program_behind_it_would_in_the_headers_of_a_vxlan_devic
 
             assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
             let inner = hosts.enters(frame.clone());
-            assert_eq!(wrapped[OUTER..], inner, "the same as behind it");
-            whole(&wrapped[OUTER..]);
+            assert_eq!(wrapped[outer(true)..], inner, "the same as behind it");
+            whole(&inner);
             let port = u16::from_be_bytes([wrapped[34], wrapped[35]]);
-            assert!(settings().ephemeral.contains(port), "{port}");
-            let [from, to] = [0, 1].map(|host| VTEPS[host].ip());
-            let ecn = if wrapped[OUTER + 15] == 0xba { 2 } else { 0 };
-            let outer = udp(&format!("{from}:{port}"), &format!("{to}:{TUNNEL_PORT}"))
-                .macs(UPLINK_MACS[0], OTHER_HOST)
-                .tos(ecn)
-                .payload(&[&vxlan[..], &inner].concat())
-                .without_udp_checksum();
-            assert_eq!(without_fragmentation(&wrapped), without_fragmentation(&outer.bytes()));
+            let expected = datagram(&inner, port).without_udp_checksum().bytes();
+            assert_eq!(without_fragmentation(&wrapped), without_fragmentation(&expected));
             checksums_hold(&wrapped).expect("the outer header's");
-            assert_eq!(hosts.arrives(&wrapped[OUTER..], VTEPS[0]).0, Verdict::Peer(A));
+            assert_eq!(hosts.arrives(&inner, VTEPS[0]).0, Verdict::Peer(A));
         }
     }
+}
+
+#[test]
+fn over_ipv6_it_does_so_with_a_checksum() {
+    let hosts = opened_between(VTEPS_OF_IPV6);
+    for build in [segment(), udp(CLIENT, KNOCKED), segment().tos(0xba)] {
+        for frame in from_outside(build) {
+            let (verdict, wrapped) = early(&hosts.ingress, &frame);
+
+            assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
+            let inner = hosts.enters(frame.clone());
+            let port = u16::from_be_bytes([wrapped[54], wrapped[55]]);
+            let mut expected = ipv6_twin(&datagram(&inner, port).bytes());
+            expected[15] |= explicit_congestion(&inner) << 4;
+            assert_eq!(wrapped, expected, "every byte of it, its checksum summed anew");
+            assert_eq!(hosts.arrives(&inner, VTEPS_OF_IPV6[0]).0, Verdict::Peer(A));
+        }
+    }
+}
+
+/// What a VXLAN device makes of a frame.
+fn datagram(inner: &[u8], port: u16) -> Build {
+    assert!(settings().ephemeral.contains(port), "{port}");
+    let vxlan = [0x08, 0, 0, 0, 0, 0, VNI as u8, 0];
+    let [from, to] = [0, 1].map(|host| VTEPS[host].ip());
+    udp(&format!("{from}:{port}"), &format!("{to}:{TUNNEL_PORT}"))
+        .macs(UPLINK_MACS[0], OTHER_HOST)
+        .tos(explicit_congestion(inner))
+        .payload(&[&vxlan[..], inner].concat())
+}
+
+/// What its outer header tells of congestion, of those that the tests send.
+fn explicit_congestion(inner: &[u8]) -> u8 {
+    if inner[12] == 8 && inner[15] == 0xba { 2 } else { 0 }
 }
 
 #[test]
@@ -79,7 +119,7 @@ fn the_outer_source_is_the_hosts_address_of_the_moment() {
     assert_eq!(early(&hosts.ingress, &frame).1[26..30], VTEPS[0].v4_bytes());
 
     // The daemon follows the address of the underlay.
-    hosts.ingress.devices.get_mut(&UPLINK).expect("the scene has one").gateway_ipv4 = [192, 0, 2, 77];
+    tunnels_as(&mut hosts.ingress, Address::v4([192, 0, 2, 77]));
     let (verdict, wrapped) = early(&hosts.ingress, &frame);
 
     assert_eq!((verdict, &wrapped[26..30]), (Verdict::Tunnel(TUNNEL), &[192, 0, 2, 77][..]));
@@ -149,8 +189,6 @@ fn what_the_host_must_answer_or_a_driver_does_not_understand_is_left() {
             is_left(&hosts.ingress, &twin[..length], "it is cut short");
         }
     }
-    let padded = [frame(segment()), vec![7; 11]].concat();
-    assert_eq!(early(&hosts.ingress, &padded).0, Verdict::Tunnel(TUNNEL), "with what fills an Ethernet frame");
 
     // The scene's tunnel takes 1500 bytes, the route of the datagram as many with the headers around it.
     let large = frame(udp(CLIENT, KNOCKED).payload(&[1; 1430]));
@@ -172,28 +210,38 @@ fn a_checksum_that_is_left_to_the_device_is_left_too() {
 fn where_rules_would_see_the_datagram_or_the_way_is_another_all_is_left() {
     let frame = from_outside(segment())[0].clone();
     let left = |why: &str, change: fn(&mut World)| {
-        let mut hosts = opened();
-        assert_eq!(early(&hosts.ingress, &frame).0, Verdict::Tunnel(TUNNEL));
-        change(&mut hosts.ingress);
-        is_left(&hosts.ingress, &frame, why);
+        for mut hosts in over_both() {
+            assert_eq!(early(&hosts.ingress, &frame).0, Verdict::Tunnel(TUNNEL));
+            change(&mut hosts.ingress);
+            is_left(&hosts.ingress, &frame, why);
+        }
     };
 
     left("the host's firewall", |host| host.settings.as_mut().expect("settings").firewall.generation = 7);
     left("marks", |host| host.settings.as_mut().expect("settings").routing = Routing::AskedWithMark as u32);
-    left("the daemon says so", |host| host.devices.get_mut(&UPLINK).expect("it").gateway_ipv4 = [0; 4]);
+    left("the daemon says so", |host| tunnels_as(host, Address::ANY_V6));
+    left("a host that is known by another family", |host| {
+        let is_v4 = host.devices[&UPLINK].tunnels_as().expect("it passes on").is_v4();
+        tunnels_as(host, if is_v4 { VTEPS_OF_IPV6[0] } else { VTEPS[0] });
+    });
     left("encrypted", |host| host.segments.get_mut(&VNI).expect("blue").flags |= segment_flags::ENCRYPTED);
     left("a port that nobody has said", |host| host.segments.get_mut(&VNI).expect("blue").port = 0);
     left("a segment that is gone", |host| host.segments.clear());
     left("a host that is gone", |host| host.mesh.clear());
     left("a neighbour that is not known", |host| host.neighbours.clear());
-    left("by another device", |host| host.routes.push((VTEPS[1], 128, RouteTo::Device(FOREIGN, 1500, None))));
-    left("a way that is refused", |host| host.routes.push((VTEPS[1], 128, RouteTo::Refused)));
+    left("by another device", |host| routes(host, RouteTo::Device(FOREIGN, 1500, None)));
+    left("a way that is refused", |host| routes(host, RouteTo::Refused));
     left("a place that is another's", |host| {
         host.flows.borrow_mut().values_mut().for_each(|flow: &mut Flow| flow.check ^= 1);
     });
     left("another device's address", |host| {
-        host.neighbours.insert(VTEPS[1], [Mac(OTHER_HOST), Mac([2, 9, 9, 9, 9, 9])]);
+        host.neighbours.values_mut().for_each(|macs| macs[1] = Mac([2, 9, 9, 9, 9, 9]));
     });
+}
+
+/// Gives both underlays this route.
+fn routes(host: &mut World, to: RouteTo) {
+    host.routes.extend([VTEPS[1], VTEPS_OF_IPV6[1]].map(|vtep| (vtep, 128, to)));
 }
 
 #[test]

@@ -281,6 +281,18 @@ pub const FAULTS: &[Fault] = &[
         "|| !is_finished(frame, s, plain)? && false {",
     ),
     fault(
+        "datagram without a checksum summed for one over IPv6",
+        "frame/pass_on.rs",
+        "!v4 && !tells_its_sum(frame, plain)?",
+        "!v4 && !tells_its_sum(frame, plain)? && false",
+    ),
+    fault(
+        "pseudo-header of what a datagram over IPv6 carries not made up for",
+        "frame/outer.rs",
+        "ends.and(packet)",
+        "ends",
+    ),
+    fault(
         "packet that is due to be noted passed on in a driver",
         "frame/pass_on.rs",
         "&& !conntrack::must_note(s, plain.h, now)",

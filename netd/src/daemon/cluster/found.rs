@@ -11,7 +11,7 @@ use crate::{
     cluster::{MeshAnswer, SegmentAnswer, Segments, Taken, View, Way, taken},
     model::{Driver, Kept, Model, Name, Protocol, RemoteAllowance, RemoteEndpoint, Remotes},
     plan::mesh,
-    reconcile::State,
+    reconcile::{DeviceRecord, State},
 };
 
 /// Ports that every node publishes and this one does not, since something of its own has them, one line each.
@@ -108,7 +108,8 @@ pub fn remembered(model: &Model, observed: &State) -> Remotes {
     });
     // An uplink whose driver passes frames of the mesh on knows as whom.
     let uplinks = observed.devices.values().filter(|device| device.kind == DeviceKind::Uplink as u8);
-    let own = uplinks.map(|uplink| uplink.gateway_ipv4).find(|own| *own != [0; 4]).map(IpAddr::from);
+    let as_whom = |uplink: &DeviceRecord| [IpAddr::from(uplink.gateway_ipv4), IpAddr::from(uplink.gateway_ipv6)];
+    let own = uplinks.flat_map(as_whom).find(|own| !own.is_unspecified());
     let (vteps, endpoints) = (vteps.collect(), endpoints.collect());
     let allowances = allowances(model, observed);
     Remotes { own, vteps, endpoints, ports: Vec::new(), allowances, kept: kept(observed) }

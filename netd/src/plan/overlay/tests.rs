@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     model::{self, Kept, Model, PortPublication, RemotePort, tests},
     plan::{Choices, plan},
-    reconcile::{Ipsec, LinkName, PolicyId, Protection, Sandbox, Uplink, Way, Ways},
+    reconcile::{DeviceRecord, Ipsec, LinkName, PolicyId, Protection, Sandbox, Uplink, Way, Ways},
 };
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -158,24 +158,26 @@ fn drivers_of_uplinks_that_lead_to_other_hosts_pass_on_what_is_for_their_contain
         let way = Way { link: LinkName::new(link).unwrap(), mtu: 1500, source: None };
         let ways = Ways { nodes: [(ip("192.0.2.2"), way)].into(), ..Ways::default() };
         let drivers = |there: bool| if there { [eth0.clone()].into() } else { [].into() };
-        let addresses = [ip("192.0.2.1")].into();
+        let addresses = [ip("192.0.2.1"), ip("2001:db8::1")].into();
         HostFacts { ways, addresses, early: drivers(true), sends_back: drivers(sends_back), ..facts(1500) }
     };
     let passes_on = |facts: &HostFacts, remotes: &Remotes| {
         let state = plan(&of_cluster(), facts, &choices(remotes));
         let attached = state.hooks.contains(&(eth0.clone(), Hook::UplinkXdp));
         assert_eq!(state.segments[&7].port, 4789);
-        (state.devices[&eth0].gateway_ipv4, attached)
+        let DeviceRecord { gateway_ipv4, gateway_ipv6, .. } = state.devices[&eth0];
+        (IpAddr::from(gateway_ipv4), IpAddr::from(gateway_ipv6), attached)
     };
+    let [nobody, nobody_of_ipv6] = [ip("0.0.0.0"), ip("::")];
 
-    assert_eq!(passes_on(&with("eth0", true), &remotes), ([192, 0, 2, 1], true));
-    let none = ([0; 4], false);
+    assert_eq!(passes_on(&with("eth0", true), &remotes), (ip("192.0.2.1"), nobody_of_ipv6, true));
+    let of_ipv6 = Remotes { own: Some(ip("2001:db8::1")), ..remotes.clone() };
+    assert_eq!(passes_on(&with("eth0", true), &of_ipv6), (nobody, ip("2001:db8::1"), true));
+    let none = (nobody, nobody_of_ipv6, false);
     assert_eq!(passes_on(&with("eth1", true), &remotes), none, "no other host is there");
     assert_eq!(passes_on(&with("eth0", false), &remotes), none, "its driver would lose what it sends back");
     let moved = HostFacts { addresses: [ip("192.0.2.7")].into(), ..with("eth0", true) };
     assert_eq!(passes_on(&moved, &remotes), none, "the others know it by an address that it has not");
-    let of_ipv6 = Remotes { own: Some(ip("2001:db8::1")), ..remotes.clone() };
-    assert_eq!(passes_on(&with("eth0", true), &of_ipv6), none, "the underlay is IPv6");
     let nowhere = Remotes { ports: Vec::new(), ..remotes };
     assert_eq!(passes_on(&with("eth0", true), &nowhere), none, "nothing is published elsewhere");
 }
