@@ -261,13 +261,15 @@ fn what_comes_in_clear_is_dropped(cluster: &Cluster, stranger: &Host, near: IpAd
     let vni = vni_of(a, "secret");
     let macs = [mac_of(b, "two"), mac_of(a, "one")];
     let frame = encapsulated(vni, macs, (b.address("two"), a.address("one")), 7);
-    let send = |from: &Host, port: u16| {
+    let heard = a.host.existing_container("one").echo_udp(7);
+    let send_as = |from: &Host, source: IpAddr, port: u16| {
         from.enter(|| {
-            let any: IpAddr = if near.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let socket = UdpSocket::bind((any, 0)).expect("a port is free");
+            let socket = UdpSocket::bind((source, 0)).expect("a port is free");
             socket.send_to(&frame, (near, port)).expect("it is sent");
         });
     };
+    let any: IpAddr = if near.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let send = |from: &Host, port: u16| send_as(from, any, port);
 
     let before = dropped(a, "not_encrypted");
     send(&b.host, 4789);
@@ -275,6 +277,15 @@ fn what_comes_in_clear_is_dropped(cluster: &Cluster, stranger: &Host, near: IpAd
     let before = refused(&a.host);
     send(stranger, PORT);
     wait_until("the kernel refuses it", || refused(&a.host) > before);
+    // In a node's own name too, for which the stranger does not ask or answer by ARP.
+    let (before, node) = (refused(&a.host), if near.is_ipv4() { vtep(1) } else { vtep_of_ipv6(1) });
+    stranger.run(["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2"]).ok();
+    let prefix = if near.is_ipv4() { 32 } else { 128 };
+    stranger.ip(&format!("address add {node}/{prefix} dev lo"));
+    send_as(stranger, node, PORT);
+    wait_until("the kernel refuses it", || refused(&a.host) > before);
+    stranger.ip(&format!("address del {node}/{prefix} dev lo"));
+    assert!(heard.peers().is_empty(), "and nothing of all this has arrived: {:?}", heard.peers());
 }
 
 fn keys_change_and_nothing_is_lost(cluster: &Cluster, ping: impl Fn() -> UdpPinging) {
