@@ -72,22 +72,25 @@ fn find_end(s: &mut Scratch) -> &EndpointKey {
     &s.endpoint
 }
 
-/// Largest IP packet that the tunnel to a container takes, in bytes; none where it leads nowhere.
+/// Largest IP packet that the tunnel to a container takes, in bytes, and where it ends; none where it leads nowhere.
 #[inline(always)]
-fn mtu<T: Tables>(t: &T, s: &mut Scratch) -> Option<u32> {
+fn tunnel<T: Tables>(t: &T, s: &mut Scratch) -> Option<(u32, Address)> {
     let end = t.mesh_end(find_end(s))?;
-    t.segment(end.vni).map(|segment| segment.mtu(end.vtep))
+    t.segment(end.vni).map(|segment| (segment.mtu(end.vtep), end.vtep))
 }
 
 /// Translates a client's packet and sends it to the container's host. What the host must answer, since its time is up or it is too
-/// large and may not be cut, goes to the stack as the container would have got it.
+/// large for the tunnel, goes to the stack as the container would have got it.
 #[inline(always)]
 pub fn pass_on<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
-    let Some(mtu) = mtu(t, s) else { return Err(DropReason::NoEndpoint) };
-    let answers = h.ttl <= 1 || forward::needs_stack(p, h, mtu)? && refuse::may_not_be_cut(p, h.v4.into())?;
+    let Some((mtu, vtep)) = tunnel(t, s) else { return Err(DropReason::NoEndpoint) };
+    let answers = h.ttl <= 1 || forward::needs_stack(p, h, mtu)? && refuse::is_for_sender(p, h.v4.into(), vtep)?;
     if answers {
         nat::rewrite(p, &h, s, Ttl::Keep)?;
+        if h.v4 {
+            refuse::forbid_cut(p)?;
+        }
         p.set_label(Label::Approved);
         return Ok(PASS);
     }

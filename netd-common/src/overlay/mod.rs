@@ -184,7 +184,7 @@ fn flood<P: Packet, T: Tables>(p: &mut P, t: &T) -> Decided {
     Ok(PASS)
 }
 
-/// Into the tunnel to a host, if it fits. A packet that may be cut is cut by the host's own stack, around the encapsulation.
+/// Into the tunnel to a host, if it fits, or if the host's own stack cuts it, around the encapsulation.
 #[inline(always)]
 fn into_tunnel<P: Packet, T: Tables>(
     p: &mut P,
@@ -196,7 +196,7 @@ fn into_tunnel<P: Packet, T: Tables>(
     is_ip: bool,
 ) -> Decided {
     let mtu = segment.mtu(vtep);
-    if is_ip && forward::noted_exceeds(p, &s.noted, mtu)? && refuse::may_not_be_cut(p, s.noted.v4)? {
+    if is_ip && forward::noted_exceeds(p, &s.noted, mtu)? && refuse::is_for_sender(p, s.noted.v4, vtep)? {
         s.mtu = mtu;
         return Err(DropReason::TooBig);
     }

@@ -6,11 +6,12 @@
 use crate::{
     checksum::{Delta, complement},
     hooks::Decided,
+    nat::ipv4,
     packet::{ETH, Label, Packet},
     parse::{IPV4_HEADER, IPV6_HEADER, Transport},
     policy,
     tables::{Hook, Scratch, Tables, segment_flags},
-    tuple::{ICMP, ICMPV6},
+    tuple::{Address, ICMP, ICMPV6},
     verdict::{DropReason, Verdict},
 };
 
@@ -26,6 +27,22 @@ const TTL: u8 = 64;
 #[inline(always)]
 pub fn may_not_be_cut<P: Packet>(p: &P, v4: u8) -> Result<bool, DropReason> {
     Ok(v4 == 0 || p.read::<1>(ETH + 6)?[0] & 0x40 != 0)
+}
+
+/// Whether a packet that is too large for the tunnel to `vtep` is its sender's to make smaller. Over IPv4 the host's stack cuts the
+/// datagram around one that may be cut. Over IPv6 it cuts what its own sockets have sent and nothing else (`ip6_fragment`), so there each is.
+#[inline(always)]
+pub fn is_for_sender<P: Packet>(p: &P, v4: u8, vtep: Address) -> Result<bool, DropReason> {
+    Ok(!vtep.is_v4() || may_not_be_cut(p, v4)?)
+}
+
+/// Forbids others to cut an IPv4 packet, so that the stack answers where it would have cut it.
+#[inline(always)]
+pub fn forbid_cut<P: Packet>(p: &mut P) -> Result<(), DropReason> {
+    let [flags, low] = p.read::<2>(ETH + 6)?;
+    let forbidden = [flags | 0x40, low];
+    p.write(ETH + 6, forbidden)?;
+    p.replace_l3(ETH + ipv4::CHECKSUM, Delta::NONE.and_word([flags, low], forbidden))
 }
 
 /// Refuses the packet with the tuple `s.key`, which fits no further than `s.mtu` bytes, or is nobody's where that is 0: drops

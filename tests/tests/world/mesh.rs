@@ -8,8 +8,11 @@ use netd_common::{
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
-    mesh::{CLIENT, CONTAINER, Hosts, KNOCKED, VNI, VTEPS, containers_host, ends, from_outside, of_both, whole},
-    packets::{Build, icmp_error, sum, tcp, udp},
+    mesh::{
+        CLIENT, CONTAINER, Hosts, KNOCKED, VNI, VTEPS, VTEPS_OF_IPV6, containers_host, ends, from_outside, of_both,
+        whole,
+    },
+    packets::{Build, checksums_hold, icmp_error, sum, tcp, udp},
     scene::{A, C, HOST, TUNNEL, UPLINK, bridge_mac, container_mac},
     world::Frame,
 };
@@ -120,24 +123,35 @@ fn a_way_that_narrows_is_told_to_the_container_through_the_tunnel() {
 
 #[test]
 fn what_is_too_large_for_the_tunnel_is_the_stacks_to_refuse_or_cut_around_the_encapsulation() {
-    let hosts = Hosts::new();
-    let large = |uncut: bool| {
-        let build = udp(CLIENT, KNOCKED).payload(&[1; 1472]);
-        let mut bytes = from_outside(build)[0].clone();
-        // The scene's tunnel carries 1500 bytes: one that carries less.
-        bytes[20] = if uncut { 0x40 } else { 0 };
-        bytes[24..26].fill(0);
-        let checksum = (!sum(&bytes[14..34])).to_be_bytes();
-        bytes[24..26].copy_from_slice(&checksum);
-        bytes
-    };
-    let mut hosts = hosts;
+    let mut hosts = Hosts::new();
     hosts.ingress.segments.get_mut(&VNI).expect("blue").underlay_mtu = 1500;
 
     let mut frame = Frame::at(UPLINK, large(true));
     assert_eq!(hosts.ingress.run(Hook::FromUplink, &mut frame), Verdict::Pass);
     assert_eq!(frame.bytes[30..34], CONTAINER, "as the container would have got it");
     assert_eq!(hosts.enters(large(false))[30..34], CONTAINER);
+}
+
+/// A datagram of 1500 bytes from outside. The scene's tunnel carries 1500: the tests have one that carries less.
+fn large(uncut: bool) -> Vec<u8> {
+    let mut bytes = from_outside(udp(CLIENT, KNOCKED).payload(&[1; 1472]))[0].clone();
+    bytes[20] = if uncut { 0x40 } else { 0 };
+    bytes[24..26].fill(0);
+    let checksum = (!sum(&bytes[14..34])).to_be_bytes();
+    bytes[24..26].copy_from_slice(&checksum);
+    bytes
+}
+
+#[test]
+fn the_stack_is_to_refuse_what_may_be_cut_too_where_no_stack_cuts_around_the_encapsulation() {
+    let mut hosts = Hosts::between(VTEPS_OF_IPV6);
+    hosts.ingress.segments.get_mut(&VNI).expect("blue").underlay_mtu = 1500;
+
+    let mut frame = Frame::at(UPLINK, large(false));
+    assert_eq!(hosts.ingress.run(Hook::FromUplink, &mut frame), Verdict::Pass);
+
+    assert_eq!((&frame.bytes[30..34], frame.bytes[20]), (&CONTAINER[..], 0x40), "it may not be cut any more");
+    checksums_hold(&frame.bytes).expect("whole");
 }
 
 #[test]

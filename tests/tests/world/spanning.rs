@@ -248,6 +248,23 @@ fn what_is_too_large_for_the_underlay_is_answered_with_what_fits() {
 }
 
 #[test]
+fn what_may_be_cut_is_its_senders_to_make_smaller_too_where_the_hosts_know_one_another_by_ipv6() {
+    let mut world = host(false);
+    for remote in world.remotes.values_mut() {
+        remote.vtep = Address::v6(twin([192, 0, 2, 9]));
+    }
+    let mut bytes = udp("10.176.1.2:4000", "10.176.1.77:80").payload(&[1; 1600]).bytes();
+    bytes[20] = 0;
+    settle_header(&mut bytes);
+
+    let (verdict, frame) = sends(&world, THERE_MAC, bytes);
+
+    let (kind, fits) = (&frame.bytes[34..36], &frame.bytes[40..42]);
+    assert_eq!((verdict, kind, fits), (Verdict::Peer(A), &[3, 4][..], &1480_u16.to_be_bytes()[..]));
+    checksums_hold(&frame.bytes).expect("whole");
+}
+
+#[test]
 fn a_stranger_another_segment_and_the_gateways_name_are_dropped_with_their_reasons() {
     let world = host(false);
     let bytes = || tcp("10.176.1.77:80", "10.176.1.2:4000").bytes();
