@@ -97,7 +97,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
     for (link, uplink) in &facts.uplinks {
         add_uplink(&mut state, link, uplink, &forwards);
     }
-    mesh::pass_on_in_drivers(&mut state, facts, &choices.remotes);
+    mesh::pass_on_in_drivers(&mut state, facts, &choices.remotes, &forwards);
     // Where every port is everybody's, a driver has nothing to drop.
     if !state.sources.is_empty() {
         let early = facts.early.iter().filter(|link| facts.uplinks.contains_key(*link));

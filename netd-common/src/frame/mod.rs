@@ -20,6 +20,13 @@ use crate::{
     verdict::{DropReason, Packed, Verdict},
 };
 
+/// Bytes of a UDP header.
+const UDP_HEADER: usize = 8;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: usize = 20;
+/// The checksum field of a datagram that has no checksum (RFC 768).
+const NO_CHECKSUM: [u8; 2] = [0, 0];
+
 /// A frame in the driver's buffer. Offsets count from the first byte of its Ethernet header.
 pub trait Frame {
     /// Index of the device that received it.

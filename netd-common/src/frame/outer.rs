@@ -1,15 +1,14 @@
 //! The headers around a frame on its way to another host (RFC 7348 section 5), as a VXLAN device writes them.
 
-use super::{Frame, Plain};
+use super::{Frame, NO_CHECKSUM, Plain, UDP_HEADER};
 use crate::{
     checksum::{Delta, complement},
-    packet::ETH,
+    packet::{ETH, Zero},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER},
     tables::{OUTER_TTL, Scratch},
     tuple::{Address, UDP},
 };
 
-const UDP_HEADER: usize = 8;
 const VXLAN_HEADER: usize = 8;
 
 /// Bytes of all of them between hosts of a family, the outer Ethernet header's too.
@@ -24,8 +23,6 @@ const HAS_VNI: u8 = 0x08;
 const ECN: u8 = 3;
 /// Those of a sender that can be told: one of two ways to say it.
 const ECT_0: u8 = 2;
-/// Where there is no checksum (RFC 768).
-const NO_CHECKSUM: [u8; 2] = [0, 0];
 
 /// Writes the headers of the datagram with the tuple `s.peer_key` to the neighbour in `s.peer.next`, of `length` bytes from its IP
 /// header on, into the segment of `s.tunnel`, around a packet that is already what it becomes.
@@ -95,10 +92,7 @@ fn checksum<F: Frame>(frame: &F, s: &Scratch, plain: &Plain, length: u16) -> Opt
     let headers = Delta::added(words.map(|word| u32::from(u16::from_ne_bytes(word))).sum());
     let packet = if plain.h.v4 { of_ipv4(s, plain) } else { of_ipv6(frame.read::<8>(outer(false) + ETH)?) };
     let ends = headers.and_address(Address::ANY_V6, s.peer_key.src).and_address(Address::ANY_V6, s.peer_key.dst);
-    Some(match complement(ends.and(packet).wsum()) {
-        NO_CHECKSUM => [0xff; 2],
-        sum => sum,
-    })
+    Some(Zero::MeansNone.written(complement(ends.and(packet).wsum())))
 }
 
 /// What an IPv4 packet comes to: its header to nothing, with its own checksum, and what follows to the pseudo-header's complement.

@@ -7,22 +7,19 @@
 //! headers tell the sum of.
 
 use super::{
-    Frame, Plain, Tables,
+    Frame, NO_CHECKSUM, Plain, TCP_HEADER, Tables, UDP_HEADER,
     outer::{self, outer},
 };
 use crate::{
     checksum::Delta,
     conntrack::{self, Leg},
     nat::{ipv4, ipv6},
-    packet::ETH,
+    packet::{ETH, Zero},
     parse::Transport,
     tables::{EndpointKey, NextHop, PortRange, Routing, Scratch, Settings, TunnelKey, Via, segment_flags},
     tuple::{Address, Port, Tuple, UDP, Zone, echo},
     verdict::{DropReason, Packed, Verdict},
 };
-
-/// What is read where there is none: a datagram without a checksum (RFC 768).
-const NO_CHECKSUM: [u8; 2] = [0, 0];
 
 /// What becomes of the frame in hand, whose tuple is `s.key`, if it is passed on. `None` leaves it as it was.
 #[inline(always)]
@@ -78,7 +75,8 @@ fn goes_on<T: Tables>(t: &T, s: &mut Scratch, plain: &Plain) -> bool {
 /// device: the field then holds the sum of the pseudo-header alone, and nothing else tells. One whole sum of 65,535 is the same.
 #[inline(always)]
 fn is_finished<F: Frame>(frame: &F, s: &Scratch, plain: &Plain) -> Option<bool> {
-    if frame.length() < plain.end() {
+    let is_tcp = plain.h.transport == Transport::Tcp;
+    if frame.length() < plain.end() || (plain.segment as usize) < if is_tcp { TCP_HEADER } else { UDP_HEADER } {
         return None;
     }
     let field = frame.read::<2>(plain.h.l4 + checksum_at(plain))?;
@@ -168,10 +166,10 @@ fn rewrite<F: Frame>(frame: &mut F, s: &Scratch, plain: &Plain, around: usize) -
     frame.write(l4, [a[0], a[1], b[0], b[1]])?;
     let at = l4 + checksum_at(plain);
     let field = frame.read::<2>(at)?;
-    let is_udp = plain.h.transport == Transport::Udp;
-    if is_udp && field == NO_CHECKSUM {
+    let zero = if plain.h.transport == Transport::Udp { Zero::MeansNone } else { Zero::IsASum };
+    if zero == Zero::MeansNone && field == NO_CHECKSUM {
         return Some(());
     }
     let sum = s.flow.address_delta.and(s.flow.port_delta).applied_to(field);
-    frame.write(at, if is_udp && sum == NO_CHECKSUM { [0xff; 2] } else { sum })
+    frame.write(at, zero.written(sum))
 }

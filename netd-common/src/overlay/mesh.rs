@@ -85,10 +85,10 @@ fn tunnel<T: Tables>(t: &T, s: &mut Scratch) -> Option<(u32, Address)> {
 pub fn pass_on<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
     let Some((mtu, vtep)) = tunnel(t, s) else { return Err(DropReason::NoEndpoint) };
-    let answers = h.ttl <= 1 || forward::needs_stack(p, h, mtu)? && refuse::is_for_sender(p, h.v4.into(), vtep)?;
-    if answers {
+    let is_too_large = h.ttl > 1 && forward::needs_stack(p, h, mtu)? && refuse::is_for_sender(p, h.v4.into(), vtep)?;
+    if h.ttl <= 1 || is_too_large {
         nat::rewrite(p, &h, s, Ttl::Keep)?;
-        if h.v4 {
+        if is_too_large && h.v4 && !vtep.is_v4() {
             refuse::forbid_cut(p)?;
         }
         p.set_label(Label::Approved);

@@ -1,6 +1,6 @@
 //! Ports of containers of other hosts that this host publishes too, and the other ends of their flows.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use netd_common::{
@@ -10,7 +10,7 @@ use netd_common::{
 
 use crate::{
     model::{self, Driver, Model, PortPublication, RemotePort, Remotes},
-    reconcile::{HostFacts, LinkName, State},
+    reconcile::{Family, HostFacts, LinkName, State},
 };
 
 /// Opens what other hosts publish on every host. A port that something of this host has is that one's here.
@@ -62,11 +62,13 @@ fn publish(state: &mut State, model: &Model, remotes: &Remotes, port: &RemotePor
 }
 
 /// Has the drivers of uplinks pass on what is for containers of other hosts: of those that lead to another host, while the
-/// address as which the others know this one is its own.
-pub fn pass_on_in_drivers(state: &mut State, facts: &HostFacts, remotes: &Remotes) {
+/// address as which the others know this one is its own. `forwards` are the families that networks have, and uplinks forward.
+pub fn pass_on_in_drivers(state: &mut State, facts: &HostFacts, remotes: &Remotes, forwards: &BTreeSet<Family>) {
     let Some(own) = remotes.own else { return };
     let is_nowhere = state.mesh.keys().all(|key| key.zone.is_of_vtep());
-    if is_nowhere || !facts.addresses.contains(&own) {
+    // A program is told no way from a device that forwards nothing of the family, and for whom it would is not for this to decide.
+    let is_router = own.is_ipv4() || forwards.contains(&Family::V6);
+    if is_nowhere || !is_router || !facts.addresses.contains(&own) {
         return;
     }
     let leads_to_a_host = |link: &&LinkName| facts.ways.nodes.values().any(|way| way.link == **link);

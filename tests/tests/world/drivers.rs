@@ -188,6 +188,15 @@ fn what_the_host_must_answer_or_a_driver_does_not_understand_is_left() {
         for length in 0..twin.len() {
             is_left(&hosts.ingress, &twin[..length], "it is cut short");
         }
+        for bytes in 0..20_u8 {
+            let mut filled = twin.clone();
+            if twin[12] == 0x08 {
+                filled[17] = 20 + bytes
+            } else {
+                filled[19] = bytes
+            }
+            is_left(&hosts.ingress, &filled, "its packet ends within the TCP header, and the rest fills the frame");
+        }
     }
 
     // The scene's tunnel takes 1500 bytes, the route of the datagram as many with the headers around it.

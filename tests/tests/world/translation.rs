@@ -3,7 +3,7 @@
 use netd_common::{
     parse::tcp_flags::{ACK, SYN},
     tables::{Firewall, Hook, Routing},
-    tuple::{Address, TCP},
+    tuple::{Address, TCP, UDP},
     verdict::Verdict,
 };
 use netd_tests::{
@@ -84,6 +84,24 @@ fn one_client_port_to_two_published_ports_of_one_container_port_is_kept_apart() 
 
     assert_ne!(one.source(), two.source());
     assert_eq!((answer.source(), answer.destination()), ("192.0.2.1:8081".into(), "203.0.113.9:40000".into()));
+}
+
+#[test]
+fn a_checksum_is_told_of_a_port_too_where_the_change_of_addresses_comes_to_nothing() {
+    // 10.177 and 1.1 come to what 10.176 and 1.2 do.
+    let (host, own) = (Address::v4([10, 177, 1, 1]), "10.177.1.1:7070");
+    for (name, protocol) in [("tcp", TCP), ("udp", UDP)] {
+        for offload in [false, true] {
+            let mut world = scene::world();
+            scene::publish(&mut world, host, protocol, 7070..=7070, [10, 176, 1, 2], 80);
+
+            let knock = enter(&world, of(name, "203.0.113.9:40000", own), offload);
+            let answer = leave(&world, A, of(name, "10.176.1.2:80", "203.0.113.9:40000").flags(SYN | ACK), offload);
+
+            assert_eq!((knock.verdict, knock.destination()), (Verdict::Peer(A), "10.176.1.2:80".to_owned()));
+            assert_eq!(answer.source(), own);
+        }
+    }
 }
 
 #[test]

@@ -55,6 +55,24 @@ pub const FAULTS: &[Fault] = &[
         "Some(Field::Pseudo) => Ok(()),",
         "Some(Field::Pseudo) => p.write(at, ports.added_to(after)),",
     ),
+    fault(
+        "ports not told where the addresses come to nothing",
+        "nat.rs",
+        "        None => p.replace_l4(at, ports, Covers::Segment, zero),",
+        "        None => Ok(()),",
+    ),
+    fault(
+        "packet for a tunnel over IPv6 left to be cut",
+        "overlay/refuse.rs",
+        "Ok(!vtep.is_v4() || may_not_be_cut(p, v4)?)",
+        "may_not_be_cut(p, v4)",
+    ),
+    fault(
+        "packet that the stack is to refuse left to be cut",
+        "overlay/mesh.rs",
+        "            refuse::forbid_cut(p)?;",
+        "",
+    ),
     fault("header checksum left alone", "nat.rs", "p.replace_l3(ETH + ipv4::CHECKSUM, delta)?;", ""),
     fault(
         "UDP's absent checksum taken for a sum",

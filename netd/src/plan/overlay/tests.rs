@@ -13,7 +13,7 @@ use netd_common::{
 
 use super::*;
 use crate::{
-    model::{self, Kept, Model, PortPublication, RemotePort, tests},
+    model::{self, Kept, Model, PortPublication, RemotePort, Subnet, tests},
     plan::{Choices, plan},
     reconcile::{DeviceRecord, Ipsec, LinkName, PolicyId, Protection, Sandbox, Uplink, Way, Ways},
 };
@@ -161,19 +161,26 @@ fn drivers_of_uplinks_that_lead_to_other_hosts_pass_on_what_is_for_their_contain
         let addresses = [ip("192.0.2.1"), ip("2001:db8::1")].into();
         HostFacts { ways, addresses, early: drivers(true), sends_back: drivers(sends_back), ..facts(1500) }
     };
-    let passes_on = |facts: &HostFacts, remotes: &Remotes| {
-        let state = plan(&of_cluster(), facts, &choices(remotes));
+    let mut model = of_cluster();
+    let passes_on_in = |model: &Model, facts: &HostFacts, remotes: &Remotes| {
+        let state = plan(model, facts, &choices(remotes));
         let attached = state.hooks.contains(&(eth0.clone(), Hook::UplinkXdp));
         assert_eq!(state.segments[&7].port, 4789);
         let DeviceRecord { gateway_ipv4, gateway_ipv6, .. } = state.devices[&eth0];
         (IpAddr::from(gateway_ipv4), IpAddr::from(gateway_ipv6), attached)
     };
+    let passes_on = |facts: &HostFacts, remotes: &Remotes| passes_on_in(&of_cluster(), facts, remotes);
     let [nobody, nobody_of_ipv6] = [ip("0.0.0.0"), ip("::")];
 
     assert_eq!(passes_on(&with("eth0", true), &remotes), (ip("192.0.2.1"), nobody_of_ipv6, true));
-    let of_ipv6 = Remotes { own: Some(ip("2001:db8::1")), ..remotes.clone() };
-    assert_eq!(passes_on(&with("eth0", true), &of_ipv6), (nobody, ip("2001:db8::1"), true));
     let none = (nobody, nobody_of_ipv6, false);
+    let of_ipv6 = Remotes { own: Some(ip("2001:db8::1")), ..remotes.clone() };
+    assert_eq!(passes_on(&with("eth0", true), &of_ipv6), none, "the host forwards no IPv6");
+    for network in model.networks.values_mut() {
+        let (subnet, gateway) = ("fd00:9::/64".parse().unwrap(), ip("fd00:9::1"));
+        network.subnets.push(Subnet { subnet, gateway, ..network.subnets[0].clone() });
+    }
+    assert_eq!(passes_on_in(&model, &with("eth0", true), &of_ipv6), (nobody, ip("2001:db8::1"), true));
     assert_eq!(passes_on(&with("eth1", true), &remotes), none, "no other host is there");
     assert_eq!(passes_on(&with("eth0", false), &remotes), none, "its driver would lose what it sends back");
     let moved = HostFacts { addresses: [ip("192.0.2.7")].into(), ..with("eth0", true) };

@@ -3,7 +3,7 @@
 use netd_common::{frame::outer, packet::ETH, parse::tcp_flags::ACK, tuple::Address, verdict::Verdict};
 use netd_tests::{
     mesh::{CLIENT, KNOCKED, VTEPS_OF_IPV6, from_outside, tunnels_as},
-    packets::{Build, ipv6_checksums_hold, other, tcp, udp},
+    packets::{Build, ipv6_checksums_hold, other, sum, tcp, udp},
     scene::TUNNEL,
 };
 use proptest::prelude::*;
@@ -18,6 +18,15 @@ fn holds(wrapped: &[u8]) -> bool {
     let told = |at: usize| usize::from(u16::from_be_bytes([wrapped[at], wrapped[at + 1]]));
     assert_eq!([told(ETH + 4), told(UDP + 4)], [wrapped.len() - UDP; 2], "the lengths are the frame's");
     told(CHECKSUM) != 0 && ipv6_checksums_hold(wrapped).is_ok()
+}
+
+/// Whether the segment of a TCP or UDP packet comes to nothing but for its checksum.
+fn comes_to_nothing(frame: &[u8], is_tcp: bool) -> bool {
+    let l4 = ETH + if frame[ETH] >> 4 == 4 { 20 } else { 40 };
+    let field = if is_tcp { 16 } else { 6 };
+    let mut segment = frame[l4..].to_vec();
+    segment[field..field + 2].fill(0);
+    sum(&segment) % 0xffff == 0
 }
 
 proptest! {
@@ -35,6 +44,11 @@ proptest! {
         tunnels_as(&mut hosts.ingress, Address::v6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]));
         let build = if is_tcp { tcp(CLIENT, KNOCKED).flags(ACK) } else { udp(CLIENT, KNOCKED) };
         for frame in from_outside(build.payload(&payload).tos(tos).ttl(ttl)) {
+            if comes_to_nothing(&frame, is_tcp) {
+                // Its checksum is the pseudo-header's sum, as one is that a device has yet to make.
+                is_left(&hosts.ingress, &frame, "it may be a device's to make");
+                continue;
+            }
             let (verdict, wrapped) = early(&hosts.ingress, &frame);
 
             prop_assert_eq!(verdict, Verdict::Tunnel(TUNNEL));
