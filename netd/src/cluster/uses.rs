@@ -75,12 +75,11 @@ impl View {
         }
     }
 
-    /// What every other node has said that it uses.
+    /// What every other node has said that it uses. Of one that was removed nothing counts: an older netd that removes it leaves that
+    /// record behind.
     pub fn used_elsewhere(&self, me: &Name) -> Vec<UsedElsewhere> {
-        let others = self.entries.iter().filter_map(|(key, entry)| match (key, &entry.record) {
-            (Key::Uses(node), Record::Uses(uses)) if node != me => Some((node, uses)),
-            _ => None,
-        });
+        let others = self.known_nodes().filter(|node| *node != me);
+        let others = others.filter_map(|node| Some((node, self.uses_of(node)?)));
         let each = |(node, uses): (&Name, &Uses)| -> Vec<UsedElsewhere> {
             let range =
                 |(net, used): (&IpNet, &String)| UsedElsewhere { node: node.clone(), net: *net, used: used.clone() };
@@ -135,16 +134,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_survives_its_text_and_is_known_of_nodes_that_are_away_and_of_none_that_said_nothing() {
+    fn what_is_told_survives_its_text_and_is_known_of_nodes_that_are_away_and_not_of_those_that_were_removed() {
         let name = |text: &str| text.parse::<Name>().unwrap();
-        let put = |node: &str, record: Record| {
-            let key = Key::Uses(name(node));
+        let put = |key: Key, record: &Record| {
             let record = Record::read(&key, &record.value()).unwrap();
             Event::Put(key, Entry { record, revision: 1, lease: 0 })
         };
-        let uses = Record::Uses(told(&["10.8.0.0/16"]));
-        // Of `b` and `me` no lease tells that they are there; of an older `c` there is nothing.
-        let view = View::read(1, [put("b", uses.clone()), put("me", uses)]);
+        let uses = |node: &str, range: &str| put(Key::Uses(name(node)), &Record::Uses(told(&[range])));
+        // Of `b` and `me` no lease tells that they are there; of an older `c` there is nothing, and an older one has removed `d`.
+        let known = ["b", "c", "me"].map(|node| put(Key::Incarnation(name(node)), &Record::Mark));
+        let said = [uses("b", "10.8.0.0/16"), uses("d", "10.9.0.0/16"), uses("me", "10.10.0.0/16")];
+        let view = View::read(1, known.into_iter().chain(said));
 
         let used = view.used_elsewhere(&name("me"));
 
