@@ -49,7 +49,7 @@ pub use returning::keeping;
 pub use rotation::{due, next};
 pub use segments::{SegmentAnswer, Segments};
 pub use session::Kept;
-pub use uses::{Uses, uses};
+pub use uses::{Uses, own_subnets, uses};
 #[cfg(test)]
 pub use verify::forwarding;
 pub use verify::{Verified, verified};

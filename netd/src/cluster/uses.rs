@@ -1,7 +1,7 @@
 //! Which addresses each node uses beside those of networks of all. A network of all is on every node, so it should have none of
 //! these: whoever makes one keeps away from what any node has said, also one that is not there just now.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::{Key, Record, View};
 use crate::{
     ipam::overlap,
     model::{Driver, Model, Name, UsedElsewhere, used},
-    reconcile::HostFacts,
+    reconcile::{HostFacts, Use},
 };
 
 /// What a node tells: a host with a routing table of the whole Internet has a million, and every node reads them all.
@@ -29,41 +29,55 @@ pub struct Uses {
     pub more: usize,
 }
 
+/// What a range is used by. There may be a million, of which few are put into words.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    Network(&'a Name),
+    Host(&'a Use),
+}
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(name) => write!(f, "the subnet of its own network {name}"),
+            Self::Host(used) => write!(f, "{used}"),
+        }
+    }
+}
+
 /// What a node uses: its host's uses and its own networks' subnets.
 pub fn uses(model: &Model, facts: &HostFacts) -> Uses {
+    let subnets = own_subnets(model).map(|(name, subnet)| (subnet, By::Network(name)));
+    bounded(subnets.chain(used(facts).map(|(net, used)| (net, By::Host(used)))))
+}
+
+/// The subnets of a node's own networks.
+pub fn own_subnets(model: &Model) -> impl Iterator<Item = (&Name, IpNet)> {
     let own = model.networks.values().filter(|network| !matches!(network.driver, Driver::Overlay(_)));
-    let subnets = own.flat_map(|network| {
-        network.subnets.iter().map(|subnet| (subnet.subnet, format!("the subnet of its own network {}", network.name)))
-    });
-    bounded(subnets.chain(used(facts).map(|(net, used)| (net, used.to_string()))))
+    own.flat_map(|network| network.subnets.iter().map(|subnet| (&network.name, subnet.subnet)))
 }
 
 /// The widest of them, of equal ones the first; as many as are told.
-fn bounded(all: impl Iterator<Item = (IpNet, String)>) -> Uses {
+fn bounded<'a>(all: impl Iterator<Item = (IpNet, By<'a>)>) -> Uses {
     let private = PRIVATE.map(|net| net.parse::<IpNet>().ok());
     let is_private = |net: &IpNet| private.iter().flatten().any(|private| overlap(private, net));
-    let mut all: Vec<_> = all.collect();
-    all.sort_by_key(|(net, _)| (!is_private(net), net.prefix_len(), *net));
+    let mut all: Vec<_> = all.map(|(net, by)| ((!is_private(&net), net.prefix_len(), net), by)).collect();
+    all.sort_by_key(|(rank, _)| *rank);
     // What overlaps is in one of them, and the wider one comes first: one that is not private holds none that is.
     let mut ranges = BTreeMap::<IpNet, String>::new();
     let mut more = 0;
-    for (net, used) in all {
-        if wider(&net).any(|wider| ranges.contains_key(&wider)) {
+    for ((.., net), by) in all {
+        // Of ranges that are apart only the last one that does not begin after it can hold it.
+        if ranges.range(..=net).next_back().is_some_and(|(wider, _)| wider.contains(&net)) {
             continue;
         }
         if ranges.len() < TOLD {
-            ranges.insert(net, used);
+            ranges.insert(net, by.to_string());
         } else {
             more += 1;
         }
     }
     Uses { ranges, more }
-}
-
-/// A range, and every one that holds it.
-fn wider(net: &IpNet) -> impl Iterator<Item = IpNet> {
-    let address = net.addr();
-    (0..=net.prefix_len()).filter_map(move |length| Some(IpNet::new(address, length).ok()?.trunc()))
 }
 
 impl View {
@@ -91,11 +105,10 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
-    use crate::{
-        cluster::{Entry, Event},
-        reconcile::Use,
-    };
+    use crate::cluster::{Entry, Event};
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -118,6 +131,19 @@ mod tests {
         let routed = |text| (net(text), "which the host routes by tun0".to_owned());
         let ranges = [routed("10.8.0.0/16"), routed("10.9.0.0/24"), routed("fd00::/64")].into();
         assert_eq!(told, Uses { ranges, more: 0 });
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_is_apart_and_holds_all_that_there_is(nets in vec((any::<u8>(), any::<u8>(), 8..=32_u8), 0..100)) {
+            let net = |(second, third, length): (u8, u8, u8)| IpNet::new_assert([10, second, third, 0].into(), length).trunc();
+            let nets: Vec<IpNet> = nets.into_iter().map(net).collect();
+
+            let told = uses(&Model::default(), &routing(&nets.iter().map(ToString::to_string).collect::<Vec<_>>()));
+
+            prop_assert!(nets.iter().all(|net| told.ranges.keys().filter(|told| told.contains(net)).count() == 1));
+            prop_assert!(told.ranges.keys().all(|told| nets.contains(told)) && told.more == 0);
+        }
     }
 
     #[test]

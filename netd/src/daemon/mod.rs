@@ -256,9 +256,7 @@ impl<K: Kernel> Daemon<K> {
 
     fn know_facts(&mut self, facts: HostFacts) {
         let before = std::mem::replace(&mut self.facts, facts);
-        if before.uses != self.facts.uses {
-            self.tell_cluster();
-        }
+        self.follow_uses(before.uses != self.facts.uses, Instant::now());
     }
 
     fn note_warnings(&mut self) {

@@ -3,11 +3,13 @@
 mod encrypting;
 mod found;
 mod told;
+mod using;
 mod wishes;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::Result;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 pub use told::{ClusterView, EncryptionView, NeighbourView, NodeView};
@@ -15,6 +17,7 @@ pub use told::{ClusterView, EncryptionView, NeighbourView, NodeView};
 use self::{
     encrypting::Encrypting,
     found::{allowances, hidden, published, remembered, segments, ways},
+    using::Using,
 };
 use super::{
     Daemon, Failure,
@@ -22,7 +25,7 @@ use super::{
     without,
 };
 use crate::{
-    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known, note_freed, uses},
+    cluster::{Answer, Between, Elsewhere, Here, View, adopt, alike, announcements, known, note_freed},
     dns::Directory,
     membership::{Denial, Membership, Word},
     model::{Model, Name, Rejection},
@@ -43,6 +46,8 @@ pub struct Cluster {
     lines: Vec<String>,
     /// How encryption stands.
     encrypting: Encrypting,
+    /// What it tells them that this host uses.
+    using: Using,
 }
 
 impl Cluster {
@@ -55,6 +60,7 @@ impl Cluster {
             absent: BTreeMap::new(),
             lines: Vec::new(),
             encrypting: Encrypting::default(),
+            using: Using::default(),
         }
     }
 
@@ -299,11 +305,20 @@ impl<K: Kernel> Daemon<K> {
         there.names.first().cloned()
     }
 
+    /// Says what this host uses, after a look at it by which that has changed or not.
+    pub(super) fn follow_uses(&mut self, has_changed: bool, now: Instant) {
+        if let Some(cluster) = &mut self.cluster
+            && cluster.using.follow(&self.model, &self.facts, has_changed, now)
+        {
+            self.tell_cluster();
+        }
+    }
+
     /// Says what this host has.
-    pub(super) fn tell_cluster(&self) {
-        if let Some(cluster) = &self.cluster {
+    pub(super) fn tell_cluster(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
             let (session, installed) = cluster.said_of_keys();
-            let uses = Some(uses(&self.model, &self.facts));
+            let uses = cluster.using.said(&self.model, &self.facts);
             cluster.membership.tell(Word { endpoints: announcements(&self.model), session, installed, uses });
         }
     }
