@@ -95,8 +95,13 @@ impl View {
         let others = self.known_nodes().filter(|node| *node != me);
         let others = others.filter_map(|node| Some((node, self.uses_of(node)?)));
         let each = |(node, uses): (&Name, &Uses)| -> Vec<UsedElsewhere> {
-            let range =
-                |(net, used): (&IpNet, &String)| UsedElsewhere { node: node.clone(), net: *net, used: used.clone() };
+            let is_there = self.node(node).is_some();
+            let range = |(net, used): (&IpNet, &String)| UsedElsewhere {
+                node: node.clone(),
+                net: *net,
+                used: used.clone(),
+                is_there,
+            };
             uses.ranges.iter().map(range).collect()
         };
         others.flat_map(each).collect()
@@ -176,6 +181,7 @@ mod tests {
 
         let lines: Vec<_> = used.iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["10.8.0.0/16 on node b (which the host routes by tun0)"]);
+        assert!(!used[0].is_there);
         assert!(Record::read(&Key::Uses(name("b")), br#"{"ranges":{},"later":1}"#).is_ok(), "a newer netd says more");
     }
 }

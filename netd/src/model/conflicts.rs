@@ -48,11 +48,13 @@ pub struct UsedElsewhere {
     pub net: IpNet,
     /// How, in that node's words.
     pub used: String,
+    /// Whether that node is there.
+    pub is_there: bool,
 }
 
 impl fmt::Display for UsedElsewhere {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, net, used } = self;
+        let Self { node, net, used, .. } = self;
         write!(f, "{net} on node {node} ({used})")
     }
 }

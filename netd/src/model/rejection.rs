@@ -57,7 +57,7 @@ pub enum Rejection {
     OverlapsNetwork { subnet: IpNet, network: Name, theirs: IpNet },
     #[error("subnet {subnet} overlaps {with}, {used}; --force to insist")]
     OverlapsHost { subnet: IpNet, with: IpNet, used: Use },
-    #[error("subnet {subnet} overlaps {with}; --force to insist")]
+    #[error("subnet {subnet} overlaps {with}; {}--force to insist", without_it(with))]
     OverlapsNode { subnet: IpNet, with: UsedElsewhere },
     #[error("no free {}: in the way are {}; give --subnet", pools.join(", and no free "), list(users))]
     NoFreeSubnet { pools: Vec<String>, users: Vec<String> },
@@ -236,6 +236,12 @@ fn list(items: &[impl ToString]) -> String {
         text += &format!(" and {} more", items.len() - SHOWN);
     }
     text
+}
+
+/// What can be done about a node that is away, before what can be done about any.
+fn without_it(used: &UsedElsewhere) -> String {
+    let UsedElsewhere { node, is_there, .. } = used;
+    if *is_there { String::new() } else { format!("`netd node rm {node}` if that is away for good, or ") }
 }
 
 /// What a user gave, as far as one line shows it.

@@ -254,6 +254,7 @@ fn a_network_of_all_keeps_away_from_what_another_host_uses_also_from_one_that_is
     wait_until("b is out", || a.netd.say("node ls -f state=down -q").stdout == "b\n");
     done(&a.netd, "network create -d overlay second");
     assert_eq!(subnet(a, "second"), "10.176.3.0/24", "it may come back");
+    a.netd.say(&format!("{given} 10.176.1.0/24")).refused(["network own", "`netd node rm b`"]);
 
     cluster.nodes[1].netd.start();
     let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };

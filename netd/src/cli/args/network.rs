@@ -169,7 +169,7 @@ pub struct NetworkCreateArgs {
     /// Yours to choose
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Insist on a subnet that the host uses or, of driver overlay, another node
+    /// Insist on a subnet that the host uses or, of driver overlay, another node; one whose own network has it has no part in this one
     #[arg(long)]
     pub force: bool,
 }

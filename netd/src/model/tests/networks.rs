@@ -66,6 +66,7 @@ fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_
         node: node.parse().unwrap(),
         net: net.parse().unwrap(),
         used: used.to_owned(),
+        is_there: node == "b",
     };
     let elsewhere = [
         used("b", "10.176.0.0/23", "which the host routes by tun0"),
@@ -85,10 +86,14 @@ fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_
 
     assert_eq!(make("chosen", &[], false).unwrap(), "10.176.3.0/24");
 
-    let refusal = make("given", &["10.176.2.0/25"], false).unwrap_err().to_string();
-    let expected =
-        "subnet 10.176.2.0/25 overlaps 10.176.2.0/24 on node c (the subnet of its own network back); --force to insist";
-    assert_eq!(refusal, expected);
+    let refusals =
+        ["10.176.0.0/24", "10.176.2.0/25"].map(|given| make("given", &[given], false).unwrap_err().to_string());
+    let expected = [
+        "subnet 10.176.0.0/24 overlaps 10.176.0.0/23 on node b (which the host routes by tun0); --force to insist",
+        "subnet 10.176.2.0/25 overlaps 10.176.2.0/24 on node c (the subnet of its own network back); `netd node rm c` if that is \
+         away for good, or --force to insist",
+    ];
+    assert_eq!(refusals, expected, "one that is there, and one that is away");
     assert_eq!(make("forced", &["10.176.2.0/25"], true).unwrap(), "10.176.2.0/25");
 }
 
