@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow};
+use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{
@@ -93,8 +94,9 @@ impl<K: Kernel> Daemon<K> {
         if order.driver.as_deref() == Some("overlay") {
             return self.create_shared_network(order).await;
         }
-        let mut next = self.model.clone();
-        let name = model::create_network(&mut next, order, on(&self.facts, &self.pools), now(), &mut *self.rng)?;
+        let (mut next, absent) = (self.model.clone(), self.absent_subnets());
+        let on = on(&self.facts, &self.pools, &absent);
+        let name = model::create_network(&mut next, order, on, now(), &mut *self.rng)?;
         self.commit(next, Fresh::new()).await?;
         info!(network = %name, "created");
         self.tell_of_network(NetworkAction::Create, &name);
@@ -179,13 +181,9 @@ impl<K: Kernel> Daemon<K> {
         }
         if specs.iter().any(|spec| spec.network == default) && !next.networks.contains_key(&default) {
             self.look_at_the_host().await?;
-            model::ensure_default_network(
-                next,
-                &self.default_network,
-                on(&self.facts, &self.pools),
-                now(),
-                &mut *self.rng,
-            )?;
+            let absent = self.absent_subnets();
+            let on = on(&self.facts, &self.pools, &absent);
+            model::ensure_default_network(next, &self.default_network, on, now(), &mut *self.rng)?;
         }
         Ok(specs)
     }
@@ -263,8 +261,8 @@ impl<K: Kernel> Daemon<K> {
 }
 
 /// What a network is made on.
-pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools) -> Surroundings<'a> {
-    Surroundings { facts, pools, segment: None, elsewhere: &[] }
+pub(super) fn on<'a>(facts: &'a HostFacts, pools: &'a Pools, absent: &'a [(Name, IpNet)]) -> Surroundings<'a> {
+    Surroundings { facts, pools, segment: None, elsewhere: &[], absent }
 }
 
 /// Specifications as one writes them, of many the first few and how many more: a line of the log is read by people.

@@ -79,8 +79,8 @@ impl<K: Kernel> Daemon<K> {
     pub(super) async fn renumber(&mut self, name: &Name, order: &RenumberOrder) -> Result<Reply, Failure> {
         self.of_this_host_alone(name)?;
         self.look_at_the_host().await?;
-        let mut next = self.model.clone();
-        let gone = model::renumber(&mut next, name, order, on(&self.facts, &self.pools))?;
+        let (mut next, absent) = (self.model.clone(), self.absent_subnets());
+        let gone = model::renumber(&mut next, name, order, on(&self.facts, &self.pools, &absent))?;
         self.commit(next, Fresh::new()).await?;
         let zone = self.model.network(name)?.zone();
         for address in gone {

@@ -85,7 +85,7 @@ fn model(wish: &Chapter, facts: &HostFacts, sandboxes: &[Sandbox]) -> Model {
     for (number, NetworkWish { ipv6, internal, no_icc }) in wish.networks.iter().enumerate() {
         let (name, ipv6, internal, no_icc) = (format!("n{number}"), *ipv6, *internal, *no_icc);
         let order = NetworkOrder { name, ipv6, internal, no_icc, ..NetworkOrder::default() };
-        let surroundings = Surroundings { facts, pools: &pools, segment: None, elsewhere: &[] };
+        let surroundings = Surroundings { facts, pools: &pools, segment: None, elsewhere: &[], absent: &[] };
         model::create_network(&mut model, &order, surroundings, 0, &mut rng).unwrap();
     }
     for (number, (endpoint, sandbox)) in wish.endpoints.iter().zip(sandboxes).enumerate() {

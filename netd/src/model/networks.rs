@@ -81,6 +81,8 @@ pub struct Surroundings<'a> {
     pub segment: Option<&'a Segment>,
     /// What other hosts use, which are to have the network too.
     pub elsewhere: &'a [UsedElsewhere],
+    /// Subnets of networks of all nodes that are not on this host: they come when they can.
+    pub absent: &'a [(Name, IpNet)],
 }
 
 /// Makes a network.

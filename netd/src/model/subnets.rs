@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Model, Network, Rejection, conflicts::used, networks::Surroundings};
+use super::{Model, Name, Network, Rejection, conflicts::used, networks::Surroundings};
 use crate::{ipam, reconcile::Family};
 
 /// The subnet that is written, if nothing else has addresses of it.
@@ -14,6 +14,13 @@ pub fn given_subnet(model: &Model, text: &str, on: Surroundings<'_>, force: bool
         return Err(Rejection::UnfitSubnet { subnet, why });
     }
     apart(model, subnet)?;
+    // One of all that is not on this host is on others, where this one cannot be then.
+    let is_in_the_way = |(_, absent): &&(Name, IpNet)| ipam::overlap(absent, &subnet);
+    if on.segment.is_some()
+        && let Some((network, theirs)) = on.absent.iter().find(is_in_the_way)
+    {
+        return Err(Rejection::OverlapsNetwork { subnet, network: network.clone(), theirs: *theirs });
+    }
     if force {
         return Ok(subnet);
     }
@@ -46,9 +53,10 @@ pub fn automatic_subnet(model: &Model, on: Surroundings<'_>, family: Family) -> 
         .networks
         .values()
         .flat_map(|network| network.subnets.iter().map(|subnet| (subnet.subnet, format!("network {}", network.name))));
+    let absent = on.absent.iter().map(|(name, net)| (*net, format!("network {name} of all nodes, which is not here")));
     let theirs = used(on.facts).map(|(net, used)| (net, format!("{net} ({used})")));
     let elsewhere = on.elsewhere.iter().map(|used| (used.net, used.to_string()));
-    let taken: Vec<_> = ours.chain(theirs).chain(elsewhere).collect();
+    let taken: Vec<_> = ours.chain(absent).chain(theirs).chain(elsewhere).collect();
     let avoid: Vec<_> = taken.iter().map(|(net, _)| *net).collect();
     ipam::free_subnet(pools, &avoid).ok_or_else(|| {
         let in_the_way = |net: &IpNet| pools.iter().any(|pool| ipam::overlap(net, &pool.base));

@@ -95,7 +95,7 @@ pub fn create(model: &mut Model, order: NetworkOrder) -> Result<Name, Rejection>
         ..Default::default()
     };
     let pools = pools();
-    let on = Surroundings { facts: &facts, pools: &pools, segment: None, elsewhere: &[] };
+    let on = Surroundings { facts: &facts, pools: &pools, segment: None, elsewhere: &[], absent: &[] };
     create_network(model, &order, on, 1_700_000_000, &mut StdRng::seed_from_u64(model.networks.len() as u64))
 }
 

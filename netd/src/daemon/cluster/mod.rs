@@ -9,6 +9,7 @@ mod wishes;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -246,6 +247,14 @@ impl<K: Kernel> Daemon<K> {
             self.take_in(&view).await;
             self.note_warnings();
         }
+    }
+
+    /// Subnets of networks of all that are not on this host.
+    pub(super) fn absent_subnets(&self) -> Vec<(Name, IpNet)> {
+        let all = self.cluster.as_ref().and_then(Cluster::seen).into_iter().flat_map(View::networks);
+        let absent =
+            all.filter(|(name, network)| self.model.networks.get(*name).is_none_or(|ours| ours.id != network.id));
+        absent.flat_map(|(name, network)| network.subnets.iter().map(|one| (name.clone(), one.subnet))).collect()
     }
 
     /// Makes the host this model with what is known of others, as far as it goes: what fails here is tried again at every look.

@@ -60,7 +60,8 @@ impl<K: Kernel> Daemon<K> {
             let port = if order.encrypted { settings.encrypted_port } else { settings.vxlan_port };
             let segment = Segment { vni, port, underlay, encrypted: order.encrypted, peers: Default::default() };
             let elsewhere = view.used_elsewhere(&settings.node);
-            let here = on(&self.facts, &self.pools);
+            let absent = self.absent_subnets();
+            let here = on(&self.facts, &self.pools, &absent);
             let on = model::Surroundings { segment: Some(&segment), elsewhere: &elsewhere, ..here };
             let mut next = self.model.clone();
             let name = model::create_network(&mut next, order, on, now(), &mut *self.rng)?;

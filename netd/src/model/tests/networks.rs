@@ -37,7 +37,7 @@ fn a_network_takes_the_mtu_of_the_narrowest_way_out_and_follows_it() {
         create_network(
             model,
             &order,
-            Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[] },
+            Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[], absent: &[] },
             0,
             &mut rng,
         )
@@ -72,11 +72,18 @@ fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_
         used("b", "10.176.0.0/23", "which the host routes by tun0"),
         used("c", "10.176.2.0/24", "the subnet of its own network back"),
     ];
+    let absent = [("far".parse().unwrap(), "10.176.3.0/24".parse().unwrap())];
     let (mut model, facts, pools) = (Model::default(), HostFacts::default(), pools());
     let segment = segment();
     let mut make = |name: &str, subnets: &[&str], force| {
         let segment = Segment { vni: 4096 + model.networks.len() as u32, ..segment.clone() };
-        let on = Surroundings { facts: &facts, pools: &pools, segment: Some(&segment), elsewhere: &elsewhere };
+        let on = Surroundings {
+            facts: &facts,
+            pools: &pools,
+            segment: Some(&segment),
+            elsewhere: &elsewhere,
+            absent: &absent,
+        };
         let subnets = subnets.iter().map(|subnet| (*subnet).to_owned()).collect();
         let order =
             NetworkOrder { name: name.into(), driver: Some("overlay".into()), subnets, force, ..Default::default() };
@@ -84,7 +91,7 @@ fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_
         Ok::<_, Rejection>(model.networks[&name].subnets[0].subnet.to_string())
     };
 
-    assert_eq!(make("chosen", &[], false).unwrap(), "10.176.3.0/24");
+    assert_eq!(make("chosen", &[], false).unwrap(), "10.176.4.0/24");
 
     let refusals =
         ["10.176.0.0/24", "10.176.2.0/25"].map(|given| make("given", &[given], false).unwrap_err().to_string());
@@ -95,6 +102,11 @@ fn a_network_of_all_nodes_keeps_away_from_what_any_of_them_uses_and_a_given_one_
     ];
     assert_eq!(refusals, expected, "one that is there, and one that is away");
     assert_eq!(make("forced", &["10.176.2.0/25"], true).unwrap(), "10.176.2.0/25");
+    let refusal = make("same", &["10.176.3.0/25"], true).unwrap_err().to_string();
+    assert_eq!(
+        refusal, "subnet 10.176.3.0/25 overlaps network far (10.176.3.0/24)",
+        "which is of all, though not here"
+    );
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn routing(nets: &[&str]) -> HostFacts {
 }
 
 fn moved(model: &mut Model, name: &str, order: RenumberOrder, facts: &HostFacts) -> Result<Vec<String>, Rejection> {
-    let on = Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[] };
+    let on = Surroundings { facts, pools: &pools(), segment: None, elsewhere: &[], absent: &[] };
     let gone = renumber(model, &name.parse().unwrap(), &order, on)?;
     Ok(gone.iter().map(ToString::to_string).collect())
 }

@@ -61,3 +61,23 @@ async fn a_network_that_was_turned_down_is_here_as_soon_as_what_was_in_its_way_g
         among.hears().await;
     }
 }
+
+#[tokio::test]
+async fn a_subnet_that_is_chosen_keeps_away_from_networks_of_all_that_are_not_here() {
+    let mut among = Among::new().await;
+    let mut later = network(&["what-is-to-come"]);
+    later.subnets[0].subnet = "10.176.0.0/24".parse().unwrap();
+    among.put(Key::Network(name("later")), Record::Network(Box::new(later)));
+    among.hears().await;
+    let subnet = |among: &Among| among.bench.daemon.model.networks[&name("own")].subnets[0].subnet.to_string();
+
+    among.bench.network("own").await;
+    assert_eq!(subnet(&among), "10.176.1.0/24");
+    let renumber = |order| Request::RenumberNetwork("own".to_owned(), order);
+    among.bench.daemon.answer(renumber(RenumberOrder::default())).await.unwrap();
+    assert_eq!(subnet(&among), "10.176.2.0/24");
+
+    let given = RenumberOrder { subnets: vec!["10.176.0.0/25".into()], ..RenumberOrder::default() };
+    among.bench.daemon.answer(renumber(given)).await.unwrap();
+    assert_eq!(subnet(&among), "10.176.0.0/25", "a given one is the user's choice");
+}
