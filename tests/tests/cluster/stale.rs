@@ -91,8 +91,9 @@ fn an_address_that_is_used_anew_here_or_elsewhere_has_another_random_link_layer_
         // Who has asked of the last one before finds this one.
         let _served = container.echo_tcp(7);
         wait_until("it is reached", || reaches(&client, [10, 50, 0, 77].into()));
-        let neighbour = client.ip("neigh show 10.50.0.77");
-        assert!(neighbour.contains(&text), "by its own link-layer address: {neighbour}");
+        wait_until(&format!("it is known by its own link-layer address {text}"), || {
+            client.ip("neigh show 10.50.0.77").contains(&text)
+        });
         macs.push(mac);
         done(&node.netd, &format!("detach {name}"));
     }
