@@ -26,7 +26,7 @@ fn comes_to_nothing(frame: &[u8], is_tcp: bool) -> bool {
     let field = if is_tcp { 16 } else { 6 };
     let mut segment = frame[l4..].to_vec();
     segment[field..field + 2].fill(0);
-    sum(&segment) % 0xffff == 0
+    sum(&segment).is_multiple_of(0xffff)
 }
 
 proptest! {
