@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use netd_tests::lab::{Container, Host, NetdOptions};
 
 use super::{
-    load::PORT,
     proxy,
+    server::PORT,
     site::{APP, Furnished, GATEWAY, HOST, PUBLISHED, SUBNET, WEB},
 };
 use crate::workspace;

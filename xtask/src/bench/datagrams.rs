@@ -17,8 +17,8 @@ use nix::{
 };
 
 use super::{
-    load::{PORT, TICK},
     processor::{Processor, on_processor},
+    server::{PORT, TICK},
 };
 
 /// Payload of a datagram.
@@ -147,16 +147,46 @@ mod ioctl {
     nix::ioctl_read_bad!(next_length, nix::libc::FIONREAD, nix::libc::c_int);
 }
 
+/// How many datagrams a receiver has taken.
+#[derive(Default)]
+pub struct Arrived {
+    count: AtomicU64,
+    taking: AtomicBool,
+}
+
+impl Arrived {
+    /// So many so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Whether there may be some that are no more in the socket and not yet in the count.
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::SeqCst)
+    }
+
+    /// Adds as many as `take` takes out of the socket. One receiver at a time.
+    pub fn take(&self, take: impl FnOnce() -> u64) -> u64 {
+        self.taking.store(true, Ordering::SeqCst);
+        let taken = take();
+        self.count.fetch_add(taken, Ordering::SeqCst);
+        self.taking.store(false, Ordering::SeqCst);
+        taken
+    }
+}
+
 /// Counts what arrives until told to stop.
-pub fn receive(socket: &UdpSocket, arrived: &AtomicU64, stop: &AtomicBool) {
+pub fn receive(socket: &UdpSocket, arrived: &Arrived, stop: &AtomicBool) {
     // Where there is but one processor, or none to choose, the kernel places the threads.
     let _ = on_processor(Processor::Last);
     let mut batch = Batch::new();
     let mut empty = IDLE;
     while !stop.load(Ordering::Relaxed) {
-        let wait = if empty < IDLE { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
-        let taken = batch.receive(socket, wait);
-        arrived.fetch_add(taken, Ordering::Relaxed);
+        if empty >= IDLE {
+            // Waits and leaves what comes where it is: what is taken is counted at once.
+            let _ = socket.peek(&mut [0]);
+        }
+        let taken = arrived.take(|| batch.receive(socket));
         if taken > 0 {
             empty = 0;
         } else if empty < IDLE {
@@ -196,12 +226,11 @@ impl Batch {
         u64::try_from(taken).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Takes what is there. `flags` says whether to wait for a first one, as long as the socket's timeout.
-    fn receive(&mut self, socket: &UdpSocket, flags: libc::c_int) -> u64 {
+    /// Takes what is there and does not wait.
+    fn receive(&mut self, socket: &UdpSocket) -> u64 {
+        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT);
         // SAFETY: as for `send`, and nothing else borrows the bytes.
-        let taken = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, flags, ptr::null_mut())
-        };
+        let taken = unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, BATCH as u32, flags, ptr::null_mut()) };
         u64::try_from(taken).unwrap_or_default()
     }
 }
@@ -249,7 +278,8 @@ mod tests {
         let mut batch = Batch::new();
         let mut arrived = 0;
         while arrived < BATCH as u64 {
-            let more = batch.receive(&receiver, libc::MSG_WAITFORONE);
+            receiver.peek(&mut [0]).expect("something comes");
+            let more = batch.receive(&receiver);
             assert!(more > 0, "{arrived} of {BATCH} datagrams arrived");
             arrived += more;
         }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use netd_tests::lab::{Container, Host, Lab, Outcome, Running};
 
 use super::{
-    load::PORT,
     overlay,
+    server::PORT,
     site::{APP, Contender, Furnished, GATEWAY, HOST, OUTSIDE, PUBLISHED, SUBNET, Site, WEB},
 };
 use crate::{root, workspace};

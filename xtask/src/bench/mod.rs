@@ -20,6 +20,7 @@ mod processor;
 mod proxy;
 mod report;
 mod scale;
+mod server;
 mod site;
 mod table;
 mod targets;

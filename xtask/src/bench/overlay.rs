@@ -11,7 +11,8 @@ use netd_tests::lab::{Container, Host, Lab, Netd, NetdOptions, Offloads};
 
 use super::{
     docker,
-    load::{Ends, PORT, Server},
+    load::Ends,
+    server::{PORT, Server},
     site::{APP, Companions, Contender, HOST, OUTSIDE, Path, SUBNET, Site, WEB, widen_ports},
 };
 use crate::workspace;

@@ -7,7 +7,7 @@ use netd_tests::lab::{Container, Host, Outcome};
 use serde_json::{Value, json};
 
 use super::{
-    load::PORT,
+    server::PORT,
     site::{APP, Furnished, GATEWAY, PUBLISHED, SUBNET, WEB},
 };
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::Host;
 
 use super::{
-    load::PORT,
+    server::PORT,
     site::{Companions, PUBLISHED, WEB},
 };
 use crate::{

@@ -15,8 +15,8 @@ use super::{
     cost::{self, COUNTED},
     datagrams::Spread,
     findings::{Area, Findings},
-    load::{PORT, Server},
     memory::Objects,
+    server::{PORT, Server},
     site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
     turns::Turns,
 };
@@ -242,36 +242,31 @@ impl Ground {
 
     /// Thousands of packets that arrive in a second.
     fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<f64> {
-        self.make_ready(traffic)?;
+        self.refresh(traffic)?;
         let (arrived, seconds) = self.send(traffic, time)?;
         Ok(arrived as f64 / 1e3 / seconds)
     }
 
     /// Nanoseconds that netd's programs take of each packet that arrives, while that is counted.
     fn in_programs(&mut self, traffic: Traffic, time: Duration) -> Result<Option<f64>> {
-        self.make_ready(traffic)?;
+        self.refresh(traffic)?;
+        // What is under way is not of what is counted.
+        self.server(traffic).settled()?;
         let Some(before) = self.netd.as_ref().map(cost::spent).transpose()? else { return Ok(None) };
         let (arrived, _) = self.send(traffic, time)?;
         let after = self.netd.as_ref().map(cost::spent).transpose()?;
         Ok(after.map(|after| (after - before).as_nanos() as f64 / arrived as f64))
     }
 
-    /// Has every flow of the traffic be alive, and nothing of it under way.
-    fn make_ready(&mut self, traffic: Traffic) -> Result<()> {
-        self.refresh(traffic)?;
-        self.server(traffic).settled().map(drop)
-    }
-
     /// How many packets arrive of those that are sent for `time`, and in how many seconds.
     fn send(&mut self, traffic: Traffic, time: Duration) -> Result<(u64, f64)> {
-        let before = self.server(traffic).datagrams();
-        let seconds = match traffic {
-            Traffic::OneOut => self.app.enter(|| self.one_out.send(FROM, time)),
-            Traffic::AllOut => self.app.enter(|| self.all_out.send(FROM, time)),
-            Traffic::OneIn => self.outside.enter(|| self.one_in.send(FROM, time)),
-            Traffic::AllIn => self.outside.enter(|| self.all_in.send(FROM, time)),
+        let (app, outside, at_outside, in_web) = (&self.app, &self.outside, &self.at_outside, &self.in_web);
+        let (arrived, seconds) = match traffic {
+            Traffic::OneOut => at_outside.arrived(|| app.enter(|| self.one_out.send(FROM, time))),
+            Traffic::AllOut => at_outside.arrived(|| app.enter(|| self.all_out.send(FROM, time))),
+            Traffic::OneIn => in_web.arrived(|| outside.enter(|| self.one_in.send(FROM, time))),
+            Traffic::AllIn => in_web.arrived(|| outside.enter(|| self.all_in.send(FROM, time))),
         }?;
-        let arrived = self.server(traffic).settled()? - before;
         ensure!(arrived > 0, "no datagram arrived");
         Ok((arrived, seconds))
     }

@@ -18,8 +18,9 @@ use netd_tests::lab::{Container, Host, Lab, Netd, Node, Offloads};
 
 use super::{
     contenders, docker, floor,
-    load::{Ends, PORT, Server},
+    load::Ends,
     overlay, peers,
+    server::{PORT, Server},
 };
 
 /// The host's address towards the client outside.
