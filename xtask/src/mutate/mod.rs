@@ -43,38 +43,67 @@ pub fn run(options: &Options) -> Result<()> {
     if let Verdict::Noticed(failed) = tree.tests(0)?.verdict()? {
         bail!("without a fault there fails {}", noticed_by(&failed));
     }
-    let (mut survivors, mut asked) = (Vec::new(), None);
-    for (fault, place) in faults.into_iter().zip([1, 0].into_iter().cycle()) {
-        let start = Instant::now();
-        let tests = tree.tests_with(fault, place).with_context(|| format!("with the fault `{}`", fault.name))?;
-        // While the tests say what they think of one fault, the next one's are compiled.
-        survivors.extend(asked.take().map(Asked::told).transpose()?.flatten());
-        asked = Some(Asked { fault, start, verdict: thread::spawn(move || tests.verdict()) });
-    }
-    survivors.extend(asked.map(Asked::told).transpose()?.flatten());
+    println!("of each fault: to compile its tests + to run them, and which fails");
+    let survivors = survivors(faults, |fault, place| {
+        let tests = tree.tests_with(fault, place)?;
+        Ok(move || tests.verdict())
+    })?;
     println!("mutate: {:.0} s", begin.elapsed().as_secs_f64());
     ensure!(survivors.is_empty(), "faults that no test notices: {}", survivors.join(", "));
     Ok(())
 }
 
+/// Names of the faults that nobody notices. `compiled` gives what asks the tests of a fault, compiled into one of two places; while it
+/// is asked, the next one's are compiled.
+fn survivors<A: FnOnce() -> Result<Verdict> + Send + 'static>(
+    faults: Vec<&'static Fault>,
+    mut compiled: impl FnMut(&'static Fault, usize) -> Result<A>,
+) -> Result<Vec<&'static str>> {
+    let (mut survivors, mut asked) = (Vec::new(), None);
+    for (fault, place) in faults.into_iter().zip([1, 0].into_iter().cycle()) {
+        let begin = Instant::now();
+        let ask = compiled(fault, place);
+        let compiling = begin.elapsed();
+        // Where this one does not compile, what is said of the one before it is heard all the same.
+        survivors.extend(asked.take().map(Asked::told).transpose()?.flatten());
+        let ask = ask.with_context(|| format!("with the fault `{}`", fault.name))?;
+        asked = Some(Asked::begun(fault, compiling, ask));
+    }
+    survivors.extend(asked.map(Asked::told).transpose()?.flatten());
+    Ok(survivors)
+}
+
 /// A fault of which the tests are asked.
 struct Asked {
     fault: &'static Fault,
-    start: Instant,
-    verdict: JoinHandle<Result<Verdict>>,
+    compiling: Duration,
+    verdict: JoinHandle<Result<(Verdict, Duration)>>,
 }
 
 impl Asked {
+    fn begun(
+        fault: &'static Fault,
+        compiling: Duration,
+        ask: impl FnOnce() -> Result<Verdict> + Send + 'static,
+    ) -> Self {
+        let timed = move || {
+            let begin = Instant::now();
+            Ok((ask()?, begin.elapsed()))
+        };
+        Self { fault, compiling, verdict: thread::spawn(timed) }
+    }
+
     /// Waits and prints who notices the fault; its name if nobody does.
     fn told(self) -> Result<Option<&'static str>> {
-        let Self { fault, start, verdict } = self;
+        let Self { fault, compiling, verdict } = self;
         let verdict = verdict.join().map_err(|_| anyhow!("the tests could not be asked"));
-        let verdict = verdict.flatten().with_context(|| format!("with the fault `{}`", fault.name))?;
+        let (verdict, testing) = verdict.flatten().with_context(|| format!("with the fault `{}`", fault.name))?;
         let (by, survivor) = match verdict {
             Verdict::Unnoticed => ("NOBODY".to_owned(), Some(fault.name)),
             Verdict::Noticed(failed) => (noticed_by(&failed), None),
         };
-        println!("{:<46} {:>5.1} s  {by}", fault.name, start.elapsed().as_secs_f64());
+        let [compiling, testing] = [compiling, testing].map(|time| time.as_secs_f64());
+        println!("{:<46} {compiling:>5.1} + {testing:>5.1} s  {by}", fault.name);
         Ok(survivor)
     }
 }
@@ -142,7 +171,8 @@ impl Tree {
     fn tests(&self, place: usize) -> Result<Tests> {
         let mut cargo = Command::new("cargo");
         cargo.args(["test", "-p", "netd-common", "-p", "netd-tests", "--lib", "--test", "world"]);
-        cargo.args(["--no-run", "--message-format", "json"]);
+        // The compiler's own words go where they are shown if it fails, and not among cargo's.
+        cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
         cargo.current_dir(&self.0).env("CARGO_TARGET_DIR", workspace::target());
         let built = executables(&command::text(&mut cargo)?);
         ensure!(!built.is_empty(), "cargo has compiled no tests");
@@ -224,6 +254,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    };
+
     use super::*;
 
     #[test]
@@ -247,6 +283,42 @@ mod tests {
             assert!(error.starts_with("one for two: a.rs has"), "{error}");
         }
         assert_eq!(faulty("1 + 0", &fault).expect("there is one"), "2 + 0");
+    }
+
+    #[test]
+    fn what_is_said_of_a_fault_is_heard_though_the_next_one_does_not_compile() {
+        let said = Arc::new(AtomicBool::new(false));
+        let (saying, (go_on, gone_on)) = (Arc::clone(&said), mpsc::channel());
+        let mut first = Some(move || {
+            gone_on.recv()?;
+            thread::sleep(Duration::from_millis(200));
+            saying.store(true, Ordering::SeqCst);
+            Ok(Verdict::Unnoticed)
+        });
+
+        let survivors = survivors(FAULTS.iter().take(2).collect(), |_, _| {
+            let Some(ask) = first.take() else {
+                go_on.send(())?;
+                bail!("no such type");
+            };
+            Ok(ask)
+        });
+
+        assert!(said.load(Ordering::SeqCst));
+        let error = format!("{:#}", survivors.expect_err("the second does not compile"));
+        assert_eq!(error, format!("with the fault `{}`: no such type", FAULTS[1].name));
+    }
+
+    #[test]
+    fn faults_that_nobody_notices_are_named_in_order() {
+        let noticed = |fault: &Fault| fault.name == FAULTS[1].name;
+
+        let survivors = survivors(FAULTS.iter().take(4).collect(), |fault, _| {
+            let verdict = if noticed(fault) { Verdict::Noticed(vec!["a::b".into()]) } else { Verdict::Unnoticed };
+            Ok(move || Ok(verdict))
+        });
+
+        assert_eq!(survivors.expect("all compile"), [0, 2, 3].map(|at: usize| FAULTS[at].name));
     }
 
     #[test]
