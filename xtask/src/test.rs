@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use crate::{build_ebpf, command, debian, lint, mutate, root, vm, workspace};
 
@@ -46,13 +46,16 @@ pub fn everything(options: &Options) -> Result<()> {
 
     phases.run("requirements", || requirements(with_vm));
     phases.run("build-ebpf", || build_ebpf::build(false));
-    // The last crate of a release is compiled by one thread for minutes, and into a directory of its own.
-    let build = Beside::begun("build", || command::quiet(&mut workspace::cargo(["build", "--release", "-p", "netd"])));
+    let release = || workspace::cargo(["build", "--release", "-p", "netd"]);
     if whole {
+        // The last crate of a release is compiled by one thread for minutes, and into a directory of its own.
+        let build = Beside::begun("build", move || command::quiet(&mut release()));
         phases.run("lint", lint::everything);
         phases.run("mutate", || mutate::run(&mutate::Options::default()));
+        phases.end(build);
+    } else {
+        phases.run("build", || command::show(&mut release()));
     }
-    phases.end(build);
     phases.run("unit tests", || cargo_test(&["netd-common", "netd", "xtask"], filter));
     if with_vm {
         phases.run("kernel 6.1", || vm::pass(&vm::Options::smoke("6.1")));
@@ -81,17 +84,21 @@ struct Phases {
     took: Vec<(&'static str, Duration)>,
 }
 
-/// A phase that goes on in silence while others run.
+/// A phase that goes on in silence while others run. Its failure is told when it happens.
 struct Beside {
     name: &'static str,
-    done: JoinHandle<(Result<()>, Duration)>,
+    done: JoinHandle<(bool, Duration)>,
 }
 
 impl Beside {
     fn begun(name: &'static str, phase: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
         println!("==> {name}, beside what follows");
         let start = Instant::now();
-        Self { name, done: thread::spawn(move || (phase(), start.elapsed())) }
+        let told = move || {
+            let passed = phase().inspect_err(|error| println!("{error:#}\n==> {name}: FAILED, others go on")).is_ok();
+            (passed, start.elapsed())
+        };
+        Self { name, done: thread::spawn(told) }
     }
 }
 
@@ -99,25 +106,21 @@ impl Phases {
     fn run(&mut self, name: &'static str, phase: impl FnOnce() -> Result<()>) {
         println!("==> {name}");
         let start = Instant::now();
-        let result = phase();
-        self.note(name, result, start.elapsed());
+        let passed = phase().inspect_err(|error| println!("{error:#}")).is_ok();
+        self.note(name, passed, start.elapsed());
     }
 
     /// Waits for a phase that others ran beside.
     fn end(&mut self, Beside { name, done }: Beside) {
-        let (result, took) = done.join().unwrap_or_else(|_| (Err(anyhow!("it panicked")), Duration::ZERO));
-        self.note(name, result, took);
+        // A panic has said why itself.
+        let (passed, took) = done.join().unwrap_or_default();
+        self.note(name, passed, took);
     }
 
-    fn note(&mut self, name: &'static str, result: Result<()>, took: Duration) {
+    fn note(&mut self, name: &'static str, passed: bool, took: Duration) {
         self.took.push((name, took));
-        match result {
-            Ok(()) => println!("==> {name}: passed in {:.1} s", took.as_secs_f64()),
-            Err(error) => {
-                self.failed.push(name);
-                println!("{error:#}\n==> {name}: FAILED in {:.1} s", took.as_secs_f64());
-            }
-        }
+        println!("==> {name}: {} in {:.1} s", if passed { "passed" } else { "FAILED" }, took.as_secs_f64());
+        self.failed.extend((!passed).then_some(name));
     }
 
     /// Tells how long the others took, runs the last one, and fails if any did. Where all passed, the last line of the output
