@@ -156,12 +156,29 @@ pub fn run(options: &Options) -> Result<()> {
     });
     facts.extend(measured.drops.take().map(|drops| ("dropped by netd's programs", drops)));
     facts.push(("turns that gave nothing and were taken again", measured.turns.told()));
-    facts.push(("load after", machine::load()?));
+    if whole.is_err() && measured.is_nothing() {
+        // What an earlier run has left stays.
+        return whole;
+    }
     // What was measured until then is not lost, but it is no whole run.
-    facts.extend(whole.as_ref().err().map(|error| ("NOT WHOLE", format!("{error:#}"))));
+    let broken_off = whole.as_ref().err().map(|error| ("NOT WHOLE", format!("{error:#}")));
     let directory = if whole.is_ok() { options.directory() } else { workspace::target().join("bench") };
-    tell(&options.manner(), &facts, &measured, &directory)?;
-    whole
+    let told = machine::load().and_then(|load| {
+        facts.push(("load after", load));
+        facts.extend(broken_off);
+        tell(&options.manner(), &facts, &measured, &directory)
+    });
+    both(whole, told)
+}
+
+/// How a run ended whose results were told: why it broke off is said, whatever else went wrong with what it had.
+fn both(whole: Result<()>, told: Result<()>) -> Result<()> {
+    match (whole, told) {
+        (Err(broken_off), Err(untold)) => {
+            Err(broken_off.context(format!("the results are not told either ({untold:#})")))
+        }
+        (whole, told) => whole.and(told),
+    }
 }
 
 /// What a run gives.
@@ -173,6 +190,13 @@ struct Measured {
     /// What netd's programs dropped.
     drops: Option<String>,
     turns: Turns,
+}
+
+impl Measured {
+    /// Whether there is not one number.
+    fn is_nothing(&self) -> bool {
+        self.figures.paths().is_empty() && Area::ALL.into_iter().all(|area| self.findings.of(area).next().is_none())
+    }
 }
 
 /// Prints the tables and writes them.
@@ -288,7 +312,34 @@ fn write(directory: &FilePath, figures: &Figures, document: &str, rows: &str) ->
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
+
+    #[test]
+    fn a_run_that_broke_off_says_why_though_its_results_cannot_be_written() {
+        let (no_answer, full) = (|| Err(anyhow!("no answer")), || Err(anyhow!("no space left on device")));
+        let said = |whole, told| both(whole, told).map_err(|error| format!("{error:#}"));
+
+        assert_eq!(said(Ok(()), Ok(())), Ok(()));
+        assert_eq!(said(no_answer(), Ok(())), Err("no answer".into()));
+        assert_eq!(said(Ok(()), full()), Err("no space left on device".into()));
+        let both = "the results are not told either (no space left on device): no answer";
+        assert_eq!(said(no_answer(), full()), Err(both.into()));
+    }
+
+    #[test]
+    fn a_run_that_has_one_number_has_something_to_write() {
+        let mut measured = Measured::default();
+        assert!(measured.is_nothing());
+
+        measured.figures.add(Path::Host, Contender::Netd, Measure::Stream, 1.0);
+        assert!(!measured.is_nothing());
+
+        let mut measured = Measured::default();
+        measured.findings.add(Area::Control, "attach", Contender::Netd, "ms", 9.0);
+        assert!(!measured.is_nothing());
+    }
 
     #[test]
     fn only_whole_runs_are_kept_with_the_project() {
