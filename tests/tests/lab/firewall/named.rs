@@ -19,7 +19,7 @@ fn ufw_is_lived_with_and_what_it_denies_is_denied() {
         for command in ["iptables", "ip6tables"] {
             ufw.does(&format!("update-alternatives --set {command} /usr/sbin/{command}-{tables}"));
         }
-        ufw.does("ufw --force enable");
+        ufw.does_in_the_end("ufw --force enable");
         // Of what is routed it says that it is off, by the sysctl that netd leaves alone; its policy is to drop.
         assert!(ufw.does("ufw status verbose").contains("Status: active"));
         wait_until("the rules are seen", || play.status().contains("shown\":true"));
@@ -49,7 +49,7 @@ fn ufw_is_lived_with_and_what_it_denies_is_denied() {
         wait_until("what ufw allows is published without a warning", || says_of_input(&play, 8081).is_empty());
 
         let (mut out, mut inward) = (play.app_connects(), play.client_connects());
-        ufw.does("ufw reload");
+        ufw.does_in_the_end("ufw reload");
         asks(&mut out).expect("an established flow goes on");
         asks(&mut inward).expect("an established flow goes on");
         wait_until("the accept is put back", || has_accept(&play, tables));

@@ -62,6 +62,13 @@ impl Operator {
         self.starts(line).wait().ok()
     }
 
+    /// Has a line of the shell done that asks iptables-legacy and does not wait for its lock, which netd may have at that moment: again,
+    /// as an operator would.
+    #[track_caller]
+    pub fn does_in_the_end(&self, line: &str) {
+        wait_until(&format!("`{line}` is done"), || self.tries(line));
+    }
+
     /// Whether a line of the shell succeeds.
     fn tries(&self, line: &str) -> bool {
         self.starts(line).wait().succeeded()
