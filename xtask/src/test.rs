@@ -10,17 +10,18 @@ use anyhow::Result;
 use crate::{build_ebpf, command, debian, lint, mutate, root, vm, workspace};
 
 /// What the tests themselves run.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "bind9-dnsutils",
     "busybox-static",
     "ca-certificates",
     "curl",
     "etcd-server",
     "ethtool",
+    "gcc",
     "iproute2",
     "iptables",
-    "gcc",
     "iputils-ping",
+    "linux-perf",
     "musl-tools",
     "nftables",
     "systemd",

@@ -41,12 +41,12 @@ pub struct Cost {
 }
 
 /// Puts loads on every path of netd's site, and tells of every program that ran.
-pub fn measured(site: &Site, paths: &[Path], turns: &mut Turns) -> Result<Vec<Cost>> {
+pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) -> Result<Vec<Cost>> {
     let netd = site.netd.as_ref().context("only netd has programs")?;
     let _counting = counting()?;
     let mut costs = Vec::new();
     for (path, ends) in site.paths.iter().filter(|(path, _)| paths.contains(path)) {
-        for load in [Load::Datagrams, Load::Exchange, Load::Connect, Load::Stream] {
+        for &load in loads {
             let name = format!("{} on {}, counted: {}", site.contender.name(), path.name(), load.name());
             // What was run in a turn that gave nothing is not of those that the next one counts.
             let (before, count, after) = turns.take(name, || {

@@ -1,7 +1,7 @@
-//! Datagrams of 64 bytes as fast as they go, many a system call, and what all processors spent meanwhile.
+//! Datagrams of 64 bytes as fast as they go, many a system call.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     ptr,
@@ -32,8 +32,6 @@ const PAUSE: Duration = Duration::from_micros(100);
 const IDLE: u32 = 200;
 /// Room for what comes during some pauses.
 const ROOM: usize = 16 << 20;
-/// Length of a tick of `/proc/stat`, which is the same on every machine (`USER_HZ`).
-const MICROS_A_TICK: f64 = 10_000.0;
 
 /// What became of datagrams where they were sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -235,35 +233,9 @@ impl Batch {
     }
 }
 
-/// Ticks that all processors of the machine have spent on anything.
-pub fn busy_ticks() -> Result<u64> {
-    let stat = fs::read_to_string("/proc/stat").context("the kernel tells no processor time")?;
-    busy(&stat).context("/proc/stat has no line for all processors")
-}
-
-/// Microseconds of ticks.
-pub fn micros(ticks: u64) -> f64 {
-    ticks as f64 * MICROS_A_TICK
-}
-
-/// The `cpu` line's user, nice, system, irq and softirq.
-fn busy(stat: &str) -> Option<u64> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    [0, 1, 2, 5, 6].into_iter().map(|at| ticks.get(at)).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processor_time_is_all_but_idle_waiting_and_stolen() {
-        let stat = "cpu  1 20 300 9999 8888 4000 50000 7777 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
-
-        assert_eq!(busy(stat), Some(54_321));
-        assert_eq!(busy("intr 5\n"), None);
-    }
 
     #[test]
     fn datagrams_of_a_batch_arrive() {

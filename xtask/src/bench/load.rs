@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::Node;
 
 use super::{
+    busy::Busy,
     client,
     datagrams::{self, Given},
     figures::{Measure, percentile},
@@ -29,8 +30,10 @@ pub enum Load {
     /// One TCP stream as fast as it goes.
     Stream,
     /// Requests and responses of 1 byte on one connection.
+    #[value(name = "round-trips")]
     Exchange,
     /// Connections with one request each, one after the other.
+    #[value(name = "connects")]
     Connect,
     /// Datagrams of 64 bytes as fast as they go.
     Datagrams,
@@ -92,13 +95,15 @@ impl Ends {
                 Ok(Turn { count: sent.count as f64, values: sent.values })
             }
             Load::Datagrams => {
-                let (arrived, (ticks, sent)) =
-                    self.server.arrived(|| Ok((datagrams::busy_ticks()?, self.sent(load, time)?)))?;
+                let (arrived, (busy, sent)) = self.server.arrived(|| {
+                    let before = Busy::now()?;
+                    let sent = self.sent(load, time)?;
+                    Ok((Busy::now()?.since(&before), sent))
+                })?;
                 ensure!(arrived > 0, "no datagram to {} arrived ({})", self.to, sent.given);
-                let spent = datagrams::micros(datagrams::busy_ticks()? - ticks);
                 let values = vec![
                     (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),
-                    (Measure::Cpu, spent / arrived as f64),
+                    (Measure::Cpu, busy.as_secs_f64() * 1e6 / arrived as f64),
                 ];
                 Ok(Turn { count: arrived as f64, values })
             }

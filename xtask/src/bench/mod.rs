@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: netd beside the limit and its peers. Every contender has a private host of its own, all are alive in
 //! the same run, and a round measures one after the other, so that what the machine does meanwhile meets them all.
 
+mod busy;
 mod chart;
 pub mod client;
 mod contenders;
@@ -14,9 +15,12 @@ mod floor;
 mod load;
 mod machine;
 mod memory;
+mod options;
 mod overlay;
+mod parts;
 mod peers;
 mod processor;
+mod profile;
 mod proxy;
 mod report;
 mod scale;
@@ -28,18 +32,19 @@ mod turns;
 
 use std::{
     fs,
-    path::{Path as FilePath, PathBuf},
+    path::Path as FilePath,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 
+pub use self::options::Options;
 use self::{
     cost::Cost,
     figures::{Figures, Measure},
     findings::{Area, Findings},
-    load::Load,
-    report::Manner,
+    options::Subject,
+    profile::Profile,
     site::{Contender, Path, Site},
     turns::Turns,
 };
@@ -53,71 +58,6 @@ const PACKAGES: [&str; 2] = ["ethtool", "iproute2"];
 const TIME: Duration = Duration::from_millis(250);
 /// And in the round that does not count.
 const WARM_UP: Duration = Duration::from_millis(100);
-
-/// Options of the subcommand.
-#[derive(clap::Args)]
-pub struct Options {
-    /// Under three minutes: fewer rounds
-    #[arg(long)]
-    quick: bool,
-    /// Rounds that count, after one that does not
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: Option<u8>,
-    /// Only this path; may be given again
-    #[arg(long, value_name = "PATH")]
-    only: Vec<Path>,
-    /// Only this contender; may be given again
-    #[arg(long, value_name = "NAME")]
-    contender: Vec<Contender>,
-    /// Docker's engine too, from Debian's packages, in a root of its own
-    #[arg(long)]
-    engines: bool,
-    /// Only what the packet code costs by itself, in memory and loaded, a path at a time, and a million flows beside a thousand
-    #[arg(long, conflicts_with_all = ["quick", "rounds", "only", "contender"])]
-    programs: bool,
-    /// With `--programs`: only the loaded programs, packet by packet beside those of this object, of another state of the project
-    #[arg(long, value_name = "OBJECT", requires = "programs")]
-    against: Option<PathBuf>,
-}
-
-impl Options {
-    fn paths(&self) -> Vec<Path> {
-        Path::ALL.into_iter().filter(|path| self.only.is_empty() || self.only.contains(path)).collect()
-    }
-
-    fn contenders(&self) -> Vec<Contender> {
-        let chosen = |contender: &Contender| match contender {
-            Contender::Docker if !self.engines => false,
-            _ => self.contender.is_empty() || self.contender.contains(contender),
-        };
-        Contender::ALL.into_iter().filter(chosen).collect()
-    }
-
-    fn rounds(&self) -> usize {
-        self.rounds.map_or(if self.quick { 2 } else { 28 }, usize::from)
-    }
-
-    /// Whether everything is measured that targets are about, and not only what was picked.
-    fn everything(&self) -> bool {
-        self.only.is_empty() && self.contender.is_empty()
-    }
-
-    /// Results that are kept with the project are those of whole runs.
-    fn directory(&self) -> PathBuf {
-        let whole = !self.quick && self.everything();
-        if whole { workspace::root().join("bench") } else { workspace::target().join("bench") }
-    }
-
-    fn manner(&self) -> Manner {
-        let mut command = "cargo xtask bench".to_owned();
-        command += if self.quick { " --quick" } else { "" };
-        command += if self.engines { " --engines" } else { "" };
-        command.extend(self.rounds.map(|rounds| format!(" --rounds {rounds}")));
-        command.extend(self.only.iter().map(|path| format!(" --only {}", path.name())));
-        command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
-        Manner { command, rounds: self.rounds(), seconds: TIME.as_secs_f64() }
-    }
-}
 
 /// Measures the packet code by itself.
 fn programs(against: Option<&FilePath>) -> Result<()> {
@@ -139,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
         return programs(options.against.as_deref());
     }
     let (contenders, paths) = (options.contenders(), options.paths());
-    debian::ensure_packages(&packages(&contenders))?;
+    debian::ensure_packages(&packages(&contenders, options.profiles()))?;
     if contenders.contains(&Contender::Netd) {
         build_ebpf::build(false)?;
         command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
@@ -148,12 +88,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut measured = Measured::default();
     let whole = stage::play("the bench", || everything_on_paths(options, &contenders, &paths, &mut measured));
-    let whole = whole.and_then(|()| {
-        if !options.everything() {
-            return Ok(());
-        }
-        stage::play("the bench", || besides(options, &mut measured))
-    });
+    let whole = whole.and_then(|()| stage::play("the bench", || besides(options, &mut measured)));
     facts.extend(measured.drops.take().map(|drops| ("dropped by netd's programs", drops)));
     facts.push(("turns that gave nothing and were taken again", measured.turns.told()));
     if whole.is_err() && measured.is_nothing() {
@@ -166,7 +101,7 @@ pub fn run(options: &Options) -> Result<()> {
     let told = machine::load().and_then(|load| {
         facts.push(("load after", load));
         facts.extend(broken_off);
-        tell(&options.manner(), &facts, &measured, &directory)
+        tell(options, &facts, &measured, &directory)
     });
     both(whole, told)
 }
@@ -187,6 +122,7 @@ struct Measured {
     figures: Figures,
     findings: Findings,
     costs: Vec<Cost>,
+    profiles: Vec<Profile>,
     /// What netd's programs dropped.
     drops: Option<String>,
     turns: Turns,
@@ -200,9 +136,12 @@ impl Measured {
 }
 
 /// Prints the tables and writes them.
-fn tell(manner: &Manner, facts: &[(&'static str, String)], measured: &Measured, directory: &FilePath) -> Result<()> {
-    let Measured { figures, findings, costs, .. } = measured;
-    let verdicts = targets::judged(figures, findings);
+fn tell(options: &Options, facts: &[(&'static str, String)], measured: &Measured, directory: &FilePath) -> Result<()> {
+    let Measured { figures, findings, costs, profiles, .. } = measured;
+    let mut verdicts = targets::judged(figures, findings);
+    if !options.everything() {
+        verdicts.retain(|verdict| verdict.measured.is_some());
+    }
     println!();
     for (name, value) in facts {
         println!("{name}: {value}");
@@ -216,8 +155,11 @@ fn tell(manner: &Manner, facts: &[(&'static str, String)], measured: &Measured, 
     if !costs.is_empty() {
         println!("netd's programs\n{}", table::costs(costs).aligned());
     }
+    for profile in profiles {
+        println!("{}\n{}", profile.of, table::profile(profile).aligned());
+    }
     println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
-    let document = report::document(manner, facts, figures, findings, costs, &verdicts);
+    let document = report::document(&options.manner(), facts, measured, &verdicts);
     write(directory, figures, &document, &table::everything(figures, findings, &verdicts).csv())?;
     println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(directory));
     Ok(())
@@ -225,17 +167,22 @@ fn tell(manner: &Manner, facts: &[(&'static str, String)], measured: &Measured, 
 
 /// What no path gives: scale and the control plane.
 fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
-    let Measured { findings, turns, .. } = measured;
+    let Measured { findings, turns, profiles, .. } = measured;
     let begin = Instant::now();
-    let rounds = if options.quick { 1 } else { options.rounds() };
-    scale::measured(findings, turns, !options.quick, rounds, TIME)?;
-    println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
-    control::measured(findings, !options.quick)?;
-    println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
+    if options.measures(Subject::Scale) {
+        let rounds = if options.quick { 1 } else { options.rounds() };
+        let manner = scale::Manner { whole: !options.quick, profiles: options.profiles(), rounds, time: TIME };
+        profiles.extend(scale::measured(findings, turns, &manner)?);
+        println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
+    }
+    if options.measures(Subject::Control) {
+        control::measured(findings, !options.quick)?;
+        println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
+    }
     Ok(())
 }
 
-fn packages(contenders: &[Contender]) -> Vec<&'static str> {
+fn packages(contenders: &[Contender], profiles: bool) -> Vec<&'static str> {
     let own = |contender: &Contender| -> &[&'static str] {
         match contender {
             Contender::Veth
@@ -249,7 +196,9 @@ fn packages(contenders: &[Contender]) -> Vec<&'static str> {
             Contender::Netavark => &["iptables", "netavark"],
         }
     };
-    let mut packages: Vec<_> = PACKAGES.into_iter().chain(contenders.iter().flat_map(own).copied()).collect();
+    let perf = profiles.then_some(profile::PACKAGE);
+    let mut packages: Vec<_> =
+        PACKAGES.into_iter().chain(perf).chain(contenders.iter().flat_map(own).copied()).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
@@ -262,11 +211,22 @@ fn everything_on_paths(
     paths: &[Path],
     measured: &mut Measured,
 ) -> Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
     let sites = contenders.iter().map(|contender| Site::of_contender(*contender, paths));
     let sites: Vec<_> = sites.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     rounds(options, &sites, paths, measured)?;
+    if options.profiles() {
+        let wanted = if options.profile {
+            profile::picked(paths, &options.loads(), contenders)
+        } else {
+            profile::missed(&measured.figures)
+        };
+        measured.profiles = profile::of_paths(wanted, &sites, &mut measured.turns, TIME)?;
+    }
     let Some(site) = sites.iter().find(|site| site.contender == Contender::Netd) else { return Ok(()) };
-    measured.costs = cost::measured(site, paths, &mut measured.turns)?;
+    measured.costs = cost::measured(site, paths, &options.loads(), &mut measured.turns)?;
     measured.drops = site.netd.as_ref().map(|netd| cost::drops(&netd.json("status")));
     Ok(())
 }
@@ -278,7 +238,7 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
     for path in paths {
         let on_path: Vec<_> = sites.iter().filter_map(|site| Some((site.contender, site.paths.get(path)?))).collect();
         ensure!(!on_path.is_empty(), "none of the contenders takes the path {}", path.name());
-        for load in Load::ALL {
+        for load in options.loads() {
             for round in 0..=options.rounds() {
                 for turn in 0..on_path.len() {
                     // Another one begins each round: nobody always follows the same one.
@@ -339,41 +299,5 @@ mod tests {
         let mut measured = Measured::default();
         measured.findings.add(Area::Control, "attach", Contender::Netd, "ms", 9.0);
         assert!(!measured.is_nothing());
-    }
-
-    #[test]
-    fn only_whole_runs_are_kept_with_the_project() {
-        let options = |quick, only: &[Path]| Options {
-            quick,
-            rounds: None,
-            only: only.to_vec(),
-            contender: Vec::new(),
-            engines: false,
-            programs: false,
-            against: None,
-        };
-
-        assert!(options(false, &[]).directory().ends_with("bench"));
-        assert!(!options(false, &[]).directory().starts_with(workspace::target()));
-        assert!(options(true, &[]).directory().starts_with(workspace::target()));
-        assert!(options(false, &[Path::Published]).directory().starts_with(workspace::target()));
-    }
-
-    #[test]
-    fn what_is_measured_can_be_repeated_from_what_is_written() {
-        let options = Options {
-            quick: true,
-            rounds: Some(5),
-            only: vec![Path::Published],
-            contender: vec![Contender::Cni],
-            engines: true,
-            programs: false,
-            against: None,
-        };
-
-        let manner = options.manner();
-
-        assert_eq!(manner.command, "cargo xtask bench --quick --engines --rounds 5 --only published --contender cni");
-        assert_eq!((manner.rounds, manner.seconds), (5, 0.25));
     }
 }

@@ -1,8 +1,9 @@
-//! Where threads run: chance would else decide, and move results more than what is measured.
+//! Where threads run: chance would else decide, and move results more than what is measured. And what a process takes of them.
 
-use std::{io, sync::OnceLock};
+use std::{fs, io, sync::OnceLock, time::Duration};
 
 use nix::{
+    errno::Errno,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
@@ -18,30 +19,87 @@ pub enum Processor {
 
 /// Keeps the calling thread there.
 pub fn on_processor(which: Processor) -> io::Result<()> {
-    let (first, last) = *bounds()?;
+    let usable = usable()?;
+    let at = if which == Processor::First { usable.first() } else { usable.last() };
+    keep_on(*at.ok_or_else(|| io::Error::other("this process may use no processor"))?)
+}
+
+/// Keeps the calling thread on the processor with this number.
+pub fn keep_on(processor: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(if which == Processor::First { first } else { last })?;
+    set.set(processor)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// The first and the last that this process was given, before any of its threads was bound.
-fn bounds() -> io::Result<&'static (usize, usize)> {
-    static BOUNDS: OnceLock<(usize, usize)> = OnceLock::new();
-    if let Some(bounds) = BOUNDS.get() {
-        return Ok(bounds);
+/// Keeps every thread of a process on the last one, and those that they will start.
+pub fn keep_process_on_last(process: u32) -> io::Result<()> {
+    let usable = usable()?;
+    let mut set = CpuSet::new();
+    set.set(*usable.last().ok_or_else(|| io::Error::other("this process may use no processor"))?)?;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let Ok(thread) = thread?.file_name().to_string_lossy().parse() else { continue };
+        match sched_setaffinity(Pid::from_raw(thread), &set) {
+            // It has ended meanwhile.
+            Err(Errno::ESRCH) => {}
+            kept => kept?,
+        }
+    }
+    Ok(())
+}
+
+/// What a process has spent of processors since it began. The kernel counts it in hundredths of a second.
+pub fn spent(process: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    spent_of(&stat).ok_or_else(|| io::Error::other("the kernel tells no time of a process"))
+}
+
+/// `utime` and `stime`, the twelfth and the thirteenth field after the name in brackets, in units that are the same on every machine
+/// (`USER_HZ`).
+fn spent_of(stat: &str) -> Option<Duration> {
+    const TICK: Duration = Duration::from_millis(10);
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map_while(|field| field.parse::<u32>().ok());
+    Some(TICK * (times.next()? + times.next()?))
+}
+
+/// The numbers of those that this process was given, before any of its threads was bound, in order.
+pub fn usable() -> io::Result<Vec<usize>> {
+    static USABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    if let Some(usable) = USABLE.get() {
+        return Ok(usable.clone());
     }
     // That of the process is that of its first thread, which is never bound.
     let set = sched_getaffinity(Pid::this())?;
-    let usable = || (0..CpuSet::count()).filter(|at| set.is_set(*at).unwrap_or(false));
-    let (Some(first), Some(last)) = (usable().min(), usable().max()) else {
-        return Err(io::Error::other("this process may use no processor"));
-    };
-    Ok(BOUNDS.get_or_init(|| (first, last)))
+    let usable = (0..CpuSet::count()).filter(|at| set.is_set(*at).unwrap_or(false)).collect();
+    Ok(USABLE.get_or_init(|| usable).clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_has_spent_is_told_whatever_its_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 25 3 4 20 0 1 0 99 1000 20";
+
+        assert_eq!(spent_of(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(spent_of("7 netd S"), None);
+        assert!(spent(std::process::id()).is_ok());
+    }
+
+    #[test]
+    fn a_process_is_kept_with_all_its_threads() {
+        let mut sleeps = std::process::Command::new("sleep").arg("60").spawn().expect("it starts");
+
+        let kept = keep_process_on_last(sleeps.id());
+        let set = sched_getaffinity(Pid::from_raw(sleeps.id().cast_signed()));
+        sleeps.kill().and_then(|()| sleeps.wait()).expect("it can be ended");
+
+        kept.expect("it is kept");
+        let last = usable().expect("there are some").last().copied();
+        let on: Vec<_> = (0..CpuSet::count()).filter(|at| set.is_ok_and(|set| set.is_set(*at) == Ok(true))).collect();
+        assert_eq!(on, Vec::from_iter(last));
+    }
 
     #[test]
     fn a_thread_stays_where_it_is_kept_and_no_other_does() {
@@ -52,7 +110,8 @@ mod tests {
 
         let kept = kept.join().expect("it does not panic");
 
-        let (first, last) = *bounds().expect("there are some");
+        let usable = usable().expect("there are some");
+        let (Some(&first), Some(&last)) = (usable.first(), usable.last()) else { panic!("there is one at least") };
         assert!((0..CpuSet::count()).all(|at| kept.is_set(at).expect("it is in range") == (at == first)));
         assert!(sched_getaffinity(Pid::this()).expect("the kernel tells").is_set(last).expect("it is in range"));
     }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::{
-    cost::Cost,
-    figures::{Figures, Measure},
-    findings::{Area, Findings},
+    Measured,
+    figures::Measure,
+    findings::Area,
     table,
     targets::{Verdict, missed_at_scale, missed_on_paths},
 };
@@ -24,11 +24,10 @@ pub struct Manner {
 pub fn document(
     manner: &Manner,
     facts: &[(&'static str, String)],
-    figures: &Figures,
-    findings: &Findings,
-    costs: &[Cost],
+    measured: &Measured,
     verdicts: &[Verdict],
 ) -> String {
+    let Measured { figures, findings, costs, profiles, .. } = measured;
     let mut text = String::new();
     let mut add = |part: &str| text.push_str(part);
     add("# What the bench measured\n\n");
@@ -90,6 +89,20 @@ pub fn document(
         );
         add(&table::gaps_at_scale(findings).markdown());
     }
+    if !profiles.is_empty() {
+        add(
+            "\n## Where the time goes\n\nOf each packet, round trip, connection or mebibyte, the time of all processors, those of both ends \
+             included and netd's daemons' own left out, in the functions of each part of the kernel (`xtask/src/bench/parts.rs`): `perf` \
+             looked every 100 µs in rounds of their own. What cannot be interrupted is found where interrupts come in again, in the part of \
+             locks. Below each table the functions in which netd is longer than the first, and by how many nanoseconds.\n",
+        );
+        for profile in profiles {
+            add(&format!("\n### {}\n\n{}", profile.of, table::profile(profile).markdown()));
+            let longer: Vec<_> =
+                profile.longer().into_iter().map(|(function, time)| format!("`{function}` {time:.0}")).collect();
+            add(&format!("\nLonger: {}.\n", longer.join(", ")));
+        }
+    }
     add(
         "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's, by which a target is held or missed; beside it the least and the \
          greatest of the ratios within one round each, or of the numbers: where the bound is between them, another run may say \
@@ -106,7 +119,9 @@ const fn explained(area: Area) -> &'static str {
         Area::Scale => {
             "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or ports, \
              in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; `each \
-             in turn` sends every flow one packet after the other, so that nothing of a flow is in a near cache when there are many."
+             in turn` sends every flow one packet after the other, so that nothing of a flow is in a near cache when there are many, and each \
+             had its last one as long ago as that takes. The daemons of all these hosts are kept on the receivers' processor; how much of it each \
+             takes, whatever is sent, is told too."
         }
         Area::Memory => {
             "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd and for \
@@ -132,6 +147,7 @@ pub fn summary(verdicts: &[Verdict]) -> String {
 mod tests {
     use super::*;
     use crate::bench::{
+        cost::Cost,
         load::Load,
         site::{Contender, Path},
         targets::judged,
@@ -139,16 +155,15 @@ mod tests {
 
     #[test]
     fn the_document_names_the_machine_and_ends_with_the_targets() {
-        let mut figures = Figures::default();
+        let mut measured = Measured::default();
         for (contender, value) in [(Contender::Veth, 600.0), (Contender::Netd, 570.0), (Contender::Cni, 580.0)] {
-            figures.add(Path::Masquerade, contender, Measure::Packets, value);
+            measured.figures.add(Path::Masquerade, contender, Measure::Packets, value);
         }
         let manner = Manner { command: "cargo xtask bench".into(), rounds: 1, seconds: 0.5 };
 
-        let findings = Findings::default();
-        let verdicts = judged(&figures, &findings);
+        let verdicts = judged(&measured.figures, &measured.findings);
 
-        let text = document(&manner, &[("kernel", "6.18".into())], &figures, &findings, &[], &verdicts);
+        let text = document(&manner, &[("kernel", "6.18".into())], &measured, &verdicts);
 
         assert!(text.contains("- kernel: 6.18\n"), "{text}");
         assert!(text.contains("## masquerade"), "{text}");
@@ -164,8 +179,8 @@ mod tests {
             rows.filter(|row| row.contains(&format!("| {against} "))).collect()
         };
         assert_eq!((gap_rows(&text, "veth").len(), gap_rows(&text, "cni").len()), (0, 1), "{text}");
-        figures.add(Path::Masquerade, Contender::Redirect, Measure::Packets, 540.0);
-        figures.add(Path::Masquerade, Contender::Netd, Measure::Packets, 400.0);
+        measured.figures.add(Path::Masquerade, Contender::Redirect, Measure::Packets, 540.0);
+        measured.figures.add(Path::Masquerade, Contender::Netd, Measure::Packets, 400.0);
         let cost = Cost {
             path: Path::Masquerade,
             load: Load::Datagrams,
@@ -175,7 +190,8 @@ mod tests {
             each: 226.0,
             verified: None,
         };
-        let worse = document(&manner, &[], &figures, &findings, &[cost], &verdicts);
+        measured.costs.push(cost);
+        let worse = document(&manner, &[], &measured, &verdicts);
         // 485, 600 and 540 thousand a second.
         let rows = gap_rows(&worse, "veth");
         let numbers: Vec<_> = rows.iter().flat_map(|row| row.split('|').map(str::trim).skip(4)).collect();

@@ -16,8 +16,11 @@ use super::{
     datagrams::Spread,
     findings::{Area, Findings},
     memory::Objects,
+    processor::{keep_process_on_last, spent},
+    profile::{self, Profile},
     server::{PORT, Server},
     site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
+    targets::missed_at_scale,
     turns::Turns,
 };
 use crate::programs::grouped;
@@ -32,6 +35,9 @@ const FROM: u16 = 2000;
 const FIRST_OF_MANY: u16 = 10_000;
 /// How long after a packet of each a flow counts as alive without another look: well under the 30 s that one without an answer has.
 const FRESH: Duration = Duration::from_secs(10);
+/// And where all have a packet in turn: on a host as busy as that, the last one of a flow is as long ago as one to each of them takes,
+/// and not since another contender's turn began. A million take longer than a turn of everybody's.
+const BUSILY: Duration = Duration::ZERO;
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
 const ENOUGH: u32 = 100_000;
 
@@ -108,8 +114,21 @@ impl Traffic {
     }
 }
 
-/// Measures every point, all alive in the same run and one after the other within a round.
-pub fn measured(findings: &mut Findings, turns: &mut Turns, whole: bool, rounds: usize, time: Duration) -> Result<()> {
+/// How it is measured.
+pub struct Manner {
+    /// With a million flows.
+    pub whole: bool,
+    /// With a look at where the time of what is missed goes.
+    pub profiles: bool,
+    /// Rounds that count.
+    pub rounds: usize,
+    /// How long each load is.
+    pub time: Duration,
+}
+
+/// Measures every point, all alive in the same run and one after the other within a round; what was looked at besides.
+pub fn measured(findings: &mut Findings, turns: &mut Turns, manner: &Manner) -> Result<Vec<Profile>> {
+    let Manner { whole, profiles, rounds, time } = *manner;
     let points = POINTS.into_iter().chain(whole.then_some((Contender::Netd, MILLION)));
     let mut grounds = points.map(|(who, point)| Ground::new(who, point, findings)).collect::<Result<Vec<_>>>()?;
     for traffic in Traffic::ALL {
@@ -130,7 +149,36 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, whole: bool, rounds:
             }
         }
     }
-    in_programs(findings, turns, &mut grounds)
+    let profiles = if profiles { profiles_of_missed(findings, turns, &mut grounds, time)? } else { Vec::new() };
+    in_programs(findings, turns, &mut grounds)?;
+    for ground in &grounds {
+        if let Some(share) = ground.share_of_daemon()? {
+            findings.add(Area::Scale, &of_daemon(ground.point), ground.who, "%", share);
+        }
+    }
+    Ok(profiles)
+}
+
+/// What netd missed, and what it is compared with, once more while it is looked at.
+fn profiles_of_missed(
+    findings: &Findings,
+    turns: &mut Turns,
+    grounds: &mut [Ground],
+    time: Duration,
+) -> Result<Vec<Profile>> {
+    let of_sides = |sides: [(Traffic, Point); 2]| {
+        let [missed, base] = sides;
+        let names = [base, missed].map(|(traffic, point)| traffic.about(point)).to_vec();
+        profile::taken(missed.0.about(missed.1), names, turns, |side, recorder| {
+            let (traffic, point) = [base, missed][side];
+            let ground = grounds.iter_mut().find(|ground| (ground.who, ground.point) == (Contender::Netd, point));
+            let ground = ground.context("what was measured has a ground")?;
+            ground.refresh(traffic)?;
+            let (arrived, _) = recorder.while_it_runs(|| ground.send(traffic, time))?;
+            Ok(arrived as f64)
+        })
+    };
+    missed_at_scale(findings).map(of_sides).collect()
 }
 
 /// Adds what of each packet netd's programs take, beside the rounds, since counting takes time itself.
@@ -164,6 +212,8 @@ struct Ground {
     app: Container,
     outside: Host,
     netd: Option<Netd>,
+    /// When the daemon was left alone, and what it had spent until then.
+    alone: Option<(Instant, Duration)>,
     _companions: Companions,
     _lab: Lab,
 }
@@ -208,6 +258,7 @@ impl Ground {
             app,
             outside,
             netd: None,
+            alone: None,
             _companions: companions,
             _lab: lab,
         };
@@ -221,15 +272,28 @@ impl Ground {
         if point.flows >= ENOUGH {
             findings.add(Area::Memory, FLOW, who, "bytes", taken as f64);
         }
+        if let Some(netd) = &netd {
+            // There is one on a host, not one for each of nine: none takes the sender's processor.
+            keep_process_on_last(netd.id_outside()).context("a daemon cannot be kept on a processor")?;
+            ground.alone = Some((Instant::now(), spent(netd.id_outside())?));
+        }
         ground.netd = netd;
         Ok(ground)
+    }
+
+    /// How much of a processor the daemon has taken since it was left alone, in percent.
+    fn share_of_daemon(&self) -> Result<Option<f64>> {
+        let Some((netd, (since, before))) = self.netd.as_ref().zip(self.alone) else { return Ok(None) };
+        let taken = spent(netd.id_outside())?.saturating_sub(before);
+        Ok(Some(100.0 * taken.as_secs_f64() / since.elapsed().as_secs_f64()))
     }
 
     /// A packet for each flow of the traffic, if the last is some time ago, so that all are alive.
     fn refresh(&mut self, traffic: Traffic) -> Result<()> {
         let inwards = matches!(traffic, Traffic::OneIn | Traffic::AllIn);
+        let in_turn = matches!(traffic, Traffic::AllOut | Traffic::AllIn) && self.point != MILLION;
         let refreshed = &mut self.refreshed[usize::from(inwards)];
-        if refreshed.is_some_and(|at| at.elapsed() < FRESH) {
+        if refreshed.is_some_and(|at| at.elapsed() < if in_turn { BUSILY } else { FRESH }) {
             return Ok(());
         }
         *refreshed = Some(Instant::now());
@@ -277,6 +341,11 @@ impl Ground {
             Traffic::OneIn | Traffic::AllIn => &self.in_web,
         }
     }
+}
+
+/// What a table calls the share of a processor that the daemon takes at a point, whatever is sent.
+fn of_daemon(point: Point) -> String {
+    format!("the daemon, of a processor: {} flows, {} ports", grouped(point.flows.into()), grouped(point.ports.into()))
 }
 
 /// What the memory is called that a flow takes.

@@ -5,6 +5,8 @@ use super::{
     figures::{Figures, Measure, Spread},
     findings::{Area, Findings},
     load::Load,
+    parts::Part,
+    profile::Profile,
     scale::{Point, Traffic},
     site::{Contender, Path},
     targets::{Verdict, missed_at_scale, missed_on_paths},
@@ -193,6 +195,20 @@ pub fn gaps_at_scale(findings: &Findings) -> Table {
         ];
         let words = [traffic.about(point), other.about(base)];
         table.push(words.into_iter().chain(numbers.map(Option::unwrap_or_default)).collect());
+    }
+    table
+}
+
+/// Where the time of each packet, round trip, connection or mebibyte goes, a part a row and a side a column, and how much more netd's is.
+pub fn profile(profile: &Profile) -> Table {
+    let sides: Vec<_> = profile.sides().collect();
+    let mut table = Table::new(&[&["ns of processors in"], &sides[..], &["more"]].concat(), 1);
+    let rows = Part::ALL.into_iter().map(|part| (part.name(), Some(part))).chain([("all", None)]);
+    for (name, part) in rows {
+        let times = profile.nanoseconds(part);
+        let more = times.last().zip(times.first()).map(|(netd, first)| netd - first);
+        let cells = times.into_iter().chain(more).map(whole);
+        table.push(std::iter::once(name.to_owned()).chain(cells).collect());
     }
     table
 }
