@@ -67,25 +67,29 @@ pub fn document(
              neighbour output's, which no program of netd's could win back. What neither is the kernel takes because of netd: \
              memory of flows that is made and given back, and lines of near caches that the tables take from the rest; where it is less \
              than nothing, what the kernel does in the other's way is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\n\
-             What a profile of both (`perf`, a tick of the clock at a time) says of the rest. A container's device has its program by a \
-             filter of a qdisc, whose classifying takes about 100 ns of each packet. TCX would take about 15, but to attach by it has \
-             every other change of links wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A \
-             call of the kernel's that changes a checksum takes 22 ns and one of its coarse clock 14, on a kernel with retpolines and safe \
-             returns: a packet of which addresses and a port change makes one of the first, since what that makes of the field tells \
-             whether the port's part is to be written, and one packet of a jiffy makes the second. Of a connection most is its first packet, \
-             and of that the two entries of its flow, about 1 µs each: memory that no near cache has. In a table of a twelfth of the room \
-             connections took as long, and a first packet no less where the entries were made before. Of a stream, neither a \
-             copy of a segment nor a sum of its bytes is in the profile, with netd or without.\n\n",
+             The profiles below (where the time goes) tell it by parts of the kernel. A container's device has its programs by filters of a \
+             qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other change of links \
+             wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of the kernel's that changes a \
+             checksum takes 20 ns and one of its coarse clock 14, on a kernel with retpolines and safe returns: a packet of which addresses and \
+             a port change makes one of the first, since what that makes of the field tells whether the port's part is to be written, and one \
+             packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no near cache has; each of its \
+             packets looks up one, and those that change the flow's state three times more, to read and to note both halves. One of the host's \
+             own to a published port makes an entry of an LRU map instead, by which its socket is known when the port goes. Tried in vain: a \
+             table of a twelfth of the room, and entries that were made before. A stream's packets are as large as the kernel makes them, so what \
+             programs and tables have in near caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a \
+             copy of a segment nor a sum of its bytes is added.\n\n",
         );
         add(&table::gaps(figures, costs).markdown());
     }
     if missed_at_scale(findings).next().is_some() {
         add(
             "\n## What the gaps at scale are made of\n\nOf each packet: how much longer it takes than what it is compared with, and what netd's \
-             programs take of both. They run the same instructions and look up as much; what they take longer is waiting for memory, since \
-             no near cache has the flows, the buckets and the publications of all, and that of so many flows most packets are the first of their \
-             flow in a tick of a second, which is noted. The rest is the same of the kernel's: its routes, neighbours and sockets, and the \
-             sender's own list of addresses. Of iptables, whose nf_conntrack keeps flows too, the ratio is of the same flows and one port.\n\n",
+             programs take of both. What they take longer is waiting for memory: a packet's flow is in a bucket and an entry \
+             (`lookup_nulls_elem_raw` reads both) that no near cache has where there are many, and of so many flows many packets are \
+             the first of their flow in a tick of a second, which is noted with its way looked up anew. Of a million in turn each is \
+             the first for seconds, so that the flow's other half is read and noted too. The rest is the kernel's, of each destination \
+             (`__ip_select_ident`) and socket (`udp_v4_early_demux`), and the sender's own list of addresses. Of iptables, whose \
+             nf_conntrack keeps flows too, the ratio is of the same flows and one port.\n\n",
         );
         add(&table::gaps_at_scale(findings).markdown());
     }
