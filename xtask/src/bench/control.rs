@@ -169,10 +169,10 @@ fn namespaces<'a>(host: &Host, names: impl Iterator<Item = &'a String>) -> Resul
 
 /// The daemon's memory and its maps'.
 fn weigh(findings: &mut Findings, host: &Host, netd: &Netd) -> Result<()> {
-    const MIB: f64 = (1 << 20) as f64;
+    const MEGABYTE: f64 = 1e6;
     let resident = memory::resident(host, netd)?;
     let mut add =
-        |about: &str, bytes: u64| findings.add(Area::Memory, about, Contender::Netd, "MiB", bytes as f64 / MIB);
+        |about: &str, bytes: u64| findings.add(Area::Memory, about, Contender::Netd, "MB", bytes as f64 / MEGABYTE);
     add(about::RESIDENT, resident.all);
     add("of which its own, not its binary's", resident.own);
     let maps = memory::maps(host, netd)?;

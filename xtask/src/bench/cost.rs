@@ -69,7 +69,7 @@ pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) 
 /// that looks for a port in vain costs a thousand times what one costs that finds it), and in netd, whose flows between containers by
 /// a published port have ports of the host's towards the one that serves (a later connection of the host's own by the same port has
 /// its answers taken, and waits for half a minute).
-fn give_ports_back(netd: &Netd) -> Result<()> {
+pub fn give_ports_back(netd: &Netd) -> Result<()> {
     const FEW: usize = 1000;
     netd.run(["flows", "rm", "protocol=tcp"]).ok();
     let ended = netd.host().run(["ss", "-K", "-H", "-t", "state", "time-wait"]);

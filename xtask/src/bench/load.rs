@@ -95,11 +95,9 @@ impl Ends {
                 Ok(Turn { count: sent.count as f64, values: sent.values })
             }
             Load::Datagrams => {
-                let (arrived, (busy, sent)) = self.server.arrived(|| {
-                    let before = Busy::now()?;
-                    let sent = self.sent(load, time)?;
-                    Ok((Busy::now()?.since(&before), sent))
-                })?;
+                let (arrived, (before, sent)) = self.server.arrived(|| Ok((Busy::now()?, self.sent(load, time)?)))?;
+                // What was taken after the last was sent is of this turn too.
+                let busy = Busy::now()?.since(&before);
                 ensure!(arrived > 0, "no datagram to {} arrived ({})", self.to, sent.given);
                 let values = vec![
                     (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),

@@ -22,15 +22,18 @@ mod peers;
 mod processor;
 mod profile;
 mod proxy;
+mod recorder;
 mod report;
 mod scale;
 mod server;
 mod site;
 mod table;
 mod targets;
+mod traffic;
 mod turns;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path as FilePath,
     time::{Duration, Instant},
@@ -40,11 +43,12 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::options::Options;
 use self::{
+    busy::Busy,
     cost::Cost,
     figures::{Figures, Measure},
     findings::{Area, Findings},
     options::Subject,
-    profile::Profile,
+    profile::Profiles,
     site::{Contender, Path, Site},
     turns::Turns,
 };
@@ -78,18 +82,27 @@ pub fn run(options: &Options) -> Result<()> {
         build_ebpf::build(false)?;
         return programs(options.against.as_deref());
     }
+    options.check()?;
     let (contenders, paths) = (options.contenders(), options.paths());
     debian::ensure_packages(&packages(&contenders, options.profiles()))?;
     if contenders.contains(&Contender::Netd) {
         build_ebpf::build(false)?;
         command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
     }
+    Busy::now()?;
+    if options.profile {
+        profile::works()?;
+    }
     let mut facts = machine::facts(&contenders)?;
+    facts.extend(options.profiles().then(|| ("perf", recorder::version())));
 
     let mut measured = Measured::default();
     let whole = stage::play("the bench", || everything_on_paths(options, &contenders, &paths, &mut measured));
     let whole = whole.and_then(|()| stage::play("the bench", || besides(options, &mut measured)));
-    facts.extend(measured.drops.take().map(|drops| ("dropped by netd's programs", drops)));
+    if !measured.drops.is_empty() {
+        facts.push(("dropped by netd's programs", Vec::from_iter(std::mem::take(&mut measured.drops)).join("; ")));
+    }
+    facts.extend(measured.profiles.untold().map(|why| ("not profiled", why)));
     facts.push(("turns that gave nothing and were taken again", measured.turns.told()));
     if whole.is_err() && measured.is_nothing() {
         // What an earlier run has left stays.
@@ -122,9 +135,9 @@ struct Measured {
     figures: Figures,
     findings: Findings,
     costs: Vec<Cost>,
-    profiles: Vec<Profile>,
+    profiles: Profiles,
     /// What netd's programs dropped.
-    drops: Option<String>,
+    drops: BTreeSet<String>,
     turns: Turns,
 }
 
@@ -155,7 +168,7 @@ fn tell(options: &Options, facts: &[(&'static str, String)], measured: &Measured
     if !costs.is_empty() {
         println!("netd's programs\n{}", table::costs(costs).aligned());
     }
-    for profile in profiles {
+    for profile in &profiles.taken {
         println!("{}\n{}", profile.of, table::profile(profile).aligned());
     }
     println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
@@ -172,7 +185,7 @@ fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
     if options.measures(Subject::Scale) {
         let rounds = if options.quick { 1 } else { options.rounds() };
         let manner = scale::Manner { whole: !options.quick, profiles: options.profiles(), rounds, time: TIME };
-        profiles.extend(scale::measured(findings, turns, &manner)?);
+        scale::measured(findings, turns, profiles, &manner)?;
         println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
     }
     if options.measures(Subject::Control) {
@@ -196,7 +209,7 @@ fn packages(contenders: &[Contender], profiles: bool) -> Vec<&'static str> {
             Contender::Netavark => &["iptables", "netavark"],
         }
     };
-    let perf = profiles.then_some(profile::PACKAGE);
+    let perf = profiles.then_some(recorder::PACKAGE);
     let mut packages: Vec<_> =
         PACKAGES.into_iter().chain(perf).chain(contenders.iter().flat_map(own).copied()).collect();
     packages.sort_unstable();
@@ -223,11 +236,12 @@ fn everything_on_paths(
         } else {
             profile::missed(&measured.figures)
         };
-        measured.profiles = profile::of_paths(wanted, &sites, &mut measured.turns, TIME)?;
+        measured.profiles = profile::of_paths(&wanted, &sites, TIME);
     }
-    let Some(site) = sites.iter().find(|site| site.contender == Contender::Netd) else { return Ok(()) };
-    measured.costs = cost::measured(site, paths, &options.loads(), &mut measured.turns)?;
-    measured.drops = site.netd.as_ref().map(|netd| cost::drops(&netd.json("status")));
+    for site in sites.iter().filter(|site| site.netd.is_some()) {
+        measured.costs.extend(cost::measured(site, paths, &options.loads(), &mut measured.turns)?);
+        measured.drops.extend(site.netd.as_ref().map(|netd| cost::drops(&netd.json("status"))));
+    }
     Ok(())
 }
 
@@ -263,7 +277,7 @@ fn write(directory: &FilePath, figures: &Figures, document: &str, rows: &str) ->
         fs::write(&file, text).with_context(|| format!("cannot write {}", workspace::short(&file)))
     };
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", workspace::short(directory)))?;
-    for measure in Measure::ALL {
+    for measure in Measure::ALL.into_iter().filter(|_| !figures.paths().is_empty()) {
         chart::draw(figures, measure, &directory.join(format!("{}.svg", measure.slug())))?;
     }
     written("results.csv", rows)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{
@@ -79,7 +80,7 @@ pub struct Options {
     /// Only this load; may be given again
     #[arg(long, value_name = "LOAD")]
     load: Vec<Load>,
-    /// Has perf look where the time goes; a run of everything that is not quick does so where netd misses a target
+    /// Have perf tell where the time goes; a run of everything that is not quick does so where netd misses a target
     #[arg(long)]
     pub profile: bool,
     /// Docker's engine too, from Debian's packages, in a root of its own
@@ -106,6 +107,16 @@ impl Options {
         if self.only.is_empty() { is_of_picked } else { self.only.contains(&subject) }
     }
 
+    /// An error where what is picked does not go together.
+    pub fn check(&self) -> Result<()> {
+        let is_path = |subject: &Subject| matches!(subject, Subject::Path(_));
+        let without_a_path = self.only.iter().find(|subject| !is_path(subject));
+        if let Some(subject) = without_a_path.filter(|_| !self.contender.is_empty() || !self.load.is_empty()) {
+            bail!("{} has its own contenders and loads: leave out --contender and --load", subject.name());
+        }
+        Ok(())
+    }
+
     /// The contenders that are measured.
     pub fn contenders(&self) -> Vec<Contender> {
         let chosen = |contender: &Contender| match contender {
@@ -130,7 +141,7 @@ impl Options {
         self.only.is_empty() && self.contender.is_empty() && self.load.is_empty()
     }
 
-    /// Whether perf looks at what was missed, or at everything that was picked for it.
+    /// Whether perf tells where the time goes: of what was missed, or of all that was picked for it.
     pub fn profiles(&self) -> bool {
         self.profile || (!self.quick && self.everything())
     }
@@ -191,6 +202,9 @@ mod tests {
         assert_eq!(measures("cargo xtask bench --only host"), [false, false]);
         assert_eq!(measures("cargo xtask bench --load stream"), [false, false]);
         assert_eq!(options("cargo xtask bench --only scale --only host").paths(), [Path::Host]);
+        assert!(options("cargo xtask bench --only scale --only host --engines").check().is_ok());
+        let refused = options("cargo xtask bench --only control --contender cni").check().map_err(|e| e.to_string());
+        assert_eq!(refused, Err("control has its own contenders and loads: leave out --contender and --load".into()));
         assert!(Path::ALL.into_iter().all(|path| Subject::ALL.contains(&Subject::Path(path))));
     }
 

@@ -31,8 +31,8 @@ pub fn site(contender: Contender) -> Result<Site> {
         Contender::Netd => {
             let (netd, app) = netds(&one, OUTSIDE, "app", APP);
             let (other, web) = netds(&two, HOST, "web", WEB);
-            let companions: Companions = vec![Box::new(netd), Box::new(other)];
-            Ok(between(contender, &app, (&web, WEB), one, lab)?.with_companions(companions))
+            let companions: Companions = vec![Box::new(other)];
+            Ok(between(contender, &app, (&web, WEB), one, lab)?.with_netd(netd).with_companions(companions))
         }
         Contender::Docker => docker::overlay(lab, one, &two),
         _ => {

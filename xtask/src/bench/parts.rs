@@ -15,8 +15,10 @@ pub enum Part {
     Redirect,
     /// Routes and neighbours.
     Routes,
-    /// Devices: sending by one, receiving by one, bridges, tunnels, netfilter.
+    /// Devices: sending by one, receiving by one, bridges, tunnels.
     Devices,
+    /// Netfilter: its hooks, iptables and nftables, nf_conntrack.
+    Netfilter,
     /// TCP, UDP, IP and sockets.
     Protocols,
     /// Memory of packets, sockets and files.
@@ -28,7 +30,7 @@ pub enum Part {
 }
 
 /// Functions of a part by how their names begin. The first part that fits has a function.
-const BEGINNINGS: [(Part, &[&str]); 10] = [
+const BEGINNINGS: [(Part, &[&str]); 11] = [
     (Part::Programs, &["bpf_prog_", "bpf_dispatcher_", "__bpf_prog_"]),
     (
         Part::Maps,
@@ -105,7 +107,6 @@ const BEGINNINGS: [(Part, &[&str]); 10] = [
             "passthru_features",
             "br_",
             "ip_sabotage_in",
-            "nf_",
             "vxlan_",
             "udp_tunnel",
             "iptunnel_",
@@ -116,6 +117,10 @@ const BEGINNINGS: [(Part, &[&str]); 10] = [
             "sch_",
             "qdisc_",
         ],
+    ),
+    (
+        Part::Netfilter,
+        &["nf_", "__nf_", "nft_", "ipt_", "iptable_", "xt_", "ipv4_conntrack_", "hash_conntrack_", "ipv4_confirm"],
     ),
     (
         Part::Memory,
@@ -154,6 +159,7 @@ const BEGINNINGS: [(Part, &[&str]); 10] = [
         Part::Locks,
         &[
             "_raw_spin_",
+            "raw_spin_",
             "__raw_",
             "__rcu_",
             "rcu_",
@@ -202,7 +208,7 @@ const BEGINNINGS: [(Part, &[&str]); 10] = [
 
 impl Part {
     /// All, in the order of a table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Programs,
         Self::Maps,
         Self::Helpers,
@@ -210,6 +216,7 @@ impl Part {
         Self::Redirect,
         Self::Routes,
         Self::Devices,
+        Self::Netfilter,
         Self::Protocols,
         Self::Memory,
         Self::Locks,
@@ -232,6 +239,7 @@ impl Part {
             Self::Redirect => "the kernel's redirect",
             Self::Routes => "routes and neighbours",
             Self::Devices => "devices",
+            Self::Netfilter => "netfilter",
             Self::Protocols => "protocols and sockets",
             Self::Memory => "memory",
             Self::Locks => "locks, RCU, interrupts",
@@ -240,11 +248,10 @@ impl Part {
     }
 }
 
-/// Whether a look that finds a task in a function is not of what is profiled: a processor that does nothing is found in the idle task
-/// (`swapper`), and a daemon of netd's does its own work, which `scale` tells, for several hosts at a time.
+/// Whether a sample of a task in a function is not of what is profiled: a processor that does nothing is in the idle task (`swapper`).
 pub fn is_beside(task: &str, function: &str) -> bool {
-    let is_idle = || ["halt", "idle", "mwait"].iter().any(|word| function.contains(word));
-    task == "netd" || (task == "swapper" && is_idle())
+    let is_idle = || ["halt", "idle", "mwait", "cstate"].iter().any(|word| function.contains(word));
+    task == "perf" || (task == "swapper" && is_idle())
 }
 
 /// A function's name as a reader knows it: of a program's the one that its source has.
@@ -283,7 +290,9 @@ mod tests {
     fn every_part_has_a_row_and_functions_that_are_its_own() {
         for (part, beginnings) in BEGINNINGS {
             assert!(Part::ALL.contains(&part), "{part:?}");
-            assert!(beginnings.iter().any(|beginning| Part::of(beginning) == part), "{part:?}");
+            for beginning in beginnings {
+                assert_eq!(Part::of(beginning), part, "{beginning}");
+            }
         }
     }
 
@@ -300,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_processor_that_handles_packets_while_no_task_runs_is_not_idle() {
-        assert!(is_beside("swapper", "pv_native_safe_halt") && is_beside("netd", "generic_map_lookup_batch"));
+        assert!(is_beside("swapper", "pv_native_safe_halt") && is_beside("perf", "perf_poll"));
         assert!(!is_beside("swapper", "process_backlog"));
         assert!(!is_beside("xtask", "cpuidle_select"));
     }

@@ -1,6 +1,6 @@
-//! Where threads run: chance would else decide, and move results more than what is measured. And what a process takes of them.
+//! Where threads run: chance would else decide, and move results more than what is measured.
 
-use std::{fs, io, sync::OnceLock, time::Duration};
+use std::{fs, io, sync::OnceLock};
 
 use nix::{
     errno::Errno,
@@ -31,7 +31,7 @@ pub fn keep_on(processor: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Keeps every thread of a process on the last one, and those that they will start.
+/// Keeps every thread of a process on the last one, and those that they will start. An error where there is no such process.
 pub fn keep_process_on_last(process: u32) -> io::Result<()> {
     let usable = usable()?;
     let mut set = CpuSet::new();
@@ -45,21 +45,6 @@ pub fn keep_process_on_last(process: u32) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a process has spent of processors since it began. The kernel counts it in hundredths of a second.
-pub fn spent(process: u32) -> io::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    spent_of(&stat).ok_or_else(|| io::Error::other("the kernel tells no time of a process"))
-}
-
-/// `utime` and `stime`, the twelfth and the thirteenth field after the name in brackets, in units that are the same on every machine
-/// (`USER_HZ`).
-fn spent_of(stat: &str) -> Option<Duration> {
-    const TICK: Duration = Duration::from_millis(10);
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11).map_while(|field| field.parse::<u32>().ok());
-    Some(TICK * (times.next()? + times.next()?))
 }
 
 /// The numbers of those that this process was given, before any of its threads was bound, in order.
@@ -79,16 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_process_has_spent_is_told_whatever_its_name() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 25 3 4 20 0 1 0 99 1000 20";
-
-        assert_eq!(spent_of(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(spent_of("7 netd S"), None);
-        assert!(spent(std::process::id()).is_ok());
-    }
-
-    #[test]
-    fn a_process_is_kept_with_all_its_threads() {
+    fn a_process_is_kept_too() {
         let mut sleeps = std::process::Command::new("sleep").arg("60").spawn().expect("it starts");
 
         let kept = keep_process_on_last(sleeps.id());

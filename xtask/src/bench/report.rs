@@ -47,9 +47,11 @@ pub fn document(
     for area in Area::ALL.into_iter().filter(|area| findings.of(*area).next().is_some()) {
         add(&format!("\n## {}\n\n{}\n\n{}", area.title(), explained(area), table::findings(findings, area).markdown()));
     }
-    add("\n## Charts\n\n");
-    for measure in Measure::ALL {
-        add(&format!("![{}]({}.svg)\n", measure.title(), measure.slug()));
+    if !figures.paths().is_empty() {
+        add("\n## Charts\n\n");
+        for measure in Measure::ALL {
+            add(&format!("![{}]({}.svg)\n", measure.title(), measure.slug()));
+        }
     }
     if !costs.is_empty() {
         add(
@@ -65,18 +67,19 @@ pub fn document(
              what netd's programs take of it by the kernel's count, which is high by some tens of nanoseconds a run. `redirect` is two \
              programs that redirect and do nothing else: its part is the second veth pair's, the kernel's redirect's and its \
              neighbour output's, which no program of netd's could win back. What neither is the kernel takes because of netd: \
-             memory of flows that is made and given back, and lines of near caches that the tables take from the rest; where it is less \
+             memory of flows that is made and given back, and lines of caches that the tables take from the rest; where it is less \
              than nothing, what the kernel does in the other's way is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\n\
-             The profiles below (where the time goes) tell it by parts of the kernel. A container's device has its programs by filters of a \
+             Where the time goes is told below by parts of the kernel. What was found by hand besides, on an AMD EPYC with retpolines and \
+             safe returns: a container's device has its programs by filters of a \
              qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other change of links \
              wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of the kernel's that changes a \
-             checksum takes 20 ns and one of its coarse clock 14, on a kernel with retpolines and safe returns: a packet of which addresses and \
+             checksum takes 20 ns and one of its coarse clock 14: a packet of which addresses and \
              a port change makes one of the first, since what that makes of the field tells whether the port's part is to be written, and one \
-             packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no near cache has; each of its \
+             packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no L1 or L2 cache has; each of its \
              packets looks up one, and those that change the flow's state three times more, to read and to note both halves. One of the host's \
              own to a published port makes an entry of an LRU map instead, by which its socket is known when the port goes. Tried in vain: a \
              table of a twelfth of the room, and entries that were made before. A stream's packets are as large as the kernel makes them, so what \
-             programs and tables have in near caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a \
+             programs and tables have in these caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a \
              copy of a segment nor a sum of its bytes is added.\n\n",
         );
         add(&table::gaps(figures, costs).markdown());
@@ -85,7 +88,7 @@ pub fn document(
         add(
             "\n## What the gaps at scale are made of\n\nOf each packet: how much longer it takes than what it is compared with, and what netd's \
              programs take of both. What they take longer is waiting for memory: a packet's flow is in a bucket and an entry \
-             (`lookup_nulls_elem_raw` reads both) that no near cache has where there are many, and of so many flows many packets are \
+             (`lookup_nulls_elem_raw` reads both) that no L1 or L2 cache has where there are many, and of so many flows many packets are \
              the first of their flow in a tick of a second, which is noted with its way looked up anew. Of a million in turn each is \
              the first for seconds, so that the flow's other half is read and noted too. The rest is the kernel's, of each destination \
              (`__ip_select_ident`) and socket (`udp_v4_early_demux`), and the sender's own list of addresses. Of iptables, whose \
@@ -93,14 +96,15 @@ pub fn document(
         );
         add(&table::gaps_at_scale(findings).markdown());
     }
-    if !profiles.is_empty() {
+    if !profiles.taken.is_empty() {
         add(
-            "\n## Where the time goes\n\nOf each packet, round trip, connection or mebibyte, the time of all processors, those of both ends \
-             included and netd's daemons' own left out, in the functions of each part of the kernel (`xtask/src/bench/parts.rs`): `perf` \
-             looked every 100 µs in rounds of their own. What cannot be interrupted is found where interrupts come in again, in the part of \
-             locks. Below each table the functions in which netd is longer than the first, and by how many nanoseconds.\n",
+            "\n## Where the time goes\n\nOf each packet, round trip, connection or mebibyte, the time of all processors in the functions of each part of the \
+             kernel (`xtask/src/bench/parts.rs`), both ends included, netd's daemons left out: a sample of `perf` on each processor every \
+             100 µs, in 8 turns of their own, of which this is the mean; taking samples costs time too. What cannot be interrupted is found \
+             where interrupts come in again, in the part of locks. Below each table the functions in which the last column is longer than \
+             the first, and by how many nanoseconds.\n",
         );
-        for profile in profiles {
+        for profile in &profiles.taken {
             add(&format!("\n### {}\n\n{}", profile.of, table::profile(profile).markdown()));
             let longer: Vec<_> =
                 profile.longer().into_iter().map(|(function, time)| format!("`{function}` {time:.0}")).collect();
@@ -110,7 +114,8 @@ pub fn document(
     add(
         "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's, by which a target is held or missed; beside it the least and the \
          greatest of the ratios within one round each, or of the numbers: where the bound is between them, another run may say \
-         otherwise. CPU is that of all processors of both sides.\n\n",
+         otherwise. CPU is what all processors did not sleep, both ends and what the machine beneath took from them \
+         included; of the host's own also the start of the client.\n\n",
     );
     add(&table::targets(verdicts).markdown());
     let _ = write!(text, "\n{}\n", summary(verdicts));
@@ -123,8 +128,8 @@ const fn explained(area: Area) -> &'static str {
         Area::Scale => {
             "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or ports, \
              in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; `each \
-             in turn` sends every flow one packet after the other, so that nothing of a flow is in a near cache when there are many, and each \
-             had its last one as long ago as that takes. The daemons of all these hosts are kept on the receivers' processor; how much of it each \
+             in turn` sends every flow one packet after the other, so that nothing of a flow is in an L1 or L2 cache when there are many, and \
+             each had its last one as long ago as that takes (with a million flows up to 15 s). The daemons of all these hosts are kept on the receivers' processor; how much of it each \
              takes, whatever is sent, is told too."
         }
         Area::Memory => {

@@ -2,6 +2,7 @@
 //! to as many addresses outside, one of a client outside to as many published ports.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
     time::{Duration, Instant},
@@ -10,20 +11,21 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 
+pub use super::traffic::{BUSY, LEAST, MILLION, Point, THOUSAND, Traffic};
 use super::{
+    busy::spent,
     contenders,
     cost::{self, COUNTED},
     datagrams::Spread,
     findings::{Area, Findings},
     memory::Objects,
-    processor::{keep_process_on_last, spent},
-    profile::{self, Profile},
+    processor::keep_process_on_last,
+    profile::{self, Profiles},
     server::{PORT, Server},
     site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
     targets::missed_at_scale,
     turns::Turns,
 };
-use crate::programs::grouped;
 
 /// The first address of the servers outside, one a flow (RFC 6598 gives four million).
 const SERVERS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
@@ -33,31 +35,12 @@ const SERVERS_NET: &str = "100.64.0.0/10";
 const FROM: u16 = 2000;
 /// The first of many published ports, of which every second is one, so that each is an entry.
 const FIRST_OF_MANY: u16 = 10_000;
-/// How long after a packet of each a flow counts as alive without another look: well under the 30 s that one without an answer has.
-const FRESH: Duration = Duration::from_secs(10);
-/// And where all have a packet in turn: on a host as busy as that, the last one of a flow is as long ago as one to each of them takes,
-/// and not since another contender's turn began. A million take longer than a turn of everybody's.
-const BUSILY: Duration = Duration::ZERO;
+/// How long after a packet of each a flow counts as alive without another one: well under the 30 s that one without an answer has.
+const FRESH: Duration = Duration::from_secs(15);
+/// How many of the flows have to be alive, by the daemon's estimate, in percent.
+const ALIVE: u64 = 90;
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
 const ENOUGH: u32 = 100_000;
-
-/// How many of each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Point {
-    /// Live flows of containers to the outside.
-    pub flows: u32,
-    /// Published ports.
-    pub ports: u16,
-}
-
-/// What targets compare with.
-pub const LEAST: Point = Point { flows: 1, ports: 1 };
-/// A busy host.
-pub const BUSY: Point = Point { flows: 100_000, ports: 10_000 };
-/// What a million is compared with.
-pub const THOUSAND: Point = Point { flows: 1_000, ports: 1 };
-/// More than a host has.
-pub const MILLION: Point = Point { flows: 1_000_000, ports: 1 };
 
 /// Whose, how many of each, in the order of the table.
 const POINTS: [(Contender, Point); 8] = [
@@ -71,54 +54,11 @@ const POINTS: [(Contender, Point); 8] = [
     (Contender::Iptables, Point { flows: 100_000, ports: 1 }),
 ];
 
-/// What is sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Traffic {
-    /// Of one flow out of a container, with the others alive.
-    OneOut,
-    /// Of all of them, a packet each in turn.
-    AllOut,
-    /// To one published port from outside, with the others published.
-    OneIn,
-    /// To all of them, a packet each in turn.
-    AllIn,
-}
-
-impl Traffic {
-    const ALL: [Self; 4] = [Self::OneOut, Self::AllOut, Self::OneIn, Self::AllIn];
-
-    /// Whether it is another than that of one.
-    fn differs(self, point: Point) -> bool {
-        match self {
-            Self::OneOut | Self::OneIn => true,
-            Self::AllOut => point.flows > 1,
-            Self::AllIn => point.ports > 1,
-        }
-    }
-
-    /// What a table calls it at a point.
-    pub fn about(self, point: Point) -> String {
-        let Point { flows, ports } = point;
-        let what = match self {
-            Self::OneOut => "masquerade, by one flow",
-            Self::AllOut => "masquerade, by each flow in turn",
-            Self::OneIn => "published, to one port",
-            Self::AllIn => "published, to each port in turn",
-        };
-        format!("{what}: {} flows, {} ports", grouped(flows.into()), grouped(ports.into()))
-    }
-
-    /// What a table calls the time that netd's programs take of each of its packets at a point.
-    pub fn in_programs(self, point: Point) -> String {
-        format!("{}; of each packet in netd's programs", self.about(point))
-    }
-}
-
 /// How it is measured.
 pub struct Manner {
     /// With a million flows.
     pub whole: bool,
-    /// With a look at where the time of what is missed goes.
+    /// With profiles of what is missed.
     pub profiles: bool,
     /// Rounds that count.
     pub rounds: usize,
@@ -126,8 +66,8 @@ pub struct Manner {
     pub time: Duration,
 }
 
-/// Measures every point, all alive in the same run and one after the other within a round; what was looked at besides.
-pub fn measured(findings: &mut Findings, turns: &mut Turns, manner: &Manner) -> Result<Vec<Profile>> {
+/// Measures every point, all alive in the same run and one after the other within a round.
+pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profiles, manner: &Manner) -> Result<()> {
     let Manner { whole, profiles, rounds, time } = *manner;
     let points = POINTS.into_iter().chain(whole.then_some((Contender::Netd, MILLION)));
     let mut grounds = points.map(|(who, point)| Ground::new(who, point, findings)).collect::<Result<Vec<_>>>()?;
@@ -148,37 +88,38 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, manner: &Manner) -> 
                 }
             }
         }
+        grounds.iter().try_for_each(Ground::is_alive)?;
     }
-    let profiles = if profiles { profiles_of_missed(findings, turns, &mut grounds, time)? } else { Vec::new() };
+    if profiles {
+        profile_missed(findings, profiled, &mut grounds, time);
+    }
     in_programs(findings, turns, &mut grounds)?;
     for ground in &grounds {
         if let Some(share) = ground.share_of_daemon()? {
             findings.add(Area::Scale, &of_daemon(ground.point), ground.who, "%", share);
         }
     }
-    Ok(profiles)
+    Ok(())
 }
 
-/// What netd missed, and what it is compared with, once more while it is looked at.
-fn profiles_of_missed(
-    findings: &Findings,
-    turns: &mut Turns,
-    grounds: &mut [Ground],
-    time: Duration,
-) -> Result<Vec<Profile>> {
-    let of_sides = |sides: [(Traffic, Point); 2]| {
-        let [missed, base] = sides;
+/// Samples what netd missed, beside what it is compared with.
+fn profile_missed(findings: &Findings, profiled: &mut Profiles, grounds: &mut [Ground], time: Duration) {
+    let daemons: BTreeSet<_> = grounds.iter().filter_map(|ground| Some(ground.netd.as_ref()?.id_outside())).collect();
+    for [missed, base] in missed_at_scale(findings) {
         let names = [base, missed].map(|(traffic, point)| traffic.about(point)).to_vec();
-        profile::taken(missed.0.about(missed.1), names, turns, |side, recorder| {
+        let of = missed.0.about(missed.1);
+        let profile = profile::taken(&of, names, &daemons, |side, recorder| {
             let (traffic, point) = [base, missed][side];
             let ground = grounds.iter_mut().find(|ground| (ground.who, ground.point) == (Contender::Netd, point));
             let ground = ground.context("what was measured has a ground")?;
             ground.refresh(traffic)?;
+            // What keeps flows alive is not of what is sampled.
+            ground.server(traffic).settled()?;
             let (arrived, _) = recorder.while_it_runs(|| ground.send(traffic, time))?;
             Ok(arrived as f64)
-        })
-    };
-    missed_at_scale(findings).map(of_sides).collect()
+        });
+        profiled.add(&of, profile);
+    }
 }
 
 /// Adds what of each packet netd's programs take, beside the rounds, since counting takes time itself.
@@ -288,20 +229,34 @@ impl Ground {
         Ok(Some(100.0 * taken.as_secs_f64() / since.elapsed().as_secs_f64()))
     }
 
-    /// A packet for each flow of the traffic, if the last is some time ago, so that all are alive.
+    /// A packet for each flow out and each flow in, if the last is some time ago, so that all are alive whatever is sent. Where all have one in
+    /// turn it is for each of them at once: on a host as busy as that, the last packet of a flow is as long ago as one to each takes,
+    /// and not since another contender's turn began. To a million that takes longer than a turn of everybody's.
     fn refresh(&mut self, traffic: Traffic) -> Result<()> {
-        let inwards = matches!(traffic, Traffic::OneIn | Traffic::AllIn);
         let in_turn = matches!(traffic, Traffic::AllOut | Traffic::AllIn) && self.point != MILLION;
-        let refreshed = &mut self.refreshed[usize::from(inwards)];
-        if refreshed.is_some_and(|at| at.elapsed() < if in_turn { BUSILY } else { FRESH }) {
-            return Ok(());
+        for inwards in [false, true] {
+            let at_once = in_turn && traffic.is_inwards() == inwards;
+            let refreshed = &mut self.refreshed[usize::from(inwards)];
+            if !at_once && refreshed.is_some_and(|at| at.elapsed() < FRESH) {
+                continue;
+            }
+            *refreshed = Some(Instant::now());
+            if inwards {
+                self.outside.enter(|| self.all_in.send_round(FROM))?;
+            } else {
+                self.app.enter(|| self.all_out.send_round(FROM))?;
+            }
         }
-        *refreshed = Some(Instant::now());
-        if inwards {
-            self.outside.enter(|| self.all_in.send_round(FROM))
-        } else {
-            self.app.enter(|| self.all_out.send_round(FROM))
-        }
+        Ok(())
+    }
+
+    /// An error where flows are no more that should be.
+    fn is_alive(&self) -> Result<()> {
+        let Some(netd) = &self.netd else { return Ok(()) };
+        let alive = netd.json("status")["flows"]["entries"].as_u64().unwrap_or_default() / 2;
+        let flows = u64::from(self.point.flows);
+        ensure!(100 * alive >= ALIVE * flows, "only {alive} of {flows} flows are alive");
+        Ok(())
     }
 
     /// Thousands of packets that arrive in a second.
@@ -345,7 +300,7 @@ impl Ground {
 
 /// What a table calls the share of a processor that the daemon takes at a point, whatever is sent.
 fn of_daemon(point: Point) -> String {
-    format!("the daemon, of a processor: {} flows, {} ports", grouped(point.flows.into()), grouped(point.ports.into()))
+    format!("the daemon, of a processor: {point}")
 }
 
 /// What the memory is called that a flow takes.

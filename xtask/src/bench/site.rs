@@ -193,6 +193,11 @@ impl Site {
         Self { contender, paths, netd: None, _companions: Vec::new(), _links: Vec::new(), _host: host, _lab: lab }
     }
 
+    /// With a daemon whose programs are counted.
+    pub fn with_netd(self, netd: Netd) -> Self {
+        Self { netd: Some(netd), ..self }
+    }
+
     /// With programs that it needs.
     pub fn with_companions(self, companions: Companions) -> Self {
         Self { _companions: companions, ..self }
@@ -258,9 +263,10 @@ fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
 
 fn paths(contender: Contender, furnished: &Furnished, host: &Host, outside: &Host) -> Result<BTreeMap<Path, Ends>> {
     let (web, app, host): (&Node, &Node, &Node) = (&furnished.web, &furnished.app, host);
-    for client in [app, outside, host] {
-        widen_ports(client)?;
-    }
+    widen_ports(app)?;
+    widen_ports(outside)?;
+    // The host's own range stays: whose port masquerade may keep depends on it.
+    give_ports_again(host)?;
     let [in_web, at_outside] = [web, outside].map(|node| Server::new(node).map(Arc::new));
     let (in_web, at_outside) = (in_web?, at_outside?);
     let ends = |client: &Node, server: &Arc<Server>, address, port| Ends {
@@ -307,12 +313,18 @@ fn limit(lab: Lab, host: Host) -> Result<Site> {
 
 /// Ports of closed connections rest for a minute. A client that has few would wait for them, and hide what is measured.
 pub fn widen_ports(client: &Node) -> Result<()> {
-    let settings = [("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", "1")];
-    client.enter(|| {
-        settings.into_iter().try_for_each(|(name, value)| {
-            fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("cannot set {name}"))
-        })
-    })
+    set(client, "ip_local_port_range", "1024 65535")?;
+    give_ports_again(client)
+}
+
+/// Those that rest are given to a later connection after a second.
+fn give_ports_again(client: &Node) -> Result<()> {
+    set(client, "tcp_tw_reuse", "1")
+}
+
+fn set(node: &Node, name: &str, value: &str) -> Result<()> {
+    let file = format!("/proc/sys/net/ipv4/{name}");
+    node.enter(|| fs::write(file, value)).with_context(|| format!("cannot set {name}"))
 }
 
 #[cfg(test)]

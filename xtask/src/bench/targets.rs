@@ -33,8 +33,8 @@ const AT_SCALE: [(Traffic, Point, Traffic, Point, f64); 6] = [
     (Traffic::AllOut, scale::BUSY, Traffic::OneOut, scale::LEAST, 0.95),
     (Traffic::OneIn, scale::BUSY, Traffic::OneIn, scale::LEAST, 0.95),
     (Traffic::AllIn, scale::BUSY, Traffic::OneIn, scale::LEAST, 0.95),
-    (Traffic::OneOut, scale::MILLION, Traffic::OneOut, scale::THOUSAND, 0.90),
-    (Traffic::AllOut, scale::MILLION, Traffic::AllOut, scale::THOUSAND, 0.90),
+    (Traffic::OneOut, scale::MILLION, Traffic::OneOut, scale::LEAST, 0.90),
+    (Traffic::AllOut, scale::MILLION, Traffic::OneOut, scale::LEAST, 0.90),
 ];
 
 /// Numbers of netd's that have a bound of their own.
@@ -45,7 +45,7 @@ const BY_THEMSELVES: [(&str, &str, f64); 7] = [
     (about::RANGE, "ms", 100.0),
     (about::SINGLES, "ms", 100.0),
     (about::RESTART, "ms", 2_000.0),
-    (about::RESIDENT, "MiB", 30.0),
+    (about::RESIDENT, "MB", 30.0),
 ];
 
 /// Numbers of netd's that are compared with a peer's: the greatest ratio.
