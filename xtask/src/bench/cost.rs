@@ -42,7 +42,6 @@ pub struct Cost {
 
 /// Puts loads on every path of netd's site, and tells of every program that ran.
 pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) -> Result<Vec<Cost>> {
-    let netd = site.netd.as_ref().context("only netd has programs")?;
     let _counting = counting()?;
     let mut costs = Vec::new();
     for (path, ends) in site.paths.iter().filter(|(path, _)| paths.contains(path)) {
@@ -51,15 +50,13 @@ pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) 
             // What was run in a turn that gave nothing is not of those that the next one counts.
             let (before, count, after) = turns.take(name, || {
                 if load == Load::Connect {
-                    give_ports_back(netd)?;
+                    site.netds.iter().try_for_each(give_ports_back)?;
                 }
-                let before = programs(netd)?;
+                let before = programs(&site.netds)?;
                 let given = ends.run(load, COUNTED)?;
-                Ok((before, given.count, programs(netd)?))
+                Ok((before, given.count, programs(&site.netds)?))
             })?;
-            let ran =
-                after.into_iter().map(|(id, now)| (before.get(&id).map_or_else(Default::default, Counted::spent), now));
-            costs.extend(ran.filter_map(|(then, now)| cost((*path, load, count), then, &now)));
+            costs.extend(ran(&before, after).into_iter().filter_map(|ran| cost((*path, load, count), &ran)));
         }
     }
     Ok(costs)
@@ -69,6 +66,8 @@ pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) 
 /// that looks for a port in vain costs a thousand times what one costs that finds it), and in netd, whose flows between containers by
 /// a published port have ports of the host's towards the one that serves (a later connection of the host's own by the same port has
 /// its answers taken, and waits for half a minute).
+///
+/// An error where the kernel ends none.
 pub fn give_ports_back(netd: &Netd) -> Result<()> {
     const FEW: usize = 1000;
     netd.run(["flows", "rm", "protocol=tcp"]).ok();
@@ -87,7 +86,7 @@ pub fn counting() -> Result<OwnedFd> {
 
 /// Time that has been spent in all of the daemon's programs while it was counted.
 pub fn spent(netd: &Netd) -> Result<Duration> {
-    Ok(programs(netd)?.values().map(|counted| counted.time).sum())
+    Ok(programs(std::slice::from_ref(netd))?.values().map(|counted| counted.time).sum())
 }
 
 /// What of a packet, a round trip, a connection or a mebibyte on a path the programs take: none where they were not counted there.
@@ -96,11 +95,25 @@ pub fn of_each(costs: &[Cost], path: Path, load: Load) -> Option<f64> {
     there.map(|cost| cost.each).reduce(|all, one| all + one)
 }
 
-fn cost((path, load, count): (Path, Load, f64), (runs, time): (u64, Duration), now: &Counted) -> Option<Cost> {
-    let runs = now.runs - runs;
-    let time = (now.time - time).as_nanos() as f64;
-    let (program, nanoseconds, each) = (now.name.clone(), time / runs as f64, time / count);
-    (runs > 0).then_some(Cost { path, load, program, runs, nanoseconds, each, verified: now.verified })
+/// What has run between two counts, the same hook's program of several hosts as one.
+fn ran(before: &BTreeMap<u32, Counted>, after: BTreeMap<u32, Counted>) -> Vec<Counted> {
+    let mut ran: Vec<Counted> = Vec::new();
+    for (id, now) in after {
+        let (runs, time) = before.get(&id).map_or((0, Duration::ZERO), |then| (then.runs, then.time));
+        let now = Counted { runs: now.runs - runs, time: now.time.saturating_sub(time), ..now };
+        match ran.iter_mut().find(|other| other.name == now.name) {
+            Some(other) => (other.runs, other.time) = (other.runs + now.runs, other.time + now.time),
+            None => ran.push(now),
+        }
+    }
+    ran
+}
+
+fn cost((path, load, count): (Path, Load, f64), ran: &Counted) -> Option<Cost> {
+    let time = ran.time.as_nanos() as f64;
+    let (program, nanoseconds, each) = (ran.name.clone(), time / ran.runs as f64, time / count);
+    let cost = Cost { path, load, program, runs: ran.runs, nanoseconds, each, verified: ran.verified };
+    (ran.runs > 0).then_some(cost)
 }
 
 /// What the programs have dropped and why, from `netd status`: nothing should be, and a drop costs its sender a second.
@@ -122,21 +135,17 @@ struct Counted {
     verified: Option<u32>,
 }
 
-impl Counted {
-    const fn spent(&self) -> (u64, Duration) {
-        (self.runs, self.time)
-    }
-}
-
-/// Programs that the daemon holds open, by their ids: others of the same name may be on the machine.
-fn programs(netd: &Netd) -> Result<BTreeMap<u32, Counted>> {
-    let open = netd.host().path(format!("/proc/{}/fdinfo", netd.id()));
+/// Programs that these daemons hold open, by their ids: others of the same name may be on the machine.
+fn programs(netds: &[Netd]) -> Result<BTreeMap<u32, Counted>> {
     let mut programs = BTreeMap::new();
-    for file in fs::read_dir(&open).with_context(|| format!("cannot read {}", open.display()))? {
-        // A descriptor may be closed meanwhile.
-        let Ok(text) = fs::read_to_string(file?.path()) else { continue };
-        if let Some(id) = program_id(&text) {
-            programs.insert(id, None);
+    for netd in netds {
+        let open = netd.host().path(format!("/proc/{}/fdinfo", netd.id()));
+        for file in fs::read_dir(&open).with_context(|| format!("cannot read {}", open.display()))? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(file?.path()) else { continue };
+            if let Some(id) = program_id(&text) {
+                programs.insert(id, None);
+            }
         }
     }
     for program in loaded_programs() {
@@ -177,14 +186,26 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_did_not_run_costs_nothing_to_tell() {
-        let now = Counted { name: "to_uplink".into(), runs: 10, time: Duration::from_nanos(900), verified: Some(5) };
-
+    fn a_program_that_did_not_run_costs_nothing_to_tell_and_that_of_two_hosts_is_one() {
+        let counted = |runs, time| Counted {
+            name: "to_uplink".into(),
+            runs,
+            time: Duration::from_nanos(time),
+            verified: Some(5),
+        };
+        let before = BTreeMap::from([(7, counted(7, 600))]);
         let of = (Path::Published, Load::Connect, 2.0);
-        let told = cost(of, (7, Duration::from_nanos(600)), &now).expect("it ran");
-        assert_eq!((told.runs, told.nanoseconds, told.each), (3, 100.0, 150.0));
-        assert!(cost(of, (10, Duration::from_nanos(900)), &now).is_none());
-        assert_eq!(of_each(&[told], Path::Published, Load::Connect), Some(150.0));
+        let told = |after: &[(u32, Counted)]| {
+            let after = after.iter().map(|(id, c)| (*id, counted(c.runs, c.time.as_nanos() as u64))).collect();
+            ran(&before, after).iter().filter_map(|ran| cost(of, ran)).collect::<Vec<_>>()
+        };
+
+        let once = told(&[(7, counted(10, 900))]);
+        assert_eq!((once[0].runs, once[0].nanoseconds, once[0].each), (3, 100.0, 150.0));
+        let twice = told(&[(7, counted(10, 900)), (8, counted(1, 500))]);
+        assert_eq!((twice.len(), twice[0].runs, twice[0].nanoseconds, twice[0].each), (1, 4, 200.0, 400.0));
+        assert!(told(&[(7, counted(7, 600))]).is_empty());
+        assert_eq!(of_each(&once, Path::Published, Load::Connect), Some(150.0));
         assert_eq!(of_each(&[], Path::Published, Load::Connect), None);
     }
 }

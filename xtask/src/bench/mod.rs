@@ -84,19 +84,22 @@ pub fn run(options: &Options) -> Result<()> {
     }
     options.check()?;
     let (contenders, paths) = (options.contenders(), options.paths());
-    debian::ensure_packages(&packages(&contenders, options.profiles()))?;
+    debian::ensure_packages(&packages(&contenders))?;
+    if options.profiles()
+        && let Err(error) = debian::ensure_packages(&[recorder::PACKAGE])
+    {
+        println!("{error:#}");
+    }
     if contenders.contains(&Contender::Netd) {
         build_ebpf::build(false)?;
         command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
     }
     Busy::now()?;
-    if options.profile {
-        profile::works()?;
-    }
+    let profiles = Profiles::asked(options.profiles(), options.profile)?;
     let mut facts = machine::facts(&contenders)?;
     facts.extend(options.profiles().then(|| ("perf", recorder::version())));
 
-    let mut measured = Measured::default();
+    let mut measured = Measured { profiles, ..Measured::default() };
     let whole = stage::play("the bench", || everything_on_paths(options, &contenders, &paths, &mut measured));
     let whole = whole.and_then(|()| stage::play("the bench", || besides(options, &mut measured)));
     if !measured.drops.is_empty() {
@@ -173,7 +176,7 @@ fn tell(options: &Options, facts: &[(&'static str, String)], measured: &Measured
     }
     println!("targets\n{}\n{}", table::targets(&verdicts).aligned(), report::summary(&verdicts));
     let document = report::document(&options.manner(), facts, measured, &verdicts);
-    write(directory, figures, &document, &table::everything(figures, findings, &verdicts).csv())?;
+    write(directory, figures, &document, &table::everything(figures, findings, costs, &verdicts).csv())?;
     println!("written: RESULTS.md, results.csv and charts in {}", workspace::short(directory));
     Ok(())
 }
@@ -184,7 +187,7 @@ fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
     let begin = Instant::now();
     if options.measures(Subject::Scale) {
         let rounds = if options.quick { 1 } else { options.rounds() };
-        let manner = scale::Manner { whole: !options.quick, profiles: options.profiles(), rounds, time: TIME };
+        let manner = scale::Manner { whole: !options.quick, rounds, time: TIME };
         scale::measured(findings, turns, profiles, &manner)?;
         println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
     }
@@ -195,7 +198,7 @@ fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
     Ok(())
 }
 
-fn packages(contenders: &[Contender], profiles: bool) -> Vec<&'static str> {
+fn packages(contenders: &[Contender]) -> Vec<&'static str> {
     let own = |contender: &Contender| -> &[&'static str] {
         match contender {
             Contender::Veth
@@ -209,9 +212,7 @@ fn packages(contenders: &[Contender], profiles: bool) -> Vec<&'static str> {
             Contender::Netavark => &["iptables", "netavark"],
         }
     };
-    let perf = profiles.then_some(recorder::PACKAGE);
-    let mut packages: Vec<_> =
-        PACKAGES.into_iter().chain(perf).chain(contenders.iter().flat_map(own).copied()).collect();
+    let mut packages: Vec<_> = PACKAGES.into_iter().chain(contenders.iter().flat_map(own).copied()).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
@@ -230,17 +231,19 @@ fn everything_on_paths(
     let sites = contenders.iter().map(|contender| Site::of_contender(*contender, paths));
     let sites: Vec<_> = sites.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     rounds(options, &sites, paths, measured)?;
-    if options.profiles() {
+    if measured.profiles.wanted {
         let wanted = if options.profile {
             profile::picked(paths, &options.loads(), contenders)
         } else {
             profile::missed(&measured.figures)
         };
-        measured.profiles = profile::of_paths(&wanted, &sites, TIME);
+        profile::of_paths(&mut measured.profiles, &wanted, &sites, TIME);
     }
-    for site in sites.iter().filter(|site| site.netd.is_some()) {
+    for site in sites.iter().filter(|site| !site.netds.is_empty()) {
         measured.costs.extend(cost::measured(site, paths, &options.loads(), &mut measured.turns)?);
-        measured.drops.extend(site.netd.as_ref().map(|netd| cost::drops(&netd.json("status"))));
+        for netd in &site.netds {
+            measured.drops.insert(format!("{} on {}", cost::drops(&netd.json("status")), netd.host().name()));
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::{
     docker,
     load::Ends,
     server::{PORT, Server},
-    site::{APP, Companions, Contender, HOST, OUTSIDE, Path, SUBNET, Site, WEB, widen_ports},
+    site::{APP, Contender, HOST, OUTSIDE, Path, SUBNET, Site, WEB, widen_ports},
 };
 use crate::workspace;
 
@@ -31,8 +31,7 @@ pub fn site(contender: Contender) -> Result<Site> {
         Contender::Netd => {
             let (netd, app) = netds(&one, OUTSIDE, "app", APP);
             let (other, web) = netds(&two, HOST, "web", WEB);
-            let companions: Companions = vec![Box::new(other)];
-            Ok(between(contender, &app, (&web, WEB), one, lab)?.with_netd(netd).with_companions(companions))
+            Ok(between(contender, &app, (&web, WEB), one, lab)?.with_netds(vec![netd, other]))
         }
         Contender::Docker => docker::overlay(lab, one, &two),
         _ => {

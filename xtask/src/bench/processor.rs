@@ -1,6 +1,6 @@
 //! Where threads run: chance would else decide, and move results more than what is measured.
 
-use std::{fs, io, sync::OnceLock};
+use std::{collections::BTreeSet, fs, io, sync::OnceLock};
 
 use nix::{
     errno::Errno,
@@ -24,7 +24,7 @@ pub fn on_processor(which: Processor) -> io::Result<()> {
     keep_on(*at.ok_or_else(|| io::Error::other("this process may use no processor"))?)
 }
 
-/// Keeps the calling thread on the processor with this number.
+/// Keeps the calling thread on the processor with this number. An error where it may not use it.
 pub fn keep_on(processor: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(processor)?;
@@ -36,18 +36,27 @@ pub fn keep_process_on_last(process: u32) -> io::Result<()> {
     let usable = usable()?;
     let mut set = CpuSet::new();
     set.set(*usable.last().ok_or_else(|| io::Error::other("this process may use no processor"))?)?;
-    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let Ok(thread) = thread?.file_name().to_string_lossy().parse() else { continue };
-        match sched_setaffinity(Pid::from_raw(thread), &set) {
-            // It has ended meanwhile.
-            Err(Errno::ESRCH) => {}
-            kept => kept?,
+    let mut kept = BTreeSet::new();
+    loop {
+        let before = kept.len();
+        for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+            let Ok(thread) = thread?.file_name().to_string_lossy().parse() else { continue };
+            match sched_setaffinity(Pid::from_raw(thread), &set) {
+                // It has ended meanwhile.
+                Err(Errno::ESRCH) => {}
+                done => done?,
+            }
+            kept.insert(thread);
+        }
+        // One that was not kept yet may have started others.
+        if kept.len() == before {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
-/// The numbers of those that this process was given, before any of its threads was bound, in order.
+/// The numbers of those that this process was given, before any of its threads was bound, in order. An error where the kernel does not
+/// tell.
 pub fn usable() -> io::Result<Vec<usize>> {
     static USABLE: OnceLock<Vec<usize>> = OnceLock::new();
     if let Some(usable) = USABLE.get() {

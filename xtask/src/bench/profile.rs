@@ -6,6 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use netd_tests::lab::Netd;
+use nix::time::{ClockId, clock_gettime};
 
 use super::{
     cost::give_ports_back,
@@ -29,14 +31,26 @@ pub struct Profiles {
     /// Those that there are.
     pub taken: Vec<Profile>,
     failed: Vec<String>,
+    /// Whether more are to be taken.
+    pub wanted: bool,
 }
 
 impl Profiles {
+    /// Some to be taken if `asked`, unless perf does not work: then that is told, or the error if `insisted`.
+    pub fn asked(asked: bool, insisted: bool) -> Result<Self> {
+        let works = if asked { works() } else { Ok(()) };
+        match works {
+            Err(error) if insisted => Err(error),
+            Err(error) => Ok(Self { failed: vec![one_line(&error)], ..Self::default() }),
+            Ok(()) => Ok(Self { wanted: asked, ..Self::default() }),
+        }
+    }
+
     /// Adds one of something.
     pub fn add(&mut self, of: &str, profile: Result<Profile>) {
         match profile {
             Ok(profile) => self.taken.push(profile),
-            Err(error) => self.failed.push(format!("{of}: {error:#}")),
+            Err(error) => self.failed.push(format!("{of}: {}", one_line(&error))),
         }
     }
 
@@ -63,7 +77,7 @@ impl Profile {
         self.sides.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Nanoseconds of each side in a part; in all of them without one.
+    /// Nanoseconds of each side, for each of what is counted, in a part; in all of them without one.
     pub fn nanoseconds(&self, part: Option<Part>) -> Vec<f64> {
         let is_in = |function: &str| part.is_none_or(|part| Part::of(function) == part);
         let in_it =
@@ -112,24 +126,23 @@ pub fn picked(paths: &[Path], loads: &[Load], contenders: &[Contender]) -> Vec<W
 }
 
 /// An error where perf takes no samples on this machine.
-pub fn works() -> Result<()> {
+fn works() -> Result<()> {
     let mut recorder = Recorder::new(directory(0))?;
-    let begin = std::time::Instant::now();
     recorder.while_it_runs(|| {
-        while begin.elapsed() < 100 * INTERVAL {}
+        let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+        let begin = spent()?;
+        while spent()? - begin < 100 * INTERVAL {}
         Ok(())
     })?;
     recorder.samples(&BTreeSet::new()).map(drop)
 }
 
 /// All of that once more, sampled.
-pub fn of_paths(wanted: &[Wanted], sites: &[Site], time: Duration) -> Profiles {
-    let mut profiles = Profiles::default();
+pub fn of_paths(profiles: &mut Profiles, wanted: &[Wanted], sites: &[Site], time: Duration) {
     for (path, load, beside) in wanted {
         let of = format!("{}, {}", path.name(), load.name());
         profiles.add(&of, of_load(&of, sites, (*path, *load), beside, time));
     }
-    profiles
 }
 
 /// One load on one path.
@@ -140,10 +153,10 @@ fn of_load(
     beside: &[Contender],
     time: Duration,
 ) -> Result<Profile> {
-    let daemons = sites.iter().filter_map(|site| site.netd.as_ref());
-    let without = daemons.clone().map(|netd| netd.id_outside()).collect();
+    let without = sites.iter().flat_map(|site| &site.netds).map(Netd::id_outside).collect();
     if load == Load::Connect {
-        daemons.clone().try_for_each(give_ports_back)?;
+        let on_path = sites.iter().filter(|site| site.paths.contains_key(&path));
+        on_path.flat_map(|site| &site.netds).try_for_each(give_ports_back)?;
     }
     let who = beside.iter().copied().chain([Contender::Redirect, Contender::Netd]);
     let sides = who.filter_map(|who| {
@@ -187,6 +200,10 @@ pub fn taken(
     });
     let sides = names.into_iter().zip(times).map(|(name, times)| Ok((name, times?)));
     Ok(Profile { of: of.to_owned(), sides: sides.collect::<Result<_>>()? })
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Where a recorder keeps its samples.

@@ -99,14 +99,19 @@ impl Recorder {
 
     /// Tells it a word, and waits until it has heard it.
     fn tell(&mut self, word: &str) -> Result<()> {
-        const HEARD: &[u8] = b"ack\n\0";
         writeln!(self.tell, "{word}").context("perf cannot be told anything")?;
-        let patience = u16::try_from(PATIENCE.as_millis())?;
-        let waits = poll(&mut [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)], patience)?;
-        ensure!(waits > 0, "perf does not hear `{word}`: {}", self.errors());
-        let mut heard = [0; HEARD.len()];
-        self.answer.read_exact(&mut heard).context("perf does not answer")?;
-        ensure!(heard == HEARD, "perf answers {:?} to `{word}`", String::from_utf8_lossy(&heard));
+        let begin = Instant::now();
+        let tick = u16::try_from(TICK.as_millis())?;
+        while poll(&mut [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)], tick)? == 0 {
+            let ended = self.process.try_wait().context("perf cannot be waited for")?;
+            ensure!(ended.is_none(), "perf has ended: {}", self.errors());
+            ensure!(begin.elapsed() < PATIENCE, "perf does not hear `{word}`: {}", self.errors());
+        }
+        // One answer for each word, and the zero at its end.
+        let mut heard = [0; 16];
+        let length = self.answer.read(&mut heard).context("perf does not answer")?;
+        let heard = String::from_utf8_lossy(&heard[..length]);
+        ensure!(heard.starts_with("ack"), "perf answers {heard:?} to `{word}`");
         Ok(())
     }
 
@@ -147,7 +152,7 @@ fn samples(told: &str, without: &BTreeSet<u32>) -> BTreeMap<String, u64> {
     for line in told.lines() {
         // A task's name may have spaces, and a function's too.
         let words: Vec<_> = line.split_whitespace().collect();
-        let is_address = |word: &str| u64::from_str_radix(word, 16).is_ok();
+        let is_address = |word: &str| word.len() > 5 && u64::from_str_radix(word, 16).is_ok();
         let at = (1..words.len().saturating_sub(1))
             .find(|at| words[*at].parse::<u32>().is_ok() && is_address(words[at + 1]));
         let Some(at) = at else { continue };
@@ -173,7 +178,7 @@ mod tests {
         let told = "         swapper     0  ffffffff821f4dab pv_native_safe_halt\n  xtask  4711  ffffffff81388202 udp_sendmsg\n\
                     a task of two 4711  ffffffff81388202 udp_sendmsg\n  swapper 0 ffffffffc0031ea4 process_backlog\n\
                     xtask   4711   7f74805a3000 <std::io as Read>::read\n xtask 4711 ffffffffc0031ea4 [unknown]\n\
-                    tokio-rt-worker 26259 ffffffff81388202 generic_map_lookup_batch\n\n";
+                    tokio 7 worker 26259 ffffffff81388202 generic_map_lookup_batch\n\n";
 
         let samples = samples(told, &BTreeSet::from([26_259]));
 

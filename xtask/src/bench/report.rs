@@ -63,13 +63,13 @@ pub fn document(
     if missed_on_paths(figures).next().is_some() {
         add(
             "\n## What the gaps are made of\n\nWhere a target of a path is missed, of each packet, round trip or connection, and of a stream of \
-             each mebibyte: how much longer it takes with netd than against whom the target is, with `redirect` than with that one, and \
+             each mebibyte: how much longer it takes with netd than with the contender that the target names, how much longer with `redirect`, and \
              what netd's programs take of it by the kernel's count, which is high by some tens of nanoseconds a run. `redirect` is two \
              programs that redirect and do nothing else: its part is the second veth pair's, the kernel's redirect's and its \
-             neighbour output's, which no program of netd's could win back. What neither is the kernel takes because of netd: \
+             neighbour output's, which no program of netd's could win back. What is left is the kernel's, because of netd: \
              memory of flows that is made and given back, and lines of caches that the tables take from the rest; where it is less \
              than nothing, what the kernel does in the other's way is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\n\
-             Where the time goes is told below by parts of the kernel. What was found by hand besides, on an AMD EPYC with retpolines and \
+             What was found by hand, on an AMD EPYC with retpolines and \
              safe returns: a container's device has its programs by filters of a \
              qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other change of links \
              wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of the kernel's that changes a \
@@ -108,14 +108,16 @@ pub fn document(
             add(&format!("\n### {}\n\n{}", profile.of, table::profile(profile).markdown()));
             let longer: Vec<_> =
                 profile.longer().into_iter().map(|(function, time)| format!("`{function}` {time:.0}")).collect();
-            add(&format!("\nLonger: {}.\n", longer.join(", ")));
+            if !longer.is_empty() {
+                add(&format!("\nLonger: {}.\n", longer.join(", ")));
+            }
         }
     }
     add(
         "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's, by which a target is held or missed; beside it the least and the \
          greatest of the ratios within one round each, or of the numbers: where the bound is between them, another run may say \
-         otherwise. CPU is what all processors did not sleep, both ends and what the machine beneath took from them \
-         included; of the host's own also the start of the client.\n\n",
+         otherwise. CPU is the time that the processors did not sleep, the sum of both ends, and what the machine \
+         beneath took from them is in it; on the paths host and loopback the start of the client too.\n\n",
     );
     add(&table::targets(verdicts).markdown());
     let _ = write!(text, "\n{}\n", summary(verdicts));
@@ -127,10 +129,11 @@ const fn explained(area: Area) -> &'static str {
     match area {
         Area::Scale => {
             "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or ports, \
-             in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; `each \
-             in turn` sends every flow one packet after the other, so that nothing of a flow is in an L1 or L2 cache when there are many, and \
+             in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; in turn \
+             every flow is sent one packet after the other, so that nothing of a flow is in an L1 or L2 cache when there are many, and \
              each had its last one as long ago as that takes (with a million flows up to 15 s). The daemons of all these hosts are kept on the receivers' processor; how much of it each \
-             takes, whatever is sent, is told too."
+             takes is told too, a mean over everything that is done at scale, and their sum is in the CPU per packet. iptables takes part with \
+             one port: its rules for more are looked up one after the other. Streams, round trips and connections are measured on the paths."
         }
         Area::Memory => {
             "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd and for \
@@ -139,7 +142,7 @@ const fn explained(area: Area) -> &'static str {
         }
         Area::Control => {
             "From the start of a process of the command line, or of the CNI plugin, to its end; turn about on two hosts. Each row has \
-             in it what starting a process costs."
+             in it what starting a process costs, and ends when the answer is there."
         }
     }
 }

@@ -13,7 +13,7 @@ use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 
 pub use super::traffic::{BUSY, LEAST, MILLION, Point, THOUSAND, Traffic};
 use super::{
-    busy::spent,
+    busy::{Busy, spent},
     contenders,
     cost::{self, COUNTED},
     datagrams::Spread,
@@ -37,13 +37,11 @@ const FROM: u16 = 2000;
 const FIRST_OF_MANY: u16 = 10_000;
 /// How long after a packet of each a flow counts as alive without another one: well under the 30 s that one without an answer has.
 const FRESH: Duration = Duration::from_secs(15);
-/// How many of the flows have to be alive, by the daemon's estimate, in percent.
-const ALIVE: u64 = 90;
 /// With fewer flows than these the bytes of one are not to be told from what else the machine does.
 const ENOUGH: u32 = 100_000;
 
 /// Whose, how many of each, in the order of the table.
-const POINTS: [(Contender, Point); 8] = [
+const POINTS: [(Contender, Point); 9] = [
     (Contender::Netd, LEAST),
     (Contender::Netd, THOUSAND),
     (Contender::Netd, Point { flows: 100_000, ports: 1 }),
@@ -51,6 +49,7 @@ const POINTS: [(Contender, Point); 8] = [
     (Contender::Netd, Point { flows: 1, ports: 10_000 }),
     (Contender::Netd, BUSY),
     (Contender::Iptables, LEAST),
+    (Contender::Iptables, THOUSAND),
     (Contender::Iptables, Point { flows: 100_000, ports: 1 }),
 ];
 
@@ -58,8 +57,6 @@ const POINTS: [(Contender, Point); 8] = [
 pub struct Manner {
     /// With a million flows.
     pub whole: bool,
-    /// With profiles of what is missed.
-    pub profiles: bool,
     /// Rounds that count.
     pub rounds: usize,
     /// How long each load is.
@@ -68,7 +65,7 @@ pub struct Manner {
 
 /// Measures every point, all alive in the same run and one after the other within a round.
 pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profiles, manner: &Manner) -> Result<()> {
-    let Manner { whole, profiles, rounds, time } = *manner;
+    let Manner { whole, rounds, time } = *manner;
     let points = POINTS.into_iter().chain(whole.then_some((Contender::Netd, MILLION)));
     let mut grounds = points.map(|(who, point)| Ground::new(who, point, findings)).collect::<Result<Vec<_>>>()?;
     for traffic in Traffic::ALL {
@@ -80,17 +77,17 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profi
                     continue;
                 }
                 let about = traffic.about(ground.point);
-                let rate =
-                    turns.take(format!("{} at scale, {about}", ground.who.name()), || ground.rate(traffic, time))?;
+                let name = format!("{} at scale, {about}", ground.who.name());
+                let (rate, cpu) = turns.take(name, || ground.rate(traffic, time))?;
                 // Round zero warms up.
                 if round > 0 {
                     findings.add(Area::Scale, &about, ground.who, "kpps", rate);
+                    findings.add(Area::Scale, &format!("{about}; CPU per packet"), ground.who, "µs", cpu);
                 }
             }
         }
-        grounds.iter().try_for_each(Ground::is_alive)?;
     }
-    if profiles {
+    if profiled.wanted {
         profile_missed(findings, profiled, &mut grounds, time);
     }
     in_programs(findings, turns, &mut grounds)?;
@@ -204,11 +201,13 @@ impl Ground {
             _lab: lab,
         };
         let before = Objects::now()?;
-        ground.refresh(Traffic::AllOut)?;
+        ground.app.enter(|| ground.all_out.send_round(FROM))?;
         let taken = Objects::now()?.bytes_a_flow_since(&before, point.flows);
+        ground.refresh(Traffic::AllOut)?;
         if let Some(netd) = &netd {
             let flows = netd.json("status")["flows"]["entries"].as_u64().unwrap_or_default() / 2;
-            ensure!(flows >= u64::from(point.flows), "only {flows} of {} flows are alive", point.flows);
+            let all = u64::from(point.flows) + u64::from(point.ports);
+            ensure!(flows >= all, "only {flows} of {all} flows are alive");
         }
         if point.flows >= ENOUGH {
             findings.add(Area::Memory, FLOW, who, "bytes", taken as f64);
@@ -240,30 +239,25 @@ impl Ground {
             if !at_once && refreshed.is_some_and(|at| at.elapsed() < FRESH) {
                 continue;
             }
-            *refreshed = Some(Instant::now());
+            let begin = Instant::now();
             if inwards {
                 self.outside.enter(|| self.all_in.send_round(FROM))?;
             } else {
                 self.app.enter(|| self.all_out.send_round(FROM))?;
             }
+            *refreshed = Some(begin);
         }
         Ok(())
     }
 
-    /// An error where flows are no more that should be.
-    fn is_alive(&self) -> Result<()> {
-        let Some(netd) = &self.netd else { return Ok(()) };
-        let alive = netd.json("status")["flows"]["entries"].as_u64().unwrap_or_default() / 2;
-        let flows = u64::from(self.point.flows);
-        ensure!(100 * alive >= ALIVE * flows, "only {alive} of {flows} flows are alive");
-        Ok(())
-    }
-
-    /// Thousands of packets that arrive in a second.
-    fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<f64> {
+    /// Thousands of packets that arrive in a second, and microseconds of the processors for each.
+    fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<(f64, f64)> {
         self.refresh(traffic)?;
+        self.server(traffic).settled()?;
+        let before = Busy::now()?;
         let (arrived, seconds) = self.send(traffic, time)?;
-        Ok(arrived as f64 / 1e3 / seconds)
+        let busy = Busy::now()?.since(&before);
+        Ok((arrived as f64 / 1e3 / seconds, busy.as_secs_f64() * 1e6 / arrived as f64))
     }
 
     /// Nanoseconds that netd's programs take of each packet that arrives, while that is counted.

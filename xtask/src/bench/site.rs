@@ -159,8 +159,8 @@ pub struct Site {
     pub contender: Contender,
     /// Its paths.
     pub paths: BTreeMap<Path, Ends>,
-    /// The daemon, if it is netd's.
-    pub netd: Option<Netd>,
+    /// The daemons of its hosts, if it is netd's.
+    pub netds: Vec<Netd>,
     _companions: Companions,
     _links: Vec<OwnedFd>,
     /// Its host.
@@ -190,12 +190,20 @@ impl Site {
     /// One without a daemon or others of its kind.
     pub fn of(contender: Contender, paths: impl IntoIterator<Item = (Path, Ends)>, host: Host, lab: Lab) -> Self {
         let paths = paths.into_iter().collect();
-        Self { contender, paths, netd: None, _companions: Vec::new(), _links: Vec::new(), _host: host, _lab: lab }
+        Self {
+            contender,
+            paths,
+            netds: Vec::new(),
+            _companions: Vec::new(),
+            _links: Vec::new(),
+            _host: host,
+            _lab: lab,
+        }
     }
 
-    /// With a daemon whose programs are counted.
-    pub fn with_netd(self, netd: Netd) -> Self {
-        Self { netd: Some(netd), ..self }
+    /// With daemons whose programs are counted.
+    pub fn with_netds(self, netds: Vec<Netd>) -> Self {
+        Self { netds, ..self }
     }
 
     /// With programs that it needs.
@@ -223,7 +231,8 @@ impl Site {
             };
             let paths = paths(contender, &furnished, &host, &outside)?;
             let Furnished { netd, companions, .. } = furnished;
-            Ok(Self { netd, _companions: companions, _links: links, ..Self::of(contender, paths, host, lab) })
+            let netds = netd.into_iter().collect();
+            Ok(Self { netds, _companions: companions, _links: links, ..Self::of(contender, paths, host, lab) })
         };
         lay().with_context(|| format!("cannot lay out the site of {}", contender.name()))
     }

@@ -99,9 +99,9 @@ pub fn results(figures: &Figures, path: Path) -> Table {
     table
 }
 
-/// Everything, for other programs: every value of every round with its middle, then findings, then each target, `median` of which is
+/// Everything, for other programs: every value of every round with its middle, then findings, programs, then each target, `median` of which is
 /// netd's number or its ratio to `contender`'s.
-pub fn everything(figures: &Figures, found: &Findings, verdicts: &[Verdict]) -> Table {
+pub fn everything(figures: &Figures, found: &Findings, costs: &[Cost], verdicts: &[Verdict]) -> Table {
     let mut table = rounds(figures);
     for area in Area::ALL {
         for finding in found.of(area) {
@@ -111,6 +111,17 @@ pub fn everything(figures: &Figures, found: &Findings, verdicts: &[Verdict]) -> 
             let values = finding.values.iter().map(|value| format!("{value:.3}")).collect::<Vec<_>>().join(" ");
             table.push([&words[..], &numbers, &[String::new(), values, String::new(), String::new()]].concat());
         }
+    }
+    for cost in costs {
+        let about = format!("{} under {}", cost.program, cost.load.name());
+        let mut row = |what: &str, unit: &str, number: String| {
+            let about = format!("{about}: {what}");
+            let words = [cost.path.name(), &about, unit, Contender::Netd.name()].map(str::to_owned);
+            table.push([&words[..], &[number], &vec![String::new(); 6]].concat());
+        };
+        row("a run", "ns", format!("{:.3}", cost.nanoseconds));
+        row("of each", "ns", format!("{:.3}", cost.each));
+        row("verified", "instructions", cost.verified.map_or_else(String::new, |count| count.to_string()));
     }
     for verdict in verdicts {
         let words = [&verdict.of, &verdict.measure, verdict.unit, &verdict.against].map(str::to_owned);
