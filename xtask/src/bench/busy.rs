@@ -1,8 +1,12 @@
-//! How long processors were busy, to the nanosecond, and what a process took of them. What `/proc/stat` tells is told in hundredths of a second, and on most kernels
-//! guessed from what the clock's tick finds: of a turn of a quarter of a second that is wrong by a twentieth. How long a processor
-//! slept the kernel knows (`/proc/timer_list`, of a kernel that stops the tick of one that does, `CONFIG_NO_HZ_COMMON`).
+//! How long processors were busy, to the nanosecond, and what a process took of them. What `/proc/stat` tells is told in hundredths of a
+//! second, and on most kernels guessed from what the clock's tick finds: of a turn of a quarter of a second that is wrong by a twentieth.
+//! How long a processor slept the kernel knows (`/proc/timer_list`, of a kernel that stops the tick of one that does,
+//! `CONFIG_NO_HZ_COMMON`).
 
-use std::{fs, io, thread, time::Duration};
+use std::{
+    fs, io, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
@@ -32,6 +36,22 @@ impl Busy {
     pub fn since(&self, before: &Self) -> Duration {
         self.0.iter().zip(&before.0).map(|(now, then)| now.saturating_sub(*then)).sum()
     }
+}
+
+/// Waits until the processors have next to nothing to do, and no longer than `patience`: what hosts leave that are gone (their namespaces,
+/// a million flows) the kernel takes away behind their backs. Whether they came to rest.
+pub fn rest(patience: Duration) -> Result<bool> {
+    const LOOK: Duration = Duration::from_millis(500);
+    const LITTLE: Duration = Duration::from_millis(50);
+    let begin = Instant::now();
+    while begin.elapsed() < patience {
+        let before = Busy::now()?;
+        thread::sleep(LOOK);
+        if Busy::now()?.since(&before) < LITTLE {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a processor has not slept, of a list of timers.

@@ -60,6 +60,10 @@ const PACKAGES: [&str; 2] = ["ethtool", "iproute2"];
 /// How long each load takes in a round. What a machine that is shared does besides comes and goes within seconds and moves a rate by
 /// a fifth: many short turns meet it alike, of a few long ones one contender meets more.
 const TIME: Duration = Duration::from_millis(250);
+/// And where it is to be quick.
+const QUICK: Duration = Duration::from_millis(150);
+/// How long what hosts leave that are gone may keep the processors from what is measured next.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// And in the round that does not count.
 const WARM_UP: Duration = Duration::from_millis(100);
 
@@ -187,11 +191,14 @@ fn besides(options: &Options, measured: &mut Measured) -> Result<()> {
     let begin = Instant::now();
     if options.measures(Subject::Scale) {
         let rounds = if options.quick { 1 } else { options.rounds() };
-        let manner = scale::Manner { whole: !options.quick, rounds, time: TIME };
+        let manner = scale::Manner { whole: !options.quick, rounds, time: options.time() };
         scale::measured(findings, turns, profiles, &manner)?;
         println!("{:>5.0} s  scale", begin.elapsed().as_secs_f64());
     }
     if options.measures(Subject::Control) {
+        if !busy::rest(PATIENCE)? {
+            println!("        the processors do not come to rest: what commands take will be longer");
+        }
         control::measured(findings, !options.quick)?;
         println!("{:>5.0} s  control plane", begin.elapsed().as_secs_f64());
     }
@@ -237,7 +244,7 @@ fn everything_on_paths(
         } else {
             profile::missed(&measured.figures)
         };
-        profile::of_paths(&mut measured.profiles, &wanted, &sites, TIME);
+        profile::of_paths(&mut measured.profiles, &wanted, &sites, options.time());
     }
     for site in sites.iter().filter(|site| !site.netds.is_empty()) {
         measured.costs.extend(cost::measured(site, paths, &options.loads(), &mut measured.turns)?);
@@ -260,7 +267,7 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
                 for turn in 0..on_path.len() {
                     // Another one begins each round: nobody always follows the same one.
                     let (contender, ends) = on_path[(turn + round) % on_path.len()];
-                    let time = if round == 0 { WARM_UP } else { TIME };
+                    let time = if round == 0 { WARM_UP } else { options.time() };
                     let name = format!("{} on {}: {}", contender.name(), path.name(), load.name());
                     let given = turns.take(name, || ends.run(load, time))?;
                     for (measure, value) in given.values.into_iter().filter(|_| round > 0) {

@@ -1,12 +1,12 @@
 //! What a run of the bench is asked for.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{
-    TIME,
+    QUICK, TIME,
     load::Load,
     report::Manner,
     site::{Contender, Path},
@@ -65,7 +65,7 @@ impl ValueEnum for Subject {
 /// Options of the subcommand.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Under three minutes: fewer rounds
+    /// Under three minutes: fewer and shorter rounds
     #[arg(long)]
     pub quick: bool,
     /// Rounds that count, after one that does not
@@ -136,6 +136,11 @@ impl Options {
         self.rounds.map_or(if self.quick { 2 } else { 28 }, usize::from)
     }
 
+    /// How long each load takes in a round.
+    pub const fn time(&self) -> Duration {
+        if self.quick { QUICK } else { TIME }
+    }
+
     /// Whether everything is measured that targets are about, and not only what was picked.
     pub fn everything(&self) -> bool {
         self.only.is_empty() && self.contender.is_empty() && self.load.is_empty()
@@ -162,7 +167,7 @@ impl Options {
         command.extend(self.only.iter().map(|subject| format!(" --only {}", subject.name())));
         command.extend(self.contender.iter().map(|contender| format!(" --contender {}", contender.name())));
         command.extend(self.load.iter().map(|load| format!(" --load {}", load.name().replace(' ', "-"))));
-        Manner { command, rounds: self.rounds(), seconds: TIME.as_secs_f64() }
+        Manner { command, rounds: self.rounds(), seconds: self.time().as_secs_f64() }
     }
 }
 
@@ -223,6 +228,7 @@ mod tests {
         let manner = options(line).manner();
 
         assert_eq!(manner.command, line);
-        assert_eq!((manner.rounds, manner.seconds), (5, 0.25));
+        assert_eq!((manner.rounds, manner.seconds), (5, 0.15));
+        assert_eq!(options("cargo xtask bench").time(), TIME);
     }
 }

@@ -171,8 +171,8 @@ fn of_load(
     })
 }
 
-/// Has the sides take turns, and tells what was found besides these processes. A turn has a recorder take samples of what it does, and gives
-/// how much that was; one that fails is not taken again, since its samples are there already, and its error is this one's.
+/// Has the sides take turns, and tells what was found besides these processes. A turn has a recorder take samples of what it does,
+/// and gives how much that was; one that fails is not taken again, since its samples are there already, and its error is this one's.
 pub fn taken(
     of: &str,
     names: Vec<String>,

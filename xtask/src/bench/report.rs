@@ -33,9 +33,9 @@ pub fn document(
     add("# What the bench measured\n\n");
     add(&format!(
         "Written by `{}`: {} rounds of {} s for each load, contenders one after the other within a round, beginning with \
-         another one each time, after a round that does not count. Medians of the rounds with the least and the greatest; ratios \
-         are taken within a round and the median of them is shown. `veth` is the limit: one veth pair between client and \
-         server, no NAT. The numbers of two runs or two machines do not compare; the ratios of one run do.\n\n",
+         another one each time, after a round that does not count. Medians of the rounds with the least and the greatest; \
+         ratios are taken within a round and the median of them is shown. `veth` is the limit: one veth pair between client \
+         and server, no NAT. The numbers of two runs or two machines do not compare; the ratios of one run do.\n\n",
         manner.command, manner.rounds, manner.seconds
     ));
     for (name, value) in facts {
@@ -55,54 +55,58 @@ pub fn document(
     }
     if !costs.is_empty() {
         add(
-            "\n## What netd's programs cost\n\nThe kernel's own count, taken beside the rounds; counting adds some tens of nanoseconds to \
-             each run. Of each: of each packet that arrived, round trip, connection, or mebibyte of a stream.\n\n",
+            "\n## What netd's programs cost\n\nThe kernel's own count, taken beside the rounds; counting adds some tens of \
+             nanoseconds to each run. Of each: of each packet that arrived, round trip, connection, or mebibyte of a \
+             stream.\n\n",
         );
         add(&table::costs(costs).markdown());
     }
     if missed_on_paths(figures).next().is_some() {
         add(
-            "\n## What the gaps are made of\n\nWhere a target of a path is missed, of each packet, round trip or connection, and of a stream of \
-             each mebibyte: how much longer it takes with netd than with the contender that the target names, how much longer with `redirect`, and \
-             what netd's programs take of it by the kernel's count, which is high by some tens of nanoseconds a run. `redirect` is two \
-             programs that redirect and do nothing else: its part is the second veth pair's, the kernel's redirect's and its \
-             neighbour output's, which no program of netd's could win back. What is left is the kernel's, because of netd: \
-             memory of flows that is made and given back, and lines of caches that the tables take from the rest; where it is less \
-             than nothing, what the kernel does in the other's way is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\n\
-             What was found by hand, on an AMD EPYC with retpolines and \
-             safe returns: a container's device has its programs by filters of a \
-             qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other change of links \
-             wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of the kernel's that changes a \
-             checksum takes 20 ns and one of its coarse clock 14: a packet of which addresses and \
-             a port change makes one of the first, since what that makes of the field tells whether the port's part is to be written, and one \
-             packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no L1 or L2 cache has; each of its \
-             packets looks up one, and those that change the flow's state three times more, to read and to note both halves. One of the host's \
-             own to a published port makes an entry of an LRU map instead, by which its socket is known when the port goes. Tried in vain: a \
-             table of a twelfth of the room, and entries that were made before. A stream's packets are as large as the kernel makes them, so what \
-             programs and tables have in these caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a \
-             copy of a segment nor a sum of its bytes is added.\n\n",
+            "\n## What the gaps are made of\n\nWhere a target of a path is missed, of each packet, round trip or connection, \
+             and of a stream of each mebibyte: how much longer it takes with netd than with the contender that the target \
+             names, how much longer with `redirect`, and what netd's programs take of it by the kernel's count, which is high \
+             by some tens of nanoseconds a run. `redirect` is two programs that redirect and do nothing else: its part is the \
+             second veth pair's, the kernel's redirect's and its neighbour output's, which no program of netd's could win \
+             back. What is left is the kernel's, because of netd: memory of flows that is made and given back, and lines of \
+             caches that the tables take from the rest; where it is less than nothing, what the kernel does in the other's way \
+             is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\nWhat was found by \
+             hand, on an AMD EPYC with retpolines and safe returns: a container's device has its programs by filters of a \
+             qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other \
+             change of links wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of \
+             the kernel's that changes a checksum takes 20 ns and one of its coarse clock 14: a packet of which addresses and \
+             a port change makes one of the first, since what that makes of the field tells whether the port's part is to be \
+             written, and one packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no \
+             L1 or L2 cache has; each of its packets looks up one, and those that change the flow's state three times more, to \
+             read and to note both halves. One of the host's own to a published port makes an entry of an LRU map instead, by \
+             which its socket is known when the port goes. Tried in vain: a table of a twelfth of the room, and entries that \
+             were made before. A stream's packets are as large as the kernel makes them, so what programs and tables have in \
+             these caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a copy of a \
+             segment nor a sum of its bytes is added.\n\n",
         );
         add(&table::gaps(figures, costs).markdown());
     }
     if missed_at_scale(findings).next().is_some() {
         add(
-            "\n## What the gaps at scale are made of\n\nOf each packet: how much longer it takes than what it is compared with, and what netd's \
-             programs take of both. What they take longer is waiting for memory: a packet's flow is in a bucket and an entry \
-             (`lookup_nulls_elem_raw` reads both) that no L1 or L2 cache has where there are many, and of so many flows many packets are \
-             the first of their flow in a tick of a second, which is noted with its way looked up anew. Of a million in turn each is \
-             the first for seconds, so that the flow's other half is read and noted too. The rest is the kernel's, of each destination \
-             (`__ip_select_ident`) and socket (`udp_v4_early_demux`), and the sender's own list of addresses. Of iptables, whose \
-             nf_conntrack keeps flows too, the ratio is of the same flows and one port.\n\n",
+            "\n## What the gaps at scale are made of\n\nOf each packet: how much longer it takes than what it is compared \
+             with, and what netd's programs take of both. What they take longer is waiting for memory: a packet's flow is in a \
+             bucket and an entry (`lookup_nulls_elem_raw` reads both) that no L1 or L2 cache has where there are many, and of \
+             so many flows many packets are the first of their flow in a tick of a second, which is noted with its way looked \
+             up anew. Of a million in turn each is the first for seconds, so that the flow's other half is read and noted too. \
+             The rest is the kernel's, of each destination (`__ip_select_ident`) and socket (`udp_v4_early_demux`), and the \
+             sender's own list of addresses. Of iptables, whose nf_conntrack keeps flows too, the ratio is of the same flows \
+             and one port.\n\n",
         );
         add(&table::gaps_at_scale(findings).markdown());
     }
     if !profiles.taken.is_empty() {
         add(
-            "\n## Where the time goes\n\nOf each packet, round trip, connection or mebibyte, the time of all processors in the functions of each part of the \
-             kernel (`xtask/src/bench/parts.rs`), both ends included, netd's daemons left out: a sample of `perf` on each processor every \
-             100 µs, in 8 turns of their own, of which this is the mean; taking samples costs time too. What cannot be interrupted is found \
-             where interrupts come in again, in the part of locks. Below each table the functions in which the last column is longer than \
-             the first, and by how many nanoseconds.\n",
+            "\n## Where the time goes\n\nOf each packet, round trip, connection or mebibyte, the time of all processors in the \
+             functions of each part of the kernel (`xtask/src/bench/parts.rs`), both ends included, netd's daemons left out: a \
+             sample of `perf` on each processor every 100 µs, in 8 turns of their own, of which this is the mean; taking \
+             samples costs time too. What cannot be interrupted is found where interrupts come in again, in the part of locks. \
+             Below each table the functions in which the last column is longer than the first, and by how many \
+             nanoseconds.\n",
         );
         for profile in &profiles.taken {
             add(&format!("\n### {}\n\n{}", profile.of, table::profile(profile).markdown()));
@@ -114,10 +118,10 @@ pub fn document(
         }
     }
     add(
-        "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's, by which a target is held or missed; beside it the least and the \
-         greatest of the ratios within one round each, or of the numbers: where the bound is between them, another run may say \
-         otherwise. CPU is the time that the processors did not sleep, the sum of both ends, and what the machine \
-         beneath took from them is in it; on the paths host and loopback the start of the client too.\n\n",
+        "\n## Targets\n\nWithout a unit, ratios of netd's median to the other's, by which a target is held or missed; beside \
+         it the least and the greatest of the ratios within one round each, or of the numbers: where the bound is between \
+         them, another run may say otherwise. CPU is the time that the processors did not sleep, the sum of both ends, and \
+         what the machine beneath took from them is in it; on the paths host and loopback the start of the client too.\n\n",
     );
     add(&table::targets(verdicts).markdown());
     let _ = write!(text, "\n{}\n", summary(verdicts));
@@ -128,21 +132,23 @@ pub fn document(
 const fn explained(area: Area) -> &'static str {
     match area {
         Area::Scale => {
-            "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or ports, \
-             in hosts that are all alive in the same run, one after the other within a round. Flows are made by their packets; in turn \
-             every flow is sent one packet after the other, so that nothing of a flow is in an L1 or L2 cache when there are many, and \
-             each had its last one as long ago as that takes (with a million flows up to 15 s). The daemons of all these hosts are kept on the receivers' processor; how much of it each \
-             takes is told too, a mean over everything that is done at scale, and their sum is in the CPU per packet. iptables takes part with \
-             one port: its rules for more are looked up one after the other. Streams, round trips and connections are measured on the paths."
+            "Datagrams of 64 bytes from one socket to as many addresses (masquerade) or published ports as there are flows or \
+             ports, in hosts that are all alive in the same run, one after the other within a round. Flows are made by their \
+             packets; in turn every flow is sent one packet after the other, so that nothing of a flow is in an L1 or L2 cache \
+             when there are many, and each had its last one as long ago as that takes (with a million flows up to 15 s). The \
+             daemons of all these hosts are kept on the receivers' processor; how much of it each takes is told too, a mean \
+             over everything that is done at scale, and their sum is in the CPU per packet. iptables takes part with one port: \
+             its rules for more are looked up one after the other. Streams, round trips and connections are measured on the \
+             paths."
         }
         Area::Memory => {
-            "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd and for \
-             nf_conntrack with NAT. What is there from the start is not in it: of netd the maps below, of nf_conntrack its buckets \
-             (8 bytes each). Maps as the kernel accounts for them (`memlock` of their descriptors)."
+            "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd \
+             and for nf_conntrack with NAT. What is there from the start is not in it: of netd the maps below, of nf_conntrack \
+             its buckets (8 bytes each). Maps as the kernel accounts for them (`memlock` of their descriptors)."
         }
         Area::Control => {
-            "From the start of a process of the command line, or of the CNI plugin, to its end; turn about on two hosts. Each row has \
-             in it what starting a process costs, and ends when the answer is there."
+            "From the start of a process of the command line, or of the CNI plugin, to its end; turn about on two hosts. Each \
+             row has in it what starting a process costs, and ends when the answer is there."
         }
     }
 }
