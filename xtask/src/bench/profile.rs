@@ -165,6 +165,10 @@ fn of_load(
     });
     let sides: Vec<(&str, &Ends)> = sides.collect();
     let names: Vec<_> = sides.iter().map(|(name, _)| (*name).to_owned()).collect();
+    // Neighbours that have not answered for a while are asked first, which takes longer than the rounds' did.
+    for (_, ends) in &sides {
+        ends.run(Load::Exchange, time)?;
+    }
     taken(of, names, &without, |side, recorder| {
         let (_, ends) = sides[side];
         Ok(recorder.while_it_runs(|| ends.run(load, time))?.count)
