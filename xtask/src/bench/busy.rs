@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
 
 use super::processor;
 
@@ -68,6 +69,11 @@ fn busy(timers: &str, processor: usize) -> Option<Duration> {
     Some(Duration::from_nanos(now.saturating_sub(asleep)))
 }
 
+/// What the calling thread has spent of a processor.
+pub fn of_thread() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
 /// What a process has spent of processors since it began. The kernel counts it in hundredths of a second. An error
 /// where there is no such process.
 pub fn spent(process: u32) -> io::Result<Duration> {
@@ -86,8 +92,6 @@ fn spent_of(stat: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use nix::time::{ClockId, clock_gettime};
-
     use super::*;
 
     #[test]
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn a_thread_that_computes_is_told_to_have_been_busy() {
         const WHILE: Duration = Duration::from_millis(50);
-        let own = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("there is such a clock"));
+        let own = || of_thread().expect("there is such a clock");
         let before = Busy::now().expect("the kernel tells");
         let begin = own();
         while own() - begin < WHILE {}

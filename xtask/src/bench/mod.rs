@@ -62,10 +62,10 @@ const PACKAGES: [&str; 2] = ["ethtool", "iproute2"];
 const TIME: Duration = Duration::from_millis(250);
 /// And where it is to be quick.
 const QUICK: Duration = Duration::from_millis(150);
-/// How long what hosts leave that are gone may keep the processors from what is measured next.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// And in the round that does not count.
 const WARM_UP: Duration = Duration::from_millis(100);
+/// How long what hosts leave that are gone may keep the processors from what is measured next.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures the packet code by itself.
 fn programs(against: Option<&FilePath>) -> Result<()> {

@@ -148,13 +148,16 @@ impl Options {
 
     /// Whether perf tells where the time goes: of what was missed, or of all that was picked for it.
     pub fn profiles(&self) -> bool {
-        self.profile || (!self.quick && self.everything())
+        self.profile || self.is_whole()
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.quick && self.everything()
     }
 
     /// Results that are kept with the project are those of whole runs.
     pub fn directory(&self) -> PathBuf {
-        let whole = !self.quick && self.everything();
-        if whole { workspace::root().join("bench") } else { workspace::target().join("bench") }
+        if self.is_whole() { workspace::root().join("bench") } else { workspace::target().join("bench") }
     }
 
     /// How the run is made, for its document.

@@ -248,7 +248,8 @@ impl Part {
     }
 }
 
-/// Whether a sample of a task in a function is not of what is profiled: a processor that does nothing is in the idle task (`swapper`).
+/// Whether a sample of a task in a function is not of what is profiled: perf's own, or that of a processor that does nothing, which is in
+/// the idle task (`swapper`).
 pub fn is_beside(task: &str, function: &str) -> bool {
     let is_idle = || ["halt", "idle", "mwait", "cstate"].iter().any(|word| function.contains(word));
     task == "perf" || (task == "swapper" && is_idle())

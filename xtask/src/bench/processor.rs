@@ -19,23 +19,29 @@ pub enum Processor {
 
 /// Keeps the calling thread there.
 pub fn on_processor(which: Processor) -> io::Result<()> {
+    keep_on(number(which)?)
+}
+
+fn number(which: Processor) -> io::Result<usize> {
     let usable = usable()?;
     let at = if which == Processor::First { usable.first() } else { usable.last() };
-    keep_on(*at.ok_or_else(|| io::Error::other("this process may use no processor"))?)
+    at.copied().ok_or_else(|| io::Error::other("this process may use no processor"))
+}
+
+fn only(processor: usize) -> io::Result<CpuSet> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    Ok(set)
 }
 
 /// Keeps the calling thread on the processor with this number. An error where it may not use it.
 pub fn keep_on(processor: usize) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(processor)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    Ok(sched_setaffinity(Pid::from_raw(0), &only(processor)?)?)
 }
 
 /// Keeps every thread of a process on the last one, and those that they will start. An error where there is no such process.
 pub fn keep_process_on_last(process: u32) -> io::Result<()> {
-    let usable = usable()?;
-    let mut set = CpuSet::new();
-    set.set(*usable.last().ok_or_else(|| io::Error::other("this process may use no processor"))?)?;
+    let set = only(number(Processor::Last)?)?;
     let mut kept = BTreeSet::new();
     loop {
         let before = kept.len();

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::Netd;
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
+    busy::of_thread,
     cost::give_ports_back,
     figures::Figures,
     load::{Ends, Load},
@@ -129,9 +130,8 @@ pub fn picked(paths: &[Path], loads: &[Load], contenders: &[Contender]) -> Vec<W
 fn works() -> Result<()> {
     let mut recorder = Recorder::new(directory(0))?;
     recorder.while_it_runs(|| {
-        let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
-        let begin = spent()?;
-        while spent()? - begin < 100 * INTERVAL {}
+        let begin = of_thread()?;
+        while of_thread()? - begin < 100 * INTERVAL {}
         Ok(())
     })?;
     recorder.samples(&BTreeSet::new()).map(drop)
@@ -211,7 +211,7 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Where a recorder keeps its samples.
-fn directory(number: usize) -> std::path::PathBuf {
+fn directory(number: usize) -> PathBuf {
     workspace::target().join("bench").join(format!("profile-{number}"))
 }
 

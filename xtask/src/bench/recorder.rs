@@ -169,9 +169,8 @@ fn samples(told: &str, without: &BTreeSet<u32>) -> BTreeMap<String, u64> {
 mod tests {
     use std::hint::black_box;
 
-    use nix::time::{ClockId, clock_gettime};
-
     use super::*;
+    use crate::bench::busy::of_thread;
 
     #[test]
     fn samples_are_counted_by_function_and_those_of_others_are_not() {
@@ -210,9 +209,9 @@ mod tests {
 
     /// Has a processor do this for some hundred samples, whatever else it does.
     fn for_a_while(work: fn()) {
-        let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("there is such a clock");
+        let spent = || of_thread().expect("there is such a clock");
         let begin = spent();
-        while Duration::from(spent() - begin) < 500 * INTERVAL {
+        while spent() - begin < 500 * INTERVAL {
             work();
         }
     }

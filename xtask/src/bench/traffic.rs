@@ -24,7 +24,7 @@ impl fmt::Display for Point {
 pub const LEAST: Point = Point { flows: 1, ports: 1 };
 /// A busy host.
 pub const BUSY: Point = Point { flows: 100_000, ports: 10_000 };
-/// Fewer than a near cache has room for.
+/// So few that an L2 cache has room for them.
 pub const THOUSAND: Point = Point { flows: 1_000, ports: 1 };
 /// More than a host has.
 pub const MILLION: Point = Point { flows: 1_000_000, ports: 1 };
