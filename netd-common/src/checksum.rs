@@ -43,6 +43,12 @@ impl Delta {
         Self(folded(self.0 + other.0))
     }
 
+    /// The change back. A change that comes to nothing does so both ways.
+    #[inline(always)]
+    pub const fn undone(self) -> Self {
+        if self.0 == 0 || self.0 == 0xffff { self } else { Self(0xffff - self.0) }
+    }
+
     /// This change and, besides, an address going from `old` to `new`, in a header or a pseudo-header.
     #[inline(always)]
     pub fn and_address(self, old: Address, new: Address) -> Self {
@@ -138,6 +144,22 @@ mod tests {
     fn the_example_of_rfc_1624_section_4() {
         let delta = Delta::NONE.and_word([0x55, 0x55], [0x32, 0x85]);
         assert_eq!(delta.applied_to([0xdd, 0x2f]), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn a_change_that_is_undone_leaves_every_field_as_it_was() {
+        for change in 0..=u16::MAX {
+            let delta = Delta::added(change.into());
+            for before in [1, 0x1234, 0x7fff, 0x8000, 0xfffe].map(u16::to_ne_bytes) {
+                assert_eq!(delta.undone().applied_to(delta.applied_to(before)), before, "{change:#x}");
+                assert_eq!(delta.undone().added_to(delta.added_to(before)), before, "{change:#x}");
+            }
+            assert_eq!(delta.undone().is_none(), delta.is_none(), "{change:#x}");
+        }
+        let addresses = [Address::v4([10, 176, 1, 2]), Address::v4([198, 51, 100, 7])];
+        let there = Delta::NONE.and_address(addresses[0], addresses[1]).and_word([0, 80], [0x1f, 0x90]);
+        let back = Delta::NONE.and_address(addresses[1], addresses[0]).and_word([0x1f, 0x90], [0, 80]);
+        assert_eq!(there.undone(), back);
     }
 
     #[test]

@@ -204,32 +204,39 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         s.flow.noted = now.low_byte();
         live_on(&mut s.flow, s.key.protocol, settings, now);
         // If it is gone, another CPU has taken the flow out meanwhile, and this was its last packet.
-        t.note(&s.key, &s.flow, direction);
+        if let Some(place) = t.place(&s.key) {
+            t.note(place, &s.flow, direction);
+        }
         return true;
     }
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
-    let exists = t.flow(&s.peer_key, &mut s.peer);
-    if exists && !is_half_of(&s.peer, &s.key) {
-        t.release_seen(&s.key, &s.flow);
-        return false;
-    }
-    if exists {
+    let half = t.place(&s.peer_key);
+    if let Some(half) = half {
+        t.read(half, &mut s.peer);
+        if !is_half_of(&s.peer, &s.key) {
+            t.release_seen(&s.key, &s.flow);
+            return false;
+        }
         // The other leg is the other half's to know.
         s.flow.legs[other] |= s.peer.legs[other];
     }
     s.flow.noted = now.low_byte();
     live_on(&mut s.flow, s.key.protocol, settings, now);
-    let mut noted = t.note(&s.key, &s.flow, direction);
-    if noted == Noted::Behind && t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key) {
-        s.flow.legs[other] |= s.evicted.legs[other];
-        live_on(&mut s.flow, s.key.protocol, settings, now);
-        noted = t.note(&s.key, &s.flow, direction);
+    let place = t.place(&s.key);
+    let mut noted = place.map_or(Noted::Gone, |place| t.note(place, &s.flow, direction));
+    if let (Noted::Behind, Some(place)) = (noted, place) {
+        t.read(place, &mut s.evicted);
+        if s.evicted.check == digest(&s.key) {
+            s.flow.legs[other] |= s.evicted.legs[other];
+            live_on(&mut s.flow, s.key.protocol, settings, now);
+            noted = t.note(place, &s.flow, direction);
+        }
     }
-    if exists {
+    if let Some(half) = half {
         s.peer.legs = s.flow.legs;
         s.peer.last_seen = s.flow.last_seen;
         s.peer.deadline = s.flow.deadline;
-        t.note(&s.peer_key, &s.peer, direction);
+        t.note(half, &s.peer, direction);
         return true;
     }
     if noted == Noted::Gone {
@@ -237,6 +244,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         return true;
     }
     mirror(s);
+    s.peer.check = digest(&s.peer_key);
     // A loser of the race to put it back finds it there at the next tick.
     let _ = t.claim(&s.peer_key, &s.peer);
     true
@@ -308,7 +316,7 @@ fn live_on(flow: &mut Flow, protocol: u8, settings: &Settings, now: Instant) {
     }
 }
 
-/// Fills in `s.peer_key` and `s.peer`, the other half of `s.flow`, whose way is not known yet.
+/// Fills in `s.peer_key` and `s.peer`, the other half of `s.flow`, all but its check. Its way is not known yet.
 #[inline(always)]
 fn mirror(s: &mut Scratch) {
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
@@ -316,8 +324,8 @@ fn mirror(s: &mut Scratch) {
     s.peer.next = Default::default();
     s.peer.last_seen = s.flow.last_seen;
     s.peer.deadline = s.flow.deadline;
-    s.peer.address_delta = address_delta(&s.peer_key, &s.peer.becomes);
-    s.peer.port_delta = port_delta(&s.peer_key, &s.peer.becomes);
+    s.peer.address_delta = s.flow.address_delta.undone();
+    s.peer.port_delta = s.flow.port_delta.undone();
     s.peer.created = s.flow.created;
     s.peer.legs = s.flow.legs;
     s.peer.direction = 1 - (s.flow.direction & 1);
@@ -325,7 +333,6 @@ fn mirror(s: &mut Scratch) {
     s.peer.generation = s.flow.generation;
     s.peer.passage = firewall::unproved(s.flow.generation);
     s.peer.noted = s.flow.noted;
-    s.peer.check = digest(&s.peer_key);
 }
 
 /// Why a flow could not be made.
@@ -365,7 +372,8 @@ pub fn prepare(s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) 
     s.flow.generation = if firewall::crosses(s) { settings.firewall.generation } else { 0 };
     s.flow.passage = firewall::unproved(s.flow.generation);
     s.flow.noted = now.low_byte();
-    s.flow.address_delta = address_delta(&s.key, &s.flow.becomes);
+    s.flow.address_delta =
+        Delta::NONE.and_address(s.key.src, s.flow.becomes.src).and_address(s.key.dst, s.flow.becomes.dst);
     s.flow.check = digest(&s.key);
     live_on(&mut s.flow, s.key.protocol, settings, now);
     mirror(s);
@@ -375,9 +383,11 @@ pub fn prepare(s: &mut Scratch, settings: &Settings, h: &Headers, now: Instant) 
 /// two flows ever share one, then its own.
 #[inline(always)]
 pub fn establish<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), EstablishError> {
-    s.flow.port_delta = port_delta(&s.key, &s.flow.becomes);
-    s.peer_key.dst_port = s.flow.becomes.src_port;
-    s.peer.port_delta = port_delta(&s.peer_key, &s.peer.becomes);
+    let becomes = &s.flow.becomes;
+    s.flow.port_delta =
+        Delta::NONE.and_port(s.key.src_port, becomes.src_port).and_port(s.key.dst_port, becomes.dst_port);
+    s.peer_key.dst_port = becomes.src_port;
+    s.peer.port_delta = s.flow.port_delta.undone();
     s.peer.check = digest(&s.peer_key);
     t.claim(&s.peer_key, &s.peer)?;
     let Err(error) = t.claim(&s.key, &s.flow) else {
@@ -386,14 +396,4 @@ pub fn establish<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), EstablishError
     };
     t.release(&s.peer_key);
     Err(if error == ClaimError::Taken { EstablishError::Lost } else { error.into() })
-}
-
-#[inline(always)]
-fn address_delta(from: &Tuple, to: &Tuple) -> Delta {
-    Delta::NONE.and_address(from.src, to.src).and_address(from.dst, to.dst)
-}
-
-#[inline(always)]
-fn port_delta(from: &Tuple, to: &Tuple) -> Delta {
-    Delta::NONE.and_port(from.src_port, to.src_port).and_port(from.dst_port, to.dst_port)
 }

@@ -8,17 +8,22 @@
 
 use std::{path::Path, time::Duration};
 
-use netd_common::tables::Hook;
+use netd_common::{
+    parse::tcp_flags::{ACK, FIN, SYN},
+    tables::Hook,
+};
 use netd_tests::{
     kernel::{Kernel, in_the_scene},
-    packets::udp,
+    packets::{tcp, udp},
     paths::PATHS,
-    scene::{self, A},
+    scene::{self, A, UPLINK},
     world::Frame,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const RUNS: u32 = 20_000;
+/// Each from another port, below those that the host takes for itself.
+const CONNECTIONS: u32 = 10_000;
 /// Flows whose cost is compared.
 const FLOWS: [u32; 2] = [1_000, 1_000_000];
 const SERVERS: u32 = 65_536;
@@ -67,7 +72,11 @@ fn against(other: &Path) {
                 kernel.run(hook, &frame);
             }
         }
-        compare(path.name, &mut kernels, path.hook, (0..RUNS).map(path.packet));
+        compare(path.name, &mut kernels, (0..RUNS).map(|n| vec![(path.hook, (path.packet)(n))]));
+    }
+    for (name, published) in [("masquerade, a whole connection", false), ("published, a whole connection", true)] {
+        let mut kernels = objects.map(|object| Kernel::of(object, &scene::world()));
+        compare(name, &mut kernels, (0..CONNECTIONS).map(|n| connection(n, published)));
     }
     let mut kernels = objects.map(|object| Kernel::of(object, &scene::world()));
     for kernel in &mut kernels {
@@ -76,16 +85,17 @@ fn against(other: &Path) {
     // The next packet of each is the first of a later tick, and of a later epoch.
     for (name, wait) in [("masquerade, first of a tick", TICK), ("masquerade, first of an epoch", EPOCH)] {
         std::thread::sleep(wait);
-        compare(name, &mut kernels, Hook::FromContainer, (0..NOTED).map(flow));
+        compare(name, &mut kernels, (0..NOTED).map(|n| vec![(Hook::FromContainer, flow(n))]));
     }
 }
 
-/// Times each packet by both programs, of which every other time another one goes first.
-fn compare(name: &str, kernels: &mut [Kernel; 2], hook: Hook, packets: impl Iterator<Item = Frame>) {
+/// Times the packets of each story by both programs, of which every other time another one goes first.
+fn compare(name: &str, kernels: &mut [Kernel; 2], stories: impl Iterator<Item = Vec<(Hook, Frame)>>) {
     let mut times = [Vec::new(), Vec::new()];
-    for (n, frame) in packets.enumerate() {
+    for (n, story) in stories.enumerate() {
         for i in [n % 2, (n + 1) % 2] {
-            times[i].push(kernels[i].timed(hook, &frame).as_nanos());
+            let took: Duration = story.iter().map(|(hook, frame)| kernels[i].timed(*hook, frame)).sum();
+            times[i].push(took.as_nanos());
         }
     }
     let [that, this] = times.each_mut().map(|times| {
@@ -135,6 +145,37 @@ fn flow(n: u32) -> Frame {
     let from = format!("10.176.1.2:{}", FIRST_PORT + n / SERVERS);
     let build = udp(&from, &format!("198.51.{}.{}:53", n >> 8 & 255, n & 255));
     Frame::at(A, build.macs(scene::container_mac(A), scene::bridge_mac(20)).bytes())
+}
+
+/// The packets of the connection of this number, each as its hook meets it: opened, a request, its answer, and closed by the server.
+fn connection(n: u32, published: bool) -> Vec<(Hook, Frame)> {
+    let port = FIRST_PORT + n;
+    let (container, outside, own) = if published {
+        ("10.176.1.2:443".to_owned(), format!("198.51.100.9:{port}"), "192.0.2.1:443".to_owned())
+    } else {
+        (format!("10.176.1.2:{port}"), "198.51.100.9:443".to_owned(), format!("192.0.2.1:{port}"))
+    };
+    let packet = |by_client: bool, flags| {
+        if by_client != published {
+            let build = tcp(&container, &outside).flags(flags).macs(scene::container_mac(A), scene::bridge_mac(20));
+            (Hook::FromContainer, Frame::at(A, build.bytes()))
+        } else {
+            let build = tcp(&outside, &own).flags(flags).macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]);
+            (Hook::FromUplink, Frame::at(UPLINK, build.bytes()))
+        }
+    };
+    let client = |flags| packet(true, flags);
+    let server = |flags| packet(false, flags);
+    vec![
+        client(SYN),
+        server(SYN | ACK),
+        client(ACK),
+        client(ACK),
+        server(ACK),
+        server(FIN | ACK),
+        client(FIN | ACK),
+        server(ACK),
+    ]
 }
 
 fn percentiles(times: &mut [u128]) -> [u128; 2] {

@@ -173,6 +173,10 @@ impl Route {
 
 /// What the packet logic looks up and keeps.
 pub trait Tables: Publications {
+    /// An element of the flow table, once it is found. It stays an element while the packet is in hand, though it may be freed and given
+    /// to another key meanwhile: who reads it or writes to it makes sure.
+    type Place: Copy;
+
     /// This moment.
     fn now(&self) -> Instant;
 
@@ -231,7 +235,16 @@ pub trait Tables: Publications {
     fn start_guarding(&self);
 
     /// Copies the flow with this key; false if there is none.
-    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool;
+    #[inline(always)]
+    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+        self.place(key).map(|place| self.read(place, flow)).is_some()
+    }
+
+    /// Finds the flow with this key.
+    fn place(&self, key: &Tuple) -> Option<Self::Place>;
+
+    /// Copies the flow at a place.
+    fn read(&self, place: Self::Place, flow: &mut Flow);
 
     /// Inserts a flow where none is.
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError>;
@@ -243,9 +256,8 @@ pub trait Tables: Publications {
     /// another has put in its place meanwhile stays.
     fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool;
 
-    /// Writes what a packet of `direction` noted into the flow with this key, in place, by
-    /// [`write_note`](crate::conntrack::write_note).
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted;
+    /// Writes what a packet of `direction` noted into the flow at a place, by [`write_note`](crate::conntrack::write_note).
+    fn note(&self, place: Self::Place, noted: &Flow, direction: u8) -> Noted;
 
     /// Writes how the flow with this key stands to the host's firewall, in place, by
     /// [`write_passage`](crate::firewall::write_passage).

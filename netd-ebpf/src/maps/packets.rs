@@ -1,6 +1,6 @@
 //! The BPF maps as [`Tables`].
 
-use core::{arch::asm, ffi::c_void, ops::ControlFlow, ptr};
+use core::{arch::asm, ffi::c_void, ops::ControlFlow, ptr, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -23,8 +23,8 @@ use super::{
     SEARCHES_MADE, STATIONS, UNFOLLOWED, VTEPS, WAYS,
     ask::{has_connected, has_socket, has_socket_at, route},
     counters, device,
-    flow::end,
-    flow_into, is_source, mesh_end, now, published, segment, settings,
+    flow::{copy, end},
+    is_source, mesh_end, now, published, segment, settings,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -51,6 +51,8 @@ impl Publications for Maps {
 }
 
 impl Tables for Maps {
+    type Place = NonNull<Flow>;
+
     #[inline(always)]
     fn now(&self) -> Instant {
         now()
@@ -165,11 +167,6 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
-        flow_into(key, flow)
-    }
-
-    #[inline(always)]
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
         FLOWS.insert(key, flow, BPF_NOEXIST).map_err(ClaimError::of)
     }
@@ -194,10 +191,20 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
-        let Some(stored) = FLOWS.get_ptr_mut(key) else { return Noted::Gone };
-        // SAFETY: the element stays mapped; `write_note` writes only if it is still this key's.
-        conntrack::write_note(unsafe { &mut *stored }, noted, direction)
+    fn place(&self, key: &Tuple) -> Option<NonNull<Flow>> {
+        FLOWS.get_ptr_mut(key).and_then(NonNull::new)
+    }
+
+    #[inline(always)]
+    fn read(&self, place: NonNull<Flow>, flow: &mut Flow) {
+        // SAFETY: the element stays mapped through the program run; `check` tells if it became another's meanwhile.
+        unsafe { copy(place.as_ptr().cast(), ptr::from_mut(flow).cast()) };
+    }
+
+    #[inline(always)]
+    fn note(&self, place: NonNull<Flow>, noted: &Flow, direction: u8) -> Noted {
+        // SAFETY: the element stays mapped; `write_note` writes only if it is still the flow's.
+        conntrack::write_note(unsafe { &mut *place.as_ptr() }, noted, direction)
     }
 
     #[inline(always)]

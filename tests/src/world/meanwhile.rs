@@ -27,7 +27,12 @@ impl World {
     /// Runs a hook on a packet while another CPU does `meanwhile`, before the packet's step number `step` in the flow table; not
     /// at all if it takes fewer.
     pub fn run_with_another(&self, hook: Hook, frame: &mut Frame, step: u32, meanwhile: impl FnOnce()) -> Verdict {
-        let tables = Contended { world: self, left: Cell::new(step), meanwhile: RefCell::new(Some(meanwhile)) };
+        let tables = Contended {
+            world: self,
+            left: Cell::new(step),
+            meanwhile: RefCell::new(Some(meanwhile)),
+            held: RefCell::default(),
+        };
         let verdict = hooks::run(hook, frame, &tables, &mut Scratch::default());
         self.counters.borrow_mut().entry(hook).or_default().count(verdict);
         verdict.verdict()
@@ -38,6 +43,15 @@ struct Contended<'a, F> {
     world: &'a World,
     left: Cell<u32>,
     meanwhile: RefCell<Option<F>>,
+    held: RefCell<Vec<Held>>,
+}
+
+/// An element that a packet has found.
+struct Held {
+    key: Tuple,
+    flow: Flow,
+    /// The keys that there were then.
+    beside: BTreeSet<Tuple>,
 }
 
 impl<F: FnOnce()> Contended<'_, F> {
@@ -51,17 +65,15 @@ impl<F: FnOnce()> Contended<'_, F> {
         }
     }
 
-    /// The key under which the element is now that `key` had before the step, with what it holds; `None` if there was none.
-    fn element(&self, key: &Tuple) -> Option<(Tuple, Flow)> {
-        let before: BTreeSet<_> = self.world.flows.borrow().keys().copied().collect();
-        let found = self.world.flows.borrow().get(key).copied()?;
-        self.step();
+    /// The key under which an element is now, with what it holds.
+    fn element(&self, place: usize) -> (Tuple, Flow) {
+        let Held { key, flow, beside } = &self.held.borrow()[place];
         let flows = self.world.flows.borrow();
         if let Some(flow) = flows.get(key) {
-            return Some((*key, *flow));
+            return (*key, *flow);
         }
-        let reused = flows.iter().find(|(key, _)| !before.contains(key)).map(|(key, flow)| (*key, *flow));
-        Some(reused.unwrap_or((*key, found)))
+        let reused = flows.iter().find(|(key, _)| !beside.contains(key)).map(|(key, flow)| (*key, *flow));
+        reused.unwrap_or((*key, *flow))
     }
 }
 
@@ -72,6 +84,8 @@ impl<F: FnOnce()> Publications for Contended<'_, F> {
 }
 
 impl<F: FnOnce()> Tables for Contended<'_, F> {
+    type Place = usize;
+
     fn now(&self) -> Instant {
         self.world.now()
     }
@@ -148,9 +162,18 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.count_search(tried);
     }
 
-    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
+    fn place(&self, key: &Tuple) -> Option<usize> {
         self.step();
-        self.element(key).map(|(_, found)| *flow = found).is_some()
+        let flows = self.world.flows.borrow();
+        let flow = *flows.get(key)?;
+        let mut held = self.held.borrow_mut();
+        held.push(Held { key: *key, flow, beside: flows.keys().copied().collect() });
+        Some(held.len() - 1)
+    }
+
+    fn read(&self, place: usize, flow: &mut Flow) {
+        self.step();
+        *flow = self.element(place).1;
     }
 
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
@@ -168,9 +191,9 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.release_seen(key, seen)
     }
 
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
+    fn note(&self, place: usize, noted: &Flow, direction: u8) -> Noted {
         self.step();
-        let Some((at, _)) = self.element(key) else { return Noted::Gone };
+        let (at, _) = self.element(place);
         let mut flows = self.world.flows.borrow_mut();
         // What is free and has not been given to another key takes the note, and nobody ever reads it.
         flows.get_mut(&at).map_or(Noted::Written, |stored| conntrack::write_note(stored, noted, direction))

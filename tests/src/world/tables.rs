@@ -23,6 +23,8 @@ impl Publications for World {
 }
 
 impl Tables for World {
+    type Place = Tuple;
+
     fn now(&self) -> Instant {
         Instant::from_ns(self.clock.get())
     }
@@ -102,11 +104,6 @@ impl Tables for World {
         *self.searches.borrow_mut().entry(tried).or_default() += 1;
     }
 
-    fn flow(&self, key: &Tuple, flow: &mut Flow) -> bool {
-        self.lookups.set(self.lookups.get() + 1);
-        self.flows.borrow().get(key).map(|found| *flow = *found).is_some()
-    }
-
     fn claim(&self, key: &Tuple, flow: &Flow) -> Result<(), ClaimError> {
         self.claims.set(self.claims.get() + 1);
         if let Some(left) = self.granted.get().checked_sub(1) {
@@ -139,9 +136,19 @@ impl Tables for World {
         same
     }
 
-    fn note(&self, key: &Tuple, noted: &Flow, direction: u8) -> Noted {
+    fn place(&self, key: &Tuple) -> Option<Tuple> {
+        self.lookups.set(self.lookups.get() + 1);
+        self.flows.borrow().contains_key(key).then_some(*key)
+    }
+
+    fn read(&self, place: Tuple, flow: &mut Flow) {
+        *flow = self.flows.borrow()[&place];
+    }
+
+    fn note(&self, place: Tuple, noted: &Flow, direction: u8) -> Noted {
         let mut flows = self.flows.borrow_mut();
-        flows.get_mut(key).map_or(Noted::Gone, |stored| conntrack::write_note(stored, noted, direction))
+        let stored = flows.get_mut(&place).expect("nobody else takes out what a packet has found");
+        conntrack::write_note(stored, noted, direction)
     }
 
     fn put_passage(&self, key: &Tuple, flow: &Flow) {

@@ -1,8 +1,9 @@
-//! What a packet costs whose flow is there: one look at the flow table, and none where a hook has decided about it before.
+//! What a packet costs whose flow is there: one look at the flow table, and none where a hook has decided about it before. What changes
+//! the state of its flow costs two more, one for each half.
 
 use netd_common::{
     packet::Label,
-    parse::tcp_flags::{ACK, SYN},
+    parse::tcp_flags::{ACK, FIN, SYN},
     tables::Hook,
     tuple::Zone,
     verdict::Verdict,
@@ -49,6 +50,39 @@ fn a_packet_of_an_established_flow_costs_one_lookup_outward_and_inward() {
         assert_eq!(looks(&world, back), (arrives, 1), "its answer");
         assert_eq!(looks(&world, knock), (arrives, 1), "inward");
         assert_eq!(looks(&world, answer), (leaves, 1), "its answer");
+    }
+}
+
+#[test]
+fn a_connection_costs_two_looks_more_for_each_packet_that_changes_its_state() {
+    for published in [false, true] {
+        let world = scene::world();
+        let (container, outside) = ("10.176.1.2:443", "198.51.100.9:4000");
+        let own = if published { "192.0.2.1:443" } else { "192.0.2.1:4000" };
+        let (container, outside) =
+            if published { (container, outside) } else { ("10.176.1.2:4000", "198.51.100.9:443") };
+        let sent = |by_container: bool, flags| {
+            let (verdict, looks) = looks(&world, || match by_container {
+                true => leave(&world, A, tcp(container, outside).flags(flags), false).verdict,
+                false => enter(&world, tcp(outside, own).flags(flags), false).verdict,
+            });
+            assert_eq!(verdict, if by_container { Verdict::Neighbour(UPLINK) } else { Verdict::Peer(A) });
+            looks
+        };
+        let client = !published;
+        let story = [
+            (client, SYN),
+            (!client, SYN | ACK),
+            (client, ACK),
+            (client, ACK),
+            (!client, ACK),
+            (!client, FIN | ACK),
+            (client, FIN | ACK),
+            (!client, ACK),
+        ];
+
+        assert_eq!(story.map(|(by_container, flags)| sent(by_container, flags)), [1, 3, 3, 1, 1, 3, 3, 1]);
+        assert_eq!(world.claims.get(), 2, "of each half its place, once");
     }
 }
 

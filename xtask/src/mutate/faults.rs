@@ -143,6 +143,7 @@ pub const FAULTS: &[Fault] = &[
         "false",
     ),
     fault("half of the next flow taken for this one's", "conntrack.rs", " && s.peer.check == digest(&s.peer_key)", ""),
+    fault("sums of the answers not undone", "checksum.rs", "Self(0xffff - self.0)", "self"),
     fault("change of the routing not heard", "forward.rs", " && t.ways_changed().after(since) < now", ""),
     fault("way kept as long as nobody tells", "forward.rs", " && is_of_epoch", ""),
     fault("missing half not put back", "conntrack.rs", "let _ = t.claim(&s.peer_key, &s.peer);", ""),
