@@ -108,6 +108,8 @@ pub struct World {
     pub lookups: Cell<u64>,
     /// How often a place in the flow table was asked for.
     pub claims: Cell<u64>,
+    /// How often the routing was asked.
+    pub questions: Cell<u64>,
 }
 
 impl World {

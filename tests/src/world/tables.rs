@@ -213,6 +213,7 @@ impl Tables for World {
     }
 
     fn route(&self, _input: u32, mark: u32, tuple: &Tuple, next: &mut NextHop) -> Route {
+        self.questions.set(self.questions.get() + 1);
         match self.route_to(mark, tuple.dst) {
             Some(RouteTo::Device(device, mtu, via)) => {
                 *next = NextHop::neighbour(device, mtu, via.unwrap_or(tuple.dst));

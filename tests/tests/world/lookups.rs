@@ -4,8 +4,8 @@
 use netd_common::{
     packet::Label,
     parse::tcp_flags::{ACK, FIN, SYN},
-    tables::Hook,
-    tuple::Zone,
+    tables::{EndpointKey, Hook, NextHop},
+    tuple::{Address, Zone},
     verdict::Verdict,
 };
 use netd_tests::{
@@ -84,6 +84,36 @@ fn a_connection_costs_two_looks_more_for_each_packet_that_changes_its_state() {
         assert_eq!(story.map(|(by_container, flags)| sent(by_container, flags)), [1, 3, 3, 1, 1, 3, 3, 1]);
         assert_eq!(world.claims.get(), 2, "of each half its place, once");
     }
+}
+
+#[test]
+fn the_way_of_the_answers_is_known_once_a_flow_is_made_and_the_routing_asked_once_for_it() {
+    let asked = |world: &World, happens: &dyn Fn() -> Verdict, verdict| {
+        let before = world.questions.take();
+        assert_eq!((happens(), before), (verdict, 0));
+        world.questions.take()
+    };
+    let (leaves, arrives) = (Verdict::Neighbour(UPLINK), Verdict::Peer(A));
+
+    let world = scene::world();
+    let out = || leave(&world, A, tcp("10.176.1.2:4000", "198.51.100.9:443"), false).verdict;
+    let back = || enter(&world, tcp("198.51.100.9:443", "192.0.2.1:4000").flags(SYN | ACK), false).verdict;
+    assert_eq!(asked(&world, &out, leaves), 1);
+    let endpoint = EndpointKey { address: Address::v4([10, 176, 1, 2]), zone: Zone(1), pad: 0 };
+    let endpoint = world.endpoints[&endpoint];
+    let answers = world.flows.borrow().values().find(|half| half.direction == 1).copied().expect("its answers' half");
+    assert_eq!(answers.next, NextHop::peer(endpoint.device, endpoint.mtu, endpoint.mac, endpoint.gateway_mac));
+    assert_eq!(asked(&world, &back, arrives), 0, "the answer comes by what is noted");
+
+    let world = scene::world();
+    let knock = || enter(&world, tcp("198.51.100.9:4000", "192.0.2.1:443"), false).verdict;
+    let answer = || leave(&world, A, tcp("10.176.1.2:443", "198.51.100.9:4000").flags(SYN | ACK), false).verdict;
+    assert_eq!(asked(&world, &knock, arrives), 1, "whether its source is outside is the way of the answers");
+    assert_eq!(asked(&world, &answer, leaves), 0);
+
+    let world = scene::world();
+    let elsewhere = || enter(&world, tcp("198.51.100.9:4000", "10.176.1.1:443"), false).verdict;
+    assert_eq!(asked(&world, &elsewhere, arrives), 2, "another address of the host's");
 }
 
 #[test]
