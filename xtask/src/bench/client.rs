@@ -32,7 +32,8 @@ pub fn run(options: &Options) -> Result<()> {
         sent.values.iter().map(|(measure, value)| (measure.slug().to_owned(), json!(value))).collect();
     let Given { taken, refused, refusal } = sent.given;
     let given = json!({ "taken": taken, "refused": refused, "refusal": refusal });
-    println!("{}", json!({ "seconds": sent.seconds, "count": sent.count, "values": values, "given": given }));
+    let Sent { seconds, count, beats, .. } = sent;
+    println!("{}", json!({ "seconds": seconds, "count": count, "values": values, "given": given, "beats": beats }));
     Ok(())
 }
 
@@ -57,7 +58,8 @@ fn read(told: &str) -> Result<Sent> {
     let given = &told["given"];
     let refusal = given["refusal"].as_str().map(str::to_owned);
     let given = Given { taken: number(&given["taken"]), refused: number(&given["refused"]), refusal };
-    Ok(Sent { seconds, count: number(&told["count"]), given, values })
+    let beats = told["beats"].as_array().into_iter().flatten().filter_map(|beat| beat.as_u64()?.try_into().ok());
+    Ok(Sent { seconds, count: number(&told["count"]), given, values, beats: beats.collect() })
 }
 
 #[cfg(test)]
@@ -66,10 +68,10 @@ mod tests {
 
     #[test]
     fn what_a_client_measured_is_read_again() {
-        let sent = read(r#"{"seconds":0.0,"count":2000,"values":{"connect-p50":41.5,"connect-rate":20000.0}}"#)
+        let sent = read(r#"{"seconds":0.0,"count":2000,"values":{"connect-p50":41.5,"connect-rate":20000.0},"beats":[13100,17000]}"#)
             .expect("it is well told");
 
-        assert_eq!(sent.count, 2000);
+        assert_eq!((sent.count, sent.beats), (2000, vec![13_100, 17_000]));
         assert_eq!(sent.values, [(Measure::Connect50, 41.5), (Measure::ConnectRate, 20_000.0)]);
         let sent =
             read(r#"{"seconds":0.1,"values":{},"given":{"taken":0,"refused":9,"refusal":"no"}}"#).expect("so is this");

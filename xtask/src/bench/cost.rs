@@ -48,13 +48,13 @@ pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) 
         for &load in loads {
             let name = format!("{} on {}, counted: {}", site.contender.name(), path.name(), load.name());
             // What was run in a turn that gave nothing is not of those that the next one counts.
-            let (before, count, after) = turns.take(name, || {
+            let (before, count, after) = turns.take_steady(name, || {
                 if load == Load::Connect {
                     site.netds.iter().try_for_each(give_ports_back)?;
                 }
                 let before = programs(&site.netds)?;
                 let given = ends.run(load, COUNTED)?;
-                Ok((before, given.count, programs(&site.netds)?))
+                Ok(((before, given.count, programs(&site.netds)?), given.beats))
             })?;
             costs.extend(ran(&before, after).into_iter().filter_map(|ran| cost((*path, load, count), &ran)));
         }

@@ -5,7 +5,10 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     ptr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +20,7 @@ use nix::{
 };
 
 use super::{
+    gauge::Pulse,
     processor::{Processor, on_processor},
     server::{PORT, TICK},
 };
@@ -55,12 +59,13 @@ impl fmt::Display for Given {
 }
 
 /// Sends to `to` for `time`; how many seconds it sent, and what.
-pub fn send(to: SocketAddrV4, time: Duration) -> Result<(f64, Given)> {
+pub fn send(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<(f64, Given)> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to).with_context(|| format!("no way to {to}"))?;
     let (mut batch, mut given) = (Batch::new(), Given::default());
     let begin = Instant::now();
     while begin.elapsed() < time {
+        pulse.beat();
         // What the kernel refuses does not arrive and is not counted.
         match batch.send(&socket) {
             Ok(taken) => given.taken += taken,
@@ -70,7 +75,7 @@ pub fn send(to: SocketAddrV4, time: Duration) -> Result<(f64, Given)> {
             }
         }
     }
-    Ok((begin.elapsed().as_secs_f64(), given))
+    Ok(((begin.elapsed() - pulse.spent()).as_secs_f64(), given))
 }
 
 /// Destinations that one socket sends to in turn, so that each is a flow.
@@ -92,10 +97,13 @@ impl Spread {
     }
 
     /// Sends from `port` for `time`, and goes on at the next destination the next time; how many seconds it sent.
-    pub fn send(&mut self, port: u16, time: Duration) -> Result<f64> {
+    pub fn send(&mut self, port: u16, time: Duration, pulse: &mut Pulse) -> Result<f64> {
         let begin = Instant::now();
-        self.send_while(port, |_| begin.elapsed() < time)?;
-        Ok(begin.elapsed().as_secs_f64())
+        self.send_while(port, |_| {
+            pulse.beat();
+            begin.elapsed() < time
+        })?;
+        Ok((begin.elapsed() - pulse.spent()).as_secs_f64())
     }
 
     /// Sends to each destination once.
@@ -104,7 +112,7 @@ impl Spread {
         self.send_while(port, |sent| sent < all)
     }
 
-    fn send_while(&mut self, port: u16, go_on: impl Fn(usize) -> bool) -> Result<()> {
+    fn send_while(&mut self, port: u16, mut go_on: impl FnMut(usize) -> bool) -> Result<()> {
         let socket =
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("cannot send by {port}"))?;
         let mut batch = Batch::new();
@@ -145,17 +153,24 @@ mod ioctl {
     nix::ioctl_read_bad!(next_length, nix::libc::FIONREAD, nix::libc::c_int);
 }
 
-/// How many datagrams a receiver has taken.
+/// How many datagrams a receiver has taken, and what it felt meanwhile.
 #[derive(Default)]
 pub struct Arrived {
     count: AtomicU64,
     taking: AtomicBool,
+    /// What the receiver has felt of its processor.
+    beats: Mutex<Vec<u32>>,
 }
 
 impl Arrived {
     /// So many so far.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
+    }
+
+    /// What the receiver has felt of its processor since it was last asked.
+    pub fn beats(&self) -> Vec<u32> {
+        std::mem::take(&mut self.beats.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether there may be some that are no more in the socket and not yet in the count.
@@ -179,6 +194,7 @@ pub fn receive(socket: &UdpSocket, arrived: &Arrived, stop: &AtomicBool) {
     let _ = on_processor(Processor::Last);
     let mut batch = Batch::new();
     let mut empty = IDLE;
+    let mut pulse = Pulse::new();
     while !stop.load(Ordering::Relaxed) {
         if empty >= IDLE {
             // Waits and leaves what comes where it is: what is taken is counted at once.
@@ -187,6 +203,9 @@ pub fn receive(socket: &UdpSocket, arrived: &Arrived, stop: &AtomicBool) {
         let taken = arrived.take(|| batch.receive(socket));
         if taken > 0 {
             empty = 0;
+            if pulse.beat() {
+                arrived.beats.lock().unwrap_or_else(PoisonError::into_inner).extend(pulse.beats());
+            }
         } else if empty < IDLE {
             empty += 1;
             thread::sleep(PAUSE);

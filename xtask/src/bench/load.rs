@@ -15,6 +15,7 @@ use super::{
     client,
     datagrams::{self, Given},
     figures::{Measure, percentile},
+    gauge::{Beats, Pulse},
     processor::{Processor, on_processor},
     server::{ECHO, ONCE, SINK, Server},
 };
@@ -87,12 +88,14 @@ impl Ends {
                 let arrived = self.server.bytes() - before;
                 ensure!(arrived > 0, "no byte of the stream arrived");
                 let values = vec![(Measure::Stream, arrived as f64 * 8e-9 / sent.seconds)];
-                Ok(Turn { count: arrived as f64 / MEBIBYTE, values })
+                let beats = Beats { client: sent.beats, ..Beats::default() };
+                Ok(Turn { count: arrived as f64 / MEBIBYTE, values, beats })
             }
             Load::Exchange | Load::Connect => {
                 let sent = self.sent(load, time)?;
                 ensure!(sent.count > 0, "no {} with {} ended", load.name(), self.to);
-                Ok(Turn { count: sent.count as f64, values: sent.values })
+                let beats = Beats { client: sent.beats, ..Beats::default() };
+                Ok(Turn { count: sent.count as f64, values: sent.values, beats })
             }
             Load::Datagrams => {
                 let (arrived, (before, sent)) = self.server.arrived(|| Ok((Busy::now()?, self.sent(load, time)?)))?;
@@ -103,7 +106,8 @@ impl Ends {
                     (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),
                     (Measure::Cpu, busy.as_secs_f64() * 1e6 / arrived as f64),
                 ];
-                Ok(Turn { count: arrived as f64, values })
+                let beats = Beats { client: sent.beats, receiver: self.server.beats() };
+                Ok(Turn { count: arrived as f64, values, beats })
             }
         }
     }
@@ -125,6 +129,8 @@ pub struct Turn {
     pub count: f64,
     /// What was measured.
     pub values: Vec<(Measure, f64)>,
+    /// What was felt of the machine meanwhile.
+    pub beats: Beats,
 }
 
 /// What a client can tell by itself.
@@ -138,39 +144,50 @@ pub struct Sent {
     pub given: Given,
     /// What it measured itself.
     pub values: Vec<(Measure, f64)>,
+    /// What it felt of its processor.
+    pub beats: Vec<u32>,
 }
 
 /// Puts a load on a server for `time`, from where the calling thread is.
 pub fn send(load: Load, to: SocketAddrV4, time: Duration) -> Result<Sent> {
     on_processor(Processor::First)?;
-    match load {
-        Load::Stream => stream(to, time).map(|seconds| Sent { seconds, ..Sent::default() }),
-        Load::Exchange => exchange(to, time),
-        Load::Connect => connect(to, time),
-        Load::Datagrams => {
-            let (seconds, given) = datagrams::send(to, time)?;
-            Ok(Sent { seconds, given, ..Sent::default() })
+    let mut pulse = Pulse::new();
+    let sent = match load {
+        Load::Stream => {
+            let seconds = stream(to, time, &mut pulse)?;
+            Sent { seconds, ..Sent::default() }
         }
-    }
+        Load::Exchange => exchange(to, time, &mut pulse)?,
+        Load::Connect => connect(to, time, &mut pulse)?,
+        Load::Datagrams => {
+            let (seconds, given) = datagrams::send(to, time, &mut pulse)?;
+            Sent { seconds, given, ..Sent::default() }
+        }
+    };
+    Ok(Sent { beats: pulse.beats(), ..sent })
 }
 
-fn stream(to: SocketAddrV4, time: Duration) -> Result<f64> {
+fn stream(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<f64> {
     let mut stream = open(to, SINK)?;
     let block = vec![0x5a; 128 << 10];
     let begin = Instant::now();
     while begin.elapsed() < time {
+        pulse.beat();
         stream.write_all(&block).context("the stream broke off")?;
     }
-    Ok(begin.elapsed().as_secs_f64())
+    Ok((begin.elapsed() - pulse.spent()).as_secs_f64())
 }
 
-fn exchange(to: SocketAddrV4, time: Duration) -> Result<Sent> {
+fn exchange(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<Sent> {
     let mut stream = open(to, ECHO)?;
     let mut times = Vec::with_capacity(1 << 20);
     let begin = Instant::now();
     let mut byte = [0];
     let mut now = begin;
     while now - begin < time {
+        if pulse.beat() {
+            now = Instant::now();
+        }
         stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).context("no answer")?;
         let then = std::mem::replace(&mut now, Instant::now());
         times.push(nanoseconds(now - then));
@@ -185,11 +202,14 @@ fn exchange(to: SocketAddrV4, time: Duration) -> Result<Sent> {
     Ok(Sent { count: times.len() as u64, values, ..Sent::default() })
 }
 
-fn connect(to: SocketAddrV4, time: Duration) -> Result<Sent> {
+fn connect(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<Sent> {
     let mut times = Vec::with_capacity(1 << 18);
     let begin = Instant::now();
     let mut now = begin;
     while now - begin < time {
+        if pulse.beat() {
+            now = Instant::now();
+        }
         let mut answer = [0];
         let mut stream = open(to, ONCE)?;
         stream.read_exact(&mut answer).context("no answer")?;
@@ -197,7 +217,7 @@ fn connect(to: SocketAddrV4, time: Duration) -> Result<Sent> {
         let then = std::mem::replace(&mut now, Instant::now());
         times.push(nanoseconds(now - then));
     }
-    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+    let rate = times.len() as f64 / (begin.elapsed() - pulse.spent()).as_secs_f64();
     times.sort_unstable();
     let values = vec![(Measure::Connect50, f64::from(percentile(&times, 0.5)) / 1e3), (Measure::ConnectRate, rate)];
     Ok(Sent { count: times.len() as u64, values, ..Sent::default() })

@@ -12,6 +12,7 @@ mod docker;
 mod figures;
 mod findings;
 mod floor;
+mod gauge;
 mod load;
 mod machine;
 mod memory;
@@ -27,6 +28,7 @@ mod report;
 mod scale;
 mod server;
 mod site;
+mod steady;
 mod table;
 mod targets;
 mod traffic;
@@ -103,14 +105,15 @@ pub fn run(options: &Options) -> Result<()> {
     let mut facts = machine::facts(&contenders)?;
     facts.extend(options.profiles().then(|| ("perf", recorder::version())));
 
-    let mut measured = Measured { profiles, ..Measured::default() };
+    let mut measured = Measured { profiles, turns: Turns::new(options.spare()), ..Measured::default() };
+    measured.turns.calibrate()?;
     let whole = stage::play("the bench", || everything_on_paths(options, &contenders, &paths, &mut measured));
     let whole = whole.and_then(|()| stage::play("the bench", || besides(options, &mut measured)));
     if !measured.drops.is_empty() {
         facts.push(("dropped by netd's programs", Vec::from_iter(std::mem::take(&mut measured.drops)).join("; ")));
     }
     facts.extend(measured.profiles.untold().map(|why| ("not profiled", why)));
-    facts.push(("turns that gave nothing and were taken again", measured.turns.told()));
+    facts.extend(measured.turns.told());
     if whole.is_err() && measured.is_nothing() {
         // What an earlier run has left stays.
         return whole;
@@ -269,8 +272,15 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
                     let (contender, ends) = on_path[(turn + round) % on_path.len()];
                     let time = if round == 0 { WARM_UP } else { options.time() };
                     let name = format!("{} on {}: {}", contender.name(), path.name(), load.name());
-                    let given = turns.take(name, || ends.run(load, time))?;
-                    for (measure, value) in given.values.into_iter().filter(|_| round > 0) {
+                    if round == 0 {
+                        turns.take(name, || ends.run(load, time))?;
+                        continue;
+                    }
+                    let values = turns.take_steady(name, || {
+                        let load::Turn { values, beats, .. } = ends.run(load, time)?;
+                        Ok((values, beats))
+                    })?;
+                    for (measure, value) in values {
                         figures.add(*path, contender, measure, value);
                     }
                 }

@@ -13,6 +13,11 @@ use super::{
 };
 use crate::workspace;
 
+/// Of the time that turns take, what may be spent on taking some again while the machine runs slow.
+const SPARE: f64 = 0.33;
+/// And where it is to be quick.
+const QUICK_SPARE: f64 = 0.08;
+
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject {
@@ -139,6 +144,11 @@ impl Options {
     /// How long each load takes in a round.
     pub const fn time(&self) -> Duration {
         if self.quick { QUICK } else { TIME }
+    }
+
+    /// How much longer it may be while the machine runs slow, a share of the time that turns take.
+    pub const fn spare(&self) -> f64 {
+        if self.quick { QUICK_SPARE } else { SPARE }
     }
 
     /// Whether everything is measured that targets are about, and not only what was picked.

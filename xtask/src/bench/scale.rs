@@ -18,6 +18,7 @@ use super::{
     cost::{self, COUNTED},
     datagrams::Spread,
     findings::{Area, Findings},
+    gauge::{Beats, Pulse},
     memory::Objects,
     processor::keep_process_on_last,
     profile::{self, Profiles},
@@ -78,9 +79,11 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profi
                 }
                 let about = traffic.about(ground.point);
                 let name = format!("{} at scale, {about}", ground.who.name());
-                let (rate, cpu) = turns.take(name, || ground.rate(traffic, time))?;
                 // Round zero warms up.
-                if round > 0 {
+                if round == 0 {
+                    turns.take(name, || ground.rate(traffic, time))?;
+                } else {
+                    let (rate, cpu) = turns.take_steady(name, || ground.rate(traffic, time))?;
                     findings.add(Area::Scale, &about, ground.who, "kpps", rate);
                     findings.add(Area::Scale, &format!("{about}; CPU per packet"), ground.who, "µs", cpu);
                 }
@@ -112,7 +115,7 @@ fn profile_missed(findings: &Findings, profiled: &mut Profiles, grounds: &mut [G
             ground.refresh(traffic)?;
             // What keeps flows alive is not of what is sampled.
             ground.server(traffic).settled()?;
-            let (arrived, _) = recorder.while_it_runs(|| ground.send(traffic, time))?;
+            let (arrived, ..) = recorder.while_it_runs(|| ground.send(traffic, time))?;
             Ok(arrived as f64)
         });
         profiled.add(&of, profile);
@@ -127,7 +130,7 @@ fn in_programs(findings: &mut Findings, turns: &mut Turns, grounds: &mut [Ground
         for traffic in Traffic::ALL.into_iter().filter(|traffic| traffic.differs(point)) {
             let about = traffic.in_programs(point);
             let name = format!("{} at scale, {about}", ground.who.name());
-            if let Some(nanoseconds) = turns.take(name, || ground.in_programs(traffic, COUNTED))? {
+            if let Some(nanoseconds) = turns.take_steady(name, || ground.in_programs(traffic, COUNTED))? {
                 findings.add(Area::Scale, &about, ground.who, "ns", nanoseconds);
             }
         }
@@ -251,37 +254,41 @@ impl Ground {
     }
 
     /// Thousands of packets that arrive in a second, and microseconds of the processors for each.
-    fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<(f64, f64)> {
+    fn rate(&mut self, traffic: Traffic, time: Duration) -> Result<((f64, f64), Beats)> {
         self.refresh(traffic)?;
         self.server(traffic).settled()?;
         let before = Busy::now()?;
-        let (arrived, seconds) = self.send(traffic, time)?;
+        let (arrived, seconds, beats) = self.send(traffic, time)?;
         let busy = Busy::now()?.since(&before);
-        Ok((arrived as f64 / 1e3 / seconds, busy.as_secs_f64() * 1e6 / arrived as f64))
+        Ok(((arrived as f64 / 1e3 / seconds, busy.as_secs_f64() * 1e6 / arrived as f64), beats))
     }
 
     /// Nanoseconds that netd's programs take of each packet that arrives, while that is counted.
-    fn in_programs(&mut self, traffic: Traffic, time: Duration) -> Result<Option<f64>> {
+    fn in_programs(&mut self, traffic: Traffic, time: Duration) -> Result<(Option<f64>, Beats)> {
         self.refresh(traffic)?;
         // What is under way is not of what is counted.
         self.server(traffic).settled()?;
-        let Some(before) = self.netd.as_ref().map(cost::spent).transpose()? else { return Ok(None) };
-        let (arrived, _) = self.send(traffic, time)?;
+        let Some(before) = self.netd.as_ref().map(cost::spent).transpose()? else {
+            return Ok((None, Beats::default()));
+        };
+        let (arrived, _, beats) = self.send(traffic, time)?;
         let after = self.netd.as_ref().map(cost::spent).transpose()?;
-        Ok(after.map(|after| (after - before).as_nanos() as f64 / arrived as f64))
+        Ok((after.map(|after| (after - before).as_nanos() as f64 / arrived as f64), beats))
     }
 
-    /// How many packets arrive of those that are sent for `time`, and in how many seconds.
-    fn send(&mut self, traffic: Traffic, time: Duration) -> Result<(u64, f64)> {
+    /// How many packets arrive of those that are sent for `time`, in how many seconds, and what was felt meanwhile.
+    fn send(&mut self, traffic: Traffic, time: Duration) -> Result<(u64, f64, Beats)> {
+        let mut pulse = Pulse::new();
         let (app, outside, at_outside, in_web) = (&self.app, &self.outside, &self.at_outside, &self.in_web);
         let (arrived, seconds) = match traffic {
-            Traffic::OneOut => at_outside.arrived(|| app.enter(|| self.one_out.send(FROM, time))),
-            Traffic::AllOut => at_outside.arrived(|| app.enter(|| self.all_out.send(FROM, time))),
-            Traffic::OneIn => in_web.arrived(|| outside.enter(|| self.one_in.send(FROM, time))),
-            Traffic::AllIn => in_web.arrived(|| outside.enter(|| self.all_in.send(FROM, time))),
+            Traffic::OneOut => at_outside.arrived(|| app.enter(|| self.one_out.send(FROM, time, &mut pulse))),
+            Traffic::AllOut => at_outside.arrived(|| app.enter(|| self.all_out.send(FROM, time, &mut pulse))),
+            Traffic::OneIn => in_web.arrived(|| outside.enter(|| self.one_in.send(FROM, time, &mut pulse))),
+            Traffic::AllIn => in_web.arrived(|| outside.enter(|| self.all_in.send(FROM, time, &mut pulse))),
         }?;
         ensure!(arrived > 0, "no datagram arrived");
-        Ok((arrived, seconds))
+        let beats = Beats { client: pulse.beats(), receiver: self.server(traffic).beats() };
+        Ok((arrived, seconds, beats))
     }
 
     const fn server(&self, traffic: Traffic) -> &Server {

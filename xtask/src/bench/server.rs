@@ -81,8 +81,14 @@ impl Server {
     /// is under way afterwards does.
     pub fn arrived<T>(&self, sending: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
         let before = self.settled()?;
+        self.beats();
         let sent = sending()?;
         Ok((self.settled()? - before, sent))
+    }
+
+    /// What the receiver of datagrams has felt of its processor since it was last asked or something was sent by [`Self::arrived`].
+    pub fn beats(&self) -> Vec<u32> {
+        self.datagrams.beats()
     }
 
     /// Datagrams that have arrived when nothing more does and everything is taken. A processor of a virtual machine may stand

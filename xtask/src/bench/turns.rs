@@ -1,18 +1,43 @@
 //! Turns of a load that may give nothing: a machine that is shared can stand still for longer than a turn takes. Such a turn is taken
-//! again a bounded number of times, and the results name it. What gives nothing then either is out of order, and ends the run.
+//! again a bounded number of times, and the results name it. What gives nothing then either is out of order, and ends the run. One while
+//! the machine runs slow is taken again too, as [`Steady`] decides.
 
-use std::{collections::BTreeMap, fmt::Display, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
+
+use super::{
+    gauge::{self, Beats},
+    steady::{Given, Steady},
+};
 
 /// How often a turn is taken.
 const TIMES: usize = 4;
 /// How long a machine has to come to itself before it is taken again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The turns that gave nothing at first.
+/// How long a machine that runs slow has to run as usual before a turn is taken again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Of how many beats that is told, some milliseconds of both processors.
+const LOOK: usize = 20;
+/// By how many the usual speed is known at first.
+const CALIBRATION: usize = 500;
+
+/// The turns of a run.
 #[derive(Default)]
-pub struct Turns(BTreeMap<String, Again>);
+pub struct Turns {
+    failed: Failed,
+    steady: Steady,
+}
+
+/// Those that gave nothing at first.
+#[derive(Default)]
+struct Failed(BTreeMap<String, Again>);
 
 /// Of one contender under one load.
 struct Again {
@@ -22,11 +47,54 @@ struct Again {
 }
 
 impl Turns {
-    /// What `turn` gives, which is whose turn it is by `name`. An error only where it gives none however often it is taken.
-    pub fn take<T>(&mut self, name: impl Display, turn: impl FnMut() -> Result<T>) -> Result<T> {
-        self.take_with(name, PAUSE, turn)
+    /// Those of a run that may be longer by this share while the machine runs slow.
+    pub fn new(share: f64) -> Self {
+        Self { steady: Steady::new(share), ..Self::default() }
     }
 
+    /// Learns how fast the machine is. An error where no thread can be kept on a processor.
+    pub fn calibrate(&mut self) -> Result<()> {
+        self.steady.learn(&at_rest(CALIBRATION)?);
+        Ok(())
+    }
+
+    /// What `turn` gives, which is whose turn it is by `name`. An error only where it gives none however often it is taken.
+    pub fn take<T>(&mut self, name: impl Display, turn: impl FnMut() -> Result<T>) -> Result<T> {
+        self.failed.take_with(name, PAUSE, turn)
+    }
+
+    /// The same of one that tells what it felt of the machine, and is taken again where that ran slow.
+    pub fn take_steady<T>(&mut self, name: impl Display, mut turn: impl FnMut() -> Result<(T, Beats)>) -> Result<T> {
+        let Self { failed, steady } = self;
+        steady.taken(|slow| {
+            let begin = Instant::now();
+            if let Some(steady) = slow {
+                wait(steady)?;
+            }
+            let (value, beats) = failed.take_with(&name, PAUSE, &mut turn)?;
+            Ok(Given { value, beats, took: begin.elapsed() })
+        })
+    }
+
+    /// For the facts of a run.
+    pub fn told(&self) -> Vec<(&'static str, String)> {
+        let failed = ("turns that gave nothing and were taken again", self.failed.told());
+        std::iter::once(failed).chain(self.steady.told()).collect()
+    }
+}
+
+fn wait(steady: &Steady) -> Result<()> {
+    let begin = Instant::now();
+    while steady.is_slow(&at_rest(LOOK)?) && begin.elapsed() < PATIENCE {}
+    Ok(())
+}
+
+fn at_rest(count: usize) -> Result<Beats> {
+    let felt: io::Result<_> = gauge::at_rest(count);
+    felt.context("the speed of a processor cannot be felt")
+}
+
+impl Failed {
     fn take_with<T>(&mut self, name: impl Display, pause: Duration, mut turn: impl FnMut() -> Result<T>) -> Result<T> {
         let mut last = turn();
         for _ in 1..TIMES {
@@ -41,8 +109,7 @@ impl Turns {
         last.with_context(|| format!("{name}: nothing in {TIMES} turns, the last time"))
     }
 
-    /// For the facts of a run.
-    pub fn told(&self) -> String {
+    fn told(&self) -> String {
         let told = self.0.iter().map(|(name, Again { times, because })| format!("{name} × {times} ({because})"));
         let told: Vec<_> = told.collect();
         if told.is_empty() { "none".to_owned() } else { told.join("; ") }
@@ -57,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_gives_nothing_is_taken_again_and_named() {
-        let mut turns = Turns::default();
+        let mut turns = Failed::default();
         let mut results = vec![Ok(5), Err(anyhow!("no datagram arrived")), Err(anyhow!("no answer"))];
 
         let value =
@@ -69,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_never_gives_anything_ends_with_its_name() {
-        let (mut turns, mut taken) = (Turns::default(), 0);
+        let (mut turns, mut taken) = (Failed::default(), 0);
 
         let value: Result<()> = turns.take_with("cni on host: connects", Duration::ZERO, || {
             taken += 1;
@@ -83,9 +150,9 @@ mod tests {
 
     #[test]
     fn a_run_of_good_turns_has_none_to_name() {
-        let mut turns = Turns::default();
+        let mut turns = Failed::default();
 
-        assert_eq!(turns.take("netd on host: stream", || Ok(1)).expect("it gave one"), 1);
+        assert_eq!(turns.take_with("netd on host: stream", PAUSE, || Ok(1)).expect("it gave one"), 1);
 
         assert_eq!(turns.told(), "none");
     }

@@ -1,0 +1,134 @@
+//! How fast the processors run while a turn does. A neighbour on the machine beneath, on the other half of the same core, makes each
+//! processor slower by a quarter to a half for some milliseconds or for seconds, and no kernel tells of it: the clock is the same and no
+//! time is stolen. So the turn's own threads do a piece of work that is always the same, now and then between two packets.
+//!
+//! It is system calls since they feel what packets feel: a chain of multiplications never took a hundredth longer (it waits for itself, and
+//! leaves its core to others), calls took up to 37 % longer. And it is done within a turn since what was felt before it told little: a
+//! neighbour works for some milliseconds or some tenths of a second. Over 120 turns of round trips their median correlated by 0.12 with
+//! calls before and after, by 0.78 with those within, and by 0.86 to 0.91 with how many of these were slow; the rate of connections by
+//! 0.25, 0.61 and 0.24 (netd's) to 0.79, of streams by 0.24, 0.52 and 0.17 to 0.54. Of datagrams nothing explains much (0.4 at most): who
+//! sleeps and wakes decides there. What others take of caches or of the way to memory is not felt: a walk that feels it would take it
+//! from the turn.
+
+use std::{
+    io, mem, thread,
+    time::{Duration, Instant},
+};
+
+use nix::libc;
+
+use super::processor::{Processor, on_processor};
+
+/// Time between two pieces of work.
+const EVERY: Duration = Duration::from_millis(8);
+/// And where nothing else is done.
+const SOON: Duration = Duration::from_millis(1);
+/// Calls of one try. Together the tries take some 50 µs: half of a hundredth of a turn, for everybody alike.
+const CALLS: u32 = 80;
+/// Tries of a piece, of which the fastest counts: what interrupts one is not what makes the processor slow.
+const TRIES: usize = 3;
+
+/// What was felt on the processors: nanoseconds of each piece of work.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Beats {
+    /// By the client.
+    pub client: Vec<u32>,
+    /// By the receiver of datagrams, on another processor if there is one.
+    pub receiver: Vec<u32>,
+}
+
+/// A thread's own.
+pub struct Pulse {
+    every: Duration,
+    last: Instant,
+    beats: Vec<u32>,
+    spent: Duration,
+}
+
+impl Pulse {
+    /// Of the calling thread while it does something.
+    pub fn new() -> Self {
+        Self { every: EVERY, last: Instant::now(), beats: Vec::new(), spent: Duration::ZERO }
+    }
+
+    /// Does a piece of work if it is time for one. Whether it was.
+    pub fn beat(&mut self) -> bool {
+        let begin = Instant::now();
+        if begin - self.last < self.every {
+            return false;
+        }
+        let fastest = (0..TRIES).map(|_| piece()).min().unwrap_or_default();
+        self.beats.push(u32::try_from(fastest.as_nanos()).unwrap_or(u32::MAX));
+        self.last = Instant::now();
+        self.spent += self.last - begin;
+        true
+    }
+
+    /// How long all the work has taken.
+    pub const fn spent(&self) -> Duration {
+        self.spent
+    }
+
+    /// What was felt since it was last asked.
+    pub fn beats(&mut self) -> Vec<u32> {
+        mem::take(&mut self.beats)
+    }
+}
+
+fn piece() -> Duration {
+    let begin = Instant::now();
+    for _ in 0..CALLS {
+        // SAFETY: the call takes nothing and only tells a number.
+        unsafe { libc::syscall(libc::SYS_getppid) };
+    }
+    begin.elapsed()
+}
+
+/// So many beats of each processor that turns use, a millisecond between two, while nothing else is done. An error where no thread can
+/// be kept there.
+pub fn at_rest(count: usize) -> io::Result<Beats> {
+    let on = |which| -> io::Result<Vec<u32>> {
+        on_processor(which)?;
+        let mut pulse = Pulse { every: SOON, ..Pulse::new() };
+        while pulse.beats.len() < count {
+            thread::sleep(SOON);
+            pulse.beat();
+        }
+        Ok(pulse.beats())
+    };
+    thread::scope(|scope| {
+        let [client, receiver] = [Processor::First, Processor::Last].map(|which| scope.spawn(move || on(which)));
+        let [client, receiver] = [client, receiver].map(|thread| {
+            let felt = thread.join();
+            felt.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        Ok(Beats { client: client?, receiver: receiver? })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_beats_when_it_is_time_and_tells_each_beat_once() {
+        let mut pulse = Pulse { every: Duration::from_secs(3600), ..Pulse::new() };
+        assert!(!pulse.beat());
+        assert_eq!((pulse.spent(), pulse.beats()), (Duration::ZERO, vec![]));
+
+        pulse.every = Duration::ZERO;
+        assert!(pulse.beat() && pulse.beat());
+
+        let beats = pulse.beats();
+        assert!(beats.len() == 2 && beats.iter().all(|beat| *beat > 0), "{beats:?}");
+        assert!(pulse.spent() >= Duration::from_nanos(beats.iter().map(|beat| u64::from(*beat)).sum()));
+        assert!(pulse.beats().is_empty());
+    }
+
+    #[test]
+    fn both_processors_are_felt_while_nothing_is_done() {
+        let beats = at_rest(3).expect("threads can be kept");
+
+        assert_eq!((beats.client.len(), beats.receiver.len()), (3, 3));
+    }
+}
