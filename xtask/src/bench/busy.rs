@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    time::{ClockId, clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 
 use super::processor;
 
@@ -74,20 +77,10 @@ pub fn of_thread() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// What a process has spent of processors since it began. The kernel counts it in hundredths of a second. An error
-/// where there is no such process.
+/// What a process has spent of processors since it began, its threads that have ended included. An error where there is no such process.
 pub fn spent(process: u32) -> io::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    spent_of(&stat).ok_or_else(|| io::Error::other("the kernel tells no time of a process"))
-}
-
-/// `utime` and `stime`, the twelfth and the thirteenth field after the name in brackets, in units that are the same on every machine
-/// (`USER_HZ`).
-fn spent_of(stat: &str) -> Option<Duration> {
-    const TICK: Duration = Duration::from_millis(10);
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11).map_while(|field| field.parse::<u32>().ok());
-    Some(TICK * (times.next()? + times.next()?))
+    let clock = clock_getcpuclockid(Pid::from_raw(process.cast_signed()))?;
+    Ok(clock_gettime(clock)?.into())
 }
 
 #[cfg(test)]
@@ -105,12 +98,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_has_spent_is_told_whatever_its_name() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 25 3 4 20 0 1 0 99 1000 20";
+    fn what_a_process_has_spent_is_what_its_threads_have_also_those_that_ended() {
+        let before = spent(std::process::id()).expect("there is such a process");
 
-        assert_eq!(spent_of(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(spent_of("7 netd S"), None);
-        assert!(spent(std::process::id()).is_ok());
+        let thread = thread::spawn(|| while of_thread().expect("there is such a clock") < Duration::from_millis(20) {});
+        thread.join().expect("it ends");
+
+        let after = spent(std::process::id()).expect("there is such a process");
+        assert!(after - before >= Duration::from_millis(20), "{before:?}, {after:?}");
+        let mut gone = std::process::Command::new("true").spawn().expect("it starts");
+        gone.wait().expect("it ends");
+        assert!(spent(gone.id()).is_err());
     }
 
     #[test]

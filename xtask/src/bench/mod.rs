@@ -12,6 +12,7 @@ mod docker;
 mod figures;
 mod findings;
 mod floor;
+mod gaps;
 mod gauge;
 mod load;
 mod machine;

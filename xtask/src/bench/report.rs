@@ -6,8 +6,8 @@ use super::{
     Measured,
     figures::Measure,
     findings::Area,
-    table,
-    targets::{Verdict, missed_at_scale, missed_on_paths},
+    gaps, table,
+    targets::{Verdict, missed_at_scale, missed_by_themselves, missed_on_paths},
 };
 
 /// How a run was made.
@@ -87,7 +87,7 @@ pub fn document(
              these caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a copy of a \
              segment nor a sum of its bytes is added.\n\n",
         );
-        add(&table::gaps(figures, costs).markdown());
+        add(&gaps::on_paths(figures, costs).markdown());
     }
     if missed_at_scale(findings).next().is_some() {
         add(
@@ -100,7 +100,21 @@ pub fn document(
              sender's own list of addresses. Of iptables, whose nf_conntrack keeps flows too, the ratio is of the same flows \
              and one port.\n\n",
         );
-        add(&table::gaps_at_scale(findings).markdown());
+        add(&gaps::at_scale(findings).markdown());
+    }
+    if missed_by_themselves(findings).next().is_some() {
+        add(
+            "\n## What the gaps of commands and of memory are made of\n\nOf what took too long, the shortest of its repeats, the \
+             middle one and the longest: how long of it netd's daemon had a processor (all its threads, so it may be more than went \
+             by), how long it was ready and waited for one, and what is left: the command's own process, whose like without any \
+             work is in the table above (`true`), what the kernel lets callers wait for, and the time in which the machine stood \
+             still. Where the daemon's own time is the same in all repeats, what differs is not netd's.\n\n",
+        );
+        let commands = gaps::of_commands(findings);
+        if !commands.is_empty() {
+            add(&commands.markdown());
+        }
+        add(&gaps::of_memory(findings).map(|told| format!("\n{told}")).unwrap_or_default());
     }
     if !profiles.taken.is_empty() {
         add(

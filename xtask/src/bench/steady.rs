@@ -107,7 +107,7 @@ impl Steady {
     pub fn told(&self) -> Vec<(&'static str, String)> {
         let Self { turns, again, slow, spent, .. } = self;
         let again = format!(
-            "{again} times, of {turns} turns, for {:.0} s; counted though it ran slow: {slow}",
+            "{again} times beside {turns} turns, for {:.0} s with what was waited; counted though it ran slow: {slow}",
             spent.as_secs_f64()
         );
         let speeds = [("clients", &self.felt.client), ("receivers", &self.felt.receiver)].map(|(whose, felt)| {
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(counted(&mut steady, &[20, 4, 0, 0]), (3, 3));
 
         let told = steady.told();
-        assert_eq!(told[0].1, "2 times, of 2 turns, for 2 s; counted though it ran slow: 0");
+        assert_eq!(told[0].1, "2 times beside 2 turns, for 2 s with what was waited; counted though it ran slow: 0");
         assert!(told[1].1.starts_with("1.00, 1.00 and 1.00 µs on the clients' processor; "), "{}", told[1].1);
     }
 

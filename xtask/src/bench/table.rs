@@ -1,15 +1,13 @@
 //! Tables of a run: rows of words, shown aligned, as Markdown or as CSV. Nothing here performs IO.
 
 use super::{
-    cost::{self, Cost},
+    cost::Cost,
     figures::{Figures, Measure, Spread},
     findings::{Area, Findings},
-    load::Load,
     parts::Part,
     profile::Profile,
-    scale::{Point, Traffic},
     site::{Contender, Path},
-    targets::{Verdict, missed_at_scale, missed_on_paths},
+    targets::Verdict,
 };
 use crate::programs::grouped;
 
@@ -21,12 +19,19 @@ pub struct Table {
 }
 
 impl Table {
-    fn new(head: &[&str], words: usize) -> Self {
+    /// One of only its heading.
+    pub fn new(head: &[&str], words: usize) -> Self {
         Self { rows: vec![head.iter().map(|word| (*word).to_owned()).collect()], words }
     }
 
-    fn push(&mut self, row: Vec<String>) {
+    /// Adds a row as long as the heading.
+    pub fn push(&mut self, row: Vec<String>) {
         self.rows.push(row);
+    }
+
+    /// Whether there is only its heading.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() < 2
     }
 
     /// For a terminal.
@@ -157,59 +162,6 @@ fn rounds(figures: &Figures) -> Table {
     table
 }
 
-/// What netd misses on paths, and what of that the kernel's redirect alone does and netd's programs take: of each packet, round trip,
-/// connection or mebibyte.
-pub fn gaps(figures: &Figures, costs: &[Cost]) -> Table {
-    let head = ["of", "measure", "against", "netd to it", "redirect to it", "gap, ns", "redirect, ns", "programs, ns"];
-    let mut table = Table::new(&head, 3);
-    for (path, measure, against) in missed_on_paths(figures) {
-        let ratio = |one| figures.ratio(path, measure, one, against).map(|ratio| format!("{ratio:.3}"));
-        let each = |who| figures.spread(path, measure, who).map(|spread| measure.nanoseconds(spread.median));
-        let beyond = |who| Some(whole(each(who)? - each(against)?));
-        let programs = cost::of_each(costs, path, Load::of(measure)).map(whole);
-        let numbers = [
-            ratio(Contender::Netd),
-            ratio(Contender::Redirect),
-            beyond(Contender::Netd),
-            beyond(Contender::Redirect),
-            programs,
-        ];
-        let words = [path.name(), measure.title(), against.name()].map(str::to_owned);
-        table.push(words.into_iter().chain(numbers.map(Option::unwrap_or_default)).collect());
-    }
-    table
-}
-
-/// What netd misses at scale, of each packet, what of that is in its programs, and what many flows do to the rate of the peer that keeps
-/// flows too.
-pub fn gaps_at_scale(findings: &Findings) -> Table {
-    let head =
-        ["of", "against", "netd to it", "gap, ns", "programs, ns", "programs of the other, ns", "the same of iptables"];
-    let mut table = Table::new(&head, 2);
-    for [(traffic, point), (other, base)] in missed_at_scale(findings) {
-        let rates = |who| {
-            // The peer has one port, whatever the number of flows.
-            let of = |point| if who == Contender::Netd { point } else { Point { ports: 1, ..point } };
-            let rate = |traffic: Traffic, point| findings.median(&traffic.about(of(point)), who);
-            rate(traffic, point).zip(rate(other, base))
-        };
-        let each = |rate| Measure::Packets.nanoseconds(rate);
-        let ratio = |(one, other): (f64, f64)| format!("{:.3}", one / other);
-        let gap = rates(Contender::Netd).map(|(one, other)| whole(each(one) - each(other)));
-        let [here, there] = [traffic.in_programs(point), other.in_programs(base)].map(|about| findings.netds(&about));
-        let numbers = [
-            rates(Contender::Netd).map(ratio),
-            gap,
-            here.map(whole),
-            there.map(whole),
-            rates(Contender::Iptables).map(ratio),
-        ];
-        let words = [traffic.about(point), other.about(base)];
-        table.push(words.into_iter().chain(numbers.map(Option::unwrap_or_default)).collect());
-    }
-    table
-}
-
 /// Where the time of each packet, round trip, connection or mebibyte goes, a part a row and a side a column, and how much more netd's is.
 pub fn profile(profile: &Profile) -> Table {
     let sides: Vec<_> = profile.sides().collect();
@@ -224,7 +176,8 @@ pub fn profile(profile: &Profile) -> Table {
     table
 }
 
-fn whole(number: f64) -> String {
+/// Without digits after the point.
+pub fn whole(number: f64) -> String {
     format!("{number:.0}")
 }
 
@@ -264,7 +217,7 @@ pub fn findings(findings: &Findings, area: Area) -> Table {
 }
 
 /// As many digits as a number deserves.
-fn digits(number: f64) -> String {
+pub fn digits(number: f64) -> String {
     let digits = match number.abs() {
         n if n >= 100.0 => 0,
         n if n >= 10.0 => 1,
@@ -294,7 +247,6 @@ pub fn costs(costs: &[Cost]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::scale;
 
     fn small() -> Table {
         let mut table = Table::new(&["who", "µs"], 1);
@@ -317,27 +269,6 @@ mod tests {
     #[test]
     fn a_cell_with_a_comma_is_quoted() {
         assert_eq!(small().csv(), "who,µs\nnetd,7\n\"a, \"\"b\"\"\",10.25\n");
-    }
-
-    #[test]
-    fn what_many_flows_cost_is_told_beside_what_they_cost_the_peer() {
-        let mut findings = Findings::default();
-        let (all, one) = (Traffic::AllOut.about(scale::BUSY), Traffic::OneOut.about(scale::LEAST));
-        let with_one_port = Traffic::AllOut.about(Point { ports: 1, ..scale::BUSY });
-        for (about, who, rate) in [
-            (&all, Contender::Netd, 160.0),
-            (&one, Contender::Netd, 200.0),
-            (&with_one_port, Contender::Iptables, 102.0),
-            (&one, Contender::Iptables, 120.0),
-        ] {
-            findings.add(Area::Scale, about, who, "kpps", rate);
-        }
-        findings.add(Area::Scale, &Traffic::AllOut.in_programs(scale::BUSY), Contender::Netd, "ns", 900.0);
-
-        let table = gaps_at_scale(&findings);
-
-        assert_eq!(table.rows.len(), 2);
-        assert_eq!(table.rows[1], [&*all, &one, "0.800", "1250", "900", "", "0.850"]);
     }
 
     #[test]

@@ -162,6 +162,11 @@ pub fn missed_at_scale(findings: &Findings) -> impl Iterator<Item = [(Traffic, P
     missed.map(|(traffic, point, other, base, _)| [(traffic, point), (other, base)])
 }
 
+/// What netd misses of its own numbers: of what, in which unit, and the bound.
+pub fn missed_by_themselves(findings: &Findings) -> impl Iterator<Item = (&'static str, &'static str, f64)> + '_ {
+    BY_THEMSELVES.into_iter().filter(|(about, _, bound)| findings.netds(about).is_some_and(|number| number > *bound))
+}
+
 /// The targets of a path: in what, against whom, and how.
 fn on_path(figures: &Figures, path: Path) -> impl Iterator<Item = (Measure, Contender, Bound)> + '_ {
     let limited = LIMITED.contains(&path).then_some(AGAINST_THE_LIMIT).into_iter().flatten();
