@@ -14,7 +14,7 @@ use super::{
 use crate::workspace;
 
 /// Of the time that turns take, what may be spent on taking some again while the machine runs slow.
-const SPARE: f64 = 0.33;
+const SPARE: f64 = 0.5;
 /// And where it is to be quick.
 const QUICK_SPARE: f64 = 0.08;
 

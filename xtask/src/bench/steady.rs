@@ -19,6 +19,10 @@ const SLOW_BEATS: RangeInclusive<f64> = 1.2..=2.0;
 /// median round trip up to 20 % longer, below that 1 % and a thousandth; one turn in six was such a one on a shared machine of two
 /// processors.
 const SLOW: f64 = 0.15;
+/// Of which share a turn is so slow that what is left of a scarce spare is kept for its like: a machine may be slow in four turns of ten.
+const VERY_SLOW: f64 = 0.4;
+/// How many turns' time is kept so.
+const KEPT: u32 = 4;
 /// How often a turn is taken at most.
 const TIMES: usize = 6;
 /// How many beats back a usual speed is learnt from: those of some minutes, so that it is that of the machine as it has become.
@@ -88,7 +92,8 @@ impl Steady {
         let mut best = (self.slowness(&beats), value);
         for _ in 1..TIMES {
             // Another one may take as long as the first did.
-            if best.0 <= SLOW || self.spare < took {
+            let kept = if best.0 > VERY_SLOW { Duration::ZERO } else { took * KEPT };
+            if best.0 <= SLOW || self.spare < kept + took {
                 break;
             }
             let Given { value, beats, took } = turn(Some(self))?;
@@ -195,6 +200,14 @@ mod tests {
         }
 
         assert_eq!((again, steady.spent), (50, SECOND * 50));
+    }
+
+    #[test]
+    fn where_little_may_be_spent_yet_it_is_kept_for_turns_that_were_very_slow() {
+        let mut steady = knowing(KEPT);
+
+        assert_eq!(counted(&mut steady, &[8, 0]), (1, 1));
+        assert_eq!(counted(&mut steady, &[9, 8, 0]), (2, 2));
     }
 
     #[test]
