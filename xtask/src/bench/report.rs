@@ -36,7 +36,7 @@ pub fn document(
          another one each time, after a round that does not count. Medians of the rounds with the least and the greatest; \
          ratios are taken within a round and the median of them is shown. `veth` is the limit: one veth pair between client \
          and server, no NAT. The numbers of two runs or two machines do not compare; the ratios of one run do. Every 8 ms of a \
-         turn its threads do a piece of work that is always the same: where others have made their processors slow for more than \
+         turn its client does a piece of work that is always the same: where others have made its processor slow for more than \
          15 % of it the turn is taken again, some times and for a part of the run's time at most, and then the least slow one \
          counts. Only that work decides it, and never what a turn has measured.\n\n",
         manner.command, manner.rounds, manner.seconds
