@@ -210,9 +210,12 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         return true;
     }
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
-    let half = t.place(&s.peer_key);
-    if let Some(half) = half {
-        t.read(half, &mut s.peer);
+    let check = digest(&s.peer_key);
+    let half = t.place(&s.peer_key).filter(|half| {
+        t.read(*half, &mut s.peer);
+        s.peer.check == check
+    });
+    if half.is_some() {
         if !is_half_of(&s.peer, &s.key) {
             t.release_seen(&s.key, &s.flow);
             return false;
@@ -244,7 +247,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         return true;
     }
     mirror(s);
-    s.peer.check = digest(&s.peer_key);
+    s.peer.check = check;
     // A loser of the race to put it back finds it there at the next tick.
     let _ = t.claim(&s.peer_key, &s.peer);
     true

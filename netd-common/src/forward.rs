@@ -140,41 +140,16 @@ pub fn require_destination<T: Tables>(t: &T, s: &mut Scratch, by: &Device) -> Re
 }
 
 /// Refuses a packet from outside whose source is no address out there, but a container's or the host's own: its answers would
-/// not leave. Asked of what opens something for a container of another host, whose answers come by that one.
+/// not leave. Asked of what opens something.
 #[inline(never)]
 pub fn require_outside_source<T: Tables>(t: &T, s: &mut Scratch, by: u32) -> Result<(), DropReason> {
     s.peer_key = s.key.reversed(s.key.zone);
-    let leads_outside = match t.route(by, 0, &s.peer_key, &mut s.peer.next) {
-        Route::Forward => t.device(s.peer.next.device).is_none_or(|device| device.is(DeviceKind::Uplink)),
+    let leads_outside = match t.route(by, 0, &s.peer_key, &mut s.flow.next) {
+        Route::Forward => t.device(s.flow.next.device).is_none_or(|device| device.is(DeviceKind::Uplink)),
         Route::Local => false,
         Route::Stack => true,
     };
     if leads_outside { Ok(()) } else { Err(DropReason::SpoofedAddress) }
-}
-
-/// The same of what opens a flow to a container here, of which both halves are filled in: the way that its answers would take is filled
-/// in too, if a program may take it.
-#[inline(never)]
-pub fn find_way_back<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> {
-    let Some(container) = t.device(s.flow.next.device) else { return Err(DropReason::UnknownDevice) };
-    let mark = mark_to_ask_for(t);
-    match t.route(container.bridge, mark.unwrap_or(0), &s.peer.becomes, &mut s.peer.next) {
-        Route::Local => return Err(DropReason::SpoofedAddress),
-        Route::Stack => return Ok(()),
-        Route::Forward => {}
-    }
-    // What is not ours each answer finds out.
-    let Some(device) = t.device(s.peer.next.device) else { return Ok(()) };
-    if !device.is(DeviceKind::Uplink) {
-        return Err(DropReason::SpoofedAddress);
-    }
-    if mark.is_some() && source(t, container, device, s.peer_key.src).is_some() {
-        if s.peer.next.mtu == 0 {
-            s.peer.next.mtu = device.mtu;
-        }
-        s.peer.via = Via::Neighbour as u8;
-    }
-    Ok(())
 }
 
 /// Whether the stack must route this packet: it would have to answer it (its time is up) or to cut it.

@@ -19,9 +19,7 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
         return None;
     }
     let publication = everywhere(t, s)?;
-    // Most knock at the address that the device is known by: a look at its record in place of one at the host's routing.
-    let is_own = t.device(input).is_some_and(|device| device.address(s.key.dst) == Some(s.key.dst));
-    (is_own || t.route(input, 0, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
+    (t.route(input, 0, &s.key, &mut s.flow.next) == Route::Local).then_some(publication)
 }
 
 /// Leads a container's packet, whose tuple is `s.key`, to the container that is published there: at an address of the host

@@ -136,18 +136,19 @@ pub fn prepare_and_establish<P: Packet, T: Tables>(
     let Some(settings) = t.settings() else { return Err(DropReason::UnknownDevice) };
     let (h, now) = (s.noted.headers(), t.now());
     conntrack::prepare(s, settings, &h, now);
-    find_way_back(p, t, s)?;
+    find_way_back(p, t, s);
     nat::establish_with_port(p, t, s, keep)
 }
 
-/// Fills in the way of the answers, where it is to be had without another look or has to be known.
+/// Fills in the way back to a container whose packet leaves by an uplink: its device's record says what its endpoint's does, and the
+/// answer need not ask.
 #[inline(always)]
-fn find_way_back<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch) -> Result<(), DropReason> {
-    let Some(device) = t.device(p.device()) else { return Ok(()) };
-    if s.flow.via == Via::Neighbour as u8 && device.is(DeviceKind::Container) {
-        // What the record of its endpoint says.
+fn find_way_back<P: Packet, T: Tables>(p: &P, t: &T, s: &mut Scratch) {
+    if s.flow.via == Via::Neighbour as u8
+        && let Some(device) = t.device(p.device())
+        && device.is(DeviceKind::Container)
+    {
         s.peer.next = NextHop::peer(device.ifindex, device.mtu, device.mac, device.gateway_mac);
         s.peer.via = Via::Peer as u8;
     }
-    if s.flow.via == Via::Peer as u8 && device.is(DeviceKind::Uplink) { forward::find_way_back(t, s) } else { Ok(()) }
 }

@@ -103,13 +103,9 @@ pub fn lead_from_outside<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch
     if t.settings().is_none() {
         return Ok(false);
     }
+    forward::require_outside_source(t, s, p.device())?;
     publish::become_published(s, &publication);
     forward::find_way_in(t, s)?;
-    if s.flow.via == Via::Peer as u8 {
-        // It is asked for the answers' way when the flow is made.
-        return Ok(true);
-    }
-    forward::require_outside_source(t, s, p.device())?;
     Ok(s.flow.via != Via::Tunnel as u8 || !mesh::is_hosts(t, s))
 }
 

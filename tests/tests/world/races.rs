@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use netd_common::{
+    conntrack::Leg,
     parse::tcp_flags::{ACK, SYN},
     tables::Hook,
     verdict::Verdict,
@@ -78,11 +79,16 @@ fn an_answer_that_meets_the_eviction_of_its_flow_leaves_the_next_one_alone() {
         let mut next = None;
 
         let answer = udp("198.51.100.7:53", &out.source()).macs(scene::UPLINK_MACS[1], scene::UPLINK_MACS[0]).bytes();
-        let _ = world.run_with_another(Hook::FromUplink, &mut Frame::at(UPLINK, answer), step, || {
+        let verdict = world.run_with_another(Hook::FromUplink, &mut Frame::at(UPLINK, answer), step, || {
             next = Some(leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false));
         });
 
         let Some(next) = next.filter(|next| next.verdict == Verdict::Neighbour(UPLINK)) else { continue };
+        let legs: Vec<_> = world.flows.borrow().values().map(|half| half.legs).collect();
+        assert!(
+            verdict != Verdict::Peer(A) || legs == [[Leg::SEEN, 0]; 2],
+            "step {step}: it was no answer to that one"
+        );
         let back = enter(&world, udp("198.51.100.7:53", &next.source()), false);
         assert_eq!((back.verdict, back.destination()), (Verdict::Peer(B), "10.176.1.3:5000".to_owned()), "step {step}");
         let names = keys(&world).into_iter().filter(|(key, _)| key.zone.0 != 0).map(|(_, becomes)| becomes.src_port);
