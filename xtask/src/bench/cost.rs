@@ -48,7 +48,7 @@ pub fn measured(site: &Site, paths: &[Path], loads: &[Load], turns: &mut Turns) 
         for &load in loads {
             let name = format!("{} on {}, counted: {}", site.contender.name(), path.name(), load.name());
             // What was run in a turn that gave nothing is not of those that the next one counts.
-            let (before, count, after) = turns.take_steady(name, || {
+            let (before, count, after) = turns.take_steady(site.contender, name, || {
                 if load == Load::Connect {
                     site.netds.iter().try_for_each(give_ports_back)?;
                 }

@@ -85,11 +85,10 @@ fn piece() -> Duration {
     begin.elapsed()
 }
 
-/// So many beats of each processor that turns use, a millisecond between two, while nothing else is done. An error where no thread can
-/// be kept there.
-pub fn at_rest(count: usize) -> io::Result<Beats> {
-    let on = |which| -> io::Result<Vec<u32>> {
-        on_processor(which)?;
+/// So many beats of a processor, a millisecond between two, while nothing else is done. An error where no thread can be kept there.
+pub fn at_rest(on: Processor, count: usize) -> io::Result<Vec<u32>> {
+    let felt = || {
+        on_processor(on)?;
         let mut pulse = Pulse { every: SOON, ..Pulse::new() };
         while pulse.beats.len() < count {
             thread::sleep(SOON);
@@ -97,14 +96,9 @@ pub fn at_rest(count: usize) -> io::Result<Beats> {
         }
         Ok(pulse.beats())
     };
-    thread::scope(|scope| {
-        let [client, receiver] = [Processor::First, Processor::Last].map(|which| scope.spawn(move || on(which)));
-        let [client, receiver] = [client, receiver].map(|thread| {
-            let felt = thread.join();
-            felt.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        Ok(Beats { client: client?, receiver: receiver? })
-    })
+    // In a thread of its own: the calling one is left where it is.
+    let thread = thread::scope(|scope| scope.spawn(felt).join());
+    thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]
@@ -127,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn both_processors_are_felt_while_nothing_is_done() {
-        let beats = at_rest(3).expect("threads can be kept");
-
-        assert_eq!((beats.client.len(), beats.receiver.len()), (3, 3));
+    fn each_processor_is_felt_while_nothing_is_done() {
+        for on in [Processor::First, Processor::Last] {
+            assert_eq!(at_rest(on, 3).expect("a thread can be kept").len(), 3, "{on:?}");
+        }
     }
 }

@@ -277,7 +277,7 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
                         turns.take(name, || ends.run(load, time))?;
                         continue;
                     }
-                    let values = turns.take_steady(name, || {
+                    let values = turns.take_steady(contender, name, || {
                         let load::Turn { values, beats, .. } = ends.run(load, time)?;
                         Ok((values, beats))
                     })?;

@@ -83,7 +83,7 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profi
                 if round == 0 {
                     turns.take(name, || ground.rate(traffic, time))?;
                 } else {
-                    let (rate, cpu) = turns.take_steady(name, || ground.rate(traffic, time))?;
+                    let (rate, cpu) = turns.take_steady(ground.who, name, || ground.rate(traffic, time))?;
                     findings.add(Area::Scale, &about, ground.who, "kpps", rate);
                     findings.add(Area::Scale, &format!("{about}; CPU per packet"), ground.who, "µs", cpu);
                 }
@@ -130,7 +130,7 @@ fn in_programs(findings: &mut Findings, turns: &mut Turns, grounds: &mut [Ground
         for traffic in Traffic::ALL.into_iter().filter(|traffic| traffic.differs(point)) {
             let about = traffic.in_programs(point);
             let name = format!("{} at scale, {about}", ground.who.name());
-            if let Some(nanoseconds) = turns.take_steady(name, || ground.in_programs(traffic, COUNTED))? {
+            if let Some(nanoseconds) = turns.take_steady(ground.who, name, || ground.in_programs(traffic, COUNTED))? {
                 findings.add(Area::Scale, &about, ground.who, "ns", nanoseconds);
             }
         }

@@ -4,11 +4,11 @@
 //! Whether a turn counts is decided by what was felt of the machine ([`Beats`]) and by nothing that the turn has measured: else those of
 //! netd that suit it would be picked.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use anyhow::Result;
 
-use super::{figures::percentile, gauge::Beats};
+use super::{figures::percentile, gauge::Beats, site::Contender};
 
 /// From how many times the usual time a beat is slow, and up to how many. The usual one is exact to half of a hundredth, whoever sends
 /// what. Where a neighbour works on the same core it is 1.24 to 1.5 times that; what a turn does to its processor itself makes 1.06 of it
@@ -29,8 +29,10 @@ const TIMES: usize = 6;
 const WINDOW: usize = 8192;
 /// The share of them that are faster than the usual: a machine that is slow for most of the time is so all the same.
 const FASTEST: f64 = 0.1;
-/// What may be spent before turns have brought something in.
-const AT_FIRST: Duration = Duration::from_secs(2);
+/// How long a machine that runs slow has to run as usual before a turn is taken again. It is spent like the turn.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// What may be spent before turns have brought something in: one such wait.
+const AT_FIRST: Duration = PATIENCE;
 
 /// What was felt in a run, and what was done about it.
 #[derive(Default)]
@@ -38,19 +40,26 @@ pub struct Steady {
     felt: Beats,
     /// Of the time that turns take, how much may be spent on taking some again.
     share: f64,
-    spare: Duration,
+    /// How much so far, and how much was: more than may be, where one took longer than was to be foreseen. Then others bring it in first.
+    earned: Duration,
+    spent: Duration,
+    counts: BTreeMap<Contender, Count>,
+    /// How many that were taken again gave nothing, and why the last one did not.
+    failed: Option<(usize, String)>,
+}
+
+/// Of a contender's turns.
+#[derive(Default)]
+struct Count {
     turns: usize,
     again: usize,
     slow: usize,
-    spent: Duration,
 }
 
-/// What a turn gave.
-pub struct Given<T> {
-    /// Its values.
-    pub value: T,
-    /// What was felt meanwhile.
-    pub beats: Beats,
+/// A turn that was taken.
+pub struct Taken<T> {
+    /// Its values, and what was felt meanwhile.
+    pub gave: Result<(T, Beats)>,
     /// How long it took, and how long was waited for it.
     pub took: Duration,
 }
@@ -58,7 +67,7 @@ pub struct Given<T> {
 impl Steady {
     /// One that has felt nothing, and makes a run longer by this share at most.
     pub fn new(share: f64) -> Self {
-        Self { share, spare: AT_FIRST, ..Self::default() }
+        Self { share, earned: AT_FIRST, ..Self::default() }
     }
 
     /// Learns the usual speed.
@@ -80,38 +89,63 @@ impl Steady {
         self.slowness(beats) > SLOW
     }
 
-    /// What `turn` gives when the machine runs at its usual speed, or, where it did in none of the turns that may be taken, when it was
-    /// the least slow. `turn` is told of this when it is taken again. The first error ends it.
-    pub fn taken<T>(&mut self, mut turn: impl FnMut(Option<&Self>) -> Result<Given<T>>) -> Result<T> {
-        let Given { value, beats, took } = turn(None)?;
+    /// What `turn`, one of `who`, gives when the machine runs at its usual speed, or, where it did in none of the turns that may be taken,
+    /// when it was the least slow. `turn` is told of this when it is taken again; where it gives nothing then, what it has given before
+    /// counts. An error only where the first gives nothing.
+    pub fn taken<T>(&mut self, who: Contender, mut turn: impl FnMut(Option<&Self>) -> Taken<T>) -> Result<T> {
+        let Taken { gave, took } = turn(None);
+        let (value, beats) = gave?;
         self.learn(&beats);
-        (self.turns, self.spare) = (self.turns + 1, self.spare + took.mul_f64(self.share));
+        self.earned += took.mul_f64(self.share);
+        self.count(who).turns += 1;
         let mut best = (self.slowness(&beats), value);
         for _ in 1..TIMES {
-            // Another one may take as long as the first did.
             let kept = if best.0 > VERY_SLOW { Duration::ZERO } else { took * KEPT };
-            if best.0 <= SLOW || self.spare < kept + took {
+            // Another one may be waited for, and take as long as the first did.
+            if best.0 <= SLOW || self.earned < self.spent + kept + PATIENCE + took {
                 break;
             }
-            let Given { value, beats, took } = turn(Some(self))?;
-            self.learn(&beats);
-            (self.again, self.spent, self.spare) = (self.again + 1, self.spent + took, self.spare.saturating_sub(took));
-            let slowness = self.slowness(&beats);
-            if slowness < best.0 {
-                best = (slowness, value);
+            let Taken { gave, took } = turn(Some(self));
+            self.spent += took;
+            self.count(who).again += 1;
+            match gave {
+                Ok((value, beats)) => {
+                    self.learn(&beats);
+                    let slowness = self.slowness(&beats);
+                    if slowness < best.0 {
+                        best = (slowness, value);
+                    }
+                }
+                Err(error) => {
+                    let before = self.failed.take().map_or(0, |(times, _)| times);
+                    self.failed = Some((before + 1, format!("{error:#}")));
+                    break;
+                }
             }
         }
-        self.slow += usize::from(best.0 > SLOW);
+        self.count(who).slow += usize::from(best.0 > SLOW);
         Ok(best.1)
+    }
+
+    fn count(&mut self, who: Contender) -> &mut Count {
+        self.counts.entry(who).or_default()
     }
 
     /// For the facts of a run.
     pub fn told(&self) -> Vec<(&'static str, String)> {
-        let Self { turns, again, slow, spent, .. } = self;
-        let again = format!(
+        let sum = |of: fn(&Count) -> usize| self.counts.values().map(of).sum::<usize>();
+        let (turns, again, slow) = (sum(|count| count.turns), sum(|count| count.again), sum(|count| count.slow));
+        let mut told = format!(
             "{again} times beside {turns} turns, for {:.0} s with what was waited; counted though it ran slow: {slow}",
-            spent.as_secs_f64()
+            self.spent.as_secs_f64()
         );
+        told.extend(
+            self.failed.iter().map(|(times, because)| format!("; gave nothing when taken again: {times} ({because})")),
+        );
+        let whose = self.counts.iter().map(|(who, Count { turns, again, slow })| {
+            format!("{} {again} beside {turns} turns, {slow} slow all the same", who.name())
+        });
+        let whose: Vec<_> = whose.collect();
         let speeds = [("clients", &self.felt.client), ("receivers", &self.felt.receiver)].map(|(whose, felt)| {
             let mut sorted = felt.clone();
             sorted.sort_unstable();
@@ -120,7 +154,8 @@ impl Steady {
             format!("{low}, {middle} and {high} µs on the {whose}' processor")
         });
         vec![
-            ("turns taken again since the machine ran slow", again),
+            ("turns taken again since the machine ran slow", told),
+            ("whose they were", whose.join("; ")),
             ("the same work took, 5th, 50th and 95th percentile", speeds.join("; ")),
         ]
     }
@@ -145,9 +180,9 @@ mod tests {
         Beats { client: client.to_vec(), receiver: receiver.to_vec() }
     }
 
-    /// One that knows 1000 ns as the usual time of both, and may spend this many turns of a second.
+    /// One that knows 1000 ns as the usual time of both, and may spend this many turns of a second beside the wait for one.
     fn knowing(spare: u32) -> Steady {
-        let mut steady = Steady { spare: SECOND * spare, ..Steady::new(0.0) };
+        let mut steady = Steady { earned: PATIENCE + SECOND * spare, ..Steady::new(0.0) };
         steady.learn(&beats(&[1000; 1000], &[1000; 1000]));
         steady
     }
@@ -160,9 +195,9 @@ mod tests {
     /// What counts of turns in which so many of twenty beats are slow: its number, and how many were taken.
     fn counted(steady: &mut Steady, slow_beats: &[usize]) -> (usize, usize) {
         let mut taken = 0;
-        let value = steady.taken(|_| {
+        let value = steady.taken(Contender::Netd, |_| {
             taken += 1;
-            Ok(Given { value: taken, beats: beats(&slow(slow_beats[taken - 1]), &[]), took: SECOND })
+            Taken { gave: Ok((taken, beats(&slow(slow_beats[taken - 1]), &[]))), took: SECOND }
         });
         (value.expect("it gives something"), taken)
     }
@@ -176,7 +211,8 @@ mod tests {
 
         let told = steady.told();
         assert_eq!(told[0].1, "2 times beside 2 turns, for 2 s with what was waited; counted though it ran slow: 0");
-        assert!(told[1].1.starts_with("1.00, 1.00 and 1.00 µs on the clients' processor; "), "{}", told[1].1);
+        assert_eq!(told[1].1, "netd 2 beside 2 turns, 0 slow all the same");
+        assert!(told[2].1.starts_with("1.00, 1.00 and 1.00 µs on the clients' processor; "), "{}", told[2].1);
     }
 
     #[test]
@@ -197,6 +233,27 @@ mod tests {
         }
 
         assert_eq!((again, steady.spent), (50, SECOND * 50));
+    }
+
+    #[test]
+    fn what_is_waited_for_turns_makes_a_run_no_longer_than_its_share_either() {
+        let (turn, share) = (SECOND / 4, 0.5);
+        for waited in [PATIENCE, PATIENCE * 3] {
+            let mut steady = Steady { share, ..knowing(0) };
+
+            for turns in 1..=400 {
+                let value = steady.taken(Contender::Netd, |again| Taken {
+                    gave: Ok(((), beats(&slow(10), &[]))),
+                    took: turn + again.map_or(Duration::ZERO, |_| waited),
+                });
+
+                value.expect("it gives something");
+                let longest = AT_FIRST + (turn * turns).mul_f64(share) + (waited - PATIENCE);
+                assert!(steady.spent <= longest, "{:?} of {longest:?}", steady.spent);
+            }
+
+            assert!(steady.spent > SECOND * 40, "what may be spent is: {:?}", steady.spent);
+        }
     }
 
     #[test]
@@ -246,8 +303,24 @@ mod tests {
 
     #[test]
     fn a_turn_that_gives_nothing_ends_it() {
-        let nothing = knowing(0).taken(|_| Err::<Given<()>, _>(anyhow!("no answer")));
+        let nothing =
+            knowing(0).taken::<()>(Contender::Netd, |_| Taken { gave: Err(anyhow!("no answer")), took: SECOND });
 
         assert_eq!(nothing.map_err(|error| error.to_string()), Err("no answer".to_owned()));
+    }
+
+    #[test]
+    fn where_a_turn_gives_nothing_when_it_is_taken_again_what_it_gave_before_counts() {
+        let (mut steady, mut gives) = (knowing(100), vec![Err(anyhow!("no answer")), Ok(20)]);
+
+        let value = steady.taken(Contender::Veth, |_| {
+            let gave: Result<usize> = gives.pop().expect("no more turns");
+            Taken { gave: gave.map(|count| (count, beats(&slow(count), &[]))), took: SECOND }
+        });
+
+        assert_eq!(value.map_err(|error| error.to_string()), Ok(20));
+        let told = steady.told();
+        assert!(told[0].1.ends_with("ran slow: 1; gave nothing when taken again: 1 (no answer)"), "{}", told[0].1);
+        assert_eq!(told[1].1, "veth 1 beside 1 turns, 1 slow all the same");
     }
 }

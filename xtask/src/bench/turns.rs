@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    io, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 
 use super::{
     gauge::{self, Beats},
-    steady::{Given, Steady},
+    processor::Processor,
+    site::Contender,
+    steady::{PATIENCE, Steady, Taken},
 };
 
 /// How often a turn is taken.
@@ -21,9 +23,7 @@ const TIMES: usize = 4;
 /// How long a machine has to come to itself before it is taken again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a machine that runs slow has to run as usual before a turn is taken again.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Of how many beats that is told, some milliseconds of both processors.
+/// Of how many beats it is told whether the machine runs as usual again, some hundredths of a second of the client's processor.
 const LOOK: usize = 20;
 /// By how many the usual speed is known at first.
 const CALIBRATION: usize = 500;
@@ -54,7 +54,8 @@ impl Turns {
 
     /// Learns how fast the machine is. An error where no thread can be kept on a processor.
     pub fn calibrate(&mut self) -> Result<()> {
-        self.steady.learn(&at_rest(CALIBRATION)?);
+        let (client, receiver) = (at_rest(Processor::First, CALIBRATION)?, at_rest(Processor::Last, CALIBRATION)?);
+        self.steady.learn(&Beats { client, receiver });
         Ok(())
     }
 
@@ -63,16 +64,24 @@ impl Turns {
         self.failed.take_with(name, PAUSE, turn)
     }
 
-    /// The same of one that tells what it felt of the machine, and is taken again where that ran slow.
-    pub fn take_steady<T>(&mut self, name: impl Display, mut turn: impl FnMut() -> Result<(T, Beats)>) -> Result<T> {
+    /// The same of a turn of `who` that tells what it felt of the machine, and is taken again where that ran slow.
+    pub fn take_steady<T>(
+        &mut self,
+        who: Contender,
+        name: impl Display,
+        mut turn: impl FnMut() -> Result<(T, Beats)>,
+    ) -> Result<T> {
         let Self { failed, steady } = self;
-        steady.taken(|slow| {
+        steady.taken(who, |slow| {
             let begin = Instant::now();
-            if let Some(steady) = slow {
-                wait(steady)?;
-            }
-            let (value, beats) = failed.take_with(&name, PAUSE, &mut turn)?;
-            Ok(Given { value, beats, took: begin.elapsed() })
+            let gave = match slow {
+                None => failed.take_with(&name, PAUSE, &mut turn),
+                // Something is at hand: it is not tried more often.
+                Some(steady) => wait(steady).and_then(|()| turn()).inspect_err(|error| {
+                    println!("        {name}: nothing when taken again, the slow turn counts: {error:#}");
+                }),
+            };
+            Taken { gave, took: begin.elapsed() }
         })
     }
 
@@ -85,13 +94,13 @@ impl Turns {
 
 fn wait(steady: &Steady) -> Result<()> {
     let begin = Instant::now();
-    while steady.is_slow(&at_rest(LOOK)?) && begin.elapsed() < PATIENCE {}
+    let felt = || Ok::<_, anyhow::Error>(Beats { client: at_rest(Processor::First, LOOK)?, ..Beats::default() });
+    while steady.is_slow(&felt()?) && begin.elapsed() < PATIENCE {}
     Ok(())
 }
 
-fn at_rest(count: usize) -> Result<Beats> {
-    let felt: io::Result<_> = gauge::at_rest(count);
-    felt.context("the speed of a processor cannot be felt")
+fn at_rest(on: Processor, count: usize) -> Result<Vec<u32>> {
+    gauge::at_rest(on, count).context("the speed of a processor cannot be felt")
 }
 
 impl Failed {
