@@ -64,8 +64,9 @@ pub fn send(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<(f64,
     socket.connect(to).with_context(|| format!("no way to {to}"))?;
     let (mut batch, mut given) = (Batch::new(), Given::default());
     let begin = Instant::now();
-    while begin.elapsed() < time {
-        pulse.beat();
+    let mut now = begin;
+    while now - begin < time {
+        pulse.beat(now);
         // What the kernel refuses does not arrive and is not counted.
         match batch.send(&socket) {
             Ok(taken) => given.taken += taken,
@@ -74,8 +75,9 @@ pub fn send(to: SocketAddrV4, time: Duration, pulse: &mut Pulse) -> Result<(f64,
                 given.refusal = Some(error.to_string());
             }
         }
+        now = Instant::now();
     }
-    Ok(((begin.elapsed() - pulse.spent()).as_secs_f64(), given))
+    Ok(((now - begin).saturating_sub(pulse.spent()).as_secs_f64(), given))
 }
 
 /// Destinations that one socket sends to in turn, so that each is a flow.
@@ -100,10 +102,14 @@ impl Spread {
     pub fn send(&mut self, port: u16, time: Duration, pulse: &mut Pulse) -> Result<f64> {
         let begin = Instant::now();
         self.send_while(port, |_| {
-            pulse.beat();
-            begin.elapsed() < time
+            let now = Instant::now();
+            let goes_on = now - begin < time;
+            if goes_on {
+                pulse.beat(now);
+            }
+            goes_on
         })?;
-        Ok((begin.elapsed() - pulse.spent()).as_secs_f64())
+        Ok(begin.elapsed().saturating_sub(pulse.spent()).as_secs_f64())
     }
 
     /// Sends to each destination once.
@@ -203,7 +209,7 @@ pub fn receive(socket: &UdpSocket, arrived: &Arrived, stop: &AtomicBool) {
         let taken = arrived.take(|| batch.receive(socket));
         if taken > 0 {
             empty = 0;
-            if pulse.beat() {
+            if pulse.beat(Instant::now()) {
                 arrived.beats.lock().unwrap_or_else(PoisonError::into_inner).extend(pulse.beats());
             }
         } else if empty < IDLE {
