@@ -65,8 +65,9 @@ pub fn at_scale(findings: &Findings) -> Table {
     table
 }
 
-/// What netd misses of what commands take, in milliseconds: of the repeat in the middle and of the longest, how long of it the daemon had a
-/// processor and how long it waited for one; the rest is the command's own process, the kernel's grace periods, and a machine that stood still.
+/// What netd misses of what commands take, in milliseconds: of the shortest repeat, the middle one and the longest, how long of it the
+/// daemon had a processor and how long it waited for one; the rest is the command's own process, the kernel's grace periods, and a machine
+/// that stood still.
 pub fn of_commands(findings: &Findings) -> Table {
     let head = ["of", "repeat", "ms", "bound", "daemon on a processor", "daemon waiting for one", "rest"];
     let mut table = Table::new(&head, 2);

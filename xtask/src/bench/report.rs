@@ -7,7 +7,7 @@ use super::{
     figures::Measure,
     findings::Area,
     gaps, table,
-    targets::{Verdict, missed_at_scale, missed_by_themselves, missed_on_paths},
+    targets::{Verdict, missed_at_scale, missed_on_paths},
 };
 
 /// How a run was made.
@@ -38,7 +38,8 @@ pub fn document(
          and server, no NAT. The numbers of two runs or two machines do not compare; the ratios of one run do. Every 8 ms of a \
          turn its client does a piece of work that is always the same: where others have made its processor slow for more than \
          15 % of it the turn is taken again, some times and for a part of the run's time at most, and then the least slow one \
-         counts. Only that work decides it, and never what a turn has measured.\n\n",
+         counts. Only that work decides it, and never what a turn has measured; the round trip right after it is not among the \
+         times.\n\n",
         manner.command, manner.rounds, manner.seconds
     ));
     for (name, value) in facts {
@@ -80,12 +81,12 @@ pub fn document(
              the kernel's that changes a checksum takes 20 ns and one of its coarse clock 14: a packet of which addresses and \
              a port change makes one of the first, since what that makes of the field tells whether the port's part is to be \
              written, and one packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no \
-             L1 or L2 cache has; each of its packets looks up one, and those that change the flow's state three times more, to \
-             read and to note both halves. One of the host's own to a published port makes an entry of an LRU map instead, by \
-             which its socket is known when the port goes. Tried in vain: a table of a twelfth of the room, and entries that \
-             were made before. A stream's packets are as large as the kernel makes them, so what programs and tables have in \
-             these caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a copy of a \
-             segment nor a sum of its bytes is added.\n\n",
+             L1 or L2 cache has; each of its packets looks up one, and those that change the flow's state two times more, to find \
+             the other half and to note their own. One of the host's own to a published port makes an entry of an LRU map instead, \
+             by which its socket is known when the port goes. Tried in vain: a table of a twelfth of the room, and entries that \
+             were made before. A stream's packets are as large as the kernel makes them, so what programs and tables have in these \
+             caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a copy of a segment nor \
+             a sum of its bytes is added.\n\n",
         );
         add(&gaps::on_paths(figures, costs).markdown());
     }
@@ -102,19 +103,19 @@ pub fn document(
         );
         add(&gaps::at_scale(findings).markdown());
     }
-    if missed_by_themselves(findings).next().is_some() {
+    let (commands, memory) = (gaps::of_commands(findings), gaps::of_memory(findings));
+    if !commands.is_empty() {
         add(
-            "\n## What the gaps of commands and of memory are made of\n\nOf what took too long, the shortest of its repeats, the \
-             middle one and the longest: how long of it netd's daemon had a processor (all its threads, so it may be more than went \
-             by), how long it was ready and waited for one, and what is left: the command's own process, whose like without any \
-             work is in the table above (`true`), what the kernel lets callers wait for, and the time in which the machine stood \
-             still. Where the daemon's own time is the same in all repeats, what differs is not netd's.\n\n",
+            "\n## What the gaps of commands are made of\n\nOf what took too long, the shortest of its repeats, the middle one and \
+             the longest: how long of it netd's daemon had a processor (all its threads, so it may be more than went by), how long \
+             it was ready and waited for one, and what is left: the command's own process, whose like without any work is in the \
+             table above (`true`), what the kernel lets callers wait for, and the time in which the machine stood still. Where the \
+             daemon's own time is the same in all repeats, what differs is not the daemon's own work.\n\n",
         );
-        let commands = gaps::of_commands(findings);
-        if !commands.is_empty() {
-            add(&commands.markdown());
-        }
-        add(&gaps::of_memory(findings).map(|told| format!("\n{told}")).unwrap_or_default());
+        add(&commands.markdown());
+    }
+    if let Some(told) = memory {
+        add(&format!("\n## What the gap of memory is made of\n\n{told}"));
     }
     if !profiles.taken.is_empty() {
         add(
@@ -182,6 +183,7 @@ pub fn summary(verdicts: &[Verdict]) -> String {
 mod tests {
     use super::*;
     use crate::bench::{
+        control::about,
         cost::Cost,
         load::Load,
         site::{Contender, Path},
@@ -235,5 +237,25 @@ mod tests {
         assert!(text.lines().any(|line| line.starts_with("| masquerade") && line.contains("missed")), "{text}");
         let last = text.lines().last().unwrap_or_default();
         assert!(last.starts_with("1 of ") && last.contains(" 1 missed, "), "{last}");
+    }
+
+    #[test]
+    fn what_the_gaps_of_commands_and_of_memory_are_made_of_is_told_of_those_that_are_missed() {
+        let (commands, memory) = ("the shortest of its repeats", "are its own. ");
+        let manner = Manner { command: "cargo xtask bench".into(), rounds: 1, seconds: 0.5 };
+        let mut measured = Measured::default();
+        let told = |measured: &Measured| {
+            let text = document(&manner, &[], measured, &[]);
+            [commands, memory].map(|part| text.contains(part))
+        };
+        assert_eq!(told(&measured), [false, false]);
+
+        for (about, megabytes) in [(about::RESIDENT, 32.0), (about::OWN, 8.5)] {
+            measured.findings.add(Area::Memory, about, Contender::Netd, "MB", megabytes);
+        }
+        assert_eq!(told(&measured), [false, true]);
+
+        measured.findings.add(Area::Control, about::SINGLES, Contender::Netd, "ms", 300.0);
+        assert_eq!(told(&measured), [true, true]);
     }
 }
