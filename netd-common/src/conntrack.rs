@@ -204,9 +204,7 @@ pub fn refresh<T: Tables>(t: &T, s: &mut Scratch, settings: &Settings, h: &Heade
         s.flow.noted = now.low_byte();
         live_on(&mut s.flow, s.key.protocol, settings, now);
         // If it is gone, another CPU has taken the flow out meanwhile, and this was its last packet.
-        if let Some(place) = t.place(&s.key) {
-            t.note(place, &s.flow, direction);
-        }
+        let _ = t.place(&s.key).map(|place| t.note(place, &s.flow, direction));
         return true;
     }
     s.peer_key = s.flow.becomes.reversed(s.flow.becomes.zone);
