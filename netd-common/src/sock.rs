@@ -5,7 +5,7 @@
 //! container speaks to it by the bridge. Only the host's own network namespace is looked at; the adapter sees to that.
 
 use crate::{
-    tables::{Dialled, DialledKey, EndpointKey, MeshEnd, Publication, PublicationKey, Publications, SourceKey},
+    tables::{Dialled, DialledKey, EndpointKey, Led, MeshEnd, Publication, PublicationKey, Publications, SourceKey},
     tuple::{Address, Port, TCP, UDP},
 };
 
@@ -13,22 +13,34 @@ use crate::{
 /// CAP_NET_ADMIN.
 pub const KEEPER_MARK: u32 = 0x6e64_6b70;
 
-/// What is looked up and kept.
-pub trait Tables: Publications {
+/// By what it is known where a published port leads.
+pub trait Places: Publications {
     /// Whether a list of sources has this address.
     fn is_source(&self, key: &SourceKey) -> bool;
 
-    /// Whether this is an address of the host, those of its loopback aside.
-    fn is_hosts(&self, address: &Address) -> bool;
-
     /// Where a container of another host is; `None` of one that is here.
     fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd>;
+}
+
+/// What else is looked up at a socket's call, and kept of it.
+pub trait Tables: Places {
+    /// Whether this is an address of the host, those of its loopback aside.
+    fn is_hosts(&self, address: &Address) -> bool;
 
     /// Whether what goes to other hosts in this segment is encrypted.
     fn is_encrypted(&self, vni: u32) -> bool;
 
     /// Whether a socket of the host would answer at this place.
     fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool;
+
+    /// The kernel's number for the socket, which no other has had or will have.
+    fn cookie(&self) -> u64;
+
+    /// Where the socket, of TCP, was led when it connected last.
+    fn led(&self) -> Option<&Led>;
+
+    /// Keeps where the socket is led, with the socket.
+    fn keep_led(&self, led: &Led);
 
     /// What a socket dialled that was led to this place.
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled>;
@@ -40,8 +52,6 @@ pub trait Tables: Publications {
 /// What a socket is before it sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Socket {
-    /// The kernel's number for it, which no other socket has had or will have.
-    pub cookie: u64,
     /// IP protocol number.
     pub protocol: u8,
     /// The address it is bound to; unspecified for none.
@@ -84,14 +94,18 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
     if socket.on_device || socket.source.is_loopback() {
         return Dial::Alone;
     }
-    let Some(publication) = published(t, socket.protocol, address, port) else { return Dial::Alone };
+    let Some((publication, way)) = published(t, socket.protocol, address, port) else { return Dial::Alone };
+    // What the host itself serves in the other family is left to it.
+    if way == Way::OtherFamily && t.has_server(socket.protocol, address, port) {
+        return Dial::Alone;
+    }
     let (to, to_port) = (publication.address, publication.port(port));
     if (to, to_port) == (address, port) {
         // Open at its own address: it goes there anyway.
         return Dial::Alone;
     }
     let source = source(socket, address);
-    if !publication.sources.is_anyone() && !t.is_source(&SourceKey::new(publication.sources, source)) {
+    if !may_come(t, &publication, source) {
         return Dial::Refused;
     }
     if let Some(end) = end_of(t, &publication) {
@@ -109,7 +123,7 @@ pub fn dial<T: Tables>(t: &T, socket: &Socket, address: Address, port: Port) -> 
 
 /// The other host that has the container of a publication.
 #[inline(always)]
-fn end_of<'t, T: Tables>(t: &'t T, publication: &Publication) -> Option<&'t MeshEnd> {
+fn end_of<'t, P: Places>(t: &'t P, publication: &Publication) -> Option<&'t MeshEnd> {
     t.elsewhere(&EndpointKey { address: publication.address, zone: publication.zone, pad: 0 })
 }
 
@@ -146,15 +160,44 @@ fn lead_elsewhere<T: Tables>(
 fn lead<T: Tables>(t: &T, socket: &Socket, dialled: (Address, Address, Port), to: (Address, Port)) -> Dial {
     let (address, source, port) = dialled;
     let dialled = Dialled { address, source, port, protocol: socket.protocol, pad: 0 };
-    t.keep_dialled(&DialledKey::new(socket.cookie, to.0, to.1), &dialled);
+    if socket.protocol == TCP {
+        t.keep_led(&Led::new(to.0, to.1, dialled));
+    } else {
+        t.keep_dialled(&DialledKey::new(t.cookie(), to.0, to.1), &dialled);
+    }
     Dial::Led(to.0, to.1)
 }
 
 /// Whom a socket takes its peer at this place for, if it was led there.
 #[inline(always)]
-pub fn peer<T: Tables>(t: &T, cookie: u64, address: Address, port: Port) -> Option<(Address, Port)> {
-    let dialled = t.dialled(&DialledKey::new(cookie, address, port))?;
+pub fn peer<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Option<(Address, Port)> {
+    let dialled = if protocol == TCP {
+        let led = t.led().filter(|led| (led.address, led.port) == (address, port))?;
+        &led.dialled
+    } else {
+        t.dialled(&DialledKey::new(t.cookie(), address, port))?
+    };
     Some((dialled.address, dialled.port))
+}
+
+/// Whether what a socket dialled leads it still to this place, and it may come there.
+pub fn leads<P: Places>(p: &P, dialled: &Dialled, place: (Address, Port)) -> bool {
+    let &Dialled { address, source, port, protocol, .. } = dialled;
+    let exactly = p.publication(&mut PublicationKey::new(address, protocol, port)).copied();
+    let found = exactly.or_else(|| Some(everywhere(p, protocol, address, port)?.0));
+    let Some(publication) = found else { return false };
+    let to = match end_of(p, &publication) {
+        Some(end) => (end.vtep, port),
+        None => (publication.address, publication.port(port)),
+    };
+    // The relay ends by itself what it serves.
+    let relay = (address.loopback_of_family(), port);
+    (place == to || place == relay) && may_come(p, &publication, source)
+}
+
+#[inline(always)]
+fn may_come<P: Places>(p: &P, publication: &Publication, source: Address) -> bool {
+    publication.sources.is_anyone() || p.is_source(&SourceKey::new(publication.sources, source))
 }
 
 /// Whether a socket may have this port: not one that is published there, or on every address, or, where it wants every
@@ -181,22 +224,36 @@ fn source(socket: &Socket, dialled: Address) -> Address {
     if dialled == dialled.any_of_family() { dialled.loopback_of_family() } else { dialled }
 }
 
+/// By which address a publication was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// The one that is asked about, or every one of its family.
+    Family,
+    /// Every one of the other family: a container of one family is published in that one alone.
+    OtherFamily,
+}
+
 /// The publication that a place of the host's own stands for.
 #[inline(always)]
-fn published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Option<Publication> {
+fn published<T: Tables>(t: &T, protocol: u8, address: Address, port: Port) -> Option<(Publication, Way)> {
     if let Some(publication) = t.publication(&mut PublicationKey::new(address, protocol, port)) {
-        return Some(*publication);
+        return Some((*publication, Way::Family));
     }
     if !address.is_loopback() && !t.is_hosts(&address) {
         return None;
     }
-    let everywhere = |any: Address| t.publication(&mut PublicationKey::new(any, protocol, port)).copied();
-    if let Some(publication) = everywhere(address.any_of_family()) {
-        return Some(publication);
+    everywhere(t, protocol, address, port)
+}
+
+/// The publication of a port at every address, for whom dials this one.
+#[inline(always)]
+fn everywhere<P: Places>(p: &P, protocol: u8, address: Address, port: Port) -> Option<(Publication, Way)> {
+    let at = |any: Address| p.publication(&mut PublicationKey::new(any, protocol, port)).copied();
+    if let Some(publication) = at(address.any_of_family()) {
+        return Some((publication, Way::Family));
     }
-    // A container of one family is published in that one alone. What the host itself serves in the other is left to it.
     let other = if address.is_v4() { Address::ANY_V6 } else { Address::ANY_V4 };
-    everywhere(other).filter(|_| !t.has_server(protocol, address, port))
+    at(other).map(|publication| (publication, Way::OtherFamily))
 }
 
 /// Whether a socket can speak to this address, by its family and by that of the address it has.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext, Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use netd_common::{
@@ -120,12 +120,6 @@ impl Call {
     }
 
     #[inline(always)]
-    fn cookie(&self) -> u64 {
-        // SAFETY: the context in hand.
-        unsafe { bpf_get_socket_cookie(self.context.cast()) }
-    }
-
-    #[inline(always)]
     fn protocol(&self) -> u8 {
         // SAFETY: a field of the context in hand.
         unsafe { (&raw const (*self.context).protocol).read_volatile() as u8 }
@@ -166,7 +160,7 @@ impl Call {
         }
         // SAFETY: it has just been looked at, and is the call's.
         let (source, device) = unsafe { (F::source(socket), (&raw const (*socket).bound_dev_if).read_volatile()) };
-        Some(Socket { cookie: self.cookie(), protocol: self.protocol(), source, on_device: device != 0, speaks })
+        Some(Socket { protocol: self.protocol(), source, on_device: device != 0, speaks })
     }
 }
 
@@ -189,7 +183,7 @@ pub fn dial<F: Family>(context: &SockAddrContext, speaks: Speaks) -> i32 {
 #[inline(always)]
 pub fn peer<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(call) = Call::of_host(context) else { return GO_ON };
-    if let Some(dialled) = sock::peer(&call.tables(), call.cookie(), F::address(&call), call.port()) {
+    if let Some(dialled) = sock::peer(&call.tables(), call.protocol(), F::address(&call), call.port()) {
         call.put::<F>(dialled);
     }
     GO_ON

@@ -2,8 +2,10 @@
 
 extern crate std;
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+
+mod staying;
 
 use super::*;
 use crate::{
@@ -27,6 +29,9 @@ struct Host {
     elsewhere: BTreeMap<EndpointKey, MeshEnd>,
     encrypted: BTreeSet<u32>,
     servers: BTreeSet<(u8, Address, u16)>,
+    /// The socket that calls.
+    cookie: Cell<u64>,
+    led: RefCell<BTreeMap<u64, &'static Led>>,
     dialled: RefCell<BTreeMap<DialledKey, &'static Dialled>>,
 }
 
@@ -36,17 +41,19 @@ impl Publications for Host {
     }
 }
 
-impl Tables for Host {
+impl Places for Host {
     fn is_source(&self, key: &SourceKey) -> bool {
         self.sources.iter().any(|range| range.covers(key.list(), key.address()))
     }
 
-    fn is_hosts(&self, address: &Address) -> bool {
-        self.addresses.contains(address)
-    }
-
     fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd> {
         self.elsewhere.get(key)
+    }
+}
+
+impl Tables for Host {
+    fn is_hosts(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
     }
 
     fn is_encrypted(&self, vni: u32) -> bool {
@@ -55,6 +62,18 @@ impl Tables for Host {
 
     fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool {
         self.servers.contains(&(protocol, address, port.number()))
+    }
+
+    fn cookie(&self) -> u64 {
+        self.cookie.get()
+    }
+
+    fn led(&self) -> Option<&Led> {
+        self.led.borrow().get(&self.cookie.get()).copied()
+    }
+
+    fn keep_led(&self, led: &Led) {
+        self.led.borrow_mut().insert(self.cookie.get(), std::boxed::Box::leak(std::boxed::Box::new(*led)));
     }
 
     fn dialled(&self, key: &DialledKey) -> Option<&Dialled> {
@@ -83,7 +102,7 @@ fn host() -> Host {
 
 fn socket(protocol: u8, speaks: Speaks) -> Socket {
     let source = if speaks == Speaks::V4 { Address::ANY_V4 } else { Address::ANY_V6 };
-    Socket { cookie: 7, protocol, source, on_device: false, speaks }
+    Socket { protocol, source, on_device: false, speaks }
 }
 
 #[test]
@@ -104,8 +123,13 @@ fn a_published_port_is_dialled_by_each_address_of_the_host_and_tells_what_was_di
             let to = dial(&host, &socket(protocol, speaks), address, Port::new(8080));
 
             assert_eq!(to, Dial::Led(CONTAINER, Port::new(80)), "{address:?}");
-            assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((address, Port::new(8080))));
-            assert_eq!(peer(&host, 8, CONTAINER, Port::new(80)), None, "another socket dialled the container itself");
+            assert_eq!(peer(&host, protocol, CONTAINER, Port::new(80)), Some((address, Port::new(8080))));
+            host.cookie.set(8);
+            assert_eq!(
+                peer(&host, protocol, CONTAINER, Port::new(80)),
+                None,
+                "another socket dialled the container itself"
+            );
         }
     }
 }
@@ -127,7 +151,7 @@ fn what_is_not_published_there_or_could_not_be_answered_is_left_alone() {
         let host = host();
 
         assert_eq!(dial(&host, &socket, address, Port::new(port)), Dial::Alone, "{socket:?} {address:?} {port}");
-        assert!(host.dialled.borrow().is_empty());
+        assert!(host.led.borrow().is_empty() && host.dialled.borrow().is_empty());
     }
 }
 
@@ -153,7 +177,7 @@ fn a_port_whose_container_is_elsewhere_is_led_to_by_that_host_and_tells_what_was
             let host = elsewhere(other);
 
             assert_eq!(dial(&host, &socket(protocol, speaks), address, port), Dial::Led(other, port), "{address:?}");
-            assert_eq!(peer(&host, 7, other, port), Some((address, port)));
+            assert_eq!(peer(&host, protocol, other, port), Some((address, port)));
         }
         assert_eq!(dial(&elsewhere(other), &socket(protocol, Speaks::V6), HOST_V6, port), Dial::Alone);
         assert_eq!(dial(&elsewhere(HOST_V6), &socket(protocol, Speaks::V4), HOST, port), Dial::Alone);
@@ -245,9 +269,23 @@ fn one_socket_that_sends_to_two_published_ports_knows_their_answers_apart() {
     assert_eq!(dial(&host, &socket, LOOPBACK, Port::new(8080)), Dial::Led(CONTAINER, Port::new(80)));
     assert_eq!(dial(&host, &socket, HOST, Port::new(5300)), Dial::Led(CONTAINER, Port::new(53)));
 
-    assert_eq!(peer(&host, 7, CONTAINER, Port::new(80)), Some((LOOPBACK, Port::new(8080))));
-    assert_eq!(peer(&host, 7, CONTAINER, Port::new(53)), Some((HOST, Port::new(5300))));
-    assert_eq!(peer(&host, 7, CONTAINER, Port::new(54)), None);
+    assert_eq!(peer(&host, UDP, CONTAINER, Port::new(80)), Some((LOOPBACK, Port::new(8080))));
+    assert_eq!(peer(&host, UDP, CONTAINER, Port::new(53)), Some((HOST, Port::new(5300))));
+    assert_eq!(peer(&host, UDP, CONTAINER, Port::new(54)), None);
+    host.cookie.set(8);
+    assert_eq!(peer(&host, UDP, CONTAINER, Port::new(80)), None, "of another socket");
+}
+
+#[test]
+fn a_socket_that_connects_again_is_told_what_it_dialled_last() {
+    for protocol in [TCP, UDP] {
+        let host = host();
+        for address in [LOOPBACK, HOST] {
+            dial(&host, &socket(protocol, Speaks::V4), address, Port::new(8080));
+            assert_eq!(peer(&host, protocol, CONTAINER, Port::new(80)), Some((address, Port::new(8080))));
+        }
+        assert_eq!(peer(&host, protocol, CONTAINER, Port::new(81)), None, "where it was not led");
+    }
 }
 
 #[test]
@@ -294,7 +332,7 @@ fn a_socket_of_the_other_family_is_led_where_it_can_speak_and_else_to_the_relay_
         assert_eq!(dial(&host, &both, HOST_V6, four), Dial::Led(CONTAINER, to));
         assert_eq!(dial(&host, &v6, HOST_V6, four), Dial::Led(LOOPBACK_V6, four));
         assert_eq!(dial(&host, &v4, HOST, six), Dial::Led(LOOPBACK, six));
-        assert_eq!(peer(&host, v4.cookie, LOOPBACK, six), Some((HOST, six)), "it is told what it dialled");
+        assert_eq!(peer(&host, protocol, LOOPBACK, six), Some((HOST, six)), "it is told what it dialled");
         assert_eq!(dial(&host, &v4, LOOPBACK, six), Dial::Alone, "the relay is there");
         assert_eq!(dial(&host, &v4, ELSEWHERE, six), Dial::Alone);
 

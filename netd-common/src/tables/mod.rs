@@ -22,7 +22,7 @@ pub use overlay::{
     DECRYPTED, MeshEnd, OUTER_TTL, PEERS_MAX, PeerKey, Remote, RemoteKey, Segment, Station, StationKey, TunnelKey,
     VtepKey, overhead, segment_flags,
 };
-pub use places::{DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, device_flags};
+pub use places::{DEVICE_SLOTS, Device, DeviceKind, Dialled, DialledKey, Endpoint, EndpointKey, Led, device_flags};
 pub use publications::{Publication, PublicationKey, Publications};
 pub use settings::{CURSORS, Firewall, PortRange, ReservedPorts, Routing, SEARCHES, Settings, Timeout, firewall_flags};
 pub use sources::{SourceKey, SourceList};
@@ -55,6 +55,8 @@ pub mod names {
     pub const ALLOWANCES: &str = "ALLOWANCES";
     /// [`Address`](super::super::tuple::Address) of the host → nothing of meaning, hash.
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
+    /// A socket → [`Led`](super::Led), socket storage.
+    pub const LED: &str = "LED";
     /// [`DialledKey`](super::DialledKey) → [`Dialled`](super::Dialled), LRU hash.
     pub const DIALLED: &str = "DIALLED";
     /// VNI → [`Segment`](super::Segment), hash.

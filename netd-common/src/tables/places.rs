@@ -170,15 +170,37 @@ pub struct Endpoint {
     pub gateway_mac: Mac,
 }
 
-/// Key of the table of dialled places: a socket, and the container that it was led to.
+/// Value of the socket storage: where a TCP socket was led when it connected last. It goes with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Led {
+    /// The container's address, or where the socket reaches it: the relay's, another host's.
+    pub address: Address,
+    /// The port there.
+    pub port: Port,
+    /// Zero.
+    pub pad: [u8; 2],
+    /// What the socket dialled.
+    pub dialled: Dialled,
+}
+
+impl Led {
+    /// To this address and port, by what it dialled.
+    #[inline(always)]
+    pub const fn new(address: Address, port: Port, dialled: Dialled) -> Self {
+        Self { address, port, pad: [0; 2], dialled }
+    }
+}
+
+/// Key of the table of dialled places: a UDP socket, and where it was led.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct DialledKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The container's address.
+    /// As [`Led::address`].
     pub address: Address,
-    /// The container's port.
+    /// The port there.
     pub port: Port,
     /// Zero.
     pub pad: [u8; 6],
@@ -192,7 +214,7 @@ impl DialledKey {
     }
 }
 
-/// Value of the table of dialled places: what the socket dialled.
+/// What a socket dialled: the value of the table of dialled places.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Dialled {

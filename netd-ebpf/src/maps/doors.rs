@@ -2,18 +2,22 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_prandom_u32, programs::XdpContext};
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_prandom_u32, bpf_get_socket_cookie},
+    programs::{SockAddrContext, XdpContext},
+};
 use netd_common::{
     frame, sock,
     tables::{
-        Device, Dialled, DialledKey, EndpointKey, Flow, Instant, MeshEnd, NextHop, Publication, PublicationKey,
+        Device, Dialled, DialledKey, EndpointKey, Flow, Instant, Led, MeshEnd, NextHop, Publication, PublicationKey,
         Publications, Segment, Settings, SourceKey, segment_flags,
     },
     tuple::{Address, Port, Tuple},
 };
 
 use super::{
-    DIALLED, FLOWS, HOST_ADDRESSES,
+    DIALLED, FLOWS, HOST_ADDRESSES, LED,
     ask::{find_way_back, has_connected, has_server},
     device, flow_into, is_source, mesh_end, now, published, segment, settings,
 };
@@ -38,20 +42,22 @@ impl Publications for Sockets {
     }
 }
 
-impl sock::Tables for Sockets {
+impl sock::Places for Sockets {
     #[inline(always)]
     fn is_source(&self, key: &SourceKey) -> bool {
         is_source(key)
     }
 
     #[inline(always)]
-    fn is_hosts(&self, address: &Address) -> bool {
-        HOST_ADDRESSES.get_ptr(address).is_some()
-    }
-
-    #[inline(always)]
     fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd> {
         mesh_end(key)
+    }
+}
+
+impl sock::Tables for Sockets {
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
     }
 
     #[inline(always)]
@@ -62,6 +68,29 @@ impl sock::Tables for Sockets {
     #[inline(always)]
     fn has_server(&self, protocol: u8, address: Address, port: Port) -> bool {
         has_server(self.context.cast(), protocol, &address, port)
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context in hand.
+        unsafe { bpf_get_socket_cookie(self.context.cast()) }
+    }
+
+    #[inline(always)]
+    fn led(&self) -> Option<&Led> {
+        // SAFETY: the context in hand holds its socket, which keeps the value.
+        unsafe { LED.get_ptr_mut(&SockAddrContext::new(self.context)).as_ref() }
+    }
+
+    #[inline(always)]
+    fn keep_led(&self, led: &Led) {
+        let mut first = *led;
+        // SAFETY: as above. Without memory for it the socket is told the container's own address, and stays when its port goes.
+        let kept = unsafe { LED.get_or_insert_ptr_mut(&SockAddrContext::new(self.context), Some(&mut first)) };
+        if !kept.is_null() {
+            // SAFETY: it has just been looked at. Who reads it meanwhile, in another call of this socket, sees parts of two.
+            unsafe { kept.write(*led) };
+        }
     }
 
     #[inline(always)]

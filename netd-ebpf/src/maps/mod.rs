@@ -11,14 +11,15 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
 };
 use netd_common::{
     evict::FOLLOW,
     tables::{
         AllowanceKey, CURSORS, Counters, DEVICE_SLOTS, Device, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        Fragment, FragmentKey, Hook, Instant, MeshEnd, Orphans, PeerKey, Publication, PublicationKey, Remote,
+        Fragment, FragmentKey, Hook, Instant, Led, MeshEnd, Orphans, PeerKey, Publication, PublicationKey, Remote,
         RemoteKey, ReservedPorts, SEARCHES, Scratch, Segment, Settings, SourceKey, Station, StationKey, VtepKey,
     },
     tuple::{Address, Tuple},
@@ -93,9 +94,13 @@ static PEERS: HashMap<PeerKey, Address> = HashMap::with_max_entries(65_536, BPF_
 #[map]
 static STATIONS: LruHashMap<StationKey, Station> = LruHashMap::with_max_entries(65_536, 0);
 
-// The sizes say enough: one byte for each address, and the oldest dialled place goes first.
+// One byte for each address.
 #[map]
 static HOST_ADDRESSES: HashMap<Address, u8> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+// What a TCP socket dialled goes with it. One of UDP may have dialled many, and the kernel does not list what is kept with it: the
+// oldest goes first.
+#[btf_map]
+static LED: SkStorage<Led> = SkStorage::new();
 #[map]
 static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(65_536, 0);
 

@@ -8,7 +8,8 @@ use std::{
 use ipnet::IpNet;
 use netd_common::{
     conntrack::Leg,
-    tables::{Counters, Flow, Instant, Publication, PublicationKey, Publications},
+    sock::Places,
+    tables::{Counters, Flow, Instant, Publication, PublicationKey, Publications, SourceKey},
     tuple::{Address, ICMP, ICMPV6, SCTP, TCP, Tuple, UDP, Zone},
     verdict::DropReason,
 };
@@ -170,9 +171,9 @@ impl<K: Kernel> Daemon<K> {
     /// is not for them.
     pub(super) fn end_unpublished_flows(&mut self) -> anyhow::Result<usize> {
         let mut ending = Vec::new();
-        let (applied, sources) = (&self.applied, &self.applied.sources);
+        let applied = &self.applied;
         let lets_in = |to: &Publication, from: Address| {
-            to.sources.is_anyone() || sources.iter().any(|range| range.covers(to.sources, from))
+            to.sources.is_anyone() || applied.is_source(&SourceKey::new(to.sources, from))
         };
         let leads_there = |tuple: &Tuple, flow: &Flow| {
             if tuple.zone.is_of_vtep() {

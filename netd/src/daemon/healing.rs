@@ -102,7 +102,7 @@ impl<K: Kernel> Daemon<K> {
         if let Err(error) = self.end_unpublished_flows() {
             warn!("flows of closed ports stay until they expire: {error:#}");
         }
-        match self.kernel.end_strays() {
+        match self.kernel.end_strays(&self.applied) {
             Ok(0) => {}
             Ok(ended) => info!(ended, "sockets of the host that were led to a port which is closed"),
             Err(error) => warn!("sockets of the host stay connected to a port that is closed: {error:#}"),

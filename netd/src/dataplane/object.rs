@@ -16,7 +16,7 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("NETD_BPF_OBJECT"));
 pub const COLLECT: &str = "collect";
 
 /// The maps that outlive the daemon.
-pub const PINNED: [&str; 25] = [
+pub const PINNED: [&str; 26] = [
     names::FLOWS,
     names::AGES,
     names::FRAGMENTS,
@@ -27,6 +27,7 @@ pub const PINNED: [&str; 25] = [
     names::PUBLICATIONS,
     names::SOURCES,
     names::HOST_ADDRESSES,
+    names::LED,
     names::DIALLED,
     names::SEGMENTS,
     names::REMOTES,

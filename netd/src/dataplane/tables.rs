@@ -1,6 +1,9 @@
 //! The maps as the types of `netd-common`, and by the names of devices where the kernel has numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -8,9 +11,10 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::{
+    sock::{Places, leads},
     tables::{
         AllowanceKey, Counters, Device, Dialled, DialledKey, Endpoint, EndpointKey, Hook, PortRange, Publication,
-        PublicationKey, ReservedPorts, SEARCHES, Settings, SourceKey, SourceList, names,
+        PublicationKey, ReservedPorts, SEARCHES, Settings, SourceKey, names,
     },
     tuple::Address,
 };
@@ -46,6 +50,7 @@ pub struct Tables {
     publications: LpmTrie<MapData, [u8; PublicationKey::PLACE], Wire<Publication>>,
     sources: LpmTrie<MapData, [u8; SourceKey::PLACE], u8>,
     host_addresses: Hash<Address, u8>,
+    led: MapData,
     dialled: Hash<DialledKey, Dialled>,
     /// Of networks that span hosts.
     pub overlay: Overlay,
@@ -94,6 +99,7 @@ impl Tables {
             publications: taken(object, names::PUBLICATIONS)?,
             sources: taken(object, names::SOURCES)?,
             host_addresses: taken(object, names::HOST_ADDRESSES)?,
+            led: storage(object, names::LED)?,
             dialled: taken(object, names::DIALLED)?,
             overlay: Overlay::take(object)?,
             settings: taken(object, names::SETTINGS)?,
@@ -214,52 +220,18 @@ impl Tables {
         removed(self.host_addresses.remove(&Wire(address)))
     }
 
-    /// Forgets where sockets of the host were led to that no publication leads to, and tells their cookies.
-    pub fn take_strays(&mut self) -> Result<BTreeSet<u64>> {
-        let mut strays = Vec::new();
-        for (Wire(key), Wire(dialled)) in entries(&self.dialled).context("cannot read what sockets dialled")? {
-            if !self.leads(&dialled, &key)? {
-                strays.push(key);
-            }
-        }
-        for key in &strays {
-            removed(self.dialled.remove(&Wire(*key)))?;
-        }
-        Ok(strays.iter().map(|key| key.cookie).collect())
+    /// The socket storage that tells where the host's TCP sockets were led.
+    pub fn led(&self) -> BorrowedFd<'_> {
+        self.led.fd().as_fd()
     }
 
-    /// Whether what a socket dialled leads to where it was led, and for it.
-    fn leads(&self, dialled: &Dialled, to: &DialledKey) -> Result<bool> {
-        for address in [dialled.address, dialled.address.any_of_family()] {
-            let question = PublicationKey::new(address, dialled.protocol, dialled.port);
-            if let Some(found) = self.publication(question)? {
-                let there = (found.address, found.port(dialled.port)) == (to.address, to.port);
-                return Ok(there && self.lets_in(found.sources, dialled.source)?);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The publication of a port at exactly an address, as the programs find it.
-    fn publication(&self, mut question: PublicationKey) -> Result<Option<Publication>> {
-        loop {
-            match self.publications.get(&trie_key(&question), 0) {
-                Ok(Wire(found)) if found.covers(question.port) => return Ok(Some(found)),
-                Ok(Wire(found)) if question.widen(&found).is_some() => {}
-                Ok(_) | Err(MapError::KeyNotFound) => return Ok(None),
-                Err(error) => return Err(error).context("cannot read the publications"),
-            }
-        }
-    }
-
-    fn lets_in(&self, sources: SourceList, from: Address) -> Result<bool> {
-        let question = SourceKey::new(sources, from);
-        match self.sources.get(&Key::new(question.bits(), question.place()), 0) {
-            _ if sources.is_anyone() => Ok(true),
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error).context("cannot read the sources"),
-        }
+    /// Forgets where UDP sockets of the host were led to that, by these places, nothing leads to any more; tells which.
+    pub fn take_strays(&mut self, places: &impl Places) -> Result<BTreeSet<DialledKey>> {
+        let all = entries(&self.dialled).context("cannot read what sockets dialled")?.into_iter();
+        let strays = all.filter(|(Wire(to), Wire(by))| !leads(places, by, (to.address, to.port)));
+        let strays: BTreeSet<_> = strays.map(|(Wire(key), _)| key).collect();
+        strays.iter().try_for_each(|key| removed(self.dialled.remove(&Wire(*key))))?;
+        Ok(strays)
     }
 
     /// Writes the settings.
@@ -366,6 +338,14 @@ fn trie_key(key: &PublicationKey) -> Key<[u8; PublicationKey::PLACE]> {
 pub fn taken<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T> {
     let map = object.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"))?;
     T::try_from(map).with_context(|| format!("the map {name} of the eBPF object is not what netd expects"))
+}
+
+/// A socket storage, which no key that the daemon has reads.
+fn storage(object: &mut Ebpf, name: &str) -> Result<MapData> {
+    match object.take_map(name) {
+        Some(Map::SkStorage(map)) => Ok(map),
+        _ => Err(anyhow!("the eBPF object has no socket storage {name}")),
+    }
 }
 
 fn record(device: &Device, name: impl Fn(u32) -> LinkName) -> DeviceRecord {

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use netd_common::{
-    tables::{Counters, Flow, Hook, Instant, Publication, PublicationKey},
+    sock::leads,
+    tables::{Counters, DialledKey, Flow, Hook, Instant, Led, Publication, PublicationKey},
     tuple::{Address, Tuple, Zone},
 };
 
@@ -104,9 +105,17 @@ impl Kernel for Host {
         holder::first(wanted).context("cannot read who holds the host's ports")
     }
 
-    fn end_strays(&mut self) -> Result<usize> {
-        let strays = self.dataplane.tables_mut().take_strays()?;
-        if strays.is_empty() { Ok(0) } else { sockets::end(&strays) }
+    fn end_strays(&mut self, state: &State) -> Result<usize> {
+        let tables = self.dataplane.tables_mut();
+        let strays = tables.take_strays(state)?;
+        sockets::end(Some(tables.led()), |socket| {
+            let (address, port) = socket.peer;
+            match socket.kept.as_deref().map(bytemuck::try_pod_read_unaligned::<Led>) {
+                // Of one that has another peer since, nothing is known.
+                Some(Ok(led)) => (led.address, led.port) == socket.peer && !leads(state, &led.dialled, socket.peer),
+                _ => strays.contains(&DialledKey::new(socket.cookie, address, port)),
+            }
+        })
     }
 
     async fn relay(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>) {

@@ -108,11 +108,13 @@ fn request(tuple: &Tuple) -> Vec<u8> {
     message
 }
 
-fn nested(kind: u16, inner: &[Vec<u8>]) -> Vec<u8> {
+/// A netlink attribute that holds others.
+pub fn nested(kind: u16, inner: &[Vec<u8>]) -> Vec<u8> {
     attribute(kind | libc::NLA_F_NESTED as u16, &inner.concat())
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+/// A netlink attribute.
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);

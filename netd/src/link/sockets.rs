@@ -2,14 +2,13 @@
 //! UDP socket has no peer any more (EDESTADDRREQ); and those that no table of `/proc/net` has.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use anyhow::{Context, Result};
-use netd_common::tuple::{TCP, UDP};
+use netd_common::tuple::{Address, Port, TCP, UDP};
 use nix::{
     errno::Errno,
     libc,
@@ -19,6 +18,9 @@ use nix::{
     },
     sys::time::TimeVal,
 };
+use rtnetlink::packet_core::NlasIterator;
+
+use super::conntrack::{attribute, nested};
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` of `linux/sock_diag.h`.
 const BY_FAMILY: u16 = 20;
@@ -26,8 +28,17 @@ const DESTROY: u16 = 21;
 /// Bytes of `nlmsghdr`, and from the start of `inet_diag_msg` and of `inet_diag_req_v2` to the `inet_diag_sockid` in each.
 const HEADER: usize = 16;
 const ID_IN_MESSAGE: usize = 4;
-/// Bytes of `inet_diag_sockid`, the last eight of which are the socket's cookie.
+/// Bytes of `inet_diag_sockid`, the last eight of which are the socket's cookie, and of `inet_diag_msg`, after which its attributes
+/// are.
 const ID: usize = 48;
+const MESSAGE: usize = 72;
+/// Attributes by which the values of a map of the type `BPF_MAP_TYPE_SK_STORAGE` are asked for and told (`linux/inet_diag.h`,
+/// `linux/sock_diag.h`).
+const REQ_SK_BPF_STORAGES: u16 = 2;
+const BPF_STORAGE_REQ_MAP_FD: u16 = 1;
+const SK_BPF_STORAGES: u16 = 20;
+const BPF_STORAGE: u16 = 1;
+const BPF_STORAGE_MAP_VALUE: u16 = 3;
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in too, and `TCP_LISTEN`, as bits.
 const ESTABLISHED: u32 = 1 << 1;
 const LISTEN: u32 = 1 << 10;
@@ -36,21 +47,58 @@ const BOUND: u32 = 1 << 13;
 /// Bytes from the start of `inet_diag_msg` to the socket's inode.
 const INODE_IN_MESSAGE: usize = 68;
 
-/// Ends the connected TCP and UDP sockets that have these cookies; how many there were.
-pub fn end(cookies: &BTreeSet<u64>) -> Result<usize> {
+/// A connected socket.
+pub struct Connected {
+    id: [u8; ID],
+    /// The kernel's number for it.
+    pub cookie: u64,
+    /// With whom.
+    pub peer: (Address, Port),
+    /// What a program keeps with it. The kernel does not tell of UDP sockets (seen with 6.18).
+    pub kept: Option<Vec<u8>>,
+}
+
+/// Ends the connected TCP and UDP sockets that are meant; how many there were. What programs keep with them is told of this map, a
+/// socket storage.
+pub fn end(storage: Option<BorrowedFd<'_>>, is_meant: impl Fn(&Connected) -> bool) -> Result<usize> {
     let netlink = open().context("cannot ask the kernel for the host's sockets")?;
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         for (protocol, states) in [(TCP, !LISTEN), (UDP, ESTABLISHED)] {
-            for id in connected(&netlink, family, protocol, states).context("cannot list the host's sockets")? {
-                if cookies.contains(&cookie(&id)) {
-                    let gone = destroy(&netlink, family, protocol, &id);
-                    ended += usize::from(gone.context("cannot end a socket of the host")?);
-                }
+            let listed =
+                listed(&netlink, family, protocol, states, storage).context("cannot list the host's sockets")?;
+            for socket in listed.iter().filter_map(|message| connected(family, message)).filter(&is_meant) {
+                let gone = destroy(&netlink, family, protocol, &socket.id);
+                ended += usize::from(gone.context("cannot end a socket of the host")?);
             }
         }
     }
     Ok(ended)
+}
+
+fn connected(family: u8, message: &[u8]) -> Option<Connected> {
+    let id: [u8; ID] = message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?.try_into().ok()?;
+    let peer = place(family, &id[2..4], &id[20..36])?;
+    let address = match peer.ip() {
+        IpAddr::V4(address) => Address::v4(address.octets()),
+        IpAddr::V6(address) => Address::v6(address.octets()),
+    };
+    let half = |at: usize| u64::from(u32::from_ne_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]));
+    let cookie = half(ID - 8) | half(ID - 4) << 32;
+    Some(Connected { id, cookie, peer: (address, Port::new(peer.port())), kept: message.get(MESSAGE..).and_then(kept) })
+}
+
+/// The value of the one map that was asked about, of the attributes of a socket.
+fn kept(attributes: &[u8]) -> Option<Vec<u8>> {
+    within(&within(&within(attributes, SK_BPF_STORAGES)?, BPF_STORAGE)?, BPF_STORAGE_MAP_VALUE)
+}
+
+/// The first attribute of a kind.
+fn within(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    NlasIterator::new(attributes)
+        .filter_map(Result::ok)
+        .find(|found| found.kind() == kind)
+        .map(|found| found.value().to_vec())
 }
 
 /// TCP sockets that are bound and neither listen nor are connected: where each is bound, and its inode. Kernels before 6.8 do not
@@ -59,23 +107,24 @@ pub fn bound() -> io::Result<Vec<(SocketAddr, u64)>> {
     let netlink = open()?;
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let listed = listed(&netlink, family, TCP, BOUND)?;
+        let listed = listed(&netlink, family, TCP, BOUND, None)?;
         found.extend(listed.iter().filter_map(|message| {
             let id = message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?;
             let inode = message.get(INODE_IN_MESSAGE..INODE_IN_MESSAGE + 4)?;
-            Some((bound_to(family, id)?, u32::from_ne_bytes(inode.try_into().ok()?).into()))
+            Some((place(family, &id[..2], &id[4..20])?, u32::from_ne_bytes(inode.try_into().ok()?).into()))
         }));
     }
     Ok(found)
 }
 
-/// The address and port of an `inet_diag_sockid`: ports of source and destination, then their addresses, all in network order.
-fn bound_to(family: u8, id: &[u8]) -> Option<SocketAddr> {
-    let port = u16::from_be_bytes(id.get(..2)?.try_into().ok()?);
+/// A port and an address of an `inet_diag_sockid`, in network order: those of the source come first in it, then those of the
+/// destination, ports before addresses.
+fn place(family: u8, port: &[u8], address: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(port.try_into().ok()?);
     let address = if family == libc::AF_INET as u8 {
-        IpAddr::from(<[u8; 4]>::try_from(id.get(4..8)?).ok()?)
+        IpAddr::from(<[u8; 4]>::try_from(address.get(..4)?).ok()?)
     } else {
-        IpAddr::from(<[u8; 16]>::try_from(id.get(4..20)?).ok()?).to_canonical()
+        IpAddr::from(<[u8; 16]>::try_from(address).ok()?).to_canonical()
     };
     Some(SocketAddr::new(address, port))
 }
@@ -87,16 +136,19 @@ fn open() -> io::Result<OwnedFd> {
     Ok(netlink)
 }
 
-/// The ids of all sockets of a family and protocol in these states.
-fn connected(netlink: &OwnedFd, family: u8, protocol: u8, states: u32) -> io::Result<Vec<[u8; ID]>> {
-    let id = |message: &Vec<u8>| message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?.try_into().ok();
-    Ok(listed(netlink, family, protocol, states)?.iter().filter_map(id).collect())
-}
-
-/// The `inet_diag_msg` of each of them.
-fn listed(netlink: &OwnedFd, family: u8, protocol: u8, states: u32) -> io::Result<Vec<Vec<u8>>> {
+/// The `inet_diag_msg` of all sockets of a family and protocol in these states, with attributes.
+fn listed(
+    netlink: &OwnedFd,
+    family: u8,
+    protocol: u8,
+    states: u32,
+    storage: Option<BorrowedFd<'_>>,
+) -> io::Result<Vec<Vec<u8>>> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    send(netlink, BY_FAMILY, flags, family, protocol, states, &[0; ID])?;
+    let storage = storage.map(|map| attribute(BPF_STORAGE_REQ_MAP_FD, &map.as_raw_fd().to_ne_bytes()));
+    let asked = storage.map_or_else(Vec::new, |map| nested(REQ_SK_BPF_STORAGES, &[map]));
+    let request = request(BY_FAMILY, flags, (family, protocol, states), &[0; ID], &asked);
+    sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -113,7 +165,8 @@ fn listed(netlink: &OwnedFd, family: u8, protocol: u8, states: u32) -> io::Resul
 
 /// False if it is gone already.
 fn destroy(netlink: &OwnedFd, family: u8, protocol: u8, id: &[u8; ID]) -> io::Result<bool> {
-    send(netlink, DESTROY, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, family, protocol, 0, id)?;
+    let request = request(DESTROY, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, (family, protocol, 0), id, &[]);
+    sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut buffer = [0; 512];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     let mut answers = messages(&buffer[..length]).filter(|(kind, _)| i32::from(*kind) == libc::NLMSG_ERROR);
@@ -121,25 +174,24 @@ fn destroy(netlink: &OwnedFd, family: u8, protocol: u8, id: &[u8; ID]) -> io::Re
     answer(payload)
 }
 
-/// Sends an `inet_diag_req_v2` about the socket with this id.
-fn send(
-    netlink: &OwnedFd,
+/// An `inet_diag_req_v2` about sockets of a family and protocol in some states, or about the one with this id.
+fn request(
     kind: u16,
     flags: u16,
-    family: u8,
-    protocol: u8,
-    states: u32,
+    (family, protocol, states): (u8, u8, u32),
     id: &[u8; ID],
-) -> io::Result<()> {
-    let mut message = Vec::with_capacity(HEADER + 8 + ID);
-    message.extend(((HEADER + 8 + ID) as u32).to_ne_bytes());
+    attributes: &[u8],
+) -> Vec<u8> {
+    let length = HEADER + 8 + ID + attributes.len();
+    let mut message = Vec::with_capacity(length);
+    message.extend((length as u32).to_ne_bytes());
     message.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
     message.extend([0; 8]);
     message.extend([family, protocol, 0, 0]);
     message.extend(states.to_ne_bytes());
     message.extend(id);
-    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    Ok(())
+    message.extend(attributes);
+    message
 }
 
 /// The kind and payload of each message of an answer.
@@ -165,14 +217,10 @@ fn answer(payload: &[u8]) -> io::Result<bool> {
     }
 }
 
-fn cookie(id: &[u8; ID]) -> u64 {
-    let half = |at: usize| u64::from(u32::from_ne_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]));
-    half(ID - 8) | half(ID - 4) << 32
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeSet,
         io::Read,
         net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
     };
@@ -214,7 +262,8 @@ mod tests {
             let mut cookies: BTreeSet<u64> = streams.iter().map(cookie_of).collect();
             cookies.extend(datagrams.iter().map(cookie_of));
 
-            assert_eq!(end(&cookies).unwrap(), 4);
+            let one_to_7 = |socket: &Connected| socket.peer.1 == Port::new(7) && cookies.contains(&socket.cookie);
+            assert_eq!(end(None, one_to_7).unwrap(), 4);
 
             for mut stream in streams {
                 assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
@@ -225,7 +274,7 @@ mod tests {
             }
             other_datagram.send(b"x").unwrap();
             assert!(other_stream.peer_addr().is_ok() && listener.local_addr().is_ok() && server.local_addr().is_ok());
-            assert_eq!(end(&cookies).unwrap(), 0);
+            assert_eq!(end(None, one_to_7).unwrap(), 0);
         });
     }
 }

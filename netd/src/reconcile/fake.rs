@@ -279,7 +279,7 @@ impl Kernel for FakeKernel {
         Ok(None)
     }
 
-    fn end_strays(&mut self) -> anyhow::Result<usize> {
+    fn end_strays(&mut self, _: &State) -> anyhow::Result<usize> {
         Ok(0)
     }
 

@@ -245,8 +245,8 @@ pub trait Kernel {
         wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
     ) -> anyhow::Result<Option<(Protocol, u16, Process)>>;
 
-    /// Ends the host's sockets that were led to a container by a publication that leads there no more; how many.
-    fn end_strays(&mut self) -> anyhow::Result<usize>;
+    /// Ends the host's sockets that were led to a container by a publication that leads there no more in this state; how many.
+    fn end_strays(&mut self, state: &State) -> anyhow::Result<usize>;
 
     /// Serves the host's own clients at these ports, by the sockets that are bound to them, and at no others.
     async fn relay(&mut self, relays: Relays, held: &BTreeMap<HostPort, OwnedFd>);

@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
+    sock::Places,
     tables::{
         AllowanceKey, EndpointKey, Hook, MeshEnd, PeerKey, PortRange, Publication, PublicationKey, Publications,
         Remote, RemoteKey, Settings, SourceKey, VtepKey,
@@ -221,6 +222,16 @@ pub struct Join {
 impl Publications for State {
     fn entry(&self, question: &PublicationKey) -> Option<&Publication> {
         question.answers().find_map(|key| self.publications.get(&key))
+    }
+}
+
+impl Places for State {
+    fn is_source(&self, key: &SourceKey) -> bool {
+        self.sources.iter().any(|range| range.covers(key.list(), key.address()))
+    }
+
+    fn elsewhere(&self, key: &EndpointKey) -> Option<&MeshEnd> {
+        self.mesh.get(key)
     }
 }
 

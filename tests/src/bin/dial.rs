@@ -3,7 +3,8 @@
 //! ```text
 //! dial tcp|udp TARGET [FROM]       connects, says a line, prints whom it is connected with and the answer
 //! dial datagram TARGET [FROM]      sends without connecting, prints whom the answer is from and the answer
-//! dial talk TARGET                 connects by UDP, says a line every 20 ms and prints each answer until it fails
+//! dial talk tcp|udp TARGET         connects, says a line every 20 ms and prints each answer until it fails, by UDP with its source
+//! dial crowd TARGET NUMBER         connects so many UDP sockets, each of which it closes before the next
 //! dial bind tcp|udp ADDRESS:PORT   binds
 //! dial hold tcp|udp ADDRESS:PORT   binds, says so and stays, without listening
 //! ```
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
         ["udp", target, from] => udp(place(target), Some(place(from))),
         ["datagram", target] => datagram(place(target), None),
         ["datagram", target, from] => datagram(place(target), Some(place(from))),
-        ["talk", target] => talk(place(target)),
+        ["talk", "tcp", target] => talk_tcp(place(target)),
+        ["talk", "udp", target] => talk_udp(place(target)),
+        ["crowd", target, number] => crowd(place(target), number.parse().expect("a number of sockets")),
         ["bind", "tcp", at] => TcpListener::bind(place(at)).map(|_| "bound".to_owned()),
         ["bind", "udp", at] => UdpSocket::bind(place(at)).map(|_| "bound".to_owned()),
         ["hold", kind, at] => hold(kind, place(at)),
@@ -75,10 +78,16 @@ fn tcp(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> {
     connect(made.as_raw_fd(), &SockaddrStorage::from(target))?;
     let mut stream = TcpStream::from(made);
     stream.set_read_timeout(Some(patience()))?;
+    let answer = says(&mut stream)?;
+    Ok(format!("{} {answer}", stream.peer_addr()?))
+}
+
+/// Says a line; the answer.
+fn says(stream: &mut TcpStream) -> io::Result<String> {
     let mut answer = *LINE;
     stream.write_all(LINE)?;
     stream.read_exact(&mut answer)?;
-    Ok(format!("{} {}", stream.peer_addr()?, String::from_utf8_lossy(&answer).trim()))
+    Ok(String::from_utf8_lossy(&answer).trim().to_owned())
 }
 
 fn bound(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<UdpSocket> {
@@ -89,7 +98,7 @@ fn bound(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<UdpSocket> 
     Ok(socket)
 }
 
-/// Sends until something comes.
+/// Sends until something comes; how long it is, and from whom.
 fn asked(
     socket: &UdpSocket,
     answer: &mut [u8],
@@ -123,14 +132,31 @@ fn datagram(target: SocketAddr, from: Option<SocketAddr>) -> io::Result<String> 
     Ok(format!("{source} {}", String::from_utf8_lossy(&answer[..length]).trim()))
 }
 
-fn talk(target: SocketAddr) -> io::Result<String> {
+fn talk_tcp(target: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(target)?;
+    stream.set_read_timeout(Some(patience()))?;
+    loop {
+        println!("{}", says(&mut stream)?);
+        thread::sleep(PAUSE);
+    }
+}
+
+fn talk_udp(target: SocketAddr) -> io::Result<String> {
     let socket = bound(target, None)?;
     socket.connect(target)?;
     loop {
-        asked(&socket, &mut [0; 64], || socket.send(LINE))?;
-        println!("answered");
+        let mut answer = [0; 64];
+        let (length, source) = asked(&socket, &mut answer, || socket.send(LINE))?;
+        println!("{source} {}", String::from_utf8_lossy(&answer[..length]).trim());
         thread::sleep(PAUSE);
     }
+}
+
+fn crowd(target: SocketAddr, number: usize) -> io::Result<String> {
+    for _ in 0..number {
+        bound(target, None)?.connect(target)?;
+    }
+    Ok(format!("{number} connected"))
 }
 
 fn hold(kind: &str, at: SocketAddr) -> io::Result<String> {

@@ -20,6 +20,7 @@ mod forwarding;
 mod healing;
 mod ipv6;
 mod isolation;
+mod led;
 mod lifecycle;
 mod loaded;
 mod many;

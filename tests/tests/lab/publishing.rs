@@ -124,29 +124,6 @@ fn processes_of_containers_and_of_other_hosts_in_the_cgroup_are_let_through() {
 }
 
 #[test]
-fn a_socket_of_the_host_that_talks_to_a_port_is_ended_with_it() {
-    for closing in ["unpublish web 8007:7/udp", "detach web"] {
-        let town = Town::new(Offloads::On);
-        town.network("blue");
-        let web = town.container("web", "blue", &["8007:7/udp", "8008:7/udp"]);
-        let _server = web.echo_udp(7);
-        let closed = town.host.spawn(dial("talk 127.0.0.1:8007"));
-        let open = town.host.spawn(dial("talk 127.0.0.1:8008"));
-        wait_until("both are answered", || closed.log().contains("answered") && open.log().contains("answered"));
-
-        town.netd.say(closing).ok();
-
-        let said = closed.wait();
-        let ends = [nix::libc::ECONNABORTED, nix::libc::EDESTADDRREQ].map(|number| format!("error {number}\n"));
-        assert!(ends.iter().any(|end| said.stdout.ends_with(end)), "{said}");
-        if closing.starts_with("unpublish") {
-            let before = open.log().len();
-            wait_until("the other port goes on", || open.log().len() > before);
-        }
-    }
-}
-
-#[test]
 fn the_loopback_is_unreachable_from_the_wire_whatever_the_neighbours_routes() {
     let town = Town::new(Offloads::On);
     town.network("blue");

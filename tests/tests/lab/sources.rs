@@ -123,8 +123,8 @@ fn the_host_and_its_containers_count_by_their_addresses() {
     assert_eq!(town.host.run(dial(&format!("tcp {HOST}:8007"))).stdout, format!("{HOST}:8007 hello\n"));
     assert_eq!(town.host.run(dial("tcp 127.0.0.1:8007")).stdout, refused, "the loopback is not named");
     assert_eq!(town.host.run(dial(&format!("udp {HOST}:8008"))).stdout, refused);
-    let talk = town.host.spawn(dial("talk 127.0.0.1:8008"));
-    wait_until("it is answered", || talk.log().contains("answered"));
+    let talk = town.host.spawn(dial("talk udp 127.0.0.1:8008"));
+    wait_until("it is answered", || talk.log().contains("hello"));
     town.netd.say(&format!("publish web 8008:7/udp,from={HOST}")).ok();
     let said = talk.wait();
     let ends = [nix::libc::ECONNABORTED, nix::libc::EDESTADDRREQ].map(|number| format!("error {number}\n"));

@@ -330,4 +330,12 @@ pub const FAULTS: &[Fault] = &[
         "settings.firewall.generation == 0 && ",
         "",
     ),
+    fault("relayed socket ended when any port closes", "sock.rs", "place == to || place == relay", "place == to"),
+    fault("socket stays when its port is for others", "sock.rs", " && may_come(p, &publication, source)", ""),
+    fault(
+        "socket of another family ended when any port closes",
+        "sock.rs",
+        "exactly.or_else(|| Some(everywhere(p, protocol, address, port)?.0))",
+        "exactly",
+    ),
 ];
