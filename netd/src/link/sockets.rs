@@ -65,10 +65,10 @@ pub fn end(storage: Option<BorrowedFd<'_>>, is_meant: impl Fn(&Connected) -> boo
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         for (protocol, states) in [(TCP, !LISTEN), (UDP, ESTABLISHED)] {
-            let listed =
-                listed(&netlink, family, protocol, states, storage).context("cannot list the host's sockets")?;
-            for socket in listed.iter().filter_map(|message| connected(family, message)).filter(&is_meant) {
-                let gone = destroy(&netlink, family, protocol, &socket.id);
+            let meant = |message: &[u8]| connected(family, message).filter(&is_meant).map(|socket| socket.id);
+            let listed = listed(&netlink, (family, protocol, states), storage, meant);
+            for id in listed.context("cannot list the host's sockets")? {
+                let gone = destroy(&netlink, family, protocol, &id);
                 ended += usize::from(gone.context("cannot end a socket of the host")?);
             }
         }
@@ -107,12 +107,12 @@ pub fn bound() -> io::Result<Vec<(SocketAddr, u64)>> {
     let netlink = open()?;
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let listed = listed(&netlink, family, TCP, BOUND, None)?;
-        found.extend(listed.iter().filter_map(|message| {
+        let listed = listed(&netlink, (family, TCP, BOUND), None, |message| {
             let id = message.get(ID_IN_MESSAGE..ID_IN_MESSAGE + ID)?;
             let inode = message.get(INODE_IN_MESSAGE..INODE_IN_MESSAGE + 4)?;
             Some((place(family, &id[..2], &id[4..20])?, u32::from_ne_bytes(inode.try_into().ok()?).into()))
-        }));
+        });
+        found.extend(listed?);
     }
     Ok(found)
 }
@@ -136,18 +136,17 @@ fn open() -> io::Result<OwnedFd> {
     Ok(netlink)
 }
 
-/// The `inet_diag_msg` of all sockets of a family and protocol in these states, with attributes.
-fn listed(
+/// What is made of the `inet_diag_msg`, with attributes, of each socket of a family and protocol in these states.
+fn listed<T>(
     netlink: &OwnedFd,
-    family: u8,
-    protocol: u8,
-    states: u32,
+    which: (u8, u8, u32),
     storage: Option<BorrowedFd<'_>>,
-) -> io::Result<Vec<Vec<u8>>> {
+    mut of: impl FnMut(&[u8]) -> Option<T>,
+) -> io::Result<Vec<T>> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     let storage = storage.map(|map| attribute(BPF_STORAGE_REQ_MAP_FD, &map.as_raw_fd().to_ne_bytes()));
     let asked = storage.map_or_else(Vec::new, |map| nested(REQ_SK_BPF_STORAGES, &[map]));
-    let request = request(BY_FAMILY, flags, (family, protocol, states), &[0; ID], &asked);
+    let request = request(BY_FAMILY, flags, which, &[0; ID], &asked);
     sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 1 << 16];
@@ -157,7 +156,7 @@ fn listed(
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => answer(payload).map(drop)?,
-                _ => found.push(payload.to_vec()),
+                _ => found.extend(of(payload)),
             }
         }
     }
