@@ -124,9 +124,10 @@ fn a_slow_download_tells_how_long_it_stalled() {
 fn segments_that_somebody_drops_are_lost_and_those_that_pass_are_not() {
     let (lab, left, right) = two_hosts(Offloads::On);
     let _bulk = right.serve_bulk(9000);
+    let download = left.downloads_slowly("192.0.2.2:9000", Duration::from_secs(60), 400_000);
+    wait_for(|| (download.bytes() > 10_000).then_some(()));
     let before = lab.losses();
 
-    let download = left.downloads_slowly("192.0.2.2:9000", Duration::from_secs(60), 400_000);
     wait_for(|| (download.bytes() > 100_000).then_some(()));
     lab.assert_none_lost_since(&before);
     left.run(["iptables", "-A", "INPUT", "-p", "tcp", "-j", "DROP"]).ok();
