@@ -15,11 +15,13 @@ use super::{
     site::{Contender, Path},
 };
 
-const SIZE: (u32, u32) = (900, 420);
+const SIZE: (u32, u32) = (1200, 460);
 /// Room for the legend at the right, as a share of the bars.
-const LEGEND: f64 = 0.14;
+const LEGEND: f64 = 0.1;
 /// Room between two groups of bars, in bars.
 const GAP: usize = 1;
+/// Where the number of a bar begins at the highest, as a share of the height.
+const NUMBERS: f64 = 0.91;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 
@@ -71,8 +73,10 @@ fn bars(figures: &Figures, measure: Measure, area: &DrawingArea<SVGBackend, Shif
             .map(|bar| PathElement::new(vec![(bar.middle(), bar.min), (bar.middle(), bar.max.min(top))], INK));
         chart.draw_series(spreads)?;
         let values = of_it.iter().map(|bar| {
-            let style = TextStyle::from((FONT, 12).into_font()).color(&INK).pos(Pos::new(HPos::Center, VPos::Bottom));
-            Text::new(measure.shown(bar.median), (bar.middle(), bar.max.min(top * 0.94) + top * 0.01), style)
+            // Upwards: a number is wider than its bar, and would lie on its neighbour's.
+            let font = (FONT, 12).into_font().transform(FontTransform::Rotate270);
+            let style = TextStyle::from(font).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+            Text::new(measure.shown(bar.median), (bar.middle(), bar.max.min(top * NUMBERS) + top * 0.01), style)
         });
         chart.draw_series(values)?;
     }
@@ -148,7 +152,7 @@ const fn color(contender: Contender) -> RGBColor {
         Contender::Bridge => RGBColor(153, 187, 221),
         Contender::Iptables => RGBColor(66, 113, 174),
         Contender::Cni => RGBColor(94, 155, 106),
-        Contender::Docker => RGBColor(30, 120, 190),
+        Contender::Docker => RGBColor(112, 78, 46),
         Contender::Netavark => RGBColor(150, 110, 170),
         Contender::Vxlan => RGBColor(90, 150, 160),
     }
