@@ -1,6 +1,6 @@
 //! What netd, a plain bridge, and a bridge with Docker's rules make of a host.
 
-use std::net::Ipv4Addr;
+use std::{fs, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
 use netd_tests::lab::{Container, Host, NetdOptions};
@@ -57,6 +57,31 @@ pub fn docker_like(host: &Host) -> Result<Furnished> {
     Ok(furnished)
 }
 
+/// Publishes more ports of UDP, all of which lead to the container's one. Half of them have their rules before the port that is published
+/// already: they are gone through one after the other, and so it meets as many as a port does on average.
+pub fn publish_like_docker(host: &Host, ports: &[u16]) -> Result<()> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let rules = host.path("/run/rules");
+    fs::write(&rules, more_rules(ports)).context("cannot write the rules of many ports")?;
+    host.run(["iptables-restore", "--noflush", "/run/rules"]).ok();
+    Ok(())
+}
+
+fn more_rules(ports: &[u16]) -> String {
+    let (before, behind) = ports.split_at(ports.len() / 2);
+    let rule = |place: &'static str| {
+        move |port: &u16| {
+            format!(
+                "{place} ! -i {BRIDGE} -d {HOST}/32 -p udp -m udp --dport {port} -j DNAT --to-destination {WEB}:{PORT}\n"
+            )
+        }
+    };
+    let rules = before.iter().map(rule("-I DOCKER 1")).chain(behind.iter().map(rule("-A DOCKER")));
+    format!("*nat\n{}COMMIT\n", rules.collect::<String>())
+}
+
 fn docker_rules() -> Vec<String> {
     let fixed = [
         "-t nat -N DOCKER".to_owned(),
@@ -99,6 +124,15 @@ fn docker_rules() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_ports_half_come_before_the_one_that_is_there() {
+        let rules = more_rules(&[10_002, 10_004, 10_006, 10_008]);
+
+        let with = |start: &str| rules.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!((with("-I DOCKER 1"), with("-A DOCKER"), rules.lines().count()), (2, 2, 6));
+        assert!(rules.contains("--dport 10008 -j DNAT --to-destination 10.88.0.2:5000\n"));
+    }
 
     #[test]
     fn what_is_published_is_accepted_before_the_rest_is_dropped() {

@@ -4,6 +4,7 @@
 mod busy;
 mod chart;
 pub mod client;
+mod connections;
 mod contenders;
 mod control;
 mod cost;

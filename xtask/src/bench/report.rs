@@ -155,9 +155,9 @@ const fn explained(area: Area) -> &'static str {
              packets; in turn every flow is sent one packet after the other, so that nothing of a flow is in an L1 or L2 cache \
              when there are many, and each had its last one as long ago as that takes (with a million flows up to 15 s). The \
              daemons of all these hosts are kept on the receivers' processor; how much of it each takes is told too, a mean \
-             over everything that is done at scale, and their sum is in the CPU per packet. iptables takes part with one port: \
-             its rules for more are looked up one after the other. Streams, round trips and connections are measured on the \
-             paths."
+             over everything that is done at scale, and their sum is in the CPU per packet. iptables has a rule for \
+             each port, which are gone through one after the other until one fits, half of them before the one port. Streams, \
+             round trips and connections are of one connection, or of one after the other, among those flows and ports."
         }
         Area::Memory => {
             "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd \

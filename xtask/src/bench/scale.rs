@@ -1,10 +1,11 @@
-//! Packet rates with many flows and many published ports. The flows are made by their first packets: a socket of a container sends
+//! Packet rates and TCP with many flows and many published ports. The flows are made by their first packets: a socket of a container sends
 //! to as many addresses outside, one of a client outside to as many published ports.
 
 use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,16 +15,17 @@ use netd_tests::lab::{Container, Host, Lab, Netd, Offloads};
 pub use super::traffic::{BUSY, LEAST, MILLION, Point, THOUSAND, Traffic};
 use super::{
     busy::{Busy, spent},
-    contenders,
+    connections, contenders,
     cost::{self, COUNTED},
     datagrams::Spread,
     findings::{Area, Findings},
     gauge::{Beats, Pulse},
+    load::{Ends, Load, Turn},
     memory::Objects,
     processor::keep_process_on_last,
     profile::{self, Profiles},
     server::{PORT, Server},
-    site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED},
+    site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED, widen_ports},
     targets::missed_at_scale,
     turns::Turns,
 };
@@ -42,7 +44,7 @@ const FRESH: Duration = Duration::from_secs(15);
 const ENOUGH: u32 = 100_000;
 
 /// Whose, how many of each, in the order of the table.
-const POINTS: [(Contender, Point); 9] = [
+const POINTS: [(Contender, Point); 12] = [
     (Contender::Netd, LEAST),
     (Contender::Netd, THOUSAND),
     (Contender::Netd, Point { flows: 100_000, ports: 1 }),
@@ -52,6 +54,9 @@ const POINTS: [(Contender, Point); 9] = [
     (Contender::Iptables, LEAST),
     (Contender::Iptables, THOUSAND),
     (Contender::Iptables, Point { flows: 100_000, ports: 1 }),
+    (Contender::Iptables, Point { flows: 1, ports: 1_000 }),
+    (Contender::Iptables, Point { flows: 1, ports: 10_000 }),
+    (Contender::Iptables, BUSY),
 ];
 
 /// How it is measured.
@@ -90,6 +95,8 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profi
             }
         }
     }
+    let among: Vec<_> = grounds.iter_mut().filter(|ground| whole || [LEAST, BUSY].contains(&ground.point)).collect();
+    connections::measured(findings, turns, among, rounds, time)?;
     if profiled.wanted {
         profile_missed(findings, profiled, &mut grounds, time);
     }
@@ -139,7 +146,7 @@ fn in_programs(findings: &mut Findings, turns: &mut Turns, grounds: &mut [Ground
 }
 
 /// A host with so many flows and ports. Fields go in the order they end.
-struct Ground {
+pub struct Ground {
     who: Contender,
     point: Point,
     one_out: Spread,
@@ -148,8 +155,8 @@ struct Ground {
     all_in: Spread,
     /// When each flow out had a packet, and each flow in.
     refreshed: [Option<Instant>; 2],
-    at_outside: Server,
-    in_web: Server,
+    at_outside: Arc<Server>,
+    in_web: Arc<Server>,
     app: Container,
     outside: Host,
     netd: Option<Netd>,
@@ -168,15 +175,20 @@ impl Ground {
         host.ip(&format!("route add {SERVERS_NET} via {OUTSIDE}"));
         outside.ip(&format!("route add local {SERVERS_NET} dev lo"));
         if who == Contender::Netd {
-            let entries = (4 * point.flows).max(65_536);
             let config = host.path("/etc/netd/netd.toml");
-            fs::write(config, format!("[daemon]\nflows-max = {entries}\n")).context("cannot configure netd")?;
+            fs::write(config, format!("[daemon]\nflows-max = {}\n", entries(point)))
+                .context("cannot configure netd")?;
         }
         let Furnished { web, app, companions, netd, .. } = match who {
             Contender::Netd => contenders::netd(&host)?,
             _ => contenders::docker_like(&host)?,
         };
+        widen_ports(&app)?;
+        widen_ports(&outside)?;
         let ports = ports(point.ports);
+        if who == Contender::Iptables {
+            contenders::publish_like_docker(&host, &ports[1..])?;
+        }
         if let Some(netd) = &netd {
             let specs = ports[1..].iter().map(|port| format!("{port}:{PORT}/udp"));
             let words: Vec<_> = ["publish".to_owned(), "web".to_owned()].into_iter().chain(specs).collect();
@@ -194,8 +206,8 @@ impl Ground {
             one_in: Spread::over([published(&ports[0])]),
             all_in: Spread::over(ports.iter().map(published)),
             refreshed: [None; 2],
-            at_outside: Server::new(&outside)?,
-            in_web: Server::new(&web)?,
+            at_outside: Server::new(&outside)?.into(),
+            in_web: Server::new(&web)?.into(),
             app,
             outside,
             netd: None,
@@ -222,6 +234,29 @@ impl Ground {
         }
         ground.netd = netd;
         Ok(ground)
+    }
+
+    /// Whose it is.
+    pub const fn who(&self) -> Contender {
+        self.who
+    }
+
+    /// How many of each it has.
+    pub const fn point(&self) -> Point {
+        self.point
+    }
+
+    /// What a load of TCP gives by a connection of its own, or by many, with all flows alive.
+    pub fn run(&mut self, way: Traffic, load: Load, time: Duration) -> Result<Turn> {
+        self.refresh(way)?;
+        // What keeps flows alive is not of what is measured.
+        self.server(way).settled()?;
+        let (client, to) = if way.is_inwards() {
+            ((*self.outside).clone(), SocketAddrV4::new(HOST, PUBLISHED))
+        } else {
+            ((*self.app).clone(), SocketAddrV4::new(SERVERS, PORT))
+        };
+        Ends { client, apart: false, to, server: Arc::clone(self.server(way)) }.run(load, time)
     }
 
     /// How much of a processor the daemon has taken since it was left alone, in percent.
@@ -291,7 +326,7 @@ impl Ground {
         Ok((arrived, seconds, beats))
     }
 
-    const fn server(&self, traffic: Traffic) -> &Server {
+    const fn server(&self, traffic: Traffic) -> &Arc<Server> {
         match traffic {
             Traffic::OneOut | Traffic::AllOut => &self.at_outside,
             Traffic::OneIn | Traffic::AllIn => &self.in_web,
@@ -306,6 +341,12 @@ fn of_daemon(point: Point) -> String {
 
 /// What the memory is called that a flow takes.
 pub const FLOW: &str = "a flow";
+
+/// Entries of netd's table: two a flow and as much again, and as many connections as end while all is measured.
+const fn entries(point: Point) -> u32 {
+    let (enough, connections) = (4 * point.flows, 1 << 19);
+    if enough > connections { enough } else { connections }
+}
 
 /// So many, the first of which every contender has published.
 fn ports(count: u16) -> Vec<u16> {

@@ -51,6 +51,11 @@ impl Traffic {
         matches!(self, Self::OneIn | Self::AllIn)
     }
 
+    /// The path that it takes.
+    pub const fn path(self) -> &'static str {
+        if self.is_inwards() { "published" } else { "masquerade" }
+    }
+
     /// Whether it is another than that of one.
     pub fn differs(self, point: Point) -> bool {
         match self {
@@ -63,12 +68,12 @@ impl Traffic {
     /// What a table calls it at a point.
     pub fn about(self, point: Point) -> String {
         let what = match self {
-            Self::OneOut => "masquerade, by one flow",
-            Self::AllOut => "masquerade, by each flow in turn",
-            Self::OneIn => "published, to one port",
-            Self::AllIn => "published, to each port in turn",
+            Self::OneOut => "by one flow",
+            Self::AllOut => "by each flow in turn",
+            Self::OneIn => "to one port",
+            Self::AllIn => "to each port in turn",
         };
-        format!("{what}: {point}")
+        format!("{}, {what}: {point}", self.path())
     }
 
     /// What a table calls the time that netd's programs take of each of its packets at a point.
