@@ -60,11 +60,11 @@ impl<K: Kernel> Daemon<K> {
         match scope {
             _ if !trouble.is_empty() => {
                 let supposed = self.planned(&self.model);
-                self.applied = self.seen_or(supposed).await;
-                self.is_as_planned = false;
+                self.applied = self.seen_or(supposed.clone()).await;
+                (self.wanted, self.is_as_planned) = (Some(supposed), false);
                 self.note_trouble(trouble);
             }
-            Scope::Whole => (self.applied, self.is_as_planned) = (desired, true),
+            Scope::Whole => (self.applied, self.wanted, self.is_as_planned) = (desired, None, true),
             Scope::Part(_, before) => exchange(&mut self.applied, &before, desired),
         }
         debug_assert!(
@@ -188,6 +188,10 @@ impl<K: Kernel> Daemon<K> {
             }
         }
         self.is_as_planned = failed.is_empty();
-        self.applied = if failed.is_empty() { desired } else { self.kernel.observe().await.unwrap_or(observed) };
+        (self.applied, self.wanted) = if failed.is_empty() {
+            (desired, None)
+        } else {
+            (self.kernel.observe().await.unwrap_or(observed), Some(desired))
+        };
     }
 }

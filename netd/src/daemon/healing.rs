@@ -62,7 +62,8 @@ impl<K: Kernel> Daemon<K> {
         }
         let (narrowed, denied) = (closes(&observed, &desired), denies(&observed, &desired));
         self.is_as_planned = trouble.is_empty();
-        self.applied = if trouble.is_empty() { desired } else { self.seen_or(observed).await };
+        (self.applied, self.wanted) =
+            if trouble.is_empty() { (desired, None) } else { (self.seen_or(observed).await, Some(desired)) };
         self.note_facts(facts);
         self.note_trouble(trouble);
         self.follow_published_ports().await;
@@ -76,10 +77,11 @@ impl<K: Kernel> Daemon<K> {
     }
 
     /// The steps that nobody's doing has made due: they make what is desired now and was not before, as at the first start since
-    /// the host has booted, or follow what the host has changed of itself.
+    /// the host has booted, or follow what the host has changed of itself. What was to be made before and could not is due as it was:
+    /// what somebody breaks while the host is looked at is seen in part, fails in part, and is mended by the next look.
     fn followed(&self, desired: &State, observed: &State) -> Vec<Step> {
         let taken_over = self.applied.settings.is_none() && observed.settings.is_some();
-        if taken_over { Vec::new() } else { diff(desired, &self.applied) }
+        if taken_over { Vec::new() } else { diff(desired, self.wanted.as_ref().unwrap_or(&self.applied)) }
     }
 
     /// Holds the ports that are to be held, and serves the host's own clients at those where no program leads them.

@@ -115,6 +115,8 @@ pub struct Daemon<K> {
     cluster: Option<Cluster>,
     /// What the host is, as far as known.
     applied: State,
+    /// What it should have been when that could not be made in part; `None` where it is as it was planned.
+    wanted: Option<State>,
     /// Whether that is the plan of the model, the facts and the choices as they are.
     is_as_planned: bool,
     /// What was warned of, one line each.
@@ -165,6 +167,7 @@ impl<K: Kernel> Daemon<K> {
             facts: HostFacts::default(),
             cluster: membership.map(Cluster::new),
             applied: State::default(),
+            wanted: None,
             is_as_planned: false,
             warned: Vec::new(),
             trouble: Vec::new(),

@@ -40,6 +40,24 @@ async fn what_follows_the_host_is_no_repair_and_what_was_lost_is_one() {
     assert_eq!(repairs(&bench).await, ["record the host's address 198.51.100.9"]);
 }
 
+/// As where a look sees a part of what somebody is just breaking.
+#[tokio::test]
+async fn what_was_lost_and_cannot_be_mended_at_once_is_told_when_it_is() {
+    let mut bench = Bench::new().await;
+    bench.network("blue").await;
+    bench.daemon.kernel.state.bridges.clear();
+    bench.daemon.kernel.fail_after = Some(0);
+    bench.daemon.look_again().await;
+    bench.daemon.look_again().await;
+
+    let told = repairs(&bench).await;
+    assert!(told.iter().any(|message| message.starts_with("network blue: the bridge")), "{told:?}");
+
+    bench.daemon.kernel.state.bridges.clear();
+    bench.daemon.look_again().await;
+    assert!(repairs(&bench).await.len() > told.len(), "it is known again what was made");
+}
+
 #[tokio::test]
 async fn what_was_lost_while_the_daemon_was_away_is_told_and_what_a_boot_lost_is_not() {
     let mut bench = Bench::new().await;
