@@ -5,7 +5,7 @@ use super::{figures::Spread, site::Contender};
 /// Where a number belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Area {
-    /// Packet rates with many flows and published ports.
+    /// Packet rates and TCP with many flows and published ports.
     Scale,
     /// Bytes.
     Memory,

@@ -23,7 +23,7 @@ const QUICK_SPARE: f64 = 0.08;
 pub enum Subject {
     /// Loads on a path.
     Path(Path),
-    /// Packet rates with many flows and published ports, and the memory that they take.
+    /// Packet rates and TCP with many flows and published ports, and the memory that they take.
     Scale,
     /// What commands take.
     Control,
@@ -60,7 +60,7 @@ impl ValueEnum for Subject {
         match self {
             Self::Path(path) => path.to_possible_value(),
             Self::Scale => {
-                Some(PossibleValue::new(self.name()).help("Packet rates with many flows and published ports"))
+                Some(PossibleValue::new(self.name()).help("Packet rates and TCP with many flows and published ports"))
             }
             Self::Control => Some(PossibleValue::new(self.name()).help("What commands take, and the daemon's memory")),
         }

@@ -157,7 +157,8 @@ const fn explained(area: Area) -> &'static str {
              daemons of all these hosts are kept on the receivers' processor; how much of it each takes is told too, a mean \
              over everything that is done at scale, and their sum is in the CPU per packet. iptables has a rule for \
              each port, which are gone through one after the other until one fits, half of them before the one port. Streams, \
-             round trips and connections are of one connection, or of one after the other, among those flows and ports."
+             round trips and connections are of one connection, or of one after the other, among those flows and ports, in half as many \
+             rounds."
         }
         Area::Memory => {
             "A flow of 100,000 or more: the growth of the kernel's objects (`/proc/slabinfo`) while they are made, for netd \

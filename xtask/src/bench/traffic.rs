@@ -24,6 +24,8 @@ impl fmt::Display for Point {
 pub const LEAST: Point = Point { flows: 1, ports: 1 };
 /// A busy host.
 pub const BUSY: Point = Point { flows: 100_000, ports: 10_000 };
+/// As many flows, and one port.
+pub const MANY: Point = Point { flows: BUSY.flows, ports: 1 };
 /// So few that an L2 cache has room for them.
 pub const THOUSAND: Point = Point { flows: 1_000, ports: 1 };
 /// More than a host has.
