@@ -9,14 +9,11 @@ use std::{
 
 use ipnet::IpNet;
 use netd_common::{
-    tables::{
-        DeviceKind, EndpointKey, Firewall, Hook, PortRange, Routing, Settings, Span, device_flags, firewall_flags,
-    },
+    tables::{DeviceKind, EndpointKey, Hook, PortRange, Routing, device_flags},
     tuple::{Address, Mac, Zone},
 };
 
 use crate::{
-    firewall::{FirewallFacts, Mode},
     model::{self, Attachment, Endpoint, Model, Network, Remotes, Subnet},
     reconcile::{
         Bridge, DeviceRecord, EndpointRecord, Family, HostFacts, Interface, Ipsec, Join, LinkName, ResolverState,
@@ -29,20 +26,16 @@ mod part;
 mod publishing;
 mod relays;
 mod routing;
+mod settings;
 
 pub use part::{exchange, part, touched};
 use publishing::{open_by_mode, publish, somewhere, withheld};
 pub use relays::{LONGEST, relays};
 pub use routing::routing;
+use settings::settings;
 
 /// The kernel's own `ip_local_port_range`.
 const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
-
-/// Ports for masquerade: what surrounds the kernel's own ephemeral range, above the services that people run.
-const POOLS: [PortRange; 2] = [PortRange { first: 20_000, last: 32_767 }, PortRange { first: 61_000, last: 65_535 }];
-
-/// The lowest port that masquerade picks: those below are for the host's services, whatever the sysctls say.
-const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// What the plan needs and neither the model nor the host says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -347,47 +340,6 @@ fn add_uplink(state: &mut State, link: &LinkName, uplink: &Uplink, forwards: &BT
 /// The address of this family that containers are masqueraded as.
 pub fn primary(uplink: &Uplink, family: Family) -> Option<IpAddr> {
     uplink.addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family)
-}
-
-fn settings(facts: &HostFacts, secret: [u32; 2]) -> Settings {
-    let ephemeral = facts.ephemeral.unwrap_or(EPHEMERAL);
-    Settings {
-        secret,
-        pools: pools(ephemeral),
-        second: PortRange { first: ephemeral.first.max(FIRST_UNPRIVILEGED), last: ephemeral.last },
-        ephemeral,
-        routing: routing(&facts.routing, &facts.firewall) as u32,
-        timeouts: facts.timeouts.map(Span::at_least_seconds),
-        firewall: firewall(&facts.firewall),
-    }
-}
-
-/// What packets are told of the host's own firewall.
-fn firewall(facts: &FirewallFacts) -> Firewall {
-    let generation = if facts.is_shown() { facts.generation } else { 0 };
-    let always = if facts.mode == Mode::Off { firewall_flags::ALWAYS_STACK } else { 0 };
-    let tracked = if facts.tracks() { firewall_flags::TRACKED } else { 0 };
-    Firewall { mark: facts.mark, generation, flags: always | tracked }
-}
-
-/// The two largest pieces of [`POOLS`] that `ephemeral` leaves, in order.
-fn pools(ephemeral: PortRange) -> [PortRange; 2] {
-    let mut pieces: Vec<PortRange> = POOLS.iter().flat_map(|pool| without(*pool, ephemeral)).collect();
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
-    pieces.resize(2, PortRange::NONE);
-    pieces.sort_by_key(|piece| (piece.is_empty(), piece.first));
-    [pieces[0], pieces[1]]
-}
-
-/// What is left of a range, below and above what is cut out of it.
-fn without(range: PortRange, cut: PortRange) -> impl Iterator<Item = PortRange> {
-    if cut.is_empty() {
-        return [Some(range), None].into_iter().flatten();
-    }
-    let below = cut.first.checked_sub(1).map(|last| PortRange { first: range.first, last: last.min(range.last) });
-    let above = cut.last.checked_add(1).map(|first| PortRange { first: first.max(range.first), last: range.last });
-    let kept = |piece: &PortRange| !piece.is_empty();
-    [below.filter(kept), above.filter(kept)].into_iter().flatten()
 }
 
 /// Veths of the model by the sandbox that their other side is in.

@@ -233,23 +233,6 @@ fn an_endpoint_whose_namespace_is_gone_or_another_is_not_planned() {
 }
 
 #[test]
-fn masquerade_ports_and_the_ephemeral_range_have_nothing_in_common() {
-    let range = |first, last| PortRange { first, last };
-    let cases = [
-        (range(32_768, 60_999), [range(20_000, 32_767), range(61_000, 65_535)]),
-        (range(1024, 65_535), [range(1, 0), range(1, 0)]),
-        (range(10_000, 65_000), [range(65_001, 65_535), range(1, 0)]),
-        (range(25_000, 60_999), [range(20_000, 24_999), range(61_000, 65_535)]),
-        (range(21_000, 22_000), [range(22_001, 32_767), range(61_000, 65_535)]),
-        (range(1, 0), POOLS),
-    ];
-    for (ephemeral, wanted) in cases {
-        assert_eq!(pools(ephemeral), wanted, "{ephemeral:?}");
-    }
-    assert_eq!(POOLS.iter().map(|pool| pool.len()).sum::<u32>(), 17_304);
-}
-
-#[test]
 fn the_second_pool_is_the_ephemeral_range_without_privileged_ports() {
     let model = two_networks_and_an_endpoint();
     let mut facts = facts(false);
