@@ -12,6 +12,7 @@ mod collect;
 mod maps;
 mod skb;
 mod sock;
+mod tunnel;
 mod xdp;
 
 use aya_ebpf::{

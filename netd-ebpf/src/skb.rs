@@ -1,18 +1,16 @@
 //! The kernel's `sk_buff` as a [`Packet`], and a verdict as what a TC program returns. Verifier appeasement lives here.
 
-use core::{arch::asm, mem::offset_of, ptr};
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
-        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
-        bpf_tunnel_key__bindgen_ty_3,
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::generated::{
         bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key,
-        bpf_skb_pull_data, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
+        bpf_skb_vlan_pop,
     },
 };
 use netd_common::{
@@ -20,12 +18,11 @@ use netd_common::{
     checksum::Delta,
     packet::{Covers, ETH, Label, Packet, Zero},
     parse::Noted,
-    tables::{OUTER_TTL, Scratch, Tables, TunnelKey},
-    tuple::Address,
+    tables::{Scratch, Tables, TunnelKey},
     verdict::{Action, DropReason, Packed},
 };
 
-use crate::{bytes, chapters};
+use crate::{bytes, chapters, tunnel};
 
 /// Lets the packet go on to other programs and the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
@@ -39,8 +36,6 @@ const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 /// Of a tag's 16 bits those that tell the LAN.
 const VLAN_ID: u32 = 0x0fff;
-/// Bytes of a tunnel's key without the local address: the kernel's routing picks one (and kernels before 6.0 know none).
-const TUNNEL_KEY: u32 = offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -127,7 +122,7 @@ impl<const LAYER3: bool> Skb<LAYER3> {
 
     #[inline(always)]
     fn into_tunnel(&mut self, device: u32, to: &TunnelKey) -> i32 {
-        if !set_tunnel_key(self.skb, to) {
+        if !tunnel::set_tunnel_key(self.skb, to) {
             return DROP;
         }
         // SAFETY: takes numbers, and acts when the program has returned.
@@ -150,24 +145,6 @@ impl<const LAYER3: bool> Skb<LAYER3> {
     }
 }
 
-/// Tells the VXLAN device that the packet goes to next where to. Over IPv4 without a checksum of the outer datagram, which RFC
-/// 7348 asks for; over IPv6 with one (RFC 8200 section 8.1).
-#[inline(never)]
-fn set_tunnel_key(skb: *mut __sk_buff, to: &TunnelKey) -> bool {
-    let mut key = tunnel_key();
-    key.tunnel_id = to.vni;
-    key.tunnel_ttl = OUTER_TTL;
-    let flags = if to.vtep.is_v4() {
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.vtep.v4_bytes());
-        BPF_F_ZERO_CSUM_TX
-    } else {
-        key.__bindgen_anon_1.remote_ipv6 = to.vtep.words();
-        BPF_F_TUNINFO_IPV6
-    };
-    // SAFETY: the context in hand, and a key of which that many bytes are told.
-    unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, TUNNEL_KEY, flags.into()) == 0 }
-}
-
 /// The kernel puts a tag beneath the one that is taken off into its place.
 #[inline(always)]
 fn shed_priority(skb: *mut __sk_buff) -> Result<bool, DropReason> {
@@ -183,19 +160,6 @@ fn shed_priority(skb: *mut __sk_buff) -> Result<bool, DropReason> {
             return Ok(true);
         }
         if (*skb).vlan_tci & VLAN_ID == 0 { Err(DropReason::Malformed) } else { Ok(false) }
-    }
-}
-
-#[inline(always)]
-const fn tunnel_key() -> bpf_tunnel_key {
-    bpf_tunnel_key {
-        tunnel_id: 0,
-        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [0; 4] },
-        tunnel_tos: 0,
-        tunnel_ttl: 0,
-        __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
-        tunnel_label: 0,
-        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [0; 4] },
     }
 }
 
@@ -306,30 +270,14 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
         unsafe { (*self.skb).pkt_type == PACKET_OTHERHOST }
     }
 
-    /// The kernel tells of one family at a time.
     #[inline(always)]
     fn came_through(&self, from: &mut TunnelKey) -> bool {
-        let mut key = tunnel_key();
-        // SAFETY: the context in hand, and a key with room for that many bytes.
-        if unsafe { bpf_skb_get_tunnel_key(self.skb, &raw mut key, TUNNEL_KEY, 0) } == 0 {
-            // SAFETY: of an IPv4 tunnel the kernel fills this member in; every byte of the union is defined.
-            let vtep = Address::v4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes());
-            *from = TunnelKey { vtep, vni: key.tunnel_id };
-            return true;
-        }
-        // SAFETY: as above.
-        if unsafe { bpf_skb_get_tunnel_key(self.skb, &raw mut key, TUNNEL_KEY, BPF_F_TUNINFO_IPV6.into()) } == 0 {
-            // SAFETY: of an IPv6 tunnel the kernel fills this member in.
-            let vtep = Address::from_words(unsafe { key.__bindgen_anon_1.remote_ipv6 });
-            *from = TunnelKey { vtep, vni: key.tunnel_id };
-            return true;
-        }
-        false
+        tunnel::came_through(self.skb, from)
     }
 
     #[inline(always)]
     fn copy_into_tunnel(&mut self, device: u32, to: &TunnelKey) {
-        if set_tunnel_key(self.skb, to) {
+        if tunnel::set_tunnel_key(self.skb, to) {
             // SAFETY: the context in hand. A copy that is not to be had is as lost as one on the wire.
             unsafe { bpf_clone_redirect(self.skb, device, 0) };
         }
