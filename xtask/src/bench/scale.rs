@@ -348,9 +348,8 @@ fn of_daemon(point: Point) -> String {
 pub const FLOW: &str = "a flow";
 
 /// Entries of netd's table: two a flow and as much again, and as many connections as end while all is measured.
-const fn entries(point: Point) -> u32 {
-    let (enough, connections) = (4 * point.flows, 1 << 19);
-    if enough > connections { enough } else { connections }
+fn entries(point: Point) -> u32 {
+    (4 * point.flows).max(1 << 19)
 }
 
 /// So many, the first of which every contender has published.
