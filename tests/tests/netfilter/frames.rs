@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
+use etherparse::{SlicedPacket, TransportSlice};
 use netd_common::packet::ETH;
 use netd_tests::{
     lab::Node,
@@ -143,6 +144,14 @@ impl Frame {
             return format!("gets protocol {} {} > {} ttl {} tos {class}", ip[6], address(8), address(24), ip[7]);
         }
         format!("gets protocol {} {} > {} ttl {} tos {}", ip[9], self.source(), self.destination(), ip[8], ip[1])
+    }
+
+    /// Whether it is a segment of TCP that says nothing but how much has come. When one goes is a matter of time (RFC 9293 section
+    /// 3.8.6.3), and so is who sends it: a socket, with what was put on it, or what is left of it in TIME-WAIT, without.
+    pub fn only_acknowledges(&self) -> bool {
+        let Ok(packet) = SlicedPacket::from_ethernet(&self.bytes) else { return false };
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return false };
+        tcp.payload().is_empty() && tcp.ack() && !(tcp.syn() || tcp.fin() || tcp.rst())
     }
 
     fn fragment(&self) -> Option<FragmentOf> {

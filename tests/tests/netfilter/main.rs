@@ -57,12 +57,12 @@ impl Play {
     }
 }
 
-/// Adds what the packets of either direction had in common.
+/// Adds what the packets of either direction had in common, but for acknowledgements alone.
 fn with_outlines(stage: &Stage, mut story: Vec<String>) -> Vec<String> {
     stage.settle();
     for (place, frames) in stage.frames() {
-        let outlines: std::collections::BTreeSet<_> =
-            frames.iter().filter(|frame| !frame.sent).map(|frame| frame.outline()).collect();
+        let got = frames.iter().filter(|frame| !frame.sent && !frame.only_acknowledges());
+        let outlines: std::collections::BTreeSet<_> = got.map(|frame| frame.outline()).collect();
         story.extend(outlines.into_iter().map(|outline| format!("{place} {outline}")));
     }
     story
