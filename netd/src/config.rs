@@ -59,6 +59,8 @@ pub struct DaemonConfig {
     pub uplinks: Vec<LinkName>,
     /// `--xdp`.
     pub xdp: Option<XdpWish>,
+    /// `--endpoint-attach`.
+    pub endpoint_attach: Option<EndpointAttach>,
     /// Whether what is in a tunnel may be summed and cut by the device that sends it, as without it.
     pub tunnel_offload: Option<bool>,
     /// Entries of the flow table, two a flow, where there is none yet. Without it as the machine's memory says.
@@ -108,6 +110,17 @@ pub enum XdpWish {
     Native,
     /// Nowhere.
     Off,
+}
+
+/// By what the devices of containers, and the bridges of their networks, get their programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointAttach {
+    /// Clsact filters, which all devices share: one comes and goes without a wait.
+    #[default]
+    Clsact,
+    /// A TCX link each, where the kernel takes it: a packet gets by sooner, and each device that comes or goes waits for grace periods of RCU.
+    Tcx,
 }
 
 /// Pools of each family, in the order in which they are used; the defaults where one has none.

@@ -13,7 +13,7 @@ use crate::{firewall::Mode, model::PublishMode};
 pub use cluster::{ClusterArgs, NodeCommand, OverlayCommand, PsArgs};
 pub use network::{ConnectArgs, NetworkCommand, NetworkCreateArgs};
 
-use crate::config::XdpWish;
+use crate::config::{EndpointAttach, XdpWish};
 
 /// Gives containers their network with eBPF programs.
 #[derive(Parser, Debug)]
@@ -185,10 +185,12 @@ pub struct DaemonArgs {
     /// The cgroup2 directory whose processes reach published ports by the host's addresses, or `none`; without it cgroup2's root
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
-    /// Whether the drivers of uplinks drop clients that `from=` denies, and pass ports of the mesh on to other hosts; auto unless given or
-    /// configured
+    /// Whether the drivers of uplinks drop whom `from=` denies and pass ports of the mesh on; auto unless given or configured
     #[arg(long)]
     pub xdp: Option<XdpWish>,
+    /// By what devices of containers get their programs: filters that all share (clsact, the default), or a link each (tcx), see netd.toml
+    #[arg(long, value_name = "MANNER")]
+    pub endpoint_attach: Option<EndpointAttach>,
     /// A device towards the outside; without any, each that looks like it
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use tokio::sync::watch;
 
 use crate::{
-    config::XdpWish,
+    config::{EndpointAttach, XdpWish},
     dns::Directory,
     firewall::Mode,
     host::{Cgroup, DataplaneOptions, Host, HostOptions},
@@ -28,6 +28,8 @@ pub struct HostPlace {
     pub cgroup: Cgroup,
     /// Whether frames are met in the drivers of uplinks.
     pub xdp: XdpWish,
+    /// By what containers' devices and bridges get their programs.
+    pub endpoint_attach: EndpointAttach,
     /// Devices towards the outside; none for all that look like it.
     pub uplinks: Vec<LinkName>,
     /// Entries of the flow table where there is none yet; `None` lets the machine's memory say.
@@ -51,8 +53,9 @@ pub fn cgroup(wish: Option<PathBuf>) -> Cgroup {
 
 /// Opens the host, and tells of its changes.
 pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
-    let HostPlace { bpf_dir, state_dir, cgroup, xdp, uplinks, flows_max, firewall, sandboxes, names } = place;
-    let dataplane = DataplaneOptions { flows_max, cgroup, xdp, clsact_only: false };
+    let HostPlace { bpf_dir, state_dir, cgroup, xdp, endpoint_attach, uplinks, flows_max, firewall, sandboxes, names } =
+        place;
+    let dataplane = DataplaneOptions { flows_max, cgroup, xdp, endpoint_attach, clsact_only: false };
     // Before the programs, whose loading takes a while: the containers of a former daemon may be asking.
     let resolver = Resolver::start()?;
     resolver.know(names);

@@ -24,6 +24,7 @@ fn the_documented_file_says_what_holds_without_one_and_knows_every_key() {
 
     let DaemonConfig { state_dir, run_dir, bpf_dir, cgroup, uplinks, flows_max, firewall, mark, .. } = daemon.clone();
     assert_eq!((daemon.xdp, daemon.tunnel_offload), (Some(XdpWish::Auto), Some(true)));
+    assert_eq!(daemon.endpoint_attach, Some(EndpointAttach::Clsact));
     assert!(
         flows_max.is_some() && [state_dir, run_dir, bpf_dir, cgroup].iter().all(Option::is_some) && !uplinks.is_empty()
     );

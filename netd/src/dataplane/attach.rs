@@ -1,5 +1,6 @@
 //! Where the programs are attached: to uplinks by TCX where the kernel takes it, on a clsact qdisc where it does not; to the
-//! containers' devices by blocks of filters that these share, which `link` fills, and as to uplinks where one cannot.
+//! containers' devices by blocks of filters that these share, which `link` fills, and as to uplinks where one cannot or is not to
+//! (`--endpoint-attach tcx`).
 //!
 //! Which of the two an uplink gets is found by trying, or set to clsact by `NETD_FORCE_CLSACT=1` (for tests). What is attached stays
 //! attached in the manner it was, and gets a new program by an update in place: there is no moment without one.
@@ -19,7 +20,7 @@ use netd_common::tables::Hook;
 use nix::{libc, net::if_::if_indextoname};
 
 use super::{Pins, syscall::device_of_link};
-use crate::{link::Filter, reconcile::LinkName};
+use crate::{config::EndpointAttach, link::Filter, reconcile::LinkName};
 
 /// Number of our filters among those of their priority.
 const HANDLE: u16 = 0x6e64;
@@ -34,15 +35,16 @@ pub struct Attachments {
     on_clsact: BTreeSet<(u32, Hook)>,
     /// Those of them that are in a block.
     shared: BTreeSet<(u32, Hook)>,
+    endpoints: EndpointAttach,
     /// Set by the environment, or found when the kernel refused TCX.
     without_tcx: bool,
 }
 
 impl Attachments {
     /// None yet but those that are pinned.
-    pub fn open(pins: Pins, clsact_only: bool) -> Self {
+    pub fn open(pins: Pins, endpoints: EndpointAttach, clsact_only: bool) -> Self {
         let without_tcx = clsact_only || std::env::var_os("NETD_FORCE_CLSACT").is_some_and(|value| value == "1");
-        Self { pins, on_clsact: BTreeSet::new(), shared: BTreeSet::new(), without_tcx }
+        Self { pins, on_clsact: BTreeSet::new(), shared: BTreeSet::new(), endpoints, without_tcx }
     }
 
     /// The pins.
@@ -93,7 +95,7 @@ impl Attachments {
             return Ok(());
         }
 
-        if !self.without_tcx && !is_hasty(hook) {
+        if self.takes_tcx(hook) {
             let order = if hook.is_last() { LinkOrder::last() } else { LinkOrder::first() };
             match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
                 Ok(id) => {
@@ -160,9 +162,21 @@ impl Attachments {
             (true, true) => "tcx, clsact",
             (true, false) => "tcx",
             (false, true) => "clsact",
-            (false, false) if self.without_tcx || is_hasty(hook) => "clsact",
-            (false, false) => "tcx",
+            (false, false) if self.takes_tcx(hook) && !self.shares(hook) => "tcx",
+            (false, false) => "clsact",
         })
+    }
+
+    /// Whether a device that comes is to share the program of a hook with others, if it can.
+    pub fn shares(&self, hook: Hook) -> bool {
+        let by_tcx = self.endpoints == EndpointAttach::Tcx && self.takes_tcx(hook);
+        !by_tcx && shared(hook).is_some()
+    }
+
+    /// Whether TCX is tried where a device has its program by itself. A network that is made does not wait for a grace period of RCU, unless
+    /// it is to.
+    fn takes_tcx(&self, hook: Hook) -> bool {
+        !self.without_tcx && (hook != Hook::FromHost || self.endpoints == EndpointAttach::Tcx)
     }
 
     /// Names of the devices that the program of a hook is attached to.
@@ -201,11 +215,6 @@ impl Attachments {
     fn is_alive(&self, index: u32, hook: Hook) -> bool {
         device_of_link(&self.pins.link(hook, index)).is_ok_and(|attached| attached == Some(index))
     }
-}
-
-/// Whether a hook is always on clsact: a network that is made does not wait for the grace period that a TCX attachment takes.
-const fn is_hasty(hook: Hook) -> bool {
-    matches!(hook, Hook::FromHost)
 }
 
 /// Updates the link pinned at `path`; false if it is no longer attached to anything.

@@ -47,7 +47,7 @@ pub use self::{
     requirements::asks_with_marks, routing::RoutingChanges, tables::Records,
 };
 use crate::{
-    config::XdpWish,
+    config::{EndpointAttach, XdpWish},
     link::Filter,
     reconcile::{Collected, Guard, LinkName, Program, Sandbox},
 };
@@ -62,6 +62,8 @@ pub struct Options {
     pub cgroup: Cgroup,
     /// Whether frames are met in the drivers of uplinks.
     pub xdp: XdpWish,
+    /// By what containers' devices and bridges get their programs.
+    pub endpoint_attach: EndpointAttach,
     /// Never to try TCX, as if `NETD_FORCE_CLSACT=1` were set in the environment.
     pub clsact_only: bool,
 }
@@ -98,7 +100,7 @@ impl Dataplane {
         let tables = Tables::take(&mut object, flows.max_entries(), RoutingChanges::open(&pins)?)?;
         let calls = Calls::open(&mut object, pins.clone(), &options.cgroup)?;
         let _follower = Follower::start(&mut object, &programs)?;
-        let attachments = Attachments::open(pins.clone(), options.clsact_only);
+        let attachments = Attachments::open(pins.clone(), options.endpoint_attach, options.clsact_only);
         let inside = Inside::open(pins.clone());
         let (early, collector) = (Early::open(pins.clone(), options.xdp), Collector::default());
         let mut dataplane = Self { programs, tables, attachments, inside, early, collector, calls, _follower };
@@ -121,6 +123,11 @@ impl Dataplane {
             Hook::UplinkXdp => self.early.attach(self.programs.early_mut(), link, index),
             _ => self.attachments.attach(self.programs.loaded(hook.name())?, link, index, hook),
         }
+    }
+
+    /// Whether a device that comes is to share the program of `hook` with others, if it can.
+    pub fn shares(&self, hook: Hook) -> bool {
+        self.attachments.shares(hook)
     }
 
     /// The filter that has the program of `hook` for all devices that share it, and the program; `None` for a hook where each

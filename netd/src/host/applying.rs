@@ -92,7 +92,8 @@ impl Host {
     async fn attach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
         let index = needed_index(link)?;
         // The blocks of both directions come together, and a join has a program in one alone.
-        if let Some((filter, program)) = self.dataplane.shared(hook)?
+        if self.dataplane.shares(hook)
+            && let Some((filter, program)) = self.dataplane.shared(hook)?
             && !link.as_str().starts_with(Join::NEAR)
             && self.links.share_blocks(index).await?
         {

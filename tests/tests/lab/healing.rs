@@ -96,7 +96,7 @@ impl Play {
 }
 
 /// The host's side of a container's `eth0`.
-fn port_of(town: &Town, container: &Container) -> String {
+pub fn port_of(town: &Town, container: &Container) -> String {
     let inside: Value = serde_json::from_str(&container.ip("-j link show dev eth0")).expect("ip prints JSON");
     let index = inside[0]["link_index"].as_u64().expect("a veth names its other side");
     let links: Value = serde_json::from_str(&town.host.ip("-j link")).expect("ip prints JSON");

@@ -14,6 +14,7 @@ mod crowd;
 mod doctor;
 mod edges;
 mod elsewhere;
+mod endpoint_attach;
 mod events;
 mod firewall;
 mod forwarding;

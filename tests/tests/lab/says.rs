@@ -53,6 +53,16 @@ pub fn attach_mode(netd: &Netd) -> String {
     text(&netd.json("status"), "/attach")
 }
 
+/// How a program is attached, and the names of the devices that have it.
+#[track_caller]
+pub fn attached(netd: &Netd, program: &str) -> (String, Vec<String>) {
+    let status = netd.json("status");
+    let found = listed(&status["programs"]).iter().find(|one| one["name"] == program).cloned();
+    let found = found.unwrap_or_else(|| panic!("no program {program} in {status}"));
+    let devices = listed(&found["devices"]).iter().map(|device| device.as_str().expect("a name").to_owned());
+    (text(&found, "/attach"), devices.collect())
+}
+
 /// Ids of the programs that the daemon has loaded.
 #[track_caller]
 pub fn program_ids(netd: &Netd) -> Vec<u32> {

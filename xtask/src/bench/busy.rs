@@ -38,7 +38,17 @@ impl Busy {
 
     /// All of them together since `before`. What the machine beneath takes from them is in it.
     pub fn since(&self, before: &Self) -> Duration {
-        self.0.iter().zip(&before.0).map(|(now, then)| now.saturating_sub(*then)).sum()
+        self.each_since(before).sum()
+    }
+
+    /// The first one since `before`, where clients run, and all the others together.
+    pub fn sides_since(&self, before: &Self) -> [Duration; 2] {
+        let mut each = self.each_since(before);
+        [each.next().unwrap_or_default(), each.sum()]
+    }
+
+    fn each_since(&self, before: &Self) -> impl Iterator<Item = Duration> {
+        self.0.iter().zip(&before.0).map(|(now, then)| now.saturating_sub(*then))
     }
 }
 
@@ -95,6 +105,16 @@ mod tests {
         let busy = |processor| busy(timers, processor).map(|busy| busy.as_nanos());
         assert_eq!((busy(0), busy(1), busy(2)), (Some(680), Some(100), None));
         assert_eq!(super::busy("now at 1000 nsecs\ncpu: 0\n  .nohz : 0\n", 0), None);
+    }
+
+    #[test]
+    fn the_clients_processor_is_told_apart_from_the_others() {
+        let busy = |of: [u64; 3]| Busy(of.map(Duration::from_millis).to_vec());
+
+        let (before, now) = (busy([100, 200, 300]), busy([110, 203, 304]));
+
+        assert_eq!(now.sides_since(&before), [10, 7].map(Duration::from_millis));
+        assert_eq!(now.since(&before), Duration::from_millis(17));
     }
 
     #[test]

@@ -149,6 +149,7 @@ const fn color(contender: Contender) -> RGBColor {
         Contender::Veth => RGBColor(165, 165, 165),
         Contender::Redirect => RGBColor(205, 190, 150),
         Contender::Netd => RGBColor(214, 69, 38),
+        Contender::NetdTcx => RGBColor(240, 160, 130),
         Contender::Bridge => RGBColor(153, 187, 221),
         Contender::Iptables => RGBColor(66, 113, 174),
         Contender::Cni => RGBColor(94, 155, 106),

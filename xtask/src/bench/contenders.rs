@@ -15,9 +15,12 @@ use crate::workspace;
 /// The bridge made by hand.
 const BRIDGE: &str = "br0";
 
-/// netd with one network, through its own doors.
-pub fn netd(host: &Host) -> Result<Furnished> {
-    let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()));
+/// What the daemon is told to attach containers' devices by TCX.
+pub const TCX: [&str; 2] = ["--endpoint-attach", "tcx"];
+
+/// netd with one network, through its own doors; its daemon has these arguments.
+pub fn netd(host: &Host, arguments: &[&str]) -> Result<Furnished> {
+    let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()).arguments(arguments));
     netd.say(&format!("network create bench --subnet {SUBNET}")).ok();
     let (web, app) = (host.container("web"), host.container("app"));
     let ports = format!("-p {PUBLISHED}:{PORT} -p {PUBLISHED}:{PORT}/udp");

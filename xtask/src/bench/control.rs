@@ -13,6 +13,7 @@ use netd_tests::lab::{Host, Lab, Netd, NetdOptions, Offloads};
 
 use super::{
     busy,
+    contenders::TCX,
     findings::{Area, Findings},
     memory, peers,
     site::{Contender, HOST, OUTSIDE},
@@ -119,7 +120,11 @@ fn a_host(name: &str) -> (Lab, Host) {
 
 fn beside_cni(timed: &mut Timed, host: &Host, netd: &Netd, rounds: usize) -> Result<()> {
     let (_lab, peer) = a_host("cni");
-    netd.say("network create bench").ok();
+    let (_by_tcx_lab, tcx_host) = a_host("netd-tcx");
+    let by_tcx = tcx_host.netd_with(NetdOptions::default().binary(workspace::netd()).arguments(TCX));
+    for netd in [netd, &by_tcx] {
+        netd.say("network create bench").ok();
+    }
     // Round zero warms up.
     let mut untold = Findings::default();
     for round in 0..=rounds {
@@ -140,6 +145,19 @@ fn beside_cni(timed: &mut Timed, host: &Host, netd: &Netd, rounds: usize) -> Res
             timed.of_netd(subject, netd, || drop(netd.say(&words).ok()))?;
         }
         netd.say(&format!("network rm n{round}")).ok();
+
+        let container = tcx_host.container(&name);
+        for (about, words) in [
+            (about::CREATE, format!("network create n{round}")),
+            (about::ATTACH, format!("attach {name} --netns {} --network bench", container.netns())),
+            (about::DETACH, format!("detach {name}")),
+        ] {
+            timed.of(about, Contender::NetdTcx, || {
+                by_tcx.say(&words).ok();
+                Ok(())
+            })?;
+        }
+        by_tcx.say(&format!("network rm n{round}")).ok();
 
         let container = peer.container(&name);
         let mut added = None;

@@ -23,11 +23,15 @@ pub enum Measure {
     Packets,
     /// Time of all processors for each of them, sender and receiver included.
     Cpu,
+    /// What of it the sender's processor spends, which also does what the kernel does for a packet until it is in the receiver's socket.
+    CpuSender,
+    /// What of it the others spend, among them the receiver's.
+    CpuReceiver,
 }
 
 impl Measure {
     /// All, in the order of every table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Stream,
         Self::Exchange50,
         Self::Exchange99,
@@ -36,6 +40,8 @@ impl Measure {
         Self::ConnectRate,
         Self::Packets,
         Self::Cpu,
+        Self::CpuSender,
+        Self::CpuReceiver,
     ];
 
     /// What a table's row calls it.
@@ -49,6 +55,8 @@ impl Measure {
             Self::ConnectRate => "connect-request-close",
             Self::Packets => "UDP 64 B received",
             Self::Cpu => "CPU per packet",
+            Self::CpuSender => "CPU per packet, sender's",
+            Self::CpuReceiver => "CPU per packet, receiver's",
         }
     }
 
@@ -63,6 +71,8 @@ impl Measure {
             Self::ConnectRate => "connect-rate",
             Self::Packets => "udp-packets",
             Self::Cpu => "cpu-per-packet",
+            Self::CpuSender => "cpu-per-packet-sender",
+            Self::CpuReceiver => "cpu-per-packet-receiver",
         }
     }
 
@@ -70,9 +80,9 @@ impl Measure {
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Stream => "Gbit/s",
-            Self::Exchange50 | Self::Exchange99 | Self::Exchange999 | Self::Connect50 | Self::Cpu => "µs",
             Self::ConnectRate => "/s",
             Self::Packets => "kpps",
+            _ => "µs",
         }
     }
 
@@ -82,7 +92,7 @@ impl Measure {
             Self::Stream => f64::from(8 << 20) / value,
             Self::Packets => 1e6 / value,
             Self::ConnectRate => 1e9 / value,
-            Self::Exchange50 | Self::Exchange99 | Self::Exchange999 | Self::Connect50 | Self::Cpu => 1e3 * value,
+            _ => 1e3 * value,
         }
     }
 

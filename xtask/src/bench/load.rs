@@ -50,7 +50,7 @@ impl Load {
             Measure::Stream => Self::Stream,
             Measure::Exchange50 | Measure::Exchange99 | Measure::Exchange999 => Self::Exchange,
             Measure::Connect50 | Measure::ConnectRate => Self::Connect,
-            Measure::Packets | Measure::Cpu => Self::Datagrams,
+            Measure::Packets | Measure::Cpu | Measure::CpuSender | Measure::CpuReceiver => Self::Datagrams,
         }
     }
 
@@ -100,11 +100,15 @@ impl Ends {
             Load::Datagrams => {
                 let (arrived, (before, sent)) = self.server.arrived(|| Ok((Busy::now()?, self.sent(load, time)?)))?;
                 // What was taken after the last was sent is of this turn too.
-                let busy = Busy::now()?.since(&before);
+                let now = Busy::now()?;
+                let [sender, receiver] = now.sides_since(&before);
                 ensure!(arrived > 0, "no datagram to {} arrived ({})", self.to, sent.given);
+                let of_each = |busy: Duration| busy.as_secs_f64() * 1e6 / arrived as f64;
                 let values = vec![
                     (Measure::Packets, arrived as f64 / 1e3 / sent.seconds),
-                    (Measure::Cpu, busy.as_secs_f64() * 1e6 / arrived as f64),
+                    (Measure::Cpu, of_each(now.since(&before))),
+                    (Measure::CpuSender, of_each(sender)),
+                    (Measure::CpuReceiver, of_each(receiver)),
                 ];
                 let beats = Beats { client: sent.beats, receiver: self.server.beats() };
                 Ok(Turn { count: arrived as f64, values, beats })

@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<()> {
     {
         println!("{error:#}");
     }
-    if contenders.contains(&Contender::Netd) {
+    if contenders.iter().any(|who| matches!(who, Contender::Netd | Contender::NetdTcx)) {
         build_ebpf::build(false)?;
         command::show(&mut workspace::cargo(["build", "--release", "-p", "netd"]))?;
     }
@@ -216,6 +216,7 @@ fn packages(contenders: &[Contender]) -> Vec<&'static str> {
             Contender::Veth
             | Contender::Redirect
             | Contender::Netd
+            | Contender::NetdTcx
             | Contender::Bridge
             | Contender::Docker
             | Contender::Vxlan => &[],

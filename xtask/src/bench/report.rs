@@ -76,8 +76,9 @@ pub fn document(
              caches that the tables take from the rest; where it is less than nothing, what the kernel does in the other's way \
              is longer (a bridge, netfilter). On the host path nothing redirects between namespaces.\n\nWhat was found by \
              hand, on an AMD EPYC with retpolines and safe returns: a container's device has its programs by filters of a \
-             qdisc, whose classifying takes 60 to 100 ns a run. TCX would take about 15, but to attach by it has every other \
-             change of links wait for a grace period of RCU (16 ms) when a container comes and again when it goes. A call of \
+             qdisc, whose classifying takes 60 to 100 ns a run. TCX takes about 15, but to attach by it has every other \
+             change of links wait for a grace period of RCU (16 ms) for each program of a container that comes and again when it \
+             goes: `netd-tcx` is netd that is told to (`--endpoint-attach tcx`). A call of \
              the kernel's that changes a checksum takes 20 ns and one of its coarse clock 14: a packet of which addresses and \
              a port change makes one of the first, since what that makes of the field tells whether the port's part is to be \
              written, and one packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no \

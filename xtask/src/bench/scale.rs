@@ -185,7 +185,7 @@ impl Ground {
                 .context("cannot configure netd")?;
         }
         let Furnished { web, app, companions, netd, .. } = match who {
-            Contender::Netd => contenders::netd(&host)?,
+            Contender::Netd => contenders::netd(&host, &[])?,
             _ => contenders::docker_like(&host)?,
         };
         widen_ports(&app)?;

@@ -47,6 +47,8 @@ pub enum Contender {
     Redirect,
     /// This project
     Netd,
+    /// The same with `--endpoint-attach tcx`, where devices of containers are on the way alone, and what they take to come and to go
+    NetdTcx,
     /// A Linux bridge, container to container only
     Bridge,
     /// A Linux bridge with the rules that Docker writes
@@ -63,10 +65,11 @@ pub enum Contender {
 
 impl Contender {
     /// All, in the order of every table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Veth,
         Self::Redirect,
         Self::Netd,
+        Self::NetdTcx,
         Self::Bridge,
         Self::Iptables,
         Self::Cni,
@@ -83,6 +86,7 @@ impl Contender {
             Self::Veth => "veth",
             Self::Redirect => "redirect",
             Self::Netd => "netd",
+            Self::NetdTcx => "netd-tcx",
             Self::Bridge => "bridge",
             Self::Iptables => "iptables",
             Self::Cni => "cni",
@@ -97,6 +101,7 @@ impl Contender {
         match self {
             Self::Veth | Self::Netd | Self::Docker => true,
             Self::Redirect => path == Path::Masquerade || path == Path::Published,
+            Self::NetdTcx => path == Path::ContainerToContainer || path == Path::Host,
             Self::Bridge => path == Path::ContainerToContainer,
             Self::Iptables | Self::Cni | Self::Netavark => path != Path::Overlay,
             Self::Vxlan => path == Path::Overlay,
@@ -261,7 +266,8 @@ impl Furnished {
 
 fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
     match contender {
-        Contender::Netd => contenders::netd(host),
+        Contender::Netd => contenders::netd(host, &[]),
+        Contender::NetdTcx => contenders::netd(host, &contenders::TCX),
         Contender::Iptables => contenders::docker_like(host),
         Contender::Cni => peers::cni(host),
         Contender::Netavark => peers::netavark(host),
