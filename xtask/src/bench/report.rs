@@ -37,11 +37,11 @@ pub fn document(
          ratios are taken within a round and the median of them is shown. `veth` is the limit: one veth pair between client \
          and server, no NAT. `netd-tcx` is netd whose daemon is told to attach its programs to containers' devices and bridges \
          by TCX (`--endpoint-attach tcx`); targets are netd's as it is without a word. The sender's processor also does what the \
-         kernel does for a packet until it is in the receiver's socket. The numbers of two runs or two machines do not compare; the ratios of one run do. Every 8 ms of a \
-         turn its client does a piece of work that is always the same: where others have made its processor slow for more than \
-         15 % of it the turn is taken again, some times and for a part of the run's time at most, and then the least slow one \
-         counts. Only that work decides it, and never what a turn has measured; the round trip right after it is not among the \
-         times.\n\n",
+         kernel does for a packet until it is in the receiver's socket. The numbers of two runs or two machines do not compare; \
+         the ratios of one run do. Every 8 ms of a turn its client does a piece of work that is always the same: where others \
+         have made its processor slow for more than 15 % of it the turn is taken again, some times and for a part of the run's \
+         time at most, and then the least slow one counts. Only that work decides it, and never what a turn has measured; the \
+         round trip right after it is not among the times.\n\n",
         manner.command, manner.rounds, manner.seconds
     ));
     for (name, value) in facts {
