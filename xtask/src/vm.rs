@@ -112,7 +112,7 @@ fn work(options: &Options) -> Result<(guest::Work, Option<&'static str>)> {
 /// Suites of which a guest runs some cases, and what the names of these contain: one host, several, and netd's own where it takes
 /// what only a guest's kernel has.
 const SUITES: [(&str, &str); 3] = [
-    ("lab", "core cards:: fwmark sctp:: wireguard"),
+    ("lab", "core cards:: endpoint_attach::containers_of fwmark sctp:: wireguard"),
     ("cluster", "core cards:: between_hosts_is_encrypted"),
     ("netd", "link::xfrm"),
 ];

@@ -162,21 +162,28 @@ impl Attachments {
             (true, true) => "tcx, clsact",
             (true, false) => "tcx",
             (false, true) => "clsact",
-            (false, false) if self.takes_tcx(hook) && !self.shares(hook) => "tcx",
+            (false, false) if self.takes_tcx(hook) && (shared(hook).is_none() || self.is_told_tcx()) => "tcx",
             (false, false) => "clsact",
         })
     }
 
-    /// Whether a device that comes is to share the program of a hook with others, if it can.
-    pub fn shares(&self, hook: Hook) -> bool {
-        let by_tcx = self.endpoints == EndpointAttach::Tcx && self.takes_tcx(hook);
-        !by_tcx && shared(hook).is_some()
+    /// Whether a device is to share the program of a hook with others, if it can: not where it has a link of another hook, whose program
+    /// would come with it.
+    pub fn shares(&self, index: u32, hook: Hook) -> bool {
+        let has_link =
+            |other: &Hook| *other != hook && shared(*other).is_some() && self.pins.link(*other, index).exists();
+        let by_tcx = self.takes_tcx(hook) && self.is_told_tcx();
+        shared(hook).is_some() && !by_tcx && !Hook::OF_DEVICES.iter().any(has_link)
+    }
+
+    fn is_told_tcx(&self) -> bool {
+        self.endpoints == EndpointAttach::Tcx
     }
 
     /// Whether TCX is tried where a device has its program by itself. A network that is made does not wait for a grace period of RCU, unless
     /// it is to.
     fn takes_tcx(&self, hook: Hook) -> bool {
-        !self.without_tcx && (hook != Hook::FromHost || self.endpoints == EndpointAttach::Tcx)
+        !self.without_tcx && (hook != Hook::FromHost || self.is_told_tcx())
     }
 
     /// Names of the devices that the program of a hook is attached to.

@@ -125,9 +125,9 @@ impl Dataplane {
         }
     }
 
-    /// Whether a device that comes is to share the program of `hook` with others, if it can.
-    pub fn shares(&self, hook: Hook) -> bool {
-        self.attachments.shares(hook)
+    /// Whether a device is to share the program of `hook` with others, if it can.
+    pub fn shares(&self, index: u32, hook: Hook) -> bool {
+        self.attachments.shares(index, hook)
     }
 
     /// The filter that has the program of `hook` for all devices that share it, and the program; `None` for a hook where each

@@ -91,10 +91,11 @@ impl Host {
 
     async fn attach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
         let index = needed_index(link)?;
-        // The blocks of both directions come together, and a join has a program in one alone.
-        if self.dataplane.shares(hook)
-            && let Some((filter, program)) = self.dataplane.shared(hook)?
+        // The blocks of both directions come together, and a join has a program in one alone. A device that shares them goes on: it would
+        // have what another puts into them besides its own.
+        if let Some((filter, program)) = self.dataplane.shared(hook)?
             && !link.as_str().starts_with(Join::NEAR)
+            && (self.dataplane.shares(index, hook) || self.links.shares_blocks(index).await?)
             && self.links.share_blocks(index).await?
         {
             self.links.put_into_block(&filter, program).await?;

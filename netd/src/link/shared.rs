@@ -94,8 +94,8 @@ impl Links {
         self.acknowledged(request).await.with_context(|| format!("cannot put {} into its block", filter.name))
     }
 
-    /// Whether the clsact qdisc of a device, which it has, shares our blocks.
-    async fn shares_blocks(&self, index: u32) -> Result<bool> {
+    /// Whether a device has a clsact qdisc that shares our blocks.
+    pub async fn shares_blocks(&self, index: u32) -> Result<bool> {
         use futures_util::StreamExt;
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetQueueDiscipline(clsact(index)?));
         // Without this it is told to everybody but who asks.
@@ -107,7 +107,12 @@ impl Links {
                     return Ok([false, true].iter().all(|egress| block_of(&qdisc, *egress) == Some(ours(*egress))));
                 }
                 NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(error.to_io()).context("cannot look at the clsact qdisc");
+                    let error = error.to_io();
+                    // There is none; or none any more.
+                    if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) {
+                        return Ok(false);
+                    }
+                    return Err(error).context("cannot look at the clsact qdisc");
                 }
                 _ => {}
             }

@@ -1,12 +1,13 @@
-//! Containers whose devices have their programs by TCX links, as `--endpoint-attach tcx` says (kernel 6.6).
+//! Containers whose devices have their programs by TCX links, as `--endpoint-attach tcx` says, where the kernel has TCX (6.6).
 
-use netd_tests::lab::{Container, NetdOptions, Offloads};
+use netd_common::tables::LAYOUT;
+use netd_tests::lab::{Container, NetdOptions, Offloads, traffic::PATIENCE};
 
 use crate::{
     cases::{self, Servers, on_both_kinds},
     healing::port_of,
-    says,
-    town::Town,
+    pinned, says,
+    town::{Town, wait_until},
 };
 
 const TCX: [&str; 2] = ["--endpoint-attach", "tcx"];
@@ -35,7 +36,9 @@ fn by_tcx(case: impl Fn(&Town)) {
     on_both_kinds(&NetdOptions::default().arguments(TCX), |town| {
         case(town);
         let manner = |program| says::attached(&town.netd, program).0;
-        assert_eq!(["from_container", "to_container", "from_host"].map(manner), ["tcx"; 3]);
+        for program in ["from_container", "to_container", "from_host"] {
+            assert_eq!(manner(program), manner("from_uplink"), "{program}");
+        }
     });
 }
 
@@ -73,6 +76,44 @@ fn what_is_attached_stays_in_its_manner_and_what_comes_is_attached_as_the_daemon
         let (_, left) = says::attached(&town.netd, program);
         assert!(devices.iter().all(|device| !left.contains(device)), "{program} on {left:?}");
     }
+}
+
+#[test]
+fn a_device_that_shares_its_programs_gets_one_back_that_somebody_took_by_sharing_it() {
+    let mut town = Town::new(Offloads::On);
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let device = port_of(&town, &web);
+    town.netd.terminate();
+    town.netd = town.host.netd_with(NetdOptions::default().arguments(TCX));
+
+    town.host.run(["tc", "filter", "del", "block", &0x6e64_0001.to_string()]).ok();
+
+    wait_until("it is put back", || is_mended(&town, &device));
+    assert_eq!(links(&town, &web), [0, 0], "it would be run twice once another device shares it");
+    assert_eq!(web.pings(&says::gateway_of(&town.netd, "blue"), 1, PATIENCE), 1);
+}
+
+#[test]
+fn a_device_with_links_gets_one_back_that_somebody_detached_and_shares_nothing() {
+    let mut town = Town::with(Offloads::On, NetdOptions::default().arguments(TCX));
+    town.network("blue");
+    let web = town.container("web", "blue", &[]);
+    let device = port_of(&town, &web);
+    town.netd.terminate();
+    town.netd = town.host.netd_with(NetdOptions::default());
+
+    let index = town.host.ifindex(&device).expect("it is there");
+    pinned::detach(&town.host.path(format!("/sys/fs/bpf/netd/{LAYOUT}/links/from_container@{index}")));
+
+    wait_until("it is put back", || is_mended(&town, &device));
+    assert_eq!(links(&town, &web), [1, 1], "shared, it would come with the other direction's, which is there already");
+    assert_eq!(web.pings(&says::gateway_of(&town.netd, "blue"), 1, PATIENCE), 1);
+}
+
+fn is_mended(town: &Town, device: &str) -> bool {
+    let words = format!("the program from_container was not on {device}");
+    says::told(&town.netd, "type=repair").iter().any(|(_, message)| message.contains(&words))
 }
 
 /// How many TCX programs the host's side of a container's device has, inwards and outwards.

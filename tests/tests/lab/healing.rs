@@ -280,14 +280,18 @@ fn addresses(line: &str) -> Vec<&str> {
 
 #[test]
 fn a_program_that_somebody_detaches_is_attached_again() {
-    let play = Play::new(NetdOptions::default());
+    let play = Play::new(NetdOptions::default().arguments(["--endpoint-attach", "tcx"]));
     let pins = format!("/sys/fs/bpf/netd/{LAYOUT}/links");
-    let uplink = play.town.host.ifindex("eth0").expect("it is there");
-    for hook in ["from_uplink", "to_uplink"] {
-        let pin = play.town.host.path(format!("{pins}/{hook}@{uplink}"));
-        let words = format!("the program {hook} was not on eth0");
-        play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
-        play.mends(&format!("rm {pins}/{hook}@{uplink}"), &words);
+    for (hooks, device) in
+        [(["from_uplink", "to_uplink"], "eth0"), (["from_container", "to_container"], play.veth.as_str())]
+    {
+        let index = play.town.host.ifindex(device).expect("it is there");
+        for hook in hooks {
+            let pin = play.town.host.path(format!("{pins}/{hook}@{index}"));
+            let words = format!("the program {hook} was not on {device}");
+            play.mends_after(&format!("detach {hook}"), &words, || pinned::detach(&pin));
+            play.mends(&format!("rm {pins}/{hook}@{index}"), &words);
+        }
     }
 }
 
