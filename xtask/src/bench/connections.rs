@@ -10,7 +10,7 @@ use super::{
     findings::{Area, Findings},
     load::{Load, Turn},
     scale::{Ground, Point, Traffic},
-    turns::Turns,
+    turns::{Turns, whose},
 };
 
 /// What is measured; datagrams are [`super::scale`]'s.
@@ -31,7 +31,7 @@ pub fn measured(
             // Round zero warms up.
             for round in 0..=rounds {
                 for turn in 0..grounds.len() {
-                    let at = (turn + round) % grounds.len();
+                    let at = whose(round, turn, grounds.len());
                     let ground = &mut *grounds[at];
                     let (who, point) = (ground.who(), ground.point());
                     let name = format!("{} at scale, {}: {}, {point}", who.name(), way.path(), load.name());

@@ -54,7 +54,7 @@ use self::{
     options::Subject,
     profile::Profiles,
     site::{Contender, Path, Site},
-    turns::Turns,
+    turns::{Turns, whose},
 };
 use crate::{build_ebpf, command, debian, stage, workspace};
 
@@ -271,8 +271,7 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
         for load in options.loads() {
             for round in 0..=options.rounds() {
                 for turn in 0..on_path.len() {
-                    // Another one begins each round: nobody always follows the same one.
-                    let (contender, ends) = on_path[(turn + round) % on_path.len()];
+                    let (contender, ends) = on_path[whose(round, turn, on_path.len())];
                     let time = if round == 0 { WARM_UP } else { options.time() };
                     let name = format!("{} on {}: {}", contender.name(), path.name(), load.name());
                     if round == 0 {

@@ -27,7 +27,7 @@ use super::{
     server::{PORT, Server},
     site::{Companions, Contender, Furnished, HOST, OUTSIDE, PUBLISHED, widen_ports},
     targets::missed_at_scale,
-    turns::Turns,
+    turns::{Turns, whose},
 };
 
 /// The first address of the servers outside, one a flow (RFC 6598 gives four million).
@@ -82,7 +82,7 @@ pub fn measured(findings: &mut Findings, turns: &mut Turns, profiled: &mut Profi
     for traffic in Traffic::ALL {
         for round in 0..=rounds {
             for turn in 0..grounds.len() {
-                let at = (turn + round) % grounds.len();
+                let at = whose(round, turn, grounds.len());
                 let ground = &mut grounds[at];
                 if !traffic.differs(ground.point) {
                     continue;

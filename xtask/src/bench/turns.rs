@@ -46,6 +46,12 @@ struct Again {
     because: String,
 }
 
+/// Whose turn it is, of so many: another one begins each round, so that nobody always follows the same one, and the first one begins the
+/// first that counts, after round zero, so that tables begin with it.
+pub const fn whose(round: usize, turn: usize, of: usize) -> usize {
+    (round + turn + of - 1) % of
+}
+
 impl Turns {
     /// Those of a run that may be longer by this share while the machine runs slow.
     pub fn new(share: f64) -> Self {
@@ -130,6 +136,13 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
+
+    #[test]
+    fn everybody_has_a_turn_in_each_round_and_another_one_begins_it() {
+        let rounds: Vec<Vec<_>> = (0..4).map(|round| (0..3).map(|turn| whose(round, turn, 3)).collect()).collect();
+
+        assert_eq!(rounds, [[2, 0, 1], [0, 1, 2], [1, 2, 0], [2, 0, 1]]);
+    }
 
     #[test]
     fn a_turn_that_gives_nothing_is_taken_again_and_named() {
