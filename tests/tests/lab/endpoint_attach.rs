@@ -35,9 +35,10 @@ fn networks_are_isolated_from_each_other_and_from_outside() {
 fn by_tcx(case: impl Fn(&Town)) {
     on_both_kinds(&NetdOptions::default().arguments(TCX), |town| {
         case(town);
-        let manner = |program| says::attached(&town.netd, program).0;
+        let (as_uplinks, _) = says::attached(&town.netd, "from_uplink");
         for program in ["from_container", "to_container", "from_host"] {
-            assert_eq!(manner(program), manner("from_uplink"), "{program}");
+            let (manner, devices) = says::attached(&town.netd, program);
+            assert_eq!((manner, devices.is_empty()), (as_uplinks.clone(), false), "{program} on {devices:?}");
         }
     });
 }

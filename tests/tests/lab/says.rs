@@ -55,12 +55,17 @@ pub fn attach_mode(netd: &Netd) -> String {
 
 /// How a program is attached, and the names of the devices that have it.
 #[track_caller]
-pub fn attached(netd: &Netd, program: &str) -> (String, Vec<String>) {
-    let status = netd.json("status");
-    let found = listed(&status["programs"]).iter().find(|one| one["name"] == program).cloned();
-    let found = found.unwrap_or_else(|| panic!("no program {program} in {status}"));
+pub fn attached(netd: &Netd, name: &str) -> (String, Vec<String>) {
+    let found = program(netd, name);
     let devices = listed(&found["devices"]).iter().map(|device| device.as_str().expect("a name").to_owned());
     (text(&found, "/attach"), devices.collect())
+}
+
+#[track_caller]
+fn program(netd: &Netd, name: &str) -> Value {
+    let status = netd.json("status");
+    let found = listed(&status["programs"]).iter().find(|one| one["name"] == name).cloned();
+    found.unwrap_or_else(|| panic!("no program {name} in {status}"))
 }
 
 /// Ids of the programs that the daemon has loaded.
@@ -77,10 +82,8 @@ pub fn program_ids(netd: &Netd) -> Vec<u32> {
 
 /// A counter of a program, such as `("from_container", "to_peer")`.
 #[track_caller]
-pub fn counted(netd: &Netd, program: &str, counter: &str) -> u64 {
-    let status = netd.json("status");
-    let found = listed(&status["programs"]).iter().find(|one| one["name"] == program).cloned();
-    number(&found.unwrap_or_else(|| panic!("no program {program} in {status}")), &format!("/{counter}"))
+pub fn counted(netd: &Netd, name: &str, counter: &str) -> u64 {
+    number(&program(netd, name), &format!("/{counter}"))
 }
 
 /// Whether `flows` shows a flow whose first packet went from `source` (an address) to `target` (`ADDRESS:PORT`).
