@@ -10,7 +10,7 @@ mod packets;
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
@@ -41,7 +41,7 @@ const HOOKS: u32 = Hook::ALL.len() as u32;
 #[map]
 static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 #[map]
-static DEVICES: Array<Device> = Array::with_max_entries(DEVICE_SLOTS, 0);
+static DEVICES: Array<Device> = Array::with_max_entries(DEVICE_SLOTS, BPF_F_MMAPABLE);
 #[map]
 static DEVICES_FAR: HashMap<u32, Device> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]

@@ -98,6 +98,9 @@ impl<K: Kernel> Daemon<K> {
 
     /// Has networks without an MTU of the user's follow the host's routes.
     pub(super) async fn follow_the_mtu(&mut self) {
+        if model::outdated_mtus(&self.model, &self.facts).is_empty() {
+            return;
+        }
         let mut next = self.model.clone();
         let changed = model::follow_mtu(&mut next, &self.facts);
         let Some(mtu) = changed.first().and_then(|name| next.networks.get(name)).map(|network| network.mtu) else {

@@ -37,6 +37,13 @@ impl<K: Kernel> Daemon<K> {
         let facts = self.read_facts().await?;
         let observed = self.kernel.observe().await?;
         self.follow_keys();
+        // Mostly neither side has changed, and the plan of a thousand containers would be what it was.
+        if self.is_as_planned && facts == self.facts && observed == self.applied {
+            debug_assert!(observed == self.planned(&self.model), "it is as it is planned by now");
+            self.keys_are_installed();
+            self.note_look(facts, Vec::new()).await;
+            return Ok(());
+        }
         let desired = plan(&self.model, &facts, &self.choices);
         let steps = diff(&desired, &observed);
         let mut trouble: Vec<String> =
@@ -64,9 +71,7 @@ impl<K: Kernel> Daemon<K> {
         self.is_as_planned = trouble.is_empty();
         (self.applied, self.wanted) =
             if trouble.is_empty() { (desired, None) } else { (self.seen_or(observed).await, Some(desired)) };
-        self.note_facts(facts);
-        self.note_trouble(trouble);
-        self.follow_published_ports().await;
+        self.note_look(facts, trouble).await;
         if narrowed {
             self.end_what_is_closed();
         }
@@ -74,6 +79,13 @@ impl<K: Kernel> Daemon<K> {
             self.end_denied_flows();
         }
         Ok(())
+    }
+
+    /// Has what follows a look follow it.
+    async fn note_look(&mut self, facts: HostFacts, trouble: Vec<String>) {
+        self.note_facts(facts);
+        self.note_trouble(trouble);
+        self.follow_published_ports().await;
     }
 
     /// The steps that nobody's doing has made due: they make what is desired now and was not before, as at the first start since

@@ -22,6 +22,7 @@ mod requirements;
 mod routing;
 mod syscall;
 mod tables;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

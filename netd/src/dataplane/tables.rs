@@ -19,12 +19,14 @@ use netd_common::{
     tuple::Address,
 };
 use nix::libc;
+use tracing::debug;
 
 use super::{
     flows::Flows,
     overlay::{Overlay, OverlayRecords},
     routing::RoutingChanges,
     syscall::{entries, put},
+    view::View,
 };
 use crate::reconcile::{DeviceRecord, EndpointRecord, LinkName};
 
@@ -44,6 +46,8 @@ pub struct Tables {
     /// The flow table.
     pub flows: Flows,
     devices: Array<MapData, Wire<Device>>,
+    /// The same array; none where it is one that an older netd has made, which gives no view.
+    device_view: Option<View<Wire<Device>>>,
     devices_far: HashMap<MapData, u32, Wire<Device>>,
     endpoints: Hash<EndpointKey, Endpoint>,
     allowances: Hash<AllowanceKey, u8>,
@@ -90,9 +94,12 @@ impl Tables {
     /// Takes the maps over from a loaded object, whose flow table has room for `capacity` entries, and which is told of the
     /// routing by `ways`.
     pub fn take(object: &mut Ebpf, capacity: u32, ways: RoutingChanges) -> Result<Self> {
+        let devices: Array<MapData, Wire<Device>> = taken(object, names::DEVICES)?;
+        let device_view = View::of(&devices).inspect_err(|error| debug!("the devices are read by calls: {error}")).ok();
         Ok(Self {
             flows: Flows::new(taken(object, names::FLOWS)?, capacity),
-            devices: taken(object, names::DEVICES)?,
+            devices,
+            device_view,
             devices_far: taken(object, names::DEVICES_FAR)?,
             endpoints: taken(object, names::ENDPOINTS)?,
             allowances: taken(object, names::ALLOWANCES)?,
@@ -296,7 +303,10 @@ impl Tables {
     }
 
     fn all_devices(&self) -> Result<Vec<(Place, Device)>> {
-        let near = entries(&self.devices).context("cannot read the devices")?;
+        let near = match &self.device_view {
+            Some(view) => (0..).zip(view.iter()).filter(|(_, Wire(device))| device.ifindex != 0).collect(),
+            None => entries(&self.devices).context("cannot read the devices")?,
+        };
         let near = near.into_iter().map(|(slot, Wire(device))| (Place::Near(slot), device));
         let far = entries(&self.devices_far).context("cannot read the devices")?;
         let far = far.into_iter().map(|(key, Wire(device))| (Place::Far(key), device));

@@ -12,18 +12,19 @@ use rtnetlink::{
 
 use super::{
     GROUP, Links,
-    kernel::{refusal, sysctl_is, write_sysctl},
+    ipv6_conf::{self, Ipv6Conf},
+    kernel::refusal,
     known::Addresses,
     ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{Bridge, LinkName};
 
 /// What a bridge of ours is found to be.
-pub fn observed(link: &Link, owner: String, addresses: &Addresses) -> Bridge {
+pub fn observed(link: &Link, owner: String, addresses: &Addresses, conf: &Ipv6Conf) -> Bridge {
     let assigned = || addresses.get(&link.index).into_iter().flatten();
     let own = assigned().filter(|a| a.set && link.up).map(|a| a.address).collect();
     let asks = assigned().any(|a| a.address == link_local(link.mac));
-    let intact = link.options_hold && keeps_to_what_is_set(&link.name) && (!link.up || asks == has_ipv6(&own));
+    let intact = link.options_hold && keeps_to_what_is_set(&link.name, conf) && (!link.up || asks == has_ipv6(&own));
     Bridge { owner, mac: link.mac, mtu: link.mtu, addresses: own, intact }
 }
 
@@ -112,17 +113,15 @@ fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
 }
 
 /// What has a bridge make up no address of its own and learn none. 1 is IN6_ADDR_GEN_MODE_NONE.
-const SYSCTLS: [(&str, &str); 4] = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
+const SETTINGS: [(&str, &str); 4] =
+    [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
 
 fn keep_to_what_is_set(name: &LinkName) -> Result<()> {
-    for (sysctl, value) in SYSCTLS {
-        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/{sysctl}"), value)?;
-    }
-    Ok(())
+    SETTINGS.into_iter().try_for_each(|setting| ipv6_conf::set(name, setting))
 }
 
-fn keeps_to_what_is_set(name: &LinkName) -> bool {
-    SYSCTLS.iter().all(|(sysctl, value)| sysctl_is(&format!("/proc/sys/net/ipv6/conf/{name}/{sysctl}"), value))
+fn keeps_to_what_is_set(name: &LinkName, conf: &Ipv6Conf) -> bool {
+    SETTINGS.into_iter().all(|setting| conf.has(name, setting))
 }
 
 fn options(name: &LinkName) -> LinkMessageBuilder<LinkBridge> {

@@ -1,7 +1,7 @@
 //! The insides of sandboxes: looked into where something has changed, and the others in turn.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -34,6 +34,10 @@ const TURN: Duration = Duration::from_secs(30);
 
 /// How many are looked into at a time without need: what is asked of the daemon meanwhile waits.
 const AT_A_TIME: usize = 40;
+
+/// For so long a path is not asked about again: a look at the host asks for what is at each twice in a row, and a thousand take
+/// milliseconds.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Threads that look at once, at most, and how many namespaces are one thread's work.
 const THREADS: usize = 4;
@@ -69,7 +73,7 @@ pub enum Found {
 /// What is known of the sandboxes.
 #[derive(Debug, Default)]
 pub struct Insides {
-    places: BTreeMap<PathBuf, Place>,
+    places: HashMap<PathBuf, Place>,
     known: BTreeMap<u64, (Instant, Arc<Inside>)>,
 }
 
@@ -78,6 +82,7 @@ pub struct Insides {
 struct Place {
     file: (u64, u64),
     sandbox: Sandbox,
+    seen: Instant,
 }
 
 impl Insides {
@@ -85,15 +90,26 @@ impl Insides {
     pub fn sandbox_at(&mut self, path: &Path) -> Result<Sandbox, Unfit> {
         let unreachable = |error| Unfit::Unreachable { path: path.to_owned(), error };
         let file = fs::metadata(path).map(|file| (file.dev(), file.ino()));
-        let known = self.places.get(path).filter(|place| file.as_ref().is_ok_and(|file| place.file == *file));
-        if let Some(place) = known {
+        let seen = Instant::now();
+        if let Some(place) =
+            self.places.get_mut(path).filter(|place| file.as_ref().is_ok_and(|file| place.file == *file))
+        {
+            place.seen = seen;
             return Ok(place.sandbox.clone());
         }
         self.places.remove(path);
         let sandbox = Namespace::open(path)?.sandbox().clone();
         let file = file.map_err(unreachable)?;
-        self.places.insert(path.to_owned(), Place { file, sandbox: sandbox.clone() });
+        self.places.insert(path.to_owned(), Place { file, sandbox: sandbox.clone(), seen });
         Ok(sandbox)
+    }
+
+    /// The same, or what was there a moment ago.
+    fn lately_at(&mut self, path: &Path) -> Result<Sandbox, Unfit> {
+        match self.places.get(path) {
+            Some(place) if place.seen.elapsed() < FRESH => Ok(place.sandbox.clone()),
+            _ => self.sandbox_at(path),
+        }
     }
 
     /// What is in `sandboxes`, each with the number that tells of changes there.
@@ -110,7 +126,7 @@ impl Insides {
         let mut found = BTreeMap::new();
         let mut going = Vec::new();
         for (inode, (sandbox, _)) in sandboxes {
-            match self.sandbox_at(&sandbox.path) {
+            match self.lately_at(&sandbox.path) {
                 Ok(there) if there.inode == *inode => {
                     if !self.known.contains_key(inode) {
                         going.push(sandbox.clone());
@@ -120,7 +136,7 @@ impl Insides {
                 _ => drop(found.insert(*inode, Found::Gone)),
             }
         }
-        let paths: BTreeSet<&Path> = sandboxes.values().map(|(sandbox, _)| sandbox.path.as_path()).collect();
+        let paths: HashSet<&Path> = sandboxes.values().map(|(sandbox, _)| sandbox.path.as_path()).collect();
         self.places.retain(|path, _| paths.contains(path.as_path()));
         going.extend(self.due(sandboxes, &found));
 

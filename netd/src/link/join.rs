@@ -11,16 +11,18 @@ use rtnetlink::{
 
 use super::{
     GROUP, Links,
-    kernel::{refusal, sysctl_is, write_sysctl},
+    ipv6_conf::{self, Ipv6Conf},
+    kernel::refusal,
     ours::{Existing, Link, Owner},
 };
 use crate::reconcile::{Join, LinkName};
 
-/// What the join whose side at the first bridge is `near` is found to be.
-pub fn observed(near: &Link, owner: String, links: &BTreeMap<u32, Link>) -> Join {
+/// What the join whose side at the first bridge is `near` is found to be. The host takes no part in a network by a
+/// join: that is the first bridge's.
+pub fn observed(near: &Link, owner: String, links: &BTreeMap<u32, Link>, conf: &Ipv6Conf) -> Join {
     let far = other_side(near, &owner, links);
     let bridge_of = |side: &Link| side.master.and_then(|index| links.get(&index)).map(|bridge| bridge.name.clone());
-    let is_port = |side: &Link| side.up && side.options_hold && side.floods && sysctl_is(&no_ipv6(&side.name), "1");
+    let is_port = |side: &Link| side.up && side.options_hold && side.floods && conf.has(&side.name, ipv6_conf::OFF);
     let no_name = || LinkName::gone(0);
     Join {
         owner,
@@ -78,7 +80,7 @@ impl Links {
             let Some(link) = self.named(side).await? else { bail!("{side} is gone again") };
             let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
             self.set(message).await.with_context(|| format!("cannot mark {side} as netd's"))?;
-            write_sysctl(&no_ipv6(side), "1")?;
+            ipv6_conf::set(side, ipv6_conf::OFF)?;
         }
         Ok(())
     }
@@ -97,7 +99,7 @@ impl Links {
             let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
             self.set(message).await.context("cannot make it a port")?;
         }
-        write_sysctl(&no_ipv6(side), "1")?;
+        ipv6_conf::set(side, ipv6_conf::OFF)?;
         let options = LinkBridgePort::new(link.index).learning(false).flood(true).isolated(apart).build();
         let set = self.handle.link().set_port(options).execute().await;
         set.map_err(refusal).context("cannot set the port's options")?;
@@ -118,9 +120,4 @@ fn other_side<'a>(near: &Link, owner: &str, links: &'a BTreeMap<u32, Link>) -> O
     let far = links.get(&near.peer?).filter(|_| near.peer_namespace.is_none())?;
     let is_its = far.owner() == Some(Owner::Join { of: owner.to_owned(), far: true });
     (is_its && far.peer == Some(near.index)).then_some(far)
-}
-
-/// The host takes no part in a network by a join: that is the first bridge's.
-fn no_ipv6(name: &LinkName) -> String {
-    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     net::IpAddr,
 };
 
@@ -293,15 +293,14 @@ pub fn every_route() -> [RouteNetlinkMessage; 2] {
 
 /// The default routes of the main table by this device that someone set, with their next hops.
 pub fn default_routes(routes: &[RouteMessage], index: u32) -> Vec<(IpAddr, RouteMessage)> {
-    let routes = routes.iter().flat_map(apart).filter(|route| {
-        let header = &route.header;
+    let set = routes.iter().filter(|RouteMessage { header, .. }| {
         header.destination_prefix_length == 0
             && header.table == RouteHeader::RT_TABLE_MAIN
             && header.kind == RouteType::Unicast
             && header.protocol != RouteProtocol::Ra
-            && output(route) == Some(index)
     });
-    routes.filter_map(|route| Some((gateway(&route)?, route))).collect()
+    let here = set.flat_map(apart).filter(|route| output(route) == Some(index));
+    here.filter_map(|route| Some((gateway(&route)?, route))).collect()
 }
 
 /// A route as those that it was set as: the kernel makes one of IPv6 routes with one destination and one priority, and takes
@@ -364,19 +363,4 @@ pub fn is(error: &Error, number: i32) -> bool {
 /// The same, where the answer is wrapped already.
 pub fn answered(error: &anyhow::Error, number: i32) -> bool {
     error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(number)
-}
-
-/// Whether a sysctl of the calling thread's namespace has this value; one that this kernel does not have has any.
-pub fn sysctl_is(path: &str, value: &str) -> bool {
-    fs::read_to_string(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |found| found.trim() == value)
-}
-
-/// Writes a sysctl of the calling thread's namespace; one that this kernel does not have is none to write.
-pub fn write_sysctl(path: &str, value: &str) -> Result<()> {
-    match fs::write(path, value) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot write {path}"))
-        }
-        _ => Ok(()),
-    }
 }

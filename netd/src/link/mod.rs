@@ -13,6 +13,7 @@ mod filters;
 mod firewall;
 mod forwarding;
 mod inside;
+mod ipv6_conf;
 mod join;
 mod kept;
 mod kernel;
@@ -53,6 +54,7 @@ use rtnetlink::{
 use self::{
     connected::unrouted,
     inside::{Found, Insides},
+    ipv6_conf::Ipv6Conf,
     kernel::{answered, is, refusal},
     known::Known,
     ours::{Existing, Fit, Link, Owner, quoted},
@@ -117,6 +119,7 @@ struct Watched {
     /// Answers about one device where it is asked about one.
     strict: Handle,
     insides: Mutex<Insides>,
+    conf: Arc<Ipv6Conf>,
 }
 
 impl Links {
@@ -131,7 +134,8 @@ impl Links {
     pub fn open_watched() -> Result<Self> {
         let (connection, strict, _) = new_connection_with_strict_check().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        let watched = Watched { watch: Watch::open()?, known: Default::default(), strict, insides: Mutex::default() };
+        let (watch, conf) = (Watch::open()?, Arc::new(Ipv6Conf::open()?));
+        let watched = Watched { watch, known: Default::default(), strict, insides: Mutex::default(), conf };
         Ok(Self { watched: Some(Arc::new(watched)), ..Self::open()? })
     }
 
@@ -174,6 +178,10 @@ impl Links {
             Some((sandbox.inode, (sandbox.clone(), link.peer_namespace)))
         });
         let insides = self.look_inside(&wanted.collect());
+        let conf = match &self.watched {
+            Some(watched) => Arc::clone(&watched.conf),
+            None => Arc::new(Ipv6Conf::open()?),
+        };
         let mut ours = Ours::default();
         ours.loopbacks.extend(insides.iter().filter_map(|(namespace, found)| match found {
             Found::Inside(inside) => Some((*namespace, inside.filters.clone())),
@@ -183,7 +191,7 @@ impl Links {
             ours.misnamed.extend(link.renamed.clone().map(|name| (link.name.clone(), name)));
             match link.owner() {
                 Some(Owner::Network(owner)) => {
-                    ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses));
+                    ours.bridges.insert(link.name.clone(), bridge::observed(link, owner, &addresses, &conf));
                     let assigned = addresses.get(&link.index).into_iter().flatten();
                     let unrouted = unrouted(link, assigned, &connected);
                     ours.note_unrouted(link, self.led_by_nobody(link, unrouted).await?);
@@ -203,17 +211,18 @@ impl Links {
                         link,
                         inside.map(|(_, inside)| veth::unrouted(link, inside)).unwrap_or_default(),
                     );
-                    ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, inside));
+                    ours.veths.insert(link.name.clone(), veth::observed(link, owner, bridge, &stations, &conf, inside));
                 }
                 Some(Owner::Join { of, far: false }) => {
-                    ours.joins.insert(link.name.clone(), join::observed(link, of, &links));
+                    ours.joins.insert(link.name.clone(), join::observed(link, of, &links, &conf));
                 }
                 Some(Owner::Tunnel(port)) => {
-                    ours.tunnels.insert(link.name.clone(), tunnel::observed(link, port));
+                    ours.tunnels.insert(link.name.clone(), tunnel::observed(link, port, &conf));
                 }
                 Some(Owner::Join { far: true, .. }) | None => {}
             }
         }
+        conf.close_unread();
         Ok(ours)
     }
 

@@ -7,7 +7,8 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use super::{
     GROUP, Links,
-    kernel::{refusal, sysctl_is, write_sysctl},
+    ipv6_conf::{self, Ipv6Conf},
+    kernel::refusal,
     offload,
     ours::{Existing, Link, Owner},
 };
@@ -17,10 +18,10 @@ use crate::reconcile::{LinkName, Tunnel};
 const MTU: u32 = 65_535 - 70;
 
 /// What a VXLAN device of ours is found to be.
-pub fn observed(link: &Link, port: u16) -> Tunnel {
+pub fn observed(link: &Link, port: u16, conf: &Ipv6Conf) -> Tunnel {
     let options_hold = link.options_hold && link.vxlan_port == Some(port) && link.mtu == MTU;
     let offload = offload::is_on(&link.name).unwrap_or(true);
-    Tunnel { port, offload, intact: link.up && options_hold && sysctl_is(&no_ipv6(&link.name), "1") }
+    Tunnel { port, offload, intact: link.up && options_hold && conf.has(&link.name, ipv6_conf::OFF) }
 }
 
 impl Links {
@@ -74,7 +75,7 @@ impl Links {
 
     /// It has no address, and says nothing of its own.
     async fn keep(&self, link: &Link, tunnel: &Tunnel) -> Result<()> {
-        write_sysctl(&no_ipv6(&link.name), "1")?;
+        ipv6_conf::set(&link.name, ipv6_conf::OFF)?;
         offload::set(&link.name, tunnel.offload)
             .with_context(|| format!("cannot set what {} leaves to devices", link.name))?;
         if link.mtu != MTU {
@@ -86,8 +87,4 @@ impl Links {
             None => "it does not come up".to_owned(),
         })
     }
-}
-
-fn no_ipv6(name: &LinkName) -> String {
-    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }

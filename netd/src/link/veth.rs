@@ -17,7 +17,8 @@ use super::{
     GROUP, Links,
     connected::{self, connected},
     inside::Inside,
-    kernel::{Assigned, default_routes, refusal, sysctl_is, write_sysctl},
+    ipv6_conf::{self, Ipv6Conf},
+    kernel::{Assigned, default_routes, refusal},
     ours::{Existing, Link, Owner},
 };
 use crate::{
@@ -26,12 +27,13 @@ use crate::{
 };
 
 /// What a host-side veth of ours is found to be. `sandbox` is where its other side should be, with what is there.
-/// `stations` is what bridges know by their ports.
+/// `stations` is what bridges know by their ports. The host takes no part in a network by a container's veth: that is the bridge's.
 pub fn observed(
     link: &Link,
     owner: String,
     bridge: Option<&LinkName>,
     stations: &BTreeSet<(u32, Mac)>,
+    conf: &Ipv6Conf,
     sandbox: Option<(&Sandbox, &Inside)>,
 ) -> Veth {
     let inside = sandbox.and_then(|(sandbox, inside)| Some((sandbox.clone(), interface(link, inside)?)));
@@ -43,7 +45,7 @@ pub fn observed(
     let mtu = if link.mtu == mtu { mtu } else { 0 };
     let bridge = bridge.cloned().unwrap_or_else(no_name);
     let known = stations.contains(&(link.index, interface.mac));
-    let intact = link.options_hold && !link.floods && known && sysctl_is(&no_ipv6(&link.name), "1");
+    let intact = link.options_hold && !link.floods && known && conf.has(&link.name, ipv6_conf::OFF);
     Veth { owner, bridge, mtu, intact, apart: link.apart, sandbox, interface }
 }
 
@@ -100,7 +102,7 @@ impl Links {
         let Some(link) = self.named(name).await? else { bail!("it is gone again") };
         let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
         self.set(message).await.context("cannot mark it as netd's")?;
-        write_sysctl(&no_ipv6(name), "1")
+        ipv6_conf::set(name, ipv6_conf::OFF)
     }
 
     async fn connect_host_side(&self, name: &LinkName, veth: &Veth) -> Result<()> {
@@ -114,7 +116,7 @@ impl Links {
             let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
             self.set(message).await.context("cannot make it a port")?;
         }
-        write_sysctl(&no_ipv6(name), "1")?;
+        ipv6_conf::set(name, ipv6_conf::OFF)?;
         let port = LinkBridgePort::new(link.index).learning(false).flood(false).isolated(veth.apart).build();
         self.handle.link().set_port(port).execute().await.map_err(refusal).context("cannot set the port's options")?;
         // NOARP is what `static` is called here; PERMANENT would make it an address of the host itself.
@@ -188,11 +190,9 @@ fn other_side<'a>(host_side: &Link, links: &'a BTreeMap<u32, Link>) -> Option<&'
 /// Lets a container's interface have IPv6 where its maker has switched that off, with what it is given and nothing else:
 /// what calls itself a router in its network is none.
 fn prepare_for_ipv6(sandbox: &Sandbox, interface: &LinkName) -> Result<()> {
-    let write =
-        |(sysctl, value): (&str, &str)| write_sysctl(&format!("/proc/sys/net/ipv6/conf/{interface}/{sysctl}"), value);
-    let sysctls = [("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0")];
+    let settings = [("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0")];
     Namespace::of(sandbox)?
-        .inside(|| sysctls.into_iter().try_for_each(write))
+        .inside(|| settings.into_iter().try_for_each(|setting| ipv6_conf::set(interface, setting)))
         .with_context(|| format!("cannot enter {}", sandbox.path.display()))?
 }
 
@@ -203,11 +203,6 @@ fn interface(host_side: &Link, inside: &Inside) -> Option<(u32, Interface)> {
     let addresses = inside.addresses.iter().filter(counts).map(|a| a.address).collect();
     let gateways = default_routes(&inside.routes, link.index).into_iter().map(|(gateway, _)| gateway).collect();
     Some((link.mtu, Interface { name: link.name.clone(), mac: link.mac, addresses, gateways }))
-}
-
-/// The host takes no part in a network by a container's veth: that is the bridge's.
-fn no_ipv6(name: &LinkName) -> String {
-    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }
 
 /// What is desired is never here.

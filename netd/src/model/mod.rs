@@ -46,7 +46,7 @@ pub use endpoint::{Attachment, Endpoint, PortPublication, ProcessMark};
 pub use gateway::GatewayMode;
 pub use mac::format_mac;
 pub use mode::Mode;
-pub use mtu::{follow_mtu, set_mtu, underlay};
+pub use mtu::{follow_mtu, outdated_mtus, set_mtu, underlay};
 pub use name::Name;
 pub use netspec::NetSpec;
 pub use network::{Network, Subnet};

@@ -28,18 +28,24 @@ fn least(subnets: &[Subnet]) -> u32 {
     if subnets.iter().any(|subnet| subnet.family() == Family::V6) { IPV6 } else { *BOUNDS.start() }
 }
 
-/// Gives every network that has no MTU of the user's the one that the routes have; those that change. While there is no way
-/// out nothing changes: it will come back.
+/// Gives every network that has no MTU of the user's the one that the routes have; those that change.
 pub fn follow_mtu(model: &mut Model, facts: &HostFacts) -> Vec<Name> {
-    let mut changed = Vec::new();
-    for network in model.networks.values_mut().filter(|network| network.mtu_follows) {
-        let Some(mtu) = fitting(&network.driver, facts) else { continue };
-        let mtu = mtu.max(least(&network.subnets));
-        if std::mem::replace(&mut network.mtu, mtu) != mtu {
-            changed.push(network.name.clone());
-        }
+    let outdated = outdated_mtus(model, facts);
+    for (name, mtu) in &outdated {
+        model.networks.entry(name.clone()).and_modify(|network| network.mtu = *mtu);
     }
-    changed
+    outdated.into_iter().map(|(name, _)| name).collect()
+}
+
+/// The networks without an MTU of the user's that have another one than the routes, and that one. While there is no way out there
+/// are none: it will come back.
+pub fn outdated_mtus(model: &Model, facts: &HostFacts) -> Vec<(Name, u32)> {
+    let following = model.networks.values().filter(|network| network.mtu_follows);
+    let outdated = following.filter_map(|network| {
+        let mtu = fitting(&network.driver, facts)?.max(least(&network.subnets));
+        (network.mtu != mtu).then(|| (network.name.clone(), mtu))
+    });
+    outdated.collect()
 }
 
 /// Gives a network an MTU, or `None` for the one that the routes have from now on.

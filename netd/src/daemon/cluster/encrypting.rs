@@ -42,7 +42,10 @@ impl<K: Kernel> Daemon<K> {
             None => self.remembered_keys(),
         };
         match keys {
-            Ok(ipsec) => self.choices.ipsec = ipsec,
+            Ok(ipsec) => {
+                self.is_as_planned &= self.choices.ipsec == ipsec;
+                self.choices.ipsec = ipsec;
+            }
             Err(error) => error!("cannot see to the keys of encrypted networks: {error:#}"),
         }
     }

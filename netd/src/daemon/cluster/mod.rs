@@ -226,6 +226,7 @@ impl<K: Kernel> Daemon<K> {
         let is_new = (&next, &remotes, &names) != (&self.model, &self.choices.remotes, &cluster.names);
         let before = cluster.view.replace(Arc::clone(view));
         (cluster.names, cluster.lines) = (names, lines);
+        self.is_as_planned &= self.choices.remotes == remotes;
         self.choices.remotes = remotes;
         self.tell_of_nodes(before.as_deref(), view);
         self.tell_of_allowances(before.as_deref(), view);
