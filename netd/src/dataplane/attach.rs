@@ -176,6 +176,11 @@ impl Attachments {
         shared(hook).is_some() && !by_tcx && !Hook::OF_DEVICES.iter().any(has_link)
     }
 
+    /// Whether a device has a program of ours by a block that it shares.
+    pub fn is_shared(&self, index: u32) -> bool {
+        Hook::OF_DEVICES.iter().any(|hook| self.shared.contains(&(index, *hook)))
+    }
+
     fn is_told_tcx(&self) -> bool {
         self.endpoints == EndpointAttach::Tcx
     }

@@ -131,6 +131,11 @@ impl Dataplane {
         self.attachments.shares(index, hook)
     }
 
+    /// Whether a device is known to share our blocks: both of them, by one qdisc.
+    pub fn is_shared(&self, index: u32) -> bool {
+        self.attachments.is_shared(index)
+    }
+
     /// The filter that has the program of `hook` for all devices that share it, and the program; `None` for a hook where each
     /// device has its own.
     pub fn shared(&self, hook: Hook) -> Result<Option<(Filter, BorrowedFd<'_>)>> {

@@ -95,8 +95,9 @@ impl Host {
         // have what another puts into them besides its own.
         if let Some((filter, program)) = self.dataplane.shared(hook)?
             && !link.as_str().starts_with(Join::NEAR)
-            && (self.dataplane.shares(index, hook) || self.links.shares_blocks(index).await?)
-            && self.links.share_blocks(index).await?
+            && (self.dataplane.is_shared(index)
+                || (self.dataplane.shares(index, hook) || self.links.shares_blocks(index).await?)
+                    && self.links.share_blocks(index).await?)
         {
             self.links.put_into_block(&filter, program).await?;
             return self.dataplane.note_shared(index, hook);

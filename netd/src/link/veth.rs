@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use netd_common::tuple::Mac;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::{
     LinkBridgePort, LinkUnspec, LinkVeth,
     packet_route::{
@@ -64,13 +65,12 @@ impl Links {
                 .await
                 .with_context(|| format!("cannot delete {name}, which leads elsewhere"))?;
         }
-        if Self::open_inside(&namespace)?.named(&veth.interface.name).await?.is_some() {
-            bail!("an interface {} exists already in {}", veth.interface.name, veth.sandbox.path.display());
-        }
-
         let made = self.make_veth(name, veth, &owner, &namespace).await;
         if made.is_err() {
             self.delete(name).await?;
+            if Self::open_inside(&namespace)?.named(&veth.interface.name).await?.is_some() {
+                bail!("an interface {} exists already in {}", veth.interface.name, veth.sandbox.path.display());
+            }
         }
         made.with_context(|| format!("cannot make the veth pair {name} of endpoint {}", veth.owner))
     }
@@ -78,10 +78,11 @@ impl Links {
     /// Makes a veth of ours a port of its bridge with the container's address known to it, sets both sides up and gives
     /// the container its addresses and default routes; mends what differs.
     pub async fn connect_veth(&self, name: &LinkName, veth: &Veth) -> Result<()> {
-        self.connect_host_side(name, veth)
+        let host_side = self
+            .connect_host_side(name, veth)
             .await
             .with_context(|| format!("cannot connect {name} to {}", veth.bridge))?;
-        self.connect_inside(name, veth)
+        Self::connect_inside(&host_side, veth)
             .await
             .with_context(|| format!("cannot configure {} of endpoint {}", veth.interface.name, veth.owner))
     }
@@ -99,26 +100,25 @@ impl Links {
             .mtu(veth.mtu)
             .build();
         self.handle.link().add(message).execute().await.map_err(refusal)?;
-        let Some(link) = self.named(name).await? else { bail!("it is gone again") };
-        let message = LinkUnspec::new_with_index(link.index).alias(owner.alias()).build();
+        let message = LinkUnspec::new_with_name(name.as_str()).alias(owner.alias()).build();
         self.set(message).await.context("cannot mark it as netd's")?;
         ipv6_conf::set(name, ipv6_conf::OFF)
     }
 
-    async fn connect_host_side(&self, name: &LinkName, veth: &Veth) -> Result<()> {
+    /// Set up last, when the bridge knows who is there. The link as it was before.
+    async fn connect_host_side(&self, name: &LinkName, veth: &Veth) -> Result<Link> {
         let link = self.ours(name, veth).await?;
-        let Some(bridge) = self.named(&veth.bridge).await? else { bail!("there is no bridge {}", veth.bridge) };
+        let bridge = if_nametoindex(veth.bridge.as_str());
+        let bridge = bridge.with_context(|| format!("cannot find the bridge {}", veth.bridge))?;
         if link.mtu != veth.mtu {
             let message = LinkUnspec::new_with_index(link.index).mtu(veth.mtu).build();
             self.set(message).await.with_context(|| format!("cannot set the MTU to {}", veth.mtu))?;
         }
-        if link.master != Some(bridge.index) {
-            let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
+        if link.master != Some(bridge) {
+            let message = LinkUnspec::new_with_index(link.index).controller(bridge).build();
             self.set(message).await.context("cannot make it a port")?;
         }
         ipv6_conf::set(name, ipv6_conf::OFF)?;
-        let port = LinkBridgePort::new(link.index).learning(false).flood(false).isolated(veth.apart).build();
-        self.handle.link().set_port(port).execute().await.map_err(refusal).context("cannot set the port's options")?;
         // NOARP is what `static` is called here; PERMANENT would make it an address of the host itself.
         self.handle
             .neighbours()
@@ -130,17 +130,20 @@ impl Links {
             .await
             .map_err(refusal)
             .context("cannot tell the bridge the container's link-layer address")?;
-        self.set_up(link.index).await
+        let port = LinkBridgePort::new(link.index).learning(false).flood(false).isolated(veth.apart).up().build();
+        let set = self.handle.link().set_port(port).execute().await;
+        set.map_err(refusal).context("cannot set the port's options and set it up")?;
+        Ok(link)
     }
 
     /// Addresses come last but for the routes that need them: a container that has its addresses has everything else.
-    async fn connect_inside(&self, name: &LinkName, veth: &Veth) -> Result<()> {
-        let host_side = self.ours(name, veth).await?;
+    async fn connect_inside(host_side: &Link, veth: &Veth) -> Result<()> {
         let inside = Self::open_inside(&Namespace::of(&veth.sandbox)?)?;
-        let Some(link) = inside.other_side(&host_side).await? else {
+        let links = inside.all().await?;
+        let Some(link) = other_side(host_side, &links) else {
             bail!("it is not in {}", veth.sandbox.path.display());
         };
-        if let Some(lo) = inside.all().await?.values().find(|link| link.loopback) {
+        if let Some(lo) = links.values().find(|link| link.loopback && !link.up) {
             inside.set_up(lo.index).await?;
         }
         if link.mac != veth.interface.mac {
@@ -157,7 +160,7 @@ impl Links {
         inside.set_up(link.index).await?;
         inside.assign(link.index, &veth.interface.addresses).await?;
         let routes = inside.routes().await?;
-        inside.lead(&link, &veth.interface.addresses, &connected(&routes)).await?;
+        inside.lead(link, &veth.interface.addresses, &connected(&routes)).await?;
         inside.route_by_default(link.index, &veth.interface.gateways, &routes).await
     }
 
@@ -167,11 +170,6 @@ impl Links {
             bail!("{name} is not the veth of endpoint {}", veth.owner);
         }
         Ok(link)
-    }
-
-    /// The other side of a veth, looked for in this namespace.
-    async fn other_side(&self, host_side: &Link) -> Result<Option<Link>> {
-        Ok(other_side(host_side, &self.all().await?).cloned())
     }
 }
 
