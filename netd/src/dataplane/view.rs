@@ -21,9 +21,12 @@ pub struct View<V> {
 // SAFETY: it is read and never written through, and stays where it is until it is dropped, whichever thread that is.
 unsafe impl<V: Send> Send for View<V> {}
 
-impl<V: Pod> View<V> {
+impl<V> View<V> {
+    /// From an element to the next one, in bytes.
     const STRIDE: usize = size_of::<V>().next_multiple_of(ALIGNMENT);
+}
 
+impl<V: Pod> View<V> {
     /// The kernel's elements as they are at any time; an error where the array is not one that was made for this.
     pub fn of(array: &Array<MapData, V>) -> io::Result<Self> {
         const { assert!(align_of::<V>() <= ALIGNMENT, "elements are aligned to this") };
@@ -46,9 +49,8 @@ impl<V: Pod> View<V> {
 
 impl<V> Drop for View<V> {
     fn drop(&mut self) {
-        let length = self.count * size_of::<V>().next_multiple_of(ALIGNMENT);
         // SAFETY: what was mapped by `of`, to which nothing leads any more.
-        let unmapped = unsafe { munmap(self.first.cast::<c_void>(), length) };
+        let unmapped = unsafe { munmap(self.first.cast::<c_void>(), self.count * Self::STRIDE) };
         debug_assert!(unmapped.is_ok(), "what was mapped can be unmapped");
     }
 }

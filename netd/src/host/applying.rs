@@ -92,7 +92,7 @@ impl Host {
     async fn attach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
         let index = needed_index(link)?;
         // The blocks of both directions come together, and a join has a program in one alone. A device that shares them goes on: it would
-        // have what another puts into them besides its own.
+        // have what another puts into them besides its own. One that has got them for its other program is not asked again.
         if let Some((filter, program)) = self.dataplane.shared(hook)?
             && !link.as_str().starts_with(Join::NEAR)
             && (self.dataplane.is_shared(index)
