@@ -112,7 +112,7 @@ pub enum XdpWish {
     Off,
 }
 
-/// By what the devices of containers, and the bridges of their networks, get their programs.
+/// By what the devices of containers get their programs, and the bridges of their networks at first: later these have them by TCX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointAttach {

@@ -8,6 +8,7 @@ mod converging;
 pub mod fixtures;
 mod kernel;
 mod looking;
+mod settling;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -22,6 +24,7 @@ use netd_common::tables::Hook;
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use tokio::sync::watch;
 
+use self::settling::Settling;
 use crate::{
     dataplane::{Dataplane, RoutingChanges},
     firewall::Mode,
@@ -63,6 +66,7 @@ pub struct Host {
     vteps: [BTreeSet<IpAddr>; 2],
     /// Only where something is or was encrypted: to ask has the kernel load what many hosts need not.
     ipsec: Option<Xfrm>,
+    settling: Settling,
 }
 
 impl Host {
@@ -92,8 +96,21 @@ impl Host {
         let firewall = Firewall::new(options.firewall.0, options.firewall.1);
         let (relay, uplinks, sandboxes) = (Relay::start()?, options.uplinks, BTreeMap::new());
         let vteps = Default::default();
-        let ipsec = None;
-        Ok(Self { links, dataplane, forwarding, withheld, resolver, relay, uplinks, sandboxes, firewall, vteps, ipsec })
+        let (ipsec, settling) = (None, Settling::new(Instant::now()));
+        Ok(Self {
+            links,
+            dataplane,
+            forwarding,
+            withheld,
+            resolver,
+            relay,
+            uplinks,
+            sandboxes,
+            firewall,
+            vteps,
+            ipsec,
+            settling,
+        })
     }
 
     /// Says in which sandbox the other side of each veth is, which the kernel does not tell. To be called at start with

@@ -42,6 +42,9 @@ impl<K: Kernel> Daemon<K> {
             debug_assert!(observed == self.planned(&self.model), "it is as it is planned by now");
             self.keys_are_installed();
             self.note_look(facts, Vec::new()).await;
+            if let Err(error) = self.kernel.settle().await {
+                warn!("{error:#}");
+            }
             return Ok(());
         }
         let desired = plan(&self.model, &facts, &self.choices);

@@ -95,22 +95,28 @@ impl Attachments {
             return Ok(());
         }
 
-        if self.takes_tcx(hook) {
-            let order = if hook.is_last() { LinkOrder::last() } else { LinkOrder::first() };
-            match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
-                Ok(id) => {
-                    let attached: FdLink = program.take_link(id)?.try_into()?;
-                    attached.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-                    return Ok(());
-                }
-                Err(error) if lacks_tcx(&error) => {
-                    tracing::info!(%error, "the kernel takes no TCX attachment: using clsact");
-                    self.without_tcx = true;
-                }
-                Err(error) => return Err(error.into()),
-            }
+        if self.takes_tcx(hook) && self.attach_by_tcx(program, link, index, hook)? {
+            return Ok(());
         }
         self.attach_to_clsact(program, link, index, hook)
+    }
+
+    /// Devices that have a program by a clsact filter of their own for no other reason than that to attach by TCX takes longer.
+    pub fn unsettled(&self) -> impl Iterator<Item = (u32, Hook)> {
+        let hastened = |(_, hook): &(u32, Hook)| *hook == Hook::FromHost && !self.without_tcx;
+        self.on_clsact.iter().copied().filter(hastened)
+    }
+
+    /// Gives a device by TCX the program that it has by a filter of its own; whether its clsact qdisc is our making and may be empty by
+    /// now. For a moment it has both, and what the first one lets pass meets the second.
+    pub fn settle(&mut self, program: &mut SchedClassifier, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
+        let is_linked = self.pins.link(hook, index).exists();
+        if !is_linked && !self.attach_by_tcx(program, link, index, hook)? {
+            return Ok(false);
+        }
+        self.on_clsact.remove(&(index, hook));
+        remove_filter(link, hook)?;
+        Ok(self.pins.made_qdisc(index))
     }
 
     /// Notes that a device has the program of `hook` by the block that it shares.
@@ -186,7 +192,7 @@ impl Attachments {
     }
 
     /// Whether TCX is tried where a device has its program by itself. A network that is made does not wait for a grace period of RCU, unless
-    /// it is to.
+    /// it is to: its bridge is settled later.
     fn takes_tcx(&self, hook: Hook) -> bool {
         !self.without_tcx && (hook != Hook::FromHost || self.is_told_tcx())
     }
@@ -198,6 +204,30 @@ impl Attachments {
         // For an index that no device has, the name is empty.
         let named = |(index, _)| if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty());
         Ok(here.filter_map(named).collect())
+    }
+
+    /// False where the kernel has no TCX.
+    fn attach_by_tcx(
+        &mut self,
+        program: &mut SchedClassifier,
+        link: &LinkName,
+        index: u32,
+        hook: Hook,
+    ) -> Result<bool> {
+        let order = if hook.is_last() { LinkOrder::last() } else { LinkOrder::first() };
+        match program.attach_with_options(link.as_str(), direction(hook), TcAttachOptions::TcxOrder(order)) {
+            Ok(id) => {
+                let (path, attached) = (self.pins.link(hook, index), FdLink::try_from(program.take_link(id)?)?);
+                attached.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+                Ok(true)
+            }
+            Err(error) if lacks_tcx(&error) => {
+                tracing::info!(%error, "the kernel takes no TCX attachment: using clsact");
+                self.without_tcx = true;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn attach_to_clsact(

@@ -157,6 +157,16 @@ impl Dataplane {
         }
     }
 
+    /// Devices, by their indexes, that have the program of a hook by a slower way than they could, which comes at once.
+    pub fn unsettled(&self) -> impl Iterator<Item = (u32, Hook)> {
+        self.attachments.unsettled()
+    }
+
+    /// Attaches the program of `hook` to such a device in the quicker way; whether the device's clsact qdisc was made by us and may be empty by now.
+    pub fn settle(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
+        self.attachments.settle(self.programs.loaded(hook.name())?, link, index, hook)
+    }
+
     /// Puts the resolver's program in the place of a former daemon's in these namespaces.
     pub fn take_over_inside(&mut self, sandboxes: &BTreeSet<Sandbox>) -> Result<()> {
         let program = self.programs.loaded(Hook::DnsLo.name())?;

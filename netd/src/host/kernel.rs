@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
+    time,
 };
 
 use anyhow::{Context, Result};
@@ -35,7 +36,12 @@ impl Kernel for Host {
     }
 
     async fn apply(&mut self, step: &Step) -> Result<()> {
+        self.settling.stepped(time::Instant::now());
         self.take(step).await
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        self.settle_one().await
     }
 
     fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> Result<()> {

@@ -205,6 +205,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> anyhow::Result<()> {
         ensure!(self.fail_after.is_none() && self.stop_after.is_none(), "one of them may fail");
         self.state.publications.extend(all.iter().copied());

@@ -193,6 +193,9 @@ pub trait Kernel {
     /// Makes one step true. A step that finds its work done already succeeds.
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()>;
 
+    /// Everything is as it should be: does one thing that could wait, if it is time. [`Kernel::observe`] sees the same after it.
+    async fn settle(&mut self) -> anyhow::Result<()>;
+
     /// Makes many steps of one kind true at once, which write publications. Where it fails some of them may be written: then each
     /// is taken by itself, and the one that fails is known.
     fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> anyhow::Result<()>;

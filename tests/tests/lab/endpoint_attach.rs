@@ -112,6 +112,44 @@ fn a_device_with_links_gets_one_back_that_somebody_detached_and_shares_nothing()
     assert_eq!(web.pings(&says::gateway_of(&town.netd, "blue"), 1, PATIENCE), 1);
 }
 
+#[test]
+fn a_bridge_has_its_program_at_once_and_by_a_link_when_nothing_is_asked_for_and_loses_nothing() {
+    let mut town = Town::new(Offloads::On);
+    let bridges = ["blue", "green"].map(|network| {
+        town.network(network);
+        let bridge = says::text(&says::inspected(&town.netd, &format!("network inspect {network}")), "/bridge");
+        assert_eq!(town.host.tcx(&bridge, true), [], "a network that is made waits for no TCX attachment");
+        bridge
+    });
+    let theirs = ["tc", "filter", "add", "dev", &bridges[1], "egress", "pref", "7000", "protocol", "all", "bpf"];
+    town.host.run(theirs.iter().chain(&["bytecode", "1,6 0 0 0", "classid", "1:1"])).ok();
+    let web = town.container("web", "blue", &[]);
+    let _echo = web.echo_udp(7);
+    let pinging = town.host.pings_udp(&town.at("web", 7), 500);
+    let egress = |bridge: &String| town.host.run(["tc", "filter", "show", "dev", bridge, "egress"]).ok();
+    let is_linked = |bridge: &String| town.host.tcx(bridge, true).len() == 1 && !egress(bridge).contains("from_host");
+
+    wait_until("both are linked", || bridges.iter().all(is_linked));
+
+    pinging.finish().assert_none_lost();
+    assert!(!town.host.run(["tc", "qdisc", "show", "dev", &bridges[0]]).ok().contains("clsact"), "it was netd's");
+    assert!(egress(&bridges[1]).contains("pref 7000"), "what is another's stays");
+    let to_device = || says::counted(&town.netd, "from_host", "to_device");
+    let before = to_device();
+    assert_eq!(town.host.asks_udp(&town.at("web", 7), 100, 64, PATIENCE), 100);
+    assert!((100..150).contains(&(to_device() - before)), "each packet is met once");
+
+    let links = bridges.each_ref().map(|bridge| town.host.tcx(bridge, true));
+    town.netd.kill();
+    town.netd.start();
+    assert_eq!(bridges.each_ref().map(|bridge| town.host.tcx(bridge, true)), links, "they are taken over");
+    town.netd.say("network rm green").ok();
+    town.netd.say("detach web").ok();
+    town.netd.say("network rm blue").ok();
+    let (_, left) = says::attached(&town.netd, "from_host");
+    assert!(bridges.iter().all(|bridge| !left.contains(bridge)), "{left:?}");
+}
+
 fn is_mended(town: &Town, device: &str) -> bool {
     let words = format!("the program from_container was not on {device}");
     says::told(&town.netd, "type=repair").iter().any(|(_, message)| message.contains(&words))

@@ -1,9 +1,15 @@
 //! What netd, a plain bridge, and a bridge with Docker's rules make of a host.
 
-use std::{fs, net::Ipv4Addr};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
-use netd_tests::lab::{Container, Host, NetdOptions};
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{Container, Host, Netd, NetdOptions};
+use serde_json::Value;
 
 use super::{
     proxy,
@@ -18,6 +24,9 @@ const BRIDGE: &str = "br0";
 /// What the daemon is told to attach containers' devices by TCX.
 pub const TCX: [&str; 2] = ["--endpoint-attach", "tcx"];
 
+/// How long netd may take to settle.
+const SETTLING: Duration = Duration::from_secs(90);
+
 /// netd with one network, through its own doors; its daemon has these arguments.
 pub fn netd(host: &Host, arguments: &[&str]) -> Result<Furnished> {
     let netd = host.netd_with(NetdOptions::default().binary(workspace::netd()).arguments(arguments));
@@ -30,6 +39,24 @@ pub fn netd(host: &Host, arguments: &[&str]) -> Result<Furnished> {
     let address = inspected[0]["networks"][0]["ip"].as_str().context("netd tells no address of web")?;
     let web_address = address.parse().with_context(|| format!("netd tells {address} as an address"))?;
     Ok(Furnished { web, web_address, app, companions: Vec::new(), netd: Some(netd) })
+}
+
+/// Waits until netd has done what it does half a minute after a network was made: its bridge has its program by TCX, as uplinks have
+/// theirs.
+pub fn settle(netd: &Netd) -> Result<()> {
+    let manner = |status: &Value, name: &str| {
+        let program = status["programs"].as_array().into_iter().flatten().find(|program| program["name"] == name);
+        program.map(|program| program["attach"].clone())
+    };
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let status = netd.json("status");
+        if manner(&status, "from_host") == manner(&status, "from_uplink") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "netd's bridges have their programs as at first, after {SETTLING:?} too");
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// A Linux bridge with two containers, and nothing else.

@@ -268,6 +268,9 @@ fn rounds(options: &Options, sites: &[Site], paths: &[Path], measured: &mut Meas
     for path in paths {
         let on_path: Vec<_> = sites.iter().filter_map(|site| Some((site.contender, site.paths.get(path)?))).collect();
         ensure!(!on_path.is_empty(), "none of the contenders takes the path {}", path.name());
+        if path.is_from_host() {
+            sites.iter().try_for_each(Site::settle)?;
+        }
         for load in options.loads() {
             for round in 0..=options.rounds() {
                 for turn in 0..on_path.len() {

@@ -35,8 +35,9 @@ pub fn document(
         "Written by `{}`: {} rounds of {} s for each load, contenders one after the other within a round, beginning with \
          another one each time, after a round that does not count. Medians of the rounds with the least and the greatest; \
          ratios are taken within a round and the median of them is shown. `veth` is the limit: one veth pair between client \
-         and server, no NAT. `netd-tcx` is netd whose daemon is told to attach its programs to containers' devices and bridges \
-         by TCX (`--endpoint-attach tcx`); targets are netd's as it is without a word. The sender's processor also does what the \
+         and server, no NAT. `netd-tcx` is netd whose daemon is told to attach its programs to containers' devices by TCX too \
+         (`--endpoint-attach tcx`); targets are netd's as it is without a word, which has a bridge's program by TCX half a \
+         minute after its network was made: the paths from the host wait for that. The sender's processor also does what the \
          kernel does for a packet until it is in the receiver's socket. The numbers of two runs or two machines do not compare; \
          the ratios of one run do. Every 8 ms of a turn its client does a piece of work that is always the same: where others \
          have made its processor slow for more than 15 % of it the turn is taken again, some times and for a part of the run's \

@@ -141,6 +141,11 @@ impl Path {
         Self::Overlay,
     ];
 
+    /// Whether the host itself dials, past its bridge.
+    pub const fn is_from_host(self) -> bool {
+        matches!(self, Self::Host | Self::Loopback)
+    }
+
     /// Its name in commands, tables and files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -214,6 +219,11 @@ impl Site {
     /// With programs that it needs.
     pub fn with_companions(self, companions: Companions) -> Self {
         Self { _companions: companions, ..self }
+    }
+
+    /// Waits until netd has done what can wait after what it was asked for.
+    pub fn settle(&self) -> Result<()> {
+        self.netds.iter().try_for_each(contenders::settle)
     }
 
     fn on_one_host(contender: Contender) -> Result<Self> {
