@@ -110,9 +110,11 @@ impl Attachments {
     /// Gives a device by TCX the program that it has by a filter of its own; whether its clsact qdisc is our making and may be empty by
     /// now. For a moment it has both, and what the first one lets pass meets the second.
     pub fn settle(&mut self, program: &mut SchedClassifier, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
-        let is_linked = self.pins.link(hook, index).exists();
-        if !is_linked && !self.attach_by_tcx(program, link, index, hook)? {
-            return Ok(false);
+        if !self.is_alive(index, hook) {
+            Pins::unpin(&self.pins.link(hook, index))?;
+            if !self.attach_by_tcx(program, link, index, hook)? {
+                return Ok(false);
+            }
         }
         self.on_clsact.remove(&(index, hook));
         remove_filter(link, hook)?;
