@@ -148,6 +148,7 @@ const fn color(contender: Contender) -> RGBColor {
     match contender {
         Contender::Veth => RGBColor(165, 165, 165),
         Contender::Redirect => RGBColor(205, 190, 150),
+        Contender::Tracking => RGBColor(172, 146, 88),
         Contender::Netd => RGBColor(214, 69, 38),
         Contender::NetdTcx => RGBColor(240, 160, 130),
         Contender::Bridge => RGBColor(153, 187, 221),

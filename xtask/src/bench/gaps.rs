@@ -12,10 +12,21 @@ use super::{
     targets::{missed_at_scale, missed_by_themselves, missed_on_paths},
 };
 
-/// What netd misses on paths, and what of that the kernel's redirect alone does and netd's programs take: of each packet, round trip,
-/// connection or mebibyte.
+/// What netd misses on paths, and what of that the kernel's redirect alone does, that with a table of flows, and netd's programs take:
+/// of each packet, round trip, connection or mebibyte.
 pub fn on_paths(figures: &Figures, costs: &[Cost]) -> Table {
-    let head = ["of", "measure", "against", "netd to it", "redirect to it", "gap, ns", "redirect, ns", "programs, ns"];
+    let head = [
+        "of",
+        "measure",
+        "against",
+        "netd to it",
+        "redirect to it",
+        "tracking to it",
+        "gap, ns",
+        "redirect, ns",
+        "tracking, ns",
+        "programs, ns",
+    ];
     let mut table = Table::new(&head, 3);
     for (path, measure, against) in missed_on_paths(figures) {
         let ratio = |one| figures.ratio(path, measure, one, against).map(|ratio| format!("{ratio:.3}"));
@@ -25,8 +36,10 @@ pub fn on_paths(figures: &Figures, costs: &[Cost]) -> Table {
         let numbers = [
             ratio(Contender::Netd),
             ratio(Contender::Redirect),
+            ratio(Contender::Tracking),
             beyond(Contender::Netd),
             beyond(Contender::Redirect),
+            beyond(Contender::Tracking),
             programs,
         ];
         let words = [path.name(), measure.title(), against.name()].map(str::to_owned);

@@ -215,6 +215,7 @@ fn packages(contenders: &[Contender]) -> Vec<&'static str> {
         match contender {
             Contender::Veth
             | Contender::Redirect
+            | Contender::Tracking
             | Contender::Netd
             | Contender::NetdTcx
             | Contender::Bridge

@@ -3,7 +3,7 @@
 /// A part of what the processors do for a packet, a round trip, a connection or a stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Part {
-    /// Programs loaded into the kernel: netd's, those of `redirect`, and what else the machine has.
+    /// Programs loaded into the kernel: netd's, those of `redirect` and `tracking`, and what else the machine has.
     Programs,
     /// Their maps: hashing, looking up, making and freeing of entries.
     Maps,

@@ -45,6 +45,8 @@ pub enum Contender {
     Veth,
     /// Two programs that redirect and do nothing else
     Redirect,
+    /// The same two, which besides look each packet's flow up and put two entries for each new one, in a hash of the kernel's
+    Tracking,
     /// This project
     Netd,
     /// The same with `--endpoint-attach tcx`, where devices of containers are on the way alone, and what they take to come and to go
@@ -65,9 +67,10 @@ pub enum Contender {
 
 impl Contender {
     /// All, in the order of every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Veth,
         Self::Redirect,
+        Self::Tracking,
         Self::Netd,
         Self::NetdTcx,
         Self::Bridge,
@@ -85,6 +88,7 @@ impl Contender {
         match self {
             Self::Veth => "veth",
             Self::Redirect => "redirect",
+            Self::Tracking => "tracking",
             Self::Netd => "netd",
             Self::NetdTcx => "netd-tcx",
             Self::Bridge => "bridge",
@@ -100,12 +104,17 @@ impl Contender {
     pub fn takes(self, path: Path) -> bool {
         match self {
             Self::Veth | Self::Netd | Self::Docker => true,
-            Self::Redirect => path == Path::Masquerade || path == Path::Published,
+            Self::Redirect | Self::Tracking => path == Path::Masquerade || path == Path::Published,
             Self::NetdTcx => path == Path::ContainerToContainer || path == Path::Host,
             Self::Bridge => path == Path::ContainerToContainer,
             Self::Iptables | Self::Cni | Self::Netavark => path != Path::Overlay,
             Self::Vxlan => path == Path::Overlay,
         }
+    }
+
+    /// Whether packets keep their addresses and ports on paths where others translate them.
+    const fn translates_nothing(self) -> bool {
+        matches!(self, Self::Redirect | Self::Tracking)
     }
 }
 
@@ -239,8 +248,8 @@ impl Site {
                 "eth0",
                 &format!("{OUTSIDE}/24"),
             );
-            let (furnished, links) = if contender == Contender::Redirect {
-                floor::furnish(&host, &outside)?
+            let (furnished, links) = if contender.translates_nothing() {
+                floor::furnish(&host, &outside, contender == Contender::Tracking)?
             } else {
                 (furnished(contender, &host)?, Vec::new())
             };
@@ -282,7 +291,9 @@ fn furnished(contender: Contender, host: &Host) -> Result<Furnished> {
         Contender::Cni => peers::cni(host),
         Contender::Netavark => peers::netavark(host),
         Contender::Docker => docker::furnish(host),
-        Contender::Veth | Contender::Redirect | Contender::Bridge | Contender::Vxlan => Ok(contenders::bridge(host)),
+        Contender::Veth | Contender::Redirect | Contender::Tracking | Contender::Bridge | Contender::Vxlan => {
+            Ok(contenders::bridge(host))
+        }
     }
 }
 
@@ -301,7 +312,7 @@ fn paths(contender: Contender, furnished: &Furnished, host: &Host, outside: &Hos
         server: Arc::clone(server),
     };
     // Where nothing is translated, the client outside knows the container's address.
-    let published = if contender == Contender::Redirect {
+    let published = if contender.translates_nothing() {
         ends(outside, &in_web, furnished.web_address, PORT)
     } else {
         ends(outside, &in_web, HOST, PUBLISHED)
