@@ -29,7 +29,8 @@ use crate::{
     dataplane::{Dataplane, RoutingChanges},
     firewall::Mode,
     link::{Filter, Firewall, Forwarding, Links, Withheld, xfrm::Xfrm},
-    reconcile::{LinkName, Sandbox},
+    netns::Namespace,
+    reconcile::{LinkName, Sandbox, Veth},
     relay::Relay,
     resolver::Resolver,
 };
@@ -134,9 +135,25 @@ impl Host {
         self.ipsec.as_ref().context("the tables of encryption are open")
     }
 
-    /// A sandbox that a veth leads to, by its inode.
+    /// A sandbox that a veth leads to, by its inode: the kernel gives that of a namespace which is gone to the next one, so a path that
+    /// still leads there goes before others.
     fn sandbox_of(&self, namespace: u64) -> Option<&Sandbox> {
-        self.sandboxes.values().find(|sandbox| sandbox.inode == namespace)
+        let of_number = || self.sandboxes.values().filter(|sandbox| sandbox.inode == namespace);
+        of_number().find(|sandbox| Namespace::of(sandbox).is_ok()).or_else(|| of_number().next())
+    }
+
+    /// Forgets the sandboxes of veths that went with them.
+    fn forget_sandboxes_but(&mut self, veths: &BTreeMap<LinkName, Veth>) {
+        let is_gone = |sandbox: &Sandbox| Namespace::of(sandbox).is_err_and(|unfit| unfit.is_final());
+        self.sandboxes.retain(|link, sandbox| veths.contains_key(link) || !is_gone(sandbox));
+    }
+
+    /// Takes the clsact qdisc of a device away that is our making, if nothing is on it.
+    async fn remove_qdisc(&mut self, index: u32) -> Result<()> {
+        if self.links.remove_empty_clsact(index).await? {
+            self.dataplane.forget_qdisc(index)?;
+        }
+        Ok(())
     }
 }
 

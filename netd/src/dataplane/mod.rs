@@ -162,7 +162,8 @@ impl Dataplane {
         self.attachments.unsettled()
     }
 
-    /// Attaches the program of `hook` to such a device in the quicker way; whether the device's clsact qdisc was made by us and may be empty by now.
+    /// Attaches the program of `hook` to such a device in the quicker way; whether the device's clsact qdisc was made by us and may be
+    /// empty by now.
     pub fn settle(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<bool> {
         self.attachments.settle(self.programs.loaded(hook.name())?, link, index, hook)
     }

@@ -107,8 +107,8 @@ impl Host {
 
     async fn detach(&mut self, link: &LinkName, hook: Hook) -> Result<()> {
         let Some(index) = index(link)? else { return Ok(()) };
-        if self.dataplane.detach(link, index, hook)? && self.links.remove_empty_clsact(index).await? {
-            self.dataplane.forget_qdisc(index)?;
+        if self.dataplane.detach(link, index, hook)? {
+            self.remove_qdisc(index).await?;
         }
         Ok(())
     }

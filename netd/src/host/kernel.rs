@@ -45,6 +45,7 @@ impl Kernel for Host {
     }
 
     fn put_publications(&mut self, all: &[(PublicationKey, Publication)]) -> Result<()> {
+        self.settling.stepped(time::Instant::now());
         self.dataplane.tables_mut().put_publications(all)
     }
 

@@ -22,6 +22,7 @@ impl Host {
         let names = self.links.names().await?;
         let Ours { bridges, joins, veths, tunnels, misnamed, unclear, unrouted, loopbacks } =
             self.links.observe(&self.sandboxes).await?;
+        self.forget_sandboxes_but(&veths);
         let filters = self.links.filters().await?;
         let hooks = self.dataplane.hooks(&names, &filters)?;
         let (uplinks, _) = self.links.outside(&self.uplinks, &self.forwarding).await?;

@@ -66,8 +66,8 @@ impl Host {
     }
 
     async fn settle_at(&mut self, link: &LinkName, index: u32, hook: Hook) -> Result<()> {
-        if self.dataplane.settle(link, index, hook)? && self.links.remove_empty_clsact(index).await? {
-            self.dataplane.forget_qdisc(index)?;
+        if self.dataplane.settle(link, index, hook)? {
+            self.remove_qdisc(index).await?;
         }
         Ok(())
     }

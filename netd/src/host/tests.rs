@@ -16,7 +16,7 @@ use nix::libc;
 use super::{fixtures::*, *};
 use crate::{
     dataplane::OBJECT,
-    reconcile::{DeviceRecord, EndpointRecord, Foreign, Kernel, State, Step},
+    reconcile::{DeviceRecord, EndpointRecord, Foreign, Kernel, ResolverState, State, Step},
     testing::{add_veth, link, on_a_host_of_its_own, sandbox},
 };
 
@@ -169,6 +169,25 @@ fn pins_of_a_device_that_is_gone_go_when_it_is_noticed() {
 
         let pins = directory.join("bpf").join(LAYOUT).join("links");
         assert_eq!(std::fs::read_dir(pins).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_container_has_its_resolver_whose_namespace_has_the_number_of_one_that_is_gone() {
+    on_a_host_of_its_own(async |directory| {
+        let mut host = open(&directory, false).await;
+        let (bridge, veth) = network(sandbox());
+        let inode = veth.sandbox.inode;
+        let gone = Sandbox { path: directory.join("gone"), inode };
+        let elsewhere = Sandbox { path: sandbox().path, inode };
+        host.remember_sandboxes([(link("nd09"), gone), (link("nd10"), elsewhere)].into()).unwrap();
+        host.apply(&Step::CreateBridge(link("nd1"), bridge)).await.unwrap();
+        host.apply(&Step::CreateVeth(link("nd11"), veth.clone())).await.unwrap();
+
+        host.apply(&Step::OpenResolver(inode)).await.unwrap();
+
+        assert_eq!(host.observe().await.unwrap().resolvers, [(inode, ResolverState::Whole)].into());
+        assert_eq!(host.sandboxes, [(link("nd11"), veth.sandbox)].into(), "the others are forgotten");
     });
 }
 
