@@ -92,8 +92,9 @@ pub fn document(
              written, and one packet of a jiffy makes the second. A connection makes two entries of a flow, in memory that no \
              L1 or L2 cache has; each of its packets looks up one, and those that change the flow's state two times more, to find \
              the other half and to note their own. For one of the host's own to a published port memory is taken instead that its \
-             socket keeps, by which it is known when the port goes. Tried in vain: a table of a twelfth of the room, and entries that \
-             were made before. A stream's packets are as large as the kernel makes them, so what programs and tables have in these \
+             socket keeps, by which it is known when the port goes. Tried in vain: a table of a twelfth of the room, entries that \
+             were made before, neighbours of the host that netd sets for its containers, and what a socket dialled in a hash, \
+             taken out by a program at its close, instead of in its storage. A stream's packets are as large as the kernel makes them, so what programs and tables have in these \
              caches is gone after each copy of one: a run takes twice what it takes of a datagram. Neither a copy of a segment nor \
              a sum of its bytes is added.\n\n",
         );
