@@ -20,32 +20,37 @@ const AGE: Duration = Duration::from_secs(30);
 /// For how long no step was taken.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// For how long all wait after one that failed, whose filter does its work as before.
+const AFTER_A_FAILURE: Duration = Duration::from_hours(1);
+
 /// What waits, and since when.
 #[derive(Debug)]
 pub struct Settling {
     waiting: BTreeMap<(u32, Hook), Instant>,
-    /// When the last step was taken.
-    stepped: Instant,
-    /// Once it has failed it is let be: the filters do their work.
-    failed: bool,
+    /// Before this none is due.
+    not_before: Instant,
 }
 
 impl Settling {
     /// Nothing waits.
-    pub const fn new(now: Instant) -> Self {
-        Self { waiting: BTreeMap::new(), stepped: now, failed: false }
+    pub fn new(now: Instant) -> Self {
+        Self { waiting: BTreeMap::new(), not_before: now + QUIET }
     }
 
     /// A step is taken.
-    pub const fn stepped(&mut self, now: Instant) {
-        self.stepped = now;
+    pub fn stepped(&mut self, now: Instant) {
+        self.not_before = self.not_before.max(now + QUIET);
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.not_before = now + AFTER_A_FAILURE;
     }
 
     /// One of these, which are all that wait, if it is time.
     fn due(&mut self, waiting: impl Iterator<Item = (u32, Hook)>, now: Instant) -> Option<(u32, Hook)> {
         let before = mem::take(&mut self.waiting);
         self.waiting = waiting.map(|at| (at, before.get(&at).copied().unwrap_or(now))).collect();
-        if self.failed || now - self.stepped < QUIET {
+        if now < self.not_before {
             return None;
         }
         self.waiting.iter().find(|(_, since)| now - **since >= AGE).map(|(at, _)| *at)
@@ -61,7 +66,9 @@ impl Host {
             return Ok(());
         };
         let settled = self.settle_at(&link, index, hook).await;
-        self.settling.failed = settled.is_err();
+        if settled.is_err() {
+            self.settling.failed(Instant::now());
+        }
         settled.with_context(|| format!("{link} keeps its program {} by a filter", hook.name()))
     }
 
@@ -107,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_right_after_a_step_nor_after_a_failure() {
+    fn nothing_is_due_right_after_a_step_nor_within_an_hour_of_a_failure() {
         let start = Instant::now();
         let mut settling = Settling::new(start);
         settling.due([ONE].into_iter(), start);
@@ -116,7 +123,9 @@ mod tests {
         assert_eq!(settling.due([ONE].into_iter(), start + AGE + SECOND), None);
         assert_eq!(settling.due([ONE].into_iter(), start + AGE + QUIET), Some(ONE));
 
-        settling.failed = true;
-        assert_eq!(settling.due([ONE].into_iter(), start + AGE * 2), None);
+        settling.failed(start + AGE * 2);
+        settling.stepped(start + AGE * 3);
+        assert_eq!(settling.due([ONE].into_iter(), start + AGE * 2 + AFTER_A_FAILURE - SECOND), None);
+        assert_eq!(settling.due([ONE].into_iter(), start + AGE * 2 + AFTER_A_FAILURE), Some(ONE));
     }
 }
