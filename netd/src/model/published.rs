@@ -26,7 +26,10 @@ impl Published {
     pub fn of(model: &Model) -> Self {
         let mut published = Self::default();
         for endpoint in model.endpoints.values().filter(|endpoint| !endpoint.publications.is_empty()) {
-            endpoint.publications.iter().for_each(|port| published.note(&endpoint.name, port));
+            let has = |address| endpoint.attachments.iter().any(|at| at.addresses().any(|one| one == address));
+            // What was open at an address that it has no more takes no port from who has it now.
+            let ports = endpoint.publications.iter().filter(|port| !port.direct || has(port.host_ip));
+            ports.for_each(|port| published.note(&endpoint.name, port));
         }
         published
     }

@@ -80,6 +80,19 @@ fn a_port_of_a_routed_network_is_open_at_the_containers_own_address() {
 }
 
 #[test]
+fn a_port_of_an_address_is_free_when_its_container_has_left_the_routed_network() {
+    let mut model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
+    let (web, dual): (Name, Name) = ("c1".parse().unwrap(), "dual".parse().unwrap());
+    disconnect(&mut model, &web, &dual).unwrap();
+    join(&mut model, "c2", &["dual:ip6=2001:db8:1::2"]).unwrap();
+
+    open(&mut model, "c2", &["8081:80"]).unwrap();
+
+    let places: Vec<_> = model.endpoints[&"c2".parse().unwrap()].publications.iter().map(|p| p.host_ip).collect();
+    assert!(places.contains(&"2001:db8:1::2".parse().unwrap()), "{places:?}");
+}
+
+#[test]
 fn a_port_of_the_host_is_ignored_with_a_word_where_the_network_is_routed() {
     let model = a_network_of_both_families_and_an_endpoint("2001:db8:1::/64");
     let ignored = |spec: &str| ignored(&model, &"c1".parse().unwrap(), &spec.parse().unwrap());
