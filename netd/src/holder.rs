@@ -2,16 +2,20 @@
 //! socket.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use netd_common::tuple::{TCP, UDP};
 
-use crate::{link::sockets, model::Protocol, reconcile::Process};
+use crate::{
+    link::sockets,
+    model::Protocol,
+    reconcile::{HostPorts, Process},
+};
 
 /// `TCP_LISTEN` and `TCP_TIME_WAIT` of `net/tcp_states.h`.
 const LISTEN: u8 = 0x0a;
@@ -27,12 +31,38 @@ pub fn holder(address: IpAddr, protocol: u8, ports: RangeInclusive<u16>) -> io::
     Ok(first.map(|socket| (socket.local.port(), socket.process())))
 }
 
-/// The first of these that somebody has, as [`holder`] finds it: each table is read once, however many are asked for.
-pub fn first(wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)]) -> io::Result<Option<(Protocol, u16, Process)>> {
-    let mut sockets: BTreeMap<Protocol, BTreeMap<u16, Vec<Socket>>> = BTreeMap::new();
-    for (address, protocol, ports) in wanted {
-        let listed = match sockets.entry(*protocol) {
-            Entry::Occupied(listed) => listed.into_mut(),
+/// The first of these that somebody has, as [`holder`] finds it.
+pub fn first(wanted: &[HostPorts]) -> io::Result<Option<(Protocol, u16, Process)>> {
+    let mut read = Read::default();
+    for ports in wanted {
+        if let Some(socket) = read.that_keep(ports)?.next() {
+            return Ok(Some((ports.1, socket.local.port(), socket.process())));
+        }
+    }
+    Ok(None)
+}
+
+/// Of each of these the first port that a process has, as [`holder`] finds it, this process aside.
+pub fn of_others(wanted: &[HostPorts]) -> io::Result<Vec<(u16, Process)>> {
+    let own = open_sockets(Path::new("/proc/self"));
+    let (mut read, mut held) = (Read::default(), Vec::new());
+    for ports in wanted {
+        let first = read.that_keep(ports)?.find(|socket| !own.contains(&socket.inode));
+        held.extend(first.map(|socket| (socket.local.port(), socket.inode)));
+    }
+    let processes = owners(held.iter().map(|(_, inode)| *inode).collect());
+    Ok(held.into_iter().map(|(port, inode)| (port, processes.get(&inode).cloned().unwrap_or_else(unseen))).collect())
+}
+
+/// The tables that were needed so far: each is read once, however many ports are asked for.
+#[derive(Default)]
+struct Read(BTreeMap<Protocol, BTreeMap<u16, Vec<Socket>>>);
+
+impl Read {
+    /// The sockets that keep others from these ports, that of the lowest one first.
+    fn that_keep(&mut self, (address, protocol, ports): &HostPorts) -> io::Result<impl Iterator<Item = &Socket>> {
+        let by_port = match self.0.entry(*protocol) {
+            Entry::Occupied(read) => read.into_mut(),
             Entry::Vacant(place) => {
                 let mut by_port: BTreeMap<u16, Vec<Socket>> = BTreeMap::new();
                 let kept = listed(protocol.number())?.into_iter().filter(|socket| socket.keeps(protocol.number()));
@@ -40,12 +70,9 @@ pub fn first(wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)]) -> io::Result<O
                 place.insert(by_port)
             }
         };
-        let mut there = listed.range(ports.clone()).flat_map(|(_, sockets)| sockets);
-        if let Some(socket) = there.find(|socket| overlap(socket.local.ip(), *address)) {
-            return Ok(Some((*protocol, socket.local.port(), socket.process())));
-        }
+        let there = by_port.range(ports.clone()).flat_map(|(_, sockets)| sockets);
+        Ok(there.filter(|socket| overlap(socket.local.ip(), *address)))
     }
-    Ok(None)
 }
 
 /// Whether a connection of one of these ports of `address` is over and waits for stragglers (TIME-WAIT), and no socket listens.
@@ -100,7 +127,7 @@ impl Socket {
     }
 
     fn process(&self) -> Process {
-        owner(self.inode).unwrap_or(Process { pid: 0, command: String::new() })
+        owners([self.inode].into()).remove(&self.inode).unwrap_or_else(unseen)
     }
 }
 
@@ -152,20 +179,39 @@ fn overlap(bound: IpAddr, wanted: IpAddr) -> bool {
     }
 }
 
-/// The process that has the socket with this inode open.
-fn owner(inode: u64) -> Option<Process> {
-    let socket = format!("socket:[{inode}]");
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let mut open = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-        open.find(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == socket.as_str()))?;
-        let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        Some(Process { pid, command: command.trim_end().to_owned() })
-    })
+/// A process that cannot be seen.
+const fn unseen() -> Process {
+    Process { pid: 0, command: String::new() }
+}
+
+/// The processes that have the sockets with these inodes open, as far as they can be seen.
+fn owners(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, Process> {
+    let mut owners = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if inodes.is_empty() {
+            break;
+        }
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let open = open_sockets(&entry.path());
+        for inode in inodes.extract_if(.., |inode| open.contains(inode)) {
+            let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            owners.insert(inode, Process { pid, command: command.trim_end().to_owned() });
+        }
+    }
+    owners
+}
+
+/// The inodes of the sockets that the process of this directory of `/proc` has open; none if it cannot be seen.
+fn open_sockets(process: &Path) -> BTreeSet<u64> {
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let inode = |target: PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    open.filter_map(|fd| inode(fs::read_link(fd.path()).ok()?)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{net::TcpListener, os::fd::OwnedFd, process::Command};
+
     use super::*;
 
     #[test]
@@ -222,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_listening_socket_of_this_process_is_found_with_its_name() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
 
         let (held, found) = holder(Ipv4Addr::UNSPECIFIED.into(), TCP, port - 1..=port).unwrap().unwrap();
@@ -230,6 +276,20 @@ mod tests {
         assert_eq!((held, found.pid), (port, std::process::id()));
         assert!(!found.command.is_empty());
         assert_eq!(holder(Ipv4Addr::UNSPECIFIED.into(), UDP, port..=port).unwrap(), None);
+    }
+
+    #[test]
+    fn a_port_that_another_process_has_is_found_beside_ones_own() {
+        let (ours, theirs) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let [mine, port] = [&ours, &theirs].map(|listener| listener.local_addr().unwrap().port());
+        let mut child = Command::new("sleep").arg("60").stdin(OwnedFd::from(theirs)).spawn().unwrap();
+        let wanted = [mine, port].map(|port| (Ipv4Addr::UNSPECIFIED.into(), Protocol::Tcp, port..=port));
+
+        let held = of_others(&wanted);
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(held.unwrap(), [(port, Process { pid: child.id(), command: "sleep".to_owned() })]);
     }
 
     #[test]

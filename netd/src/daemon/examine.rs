@@ -95,13 +95,8 @@ impl<K: Kernel> Daemon<K> {
     async fn taken_although_published(&mut self) -> Result<Vec<(u16, Process)>> {
         let publications = self.model.endpoints.values().flat_map(|e| e.publications.clone());
         // A container's own address is none of the host's.
-        let publications: Vec<_> = publications.filter(|publication| !publication.direct).collect();
-        let mut taken = Vec::new();
-        for publication in publications {
-            let (address, protocol) = (publication.host_ip, publication.protocol.number());
-            let holder = self.kernel.holder(address, protocol, publication.host_ports()).await?;
-            taken.extend(holder.filter(|(_, process)| process.pid != std::process::id()));
-        }
-        Ok(taken)
+        let publications = publications.filter(|publication| !publication.direct);
+        let places = publications.map(|port| (port.host_ip, port.protocol, port.host_ports()));
+        self.kernel.held_by_others(&places.collect::<Vec<_>>()).await
     }
 }

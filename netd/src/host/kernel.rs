@@ -25,8 +25,8 @@ use crate::{
     model::Protocol,
     netns::Namespace,
     reconcile::{
-        Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Kernel, LinkName, Probed, Process, Program,
-        Relays, Sandbox, State, Stations, Step, TunnelProbe,
+        Checkup, Collected, Family, Guard, HostFacts, HostPort, HostPorts, Ipsec, Kernel, LinkName, Probed, Process,
+        Program, Relays, Sandbox, State, Stations, Step, TunnelProbe,
     },
 };
 
@@ -105,11 +105,12 @@ impl Kernel for Host {
         holder::holder(address, protocol, ports).context("cannot read who holds the host's ports")
     }
 
-    async fn first_held(
-        &mut self,
-        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
-    ) -> Result<Option<(Protocol, u16, Process)>> {
+    async fn first_held(&mut self, wanted: &[HostPorts]) -> Result<Option<(Protocol, u16, Process)>> {
         holder::first(wanted).context("cannot read who holds the host's ports")
+    }
+
+    async fn held_by_others(&mut self, wanted: &[HostPorts]) -> Result<Vec<(u16, Process)>> {
+        holder::of_others(wanted).context("cannot read who holds the host's ports")
     }
 
     fn end_strays(&mut self, state: &State) -> Result<usize> {

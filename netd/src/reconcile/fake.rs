@@ -18,8 +18,8 @@ use netd_common::{
 use crate::{dns::Directory, model::Protocol};
 
 use super::{
-    Checkup, Collected, Family, Guard, HostFacts, HostPort, Ipsec, Join, Kernel, LinkName, Probed, Process, Program,
-    Relays, ResolverState, Sandbox, State, Stations, Step, TunnelProbe,
+    Checkup, Collected, Family, Guard, HostFacts, HostPort, HostPorts, Ipsec, Join, Kernel, LinkName, Probed, Process,
+    Program, Relays, ResolverState, Sandbox, State, Stations, Step, TunnelProbe,
 };
 
 /// The double of the host.
@@ -271,10 +271,15 @@ impl Kernel for FakeKernel {
         Ok(held.next().map(|((_, port), process)| (*port, process.clone())))
     }
 
-    async fn first_held(
-        &mut self,
-        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
-    ) -> anyhow::Result<Option<(Protocol, u16, Process)>> {
+    async fn held_by_others(&mut self, wanted: &[HostPorts]) -> anyhow::Result<Vec<(u16, Process)>> {
+        let mut held = Vec::new();
+        for (address, protocol, ports) in wanted {
+            held.extend(self.holder(*address, protocol.number(), ports.clone()).await?);
+        }
+        Ok(held)
+    }
+
+    async fn first_held(&mut self, wanted: &[HostPorts]) -> anyhow::Result<Option<(Protocol, u16, Process)>> {
         for (address, protocol, ports) in wanted {
             if let Some((port, process)) = self.holder(*address, protocol.number(), ports.clone()).await? {
                 return Ok(Some((*protocol, port, process)));

@@ -174,6 +174,9 @@ impl Default for Guard {
     }
 }
 
+/// Ports of an address of the host.
+pub type HostPorts = (IpAddr, Protocol, RangeInclusive<u16>);
+
 /// A process that is in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Process {
@@ -243,10 +246,10 @@ pub trait Kernel {
     ) -> anyhow::Result<Option<(u16, Process)>>;
 
     /// The first of the host's sockets that has one of these ports: the port, and the process.
-    async fn first_held(
-        &mut self,
-        wanted: &[(IpAddr, Protocol, RangeInclusive<u16>)],
-    ) -> anyhow::Result<Option<(Protocol, u16, Process)>>;
+    async fn first_held(&mut self, wanted: &[HostPorts]) -> anyhow::Result<Option<(Protocol, u16, Process)>>;
+
+    /// Of each of these the first port that a socket of the host has which is not this process's own, and the process that has it.
+    async fn held_by_others(&mut self, wanted: &[HostPorts]) -> anyhow::Result<Vec<(u16, Process)>>;
 
     /// Ends the host's sockets that were led to a container by a publication that leads there no more in this state; how many.
     fn end_strays(&mut self, state: &State) -> anyhow::Result<usize>;

@@ -19,7 +19,7 @@ pub use checkup::{Checkup, Foreign};
 pub use diff::{Step, diff};
 pub use ipsec::{Association, AssociationId, Ipsec, KEYING, Keying, PolicyId, Protection};
 pub use kernel::{
-    Collected, Guard, HostFacts, Kernel, MarkRule, Process, Program, RoutingRules, Uplink, Use, Way, Ways,
+    Collected, Guard, HostFacts, HostPorts, Kernel, MarkRule, Process, Program, RoutingRules, Uplink, Use, Way, Ways,
 };
 pub use probe::{Heard, Probed, Station, Stations, TunnelProbe};
 pub use relays::{HostPort, RelayTarget, Relays};
