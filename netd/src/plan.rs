@@ -346,7 +346,7 @@ pub fn primary(uplink: &Uplink, family: Family) -> Option<IpAddr> {
 pub fn sandboxes_of_veths(model: &Model) -> BTreeMap<LinkName, Sandbox> {
     let endpoints = model.endpoints.values();
     let veths = endpoints.flat_map(|e| e.attachments.iter().map(move |attachment| (e, attachment)));
-    veths.map(|(e, a)| (a.veth(), Sandbox { path: e.netns.clone(), inode: e.netns_inode })).collect()
+    veths.map(|(e, a)| (a.veth(), e.sandbox())).collect()
 }
 
 mod overlay;

@@ -35,6 +35,7 @@ use crate::{
     daemon::{About, Daemon},
     dns::Directory,
     firewall::{MARK, Mode},
+    netns::Namespace,
     plan::sandboxes_of_veths,
     reconcile::LinkName,
     reserve::Reservations,
@@ -124,7 +125,8 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
         flows_max: places.flows_max,
         firewall: places.firewall,
         sandboxes: sandboxes_of_veths(&model),
-        names: Directory::of(&model),
+        // What serves names is at work before the host is looked at.
+        names: Directory::of(&model, |endpoint| Namespace::of(&endpoint.sandbox()).is_ok()),
     };
     let (kernel, changes) = host::open(place).await?;
     let about = About { socket: socket.clone(), state_dir, bpf_dir: places.bpf_dir };

@@ -7,8 +7,8 @@ use tracing::{debug, error};
 
 use super::{Daemon, allowances::denies, healing::closes};
 use crate::{
-    model::{self, Model, Name},
-    plan::{exchange, part, touched},
+    model::{self, Endpoint, Model, Name},
+    plan::{exchange, part, there, touched},
     reconcile::{Kernel, State, Step, diff},
     reserve::Fresh,
 };
@@ -129,7 +129,8 @@ impl<K: Kernel> Daemon<K> {
             }
             Scope::Part(names, _) => {
                 let after = &self.model;
-                self.kernel.mend_names(&mut |directory| directory.follow(&before, after, names));
+                let is_there = |endpoint: &Endpoint| there(endpoint, &self.facts).is_some();
+                self.kernel.mend_names(&mut |directory| directory.follow(&before, after, names, is_there));
                 names.iter().any(|name| has_ports(&before, name) || has_ports(after, name))
             }
         };

@@ -25,7 +25,7 @@ mod status;
 mod tests;
 mod views;
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use rand::RngCore;
@@ -55,8 +55,8 @@ use crate::{
     config::Config,
     ipam::{self, Pools},
     membership::Membership,
-    model::{Model, NetworkOrder, Rejection},
-    plan::{Choices, plan, warnings},
+    model::{Endpoint, Model, NetworkOrder, Rejection},
+    plan::{Choices, plan, there, warnings},
     reconcile::{Guard, HostFacts, Kernel, State},
     reserve::Reservations,
     store::Store,
@@ -189,7 +189,6 @@ impl<K: Kernel> Daemon<K> {
         if matches!(daemon.kernel.guard(), Guard::Programs { .. }) {
             daemon.reservations.leave_to_programs();
         }
-        daemon.kernel.know_names(daemon.directory());
         daemon.remember_remotes().await?;
         daemon.remember_keys()?;
         daemon.reconcile().await.context("cannot make the host what was asked for")?;
@@ -259,6 +258,13 @@ impl<K: Kernel> Daemon<K> {
 
     fn know_facts(&mut self, facts: HostFacts) {
         let before = std::mem::replace(&mut self.facts, facts);
+        if before.sandboxes != self.facts.sandboxes {
+            let comes_or_goes =
+                |endpoint: &Arc<Endpoint>| there(endpoint, &before).is_some() != there(endpoint, &self.facts).is_some();
+            if self.model.endpoints.values().any(comes_or_goes) {
+                self.kernel.know_names(self.directory());
+            }
+        }
         self.follow_uses(before.uses != self.facts.uses, Instant::now());
     }
 

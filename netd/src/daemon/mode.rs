@@ -27,7 +27,7 @@ impl<K: Kernel> Daemon<K> {
             Mode::Host => Ok(Sandbox { path, inode: 0 }),
             Mode::Container(name) => {
                 let other = self.model.endpoint(name)?;
-                let theirs = Sandbox { path: other.netns.clone(), inode: other.netns_inode };
+                let theirs = other.sandbox();
                 self.own_network_of(name)?;
                 let sandbox = self.open(theirs.path.clone()).await?;
                 if sandbox != theirs {

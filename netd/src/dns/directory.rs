@@ -43,8 +43,9 @@ pub enum Forwarding {
 }
 
 impl Directory {
-    /// The names of a model.
-    pub fn of(model: &Model) -> Self {
+    /// The names of a model, and as who asks which of its endpoints are there: the namespace of one that is gone may have left its
+    /// number to another's.
+    pub fn of(model: &Model, is_there: impl Fn(&Endpoint) -> bool) -> Self {
         let mut directory = Self::default();
         for network in model.networks.values() {
             let names =
@@ -52,7 +53,7 @@ impl Directory {
             directory.networks.insert(folded(network.name.as_str()), names);
         }
         for endpoint in model.endpoints.values() {
-            directory.add(model, endpoint);
+            directory.add(model, endpoint, is_there(endpoint));
         }
         directory
     }
@@ -74,17 +75,23 @@ impl Directory {
     }
 
     /// Follows a model to another that differs in these endpoints alone, whose namespaces and addresses are no others'.
-    pub fn follow(&mut self, before: &Model, after: &Model, changed: &BTreeSet<Name>) {
+    pub fn follow(
+        &mut self,
+        before: &Model,
+        after: &Model,
+        changed: &BTreeSet<Name>,
+        is_there: impl Fn(&Endpoint) -> bool,
+    ) {
         if self.networks.len() != after.networks.len() {
             // Networks whose names differ in their case are one here.
-            *self = Self::of(after);
+            *self = Self::of(after, is_there);
             return;
         }
         for endpoint in changed.iter().filter_map(|name| before.endpoints.get(name)) {
             self.forget(endpoint);
         }
         for endpoint in changed.iter().filter_map(|name| after.endpoints.get(name)) {
-            self.add(after, endpoint);
+            self.add(after, endpoint, is_there(endpoint));
         }
     }
 
@@ -106,7 +113,7 @@ impl Directory {
         self.askers.remove(&endpoint.netns_inode);
     }
 
-    fn add(&mut self, model: &Model, endpoint: &Endpoint) {
+    fn add(&mut self, model: &Model, endpoint: &Endpoint, is_there: bool) {
         for attachment in &endpoint.attachments {
             let network = folded(attachment.network.as_str());
             let Some(names) = self.networks.get_mut(&network) else { continue };
@@ -117,7 +124,7 @@ impl Directory {
                 }
             }
         }
-        if endpoint.attachments.is_empty() {
+        if endpoint.attachments.is_empty() || !is_there {
             return;
         }
         let networks = endpoint.attachments.iter().map(|attachment| folded(attachment.network.as_str()));

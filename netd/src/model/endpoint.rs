@@ -12,7 +12,7 @@ use netd_common::tuple::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::{Allowance, Mode, Name, Protocol, link_name, mac};
-use crate::reconcile::{Family, LinkName};
+use crate::reconcile::{Family, LinkName, Sandbox};
 
 /// A container, as far as netd knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -49,6 +49,13 @@ pub struct Endpoint {
     pub allows: BTreeSet<Allowance>,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub created: u64,
+}
+
+impl Endpoint {
+    /// The network namespace that was attached.
+    pub fn sandbox(&self) -> Sandbox {
+        Sandbox { path: self.netns.clone(), inode: self.netns_inode }
+    }
 }
 
 /// A process and when it started: ids come back.

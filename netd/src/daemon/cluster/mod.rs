@@ -30,6 +30,7 @@ use crate::{
     dns::Directory,
     membership::{Denial, Membership, Word},
     model::{Model, Name, Rejection},
+    plan::there,
     reconcile::{Family, HostFacts, Kernel},
     reserve::Fresh,
 };
@@ -295,9 +296,9 @@ impl<K: Kernel> Daemon<K> {
     /// Who is called what, here and on other nodes.
     pub(super) fn directory(&self) -> Directory {
         let elsewhere = self.cluster.iter().flat_map(|cluster| &cluster.names);
-        elsewhere.fold(Directory::of(&self.model), |directory, endpoint| {
-            directory.with(&endpoint.network, &endpoint.names, &endpoint.addresses)
-        })
+        let here = Directory::of(&self.model, |endpoint| there(endpoint, &self.facts).is_some());
+        elsewhere
+            .fold(here, |directory, endpoint| directory.with(&endpoint.network, &endpoint.names, &endpoint.addresses))
     }
 
     /// The other nodes that are there, by their VTEPs.

@@ -1,6 +1,8 @@
 //! After a restart, a crash, what others break and what fails meanwhile: the host becomes what was asked for, and no container is
 //! connected without its programs.
 
+use std::path::Path;
+
 use netd_common::tables::Hook;
 
 use super::*;
@@ -55,6 +57,26 @@ async fn what_others_break_is_mended_and_a_namespace_that_is_gone_is_let_go() {
         panic!("an endpoint");
     };
     assert_eq!(endpoint.state, "gone");
+}
+
+#[tokio::test]
+async fn a_container_whose_namespace_has_the_number_of_one_that_is_gone_asks_in_its_own_name() {
+    let mut bench = Bench::new().await;
+    bench.network("red").await;
+    bench.attach("c1", &[], &[]).await.unwrap();
+    let knows = |bench: &Bench, asker, name| bench.daemon.kernel.directory.addresses(asker, name).is_some();
+    assert!(knows(&bench, 1, "c1"));
+
+    let namespaces = &mut bench.daemon.kernel.namespaces;
+    namespaces.remove(Path::new("/run/netns/c1"));
+    namespaces.get_mut(Path::new("/run/netns/c2")).unwrap().inode = 1;
+    bench.daemon.look_again().await;
+    assert!(!bench.daemon.kernel.directory.knows(1));
+    bench.attach("c2", &["red"], &[]).await.unwrap();
+
+    assert!(knows(&bench, 1, "c2") && !knows(&bench, 1, "c1"));
+    let bench = bench.restarted().await;
+    assert!(knows(&bench, 1, "c2") && !knows(&bench, 1, "c1"));
 }
 
 #[tokio::test]

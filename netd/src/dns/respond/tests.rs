@@ -78,7 +78,8 @@ fn a_name_has_addresses_of_both_families_and_an_ipv6_address_has_its_name() {
         endpoint.attachments[0].ip6 = None;
     }
     let bytes = question("db", RecordType::AAAA).to_vec().unwrap();
-    let Asked::Answer(answer) = respond(&bytes, &Directory::of(&model), RED, &mut StdRng::seed_from_u64(1)) else {
+    let Asked::Answer(answer) = respond(&bytes, &Directory::of(&model, there), RED, &mut StdRng::seed_from_u64(1))
+    else {
         panic!("it is known")
     };
     assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 0));
@@ -115,6 +116,20 @@ fn all_who_share_a_name_are_told_in_an_order_that_changes() {
 }
 
 #[test]
+fn who_has_the_number_of_a_namespace_that_is_gone_asks_in_its_own_name_alone() {
+    let mut model = model();
+    let heir = endpoint("heir", "0000000000ae", BOTH, &[("vault", [10, 0, 3, 9])]);
+    model.endpoints.insert(heir.name.clone(), Arc::new(heir));
+
+    let directory = Directory::of(&model, |endpoint| endpoint.name.as_str() != "Web");
+
+    assert_eq!(directory.addresses(BOTH, "db"), None);
+    assert!(directory.addresses(BOTH, "safe").is_some());
+    assert_eq!(directory.forwarding(BOTH), &Forwarding::Never);
+    assert!(directory.addresses(RED, "web").is_some(), "its name stays");
+}
+
+#[test]
 fn a_container_of_internal_networks_alone_is_told_that_there_is_no_other_name() {
     assert_eq!(asked("example.com", RecordType::A, VAULT).metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(addresses(&asked("safe", RecordType::A, VAULT)), ["10.0.3.2"]);
@@ -129,10 +144,10 @@ fn others_questions_go_to_the_containers_servers_then_its_networks_then_the_host
 
     assert_eq!(forwarding(OWN_SERVERS), Forwarding::To(vec!["192.0.2.1".parse().unwrap()]));
     assert_eq!(forwarding(RED), Forwarding::To(vec!["192.0.2.2".parse().unwrap()]));
-    assert_eq!(Directory::of(&Model::default()).forwarding(7), &Forwarding::Never);
+    assert_eq!(Directory::of(&Model::default(), there).forwarding(7), &Forwarding::Never);
     let mut model = model();
     model.networks.get_mut(&"red".parse().unwrap()).unwrap().dns.clear();
-    assert_eq!(Directory::of(&model).forwarding(RED), &Forwarding::Host);
+    assert_eq!(Directory::of(&model, there).forwarding(RED), &Forwarding::Host);
 }
 
 #[test]
@@ -155,7 +170,7 @@ fn what_is_no_question_is_refused_or_passed_over() {
         ("nothing", Vec::new(), None),
     ];
     for (what, bytes, expected) in cases {
-        let code = match respond(&bytes, &Directory::of(&model()), BOTH, &mut StdRng::seed_from_u64(1)) {
+        let code = match respond(&bytes, &Directory::of(&model(), there), BOTH, &mut StdRng::seed_from_u64(1)) {
             Asked::Answer(answer) => Some(answer.metadata.response_code),
             Asked::Nothing => None,
             Asked::Relay(_) => panic!("{what} is forwarded"),
@@ -193,7 +208,8 @@ fn a_datagram_holds_what_the_client_takes_and_says_when_that_is_not_all() {
 fn a_servers_answer_reaches_the_client_with_its_own_id_and_question() {
     let client = question("Example.COM", RecordType::A);
     let bytes = client.to_vec().unwrap();
-    let Asked::Relay(relay) = respond(&bytes, &Directory::of(&model()), RED, &mut StdRng::seed_from_u64(1)) else {
+    let Asked::Relay(relay) = respond(&bytes, &Directory::of(&model(), there), RED, &mut StdRng::seed_from_u64(1))
+    else {
         panic!("it is others' to answer")
     };
     let mut answer = relay.question.message(4711, true);
@@ -212,7 +228,7 @@ fn a_servers_answer_reaches_the_client_with_its_own_id_and_question() {
 proptest::proptest! {
     #[test]
     fn no_bytes_make_a_panic(bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..100)) {
-        let directory = Directory::of(&model());
+        let directory = Directory::of(&model(), there);
         if let Asked::Answer(answer) = respond(&bytes, &directory, BOTH, &mut StdRng::seed_from_u64(1)) {
             proptest::prop_assert!(written(&answer, true).is_some());
         }
@@ -227,9 +243,13 @@ fn question(name: &str, record_type: RecordType) -> Message {
     message
 }
 
+fn there(_: &Endpoint) -> bool {
+    true
+}
+
 fn asked_raw(name: &str, record_type: RecordType, asker: u64) -> Asked {
     let bytes = question(name, record_type).to_vec().unwrap();
-    respond(&bytes, &Directory::of(&model()), asker, &mut StdRng::seed_from_u64(1))
+    respond(&bytes, &Directory::of(&model(), there), asker, &mut StdRng::seed_from_u64(1))
 }
 
 fn asked(name: &str, record_type: RecordType, asker: u64) -> Message {
@@ -237,7 +257,7 @@ fn asked(name: &str, record_type: RecordType, asker: u64) -> Message {
 }
 
 fn answered(bytes: &[u8], asker: u64) -> Message {
-    match respond(bytes, &Directory::of(&model()), asker, &mut StdRng::seed_from_u64(1)) {
+    match respond(bytes, &Directory::of(&model(), there), asker, &mut StdRng::seed_from_u64(1)) {
         Asked::Answer(answer) => answer,
         other => panic!("{other:?}"),
     }
@@ -256,7 +276,7 @@ fn shared_name(count: u8) -> Directory {
         endpoint.attachments[0].aliases = vec!["many".parse().unwrap()];
         model.endpoints.insert(endpoint.name.clone(), Arc::new(endpoint));
     }
-    Directory::of(&model)
+    Directory::of(&model, there)
 }
 
 fn model() -> Model {

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*, sample::select};
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::{super::plan, *};
+use super::{
+    super::{plan, there},
+    *,
+};
 use crate::{
     dns::Directory,
     model::{
-        Joining, NetworkOrder, Party, PortPublication, PortSpec, Rejection, Target, allow, attach, connect, detach,
-        disconnect, places, tests as models, unpublish,
+        Endpoint, Joining, NetworkOrder, Party, PortPublication, PortSpec, Rejection, Target, allow, attach, connect,
+        detach, disconnect, places, tests as models, unpublish,
     },
     reconcile::{Sandbox, diff},
 };
@@ -141,9 +144,10 @@ proptest! {
                 let mut whole = wholes[0].clone();
                 exchange(&mut whole, &left, came);
                 prop_assert_eq!(&whole, &wholes[1], "{:?}", change);
-                let mut directory = Directory::of(&before);
-                directory.follow(&before, &after, &names);
-                prop_assert_eq!(directory, Directory::of(&after), "{:?}", change);
+                let is_there = |endpoint: &Endpoint| there(endpoint, &facts).is_some();
+                let mut directory = Directory::of(&before, is_there);
+                directory.follow(&before, &after, &names, is_there);
+                prop_assert_eq!(directory, Directory::of(&after, is_there), "{:?}", change);
             }
             before = after;
         }
