@@ -30,7 +30,7 @@ pub fn at<T: Tables>(t: &T, s: &mut Scratch, input: u32) -> Option<Publication> 
 /// keeps it here too, where it comes to the target's own.
 #[inline(never)]
 pub fn lead_within<T: Tables>(t: &T, s: &mut Scratch, from: &Device, hosts: bool) -> Result<bool, DropReason> {
-    let published = exactly(t, s).or_else(|| if hosts { everywhere(t, s) } else { None });
+    let published = exactly(t, s).or_else(|| if hosts { everywhere(t, s).filter(|_| is_hosts(t, s)) } else { None });
     let Some(publication) = published else { return Ok(false) };
     if answers_host(t, s) {
         return Ok(false);
@@ -85,6 +85,12 @@ pub fn become_published(s: &mut Scratch, publication: &Publication) {
     s.flow.becomes.dst = publication.address;
     s.flow.becomes.dst_port = publication.port(s.key.dst_port);
     s.flow.becomes.zone = publication.zone;
+}
+
+/// Whether the destination is the host's own: the kernel has one answer for what is, and for what it knows no way to.
+#[inline(always)]
+fn is_hosts<T: Tables>(t: &T, s: &Scratch) -> bool {
+    s.key.dst.is_link_local() || t.is_hosts(&s.key.dst)
 }
 
 #[inline(always)]

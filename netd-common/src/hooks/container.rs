@@ -195,7 +195,9 @@ fn find_first_way<P: Packet, T: Tables>(
     } else {
         forward::find_way_out(t, s, device, false)?
     };
-    match way {
+    // Where only the stack can route, what is for the host itself needs no way.
+    let is_hosts = way == WayOut::Stack && t.is_hosts(&s.key.dst);
+    match if is_hosts { WayOut::Local } else { way } {
         WayOut::Local if may_knock(h) && publish::lead_within(t, s, device, true)? => {}
         WayOut::Network if conntrack::opens(h) && publish::lead_within(t, s, device, false)? => {}
         WayOut::Local => return Ok(FirstWay::Host),

@@ -185,6 +185,9 @@ pub trait Tables: Publications {
     /// The record of a device.
     fn device(&self, ifindex: u32) -> Option<&Device>;
 
+    /// Whether an address is the host's, gateways of its networks included; those of one link are not known.
+    fn is_hosts(&self, address: &Address) -> bool;
+
     /// The container at an address of a network.
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
 

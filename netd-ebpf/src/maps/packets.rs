@@ -19,8 +19,8 @@ use netd_common::{
 };
 
 use super::{
-    AGES, ALLOWANCES, CURSORS_USED, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, ORPHANS, PEERS, REMOTES, RESERVED,
-    SEARCHES_MADE, STATIONS, UNFOLLOWED, VTEPS, WAYS,
+    AGES, ALLOWANCES, CURSORS_USED, ENDPOINTS, FLOWS, FRAGMENTS, GUARD, HOST_ADDRESSES, ORPHANS, PEERS, REMOTES,
+    RESERVED, SEARCHES_MADE, STATIONS, UNFOLLOWED, VTEPS, WAYS,
     ask::{has_connected, has_socket, has_socket_at, route},
     counters, device,
     flow::{copy, end},
@@ -61,6 +61,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<&Device> {
         device(ifindex)
+    }
+
+    #[inline(always)]
+    fn is_hosts(&self, address: &Address) -> bool {
+        HOST_ADDRESSES.get_ptr(address).is_some()
     }
 
     #[inline(always)]

@@ -59,7 +59,7 @@ impl frame::Tables for World {
     }
 
     fn is_hosts(&self, address: &Address) -> bool {
-        self.addresses.contains(address)
+        Tables::is_hosts(self, address)
     }
 
     fn has_flow(&self, tuple: &Tuple) -> bool {

@@ -94,6 +94,10 @@ impl<F: FnOnce()> Tables for Contended<'_, F> {
         self.world.device(ifindex)
     }
 
+    fn is_hosts(&self, address: &Address) -> bool {
+        Tables::is_hosts(self.world, address)
+    }
+
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.world.endpoint(key)
     }

@@ -33,6 +33,10 @@ impl Tables for World {
         self.devices.get(&ifindex)
     }
 
+    fn is_hosts(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
+    }
+
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.endpoints.get(key)
     }

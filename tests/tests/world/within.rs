@@ -2,6 +2,7 @@
 
 use netd_common::{
     parse::tcp_flags::{ACK, SYN},
+    tables::Routing,
     tuple::{Address, TCP, UDP},
     verdict::{DropReason, Verdict},
 };
@@ -54,6 +55,33 @@ fn two_that_use_one_port_are_told_apart_and_the_hosts_own_ports_are_left_to_it()
     assert_ne!(knock(C, "10.176.2.2:5000"), "10.176.1.1:5000", "the other's");
     assert_ne!(knock(B, "10.176.1.3:33000"), "10.176.1.1:33000", "of the host's ephemeral range");
     assert_ne!(knock(B, "10.176.1.3:7000"), "10.176.1.1:7000", "a socket of the host's own");
+}
+
+#[test]
+fn a_place_that_the_host_knows_no_way_to_is_not_its_own() {
+    let mut world = world();
+    world.routes.retain(|(_, bits, _)| *bits != 96);
+    for protocol in ["tcp", "udp"] {
+        let away = leave(&world, B, of(protocol, "10.176.1.3:5000", &format!("{SERVER}:9000")), false);
+        let here = leave(&world, B, of(protocol, "10.176.1.3:5000", "192.0.2.1:9000"), false);
+
+        assert_eq!((away.verdict, away.destination()), (Verdict::Host(20), format!("{SERVER}:9000")));
+        assert_eq!(here.verdict, Verdict::Peer(A));
+    }
+}
+
+#[test]
+fn where_only_the_stack_can_route_it_is_reached_all_the_same() {
+    let mut world = world();
+    world.settings.as_mut().unwrap().routing = Routing::ByStack as u32;
+
+    for dialled in ["192.0.2.1:9000", "192.0.2.1:9001", "10.176.1.1:9000", "10.176.2.1:9000"] {
+        let request = leave(&world, C, tcp("10.176.2.2:5000", dialled), false);
+        let answer = leave(&world, A, tcp(&request.destination(), &request.source()).flags(SYN | ACK), false);
+
+        assert_eq!((request.verdict, answer.verdict), (Verdict::Peer(A), Verdict::Peer(C)), "{dialled}");
+        assert_eq!(answer.source(), dialled);
+    }
 }
 
 #[test]
