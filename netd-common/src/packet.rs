@@ -43,8 +43,10 @@ impl Zero {
 #[repr(u16)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Label {
-    /// Nothing is known.
+    /// Nothing is known: the host itself sends it.
     None = 0,
+    /// One of our hooks has seen it come, and nothing is decided.
+    Came = 0x6e63,
     /// One of our hooks has decided about it and translated what had to be.
     Approved = 0x6e64,
     /// As `Approved`, and it leaves this host encrypted or not at all.

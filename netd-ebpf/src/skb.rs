@@ -330,6 +330,8 @@ impl<const LAYER3: bool> Packet for Skb<LAYER3> {
             Label::Approved
         } else if index == Label::Sealed as u32 {
             Label::Sealed
+        } else if index == Label::Came as u32 {
+            Label::Came
         } else {
             Label::None
         }

@@ -15,7 +15,7 @@ use crate::{
     nat::{self, Ttl},
     neighbour,
     packet::{Label, Packet},
-    parse::{self, Headers, Transport},
+    parse::{self, ETHERTYPE_IPV6, Headers, Transport},
     policy, publish,
     tables::{Device, Scratch, Tables, Via, device_flags},
     tuple::{ICMPV6, Zone},
@@ -25,7 +25,7 @@ use crate::{
 /// Ingress of the host's side of a container's veth: everything the container sends.
 #[inline(always)]
 pub fn from_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
-    p.set_label(Label::None);
+    p.set_label(Label::Came);
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     let frame = parse::ethernet(p)?;
     policy::require_own_mac(device, frame)?;
@@ -259,6 +259,11 @@ pub fn to_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> 
     }
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     policy::require_reachable(t, device, p.came_by())?;
+    // The kernel forgets by what device a packet came whose fragments it has put together and cuts anew (ip6_frag_next; of IPv4 it
+    // keeps that, d2f0c961148f).
+    if p.came_by() == 0 && p.label() == Label::Came && parse::ethernet(p)?.ethertype == ETHERTYPE_IPV6 {
+        return Err(DropReason::NotPublished);
+    }
     Ok(PASS)
 }
 

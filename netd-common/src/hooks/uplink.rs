@@ -21,7 +21,7 @@ use crate::{
 /// Ingress of an uplink: the host's own traffic, and what is for a container.
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
-    p.set_label(Label::None);
+    p.set_label(Label::Came);
     if p.is_for_another() || p.is_tagged() && p.shed_priority() != Ok(true) {
         return Ok(PASS);
     }
@@ -133,7 +133,7 @@ pub fn to_uplink<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Dec
     match p.label() {
         Label::Approved => return Ok(PASS),
         Label::Sealed => return if overlay::is_encrypted(p)? { Ok(PASS) } else { Err(DropReason::NotEncrypted) },
-        Label::None => {}
+        Label::None | Label::Came => {}
     }
     if p.came_by() == 0 {
         if p.is_tagged() {

@@ -180,7 +180,7 @@ fn flood<P: Packet, T: Tables>(p: &mut P, t: &T) -> Decided {
         index += 1;
         core::ops::ControlFlow::Continue(())
     });
-    p.set_label(Label::None);
+    p.set_label(Label::Came);
     Ok(PASS)
 }
 
@@ -241,7 +241,7 @@ pub fn is_encrypted<P: Packet>(p: &mut P) -> Result<bool, DropReason> {
 /// Ingress of the VXLAN device of a port: what other hosts send into the networks of this one.
 #[inline(always)]
 pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
-    p.set_label(Label::None);
+    p.set_label(Label::Came);
     admit(p, t, s)?;
     let Some(segment) = t.segment(s.tunnel.vni) else { return Err(DropReason::UnknownSegment) };
     let frame = parse::ethernet(p)?;

@@ -30,6 +30,12 @@ pub const FRONT: &str = "2001:db8:2::1";
 /// The client's address.
 pub const CLIENT: &str = "2001:db8:2::2";
 
+/// Bytes of a datagram in its first fragment, and in its second, which alone is as large as a link need take.
+const FIRST: usize = 64;
+const SECOND: usize = 1232;
+/// Bytes of an extension header.
+const OPTIONS: usize = 200;
+
 #[test]
 fn containers_of_both_families_reach_each_other_and_their_gateway() {
     on_both_kinds(&NetdOptions::default(), |town| {
@@ -139,6 +145,55 @@ fn containers_with_global_addresses_keep_them_and_are_closed_but_for_their_publi
         }
         assert!(closed.peers().is_empty());
     });
+}
+
+#[test]
+fn what_the_host_puts_together_and_cuts_anew_opens_no_port_of_a_container_either() {
+    let town = paved(Offloads::Off);
+    town.netd.say("network create global --subnet 2001:db8:c::/64").ok();
+    let app = town.container("app", "global", &["7:7/udp"]);
+    let servers = [7, 9].map(|port| app.echo_udp(port));
+    let app6: Ipv6Addr = address6(&town, "app").parse().expect("it has an address");
+    let rule = "add table ip6 t; add chain ip6 t f { type filter hook forward priority 0; }; add rule ip6 t f ct state invalid drop";
+    town.host.run(["nft", rule]).ok();
+    let whole = |port| town.client.asks_udp(&format!("[{app6}]:{port}"), 1, 2000, IMPATIENCE);
+    assert_eq!([whole(7), whole(9)], [1, 0], "in fragments as most come");
+
+    send_cut_anew(&town.client, CLIENT.parse().expect("an address"), app6, [7, 9]);
+
+    wait_until("the container has the datagram for its open port", || servers[0].peers().len() == 2);
+    assert!(servers[1].peers().is_empty());
+}
+
+/// Sends a datagram to each of these ports in fragments that do not go on as they are where they were put together: an extension header
+/// before the fragment header of the first leaves no room for the second.
+fn send_cut_anew(from: &Node, source: Ipv6Addr, to: Ipv6Addr, ports: [u16; 2]) {
+    for port in ports {
+        let ends = [source.octets(), to.octets()].concat();
+        let length = (FIRST + SECOND) as u16;
+        let mut datagram = [&4000_u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0; 2]].concat();
+        datagram.resize(length.into(), 7);
+        let summed = [&ends, &datagram, &length.to_be_bytes()[..], &[0, 17]].concat();
+        let sum: u32 = summed.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+        datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+        // Padding alone (RFC 8200 section 4.6), as long as the header says.
+        let options = [&[44, (OPTIONS / 8 - 1) as u8, 1, (OPTIONS - 4) as u8][..], &[0; OPTIONS - 4]].concat();
+        let fragment =
+            |place: u16, part: &[u8]| [&[17, 0][..], &place.to_be_bytes(), &[0, 0], &port.to_be_bytes(), part].concat();
+        let (first, second) = datagram.split_at(FIRST);
+        let parts = [(60, [options, fragment(1, first)].concat()), (44, fragment(FIRST as u16, second))];
+        for (next, payload) in parts {
+            let header = [&[0x60, 0, 0, 0][..], &(payload.len() as u16).to_be_bytes(), &[next, 64], &ends].concat();
+            from.enter(|| {
+                let raw = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
+                let raw = raw.expect("root opens raw sockets");
+                let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+                sendto(raw.as_raw_fd(), &[header, payload].concat(), &to, MsgFlags::empty()).expect("a packet leaves");
+            });
+        }
+    }
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Who may send what, and to whom.
 
 use netd_common::{
+    packet::Label,
     parse::tcp_flags::ACK,
     tables::{Device, DeviceKind, Hook},
     verdict::{DropReason, Verdict},
 };
 use netd_tests::{
     neighbours,
-    packets::{self, Build, tcp},
+    packets::{self, Build, tcp, udp},
     scene::{self, A, B, C, D, E, UPLINK},
     story::{enter, leave},
     world::Frame,
@@ -45,6 +46,21 @@ fn the_slow_path_delivers_to_a_container_only_from_its_network_and_from_the_host
     assert_eq!(delivered(20), Verdict::Drop(DropReason::Isolated));
     assert_eq!(delivered(UPLINK), Verdict::Drop(DropReason::NotPublished));
     assert_eq!(delivered(scene::FOREIGN), Verdict::Drop(DropReason::NotPublished));
+}
+
+#[test]
+fn a_packet_that_was_cut_anew_is_not_the_hosts_own_though_nobody_knows_by_what_device_it_came() {
+    let world = scene::world_of_both_families();
+    let packet = packets::ipv6_twin(&udp("203.0.113.9:4000", "10.176.1.2:53").bytes());
+    let delivered =
+        |came_by, label| world.run(Hook::ToContainer, &mut Frame { came_by, label, ..Frame::at(A, packet.clone()) });
+    let mut from_outside = Frame::at(UPLINK, packet.clone());
+
+    assert_eq!(world.run(Hook::FromUplink, &mut from_outside), Verdict::Pass, "to no place that is published");
+    assert_eq!(delivered(UPLINK, from_outside.label), Verdict::Drop(DropReason::NotPublished));
+    assert_eq!(delivered(0, from_outside.label), Verdict::Drop(DropReason::NotPublished));
+    assert_eq!(delivered(0, Label::Approved), Verdict::Pass, "a part of what was published");
+    assert_eq!(delivered(0, Label::None), Verdict::Pass, "the host's own");
 }
 
 #[test]
