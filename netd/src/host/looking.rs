@@ -18,7 +18,7 @@ use crate::{
 impl Host {
     /// What of netd's exists.
     pub(super) async fn look(&mut self) -> Result<State> {
-        self.forwarding.follow_renames()?;
+        self.forwarding.follow()?;
         let names = self.links.names().await?;
         let Ours { bridges, joins, veths, tunnels, misnamed, unclear, unrouted, loopbacks } =
             self.links.observe(&self.sandboxes).await?;
@@ -78,7 +78,7 @@ impl Host {
 
     /// What the plan depends on.
     pub(super) async fn look_around(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<HostFacts> {
-        self.forwarding.follow_renames()?;
+        self.forwarding.follow()?;
         let (uplinks, mut uses) = self.links.outside(&self.uplinks, &self.forwarding).await?;
         uses.extend(self.links.ruled().await?.into_iter().chain(link::resolvers()));
         // What is routed there too is told of once.

@@ -1,6 +1,7 @@
 //! Forwarding of single devices: switched on where it must be, and given back.
 //!
-//! IPv4 forwards by device. IPv6 does since kernel 6.17 (`force_forwarding`); before it, what `all` says decides. Whichever it
+//! IPv4 forwards by device, and netd leaves its `all` (`ip_forward`) alone: who switches that on later gives every device a word that
+//! netd does not take back. IPv6 does since kernel 6.17 (`force_forwarding`); before it, what `all` says decides. Whichever it
 //! is, a device that forwards IPv6 no longer listens to routers, and with the first one the kernel forgets the default routes
 //! that routers have announced, unless the device insists (`accept_ra` 2).
 
@@ -92,13 +93,14 @@ impl Forwarding {
     /// With the notes of a state directory.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let mut this = Self { notes: Notes::open(state_dir)? };
-        this.follow_renames()?;
+        this.follow()?;
         Ok(this)
     }
 
-    /// Gives the notes the names that their devices have.
-    pub fn follow_renames(&mut self) -> Result<()> {
-        self.notes.follow_renames()
+    /// Gives the notes the names that their devices have, and forgets those that others have overruled since.
+    pub fn follow(&mut self) -> Result<()> {
+        self.notes.follow_renames()?;
+        self.notes.forget_overruled()
     }
 
     /// Whether forwarding is on.
@@ -161,17 +163,20 @@ impl Forwarding {
 
     fn change(&mut self, link: &LinkName, setting: Setting, value: &str) -> Result<()> {
         let path = setting.path(link);
+        // Before the device's own: who makes every device a router's between the two has the later word.
+        let of_all = notes::of_all(setting);
         let before = setting.read(link).with_context(|| format!("cannot read {}", path.display()))?;
         if before == value {
             return Ok(());
         }
-        self.notes.add(link, setting, before)?;
+        self.notes.add(link, setting, before, of_all)?;
         setting.write(link, value).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Gives a device back what it had; whether there was anything to give back. A device that was not switched on here keeps
-    /// what it has.
+    /// what it has, and so does one that others have made a router's since.
     pub fn give_back(&mut self, link: &LinkName, family: Family) -> Result<bool> {
+        self.notes.forget_overruled()?;
         let settings: &[Setting] = match family {
             Family::V4 => &[Setting::Ipv4Forwarding],
             Family::V6 => &[Setting::Ipv6Forwarding, Setting::Ipv6ForceForwarding, Setting::AcceptRa],

@@ -13,7 +13,7 @@ use super::Setting;
 use crate::reconcile::LinkName;
 
 /// The notes, one file in the state directory: the number of this boot, then a line a setting: index and name of the device,
-/// the value it had, and which setting.
+/// the value it had, which setting, and for IPv4's forwarding what `all` was.
 pub struct Notes {
     file: PathBuf,
     boot: String,
@@ -25,6 +25,13 @@ struct Note {
     /// The device's index, by which it is known under another name; 0 for what is no device (`all`).
     index: u32,
     value: String,
+    /// What IPv4's `all` was beside it.
+    of_all: Option<String>,
+}
+
+/// What IPv4's `all` is, which a note of a device's IPv4 forwarding has beside it.
+pub fn of_all(setting: Setting) -> Option<String> {
+    (setting == Setting::Ipv4Forwarding).then(|| setting.read(&LinkName::every()).ok()).flatten()
 }
 
 impl Notes {
@@ -47,9 +54,15 @@ impl Notes {
                 Setting::Ipv6ForwardingOfAll => LinkName::every(),
                 _ => LinkName::new(name)?,
             };
-            Some(((link, setting), Note { index, value: value.to_owned() }))
+            // Earlier ones did not say it, and what it is when they are first read is the best guess.
+            let all = words.next().map(str::to_owned).or_else(|| of_all(setting));
+            Some(((link, setting), Note { index, value: value.to_owned(), of_all: all }))
         };
-        Ok(Self { before: notes.lines().filter_map(line).collect(), file, boot })
+        let this = Self { before: notes.lines().filter_map(line).collect(), file, boot };
+        if this.lines() != notes {
+            this.save()?;
+        }
+        Ok(this)
     }
 
     /// Gives the notes the names that their devices have: a setting goes with a device that is renamed, and so must its note.
@@ -69,6 +82,16 @@ impl Notes {
         self.save()
     }
 
+    /// Forgets what devices had while IPv4's `all` was off, where it is on: others switched it on, and every device with it.
+    pub fn forget_overruled(&mut self) -> Result<()> {
+        let all_was_off = |note: &Note| note.of_all.as_deref() == Some("0");
+        if !self.before.values().any(all_was_off) || !Setting::Ipv4Forwarding.is(&LinkName::every(), "1") {
+            return Ok(());
+        }
+        self.before.retain(|_, note| !all_was_off(note));
+        self.save()
+    }
+
     /// The value that a setting had, where one is noted.
     pub fn value(&self, link: &LinkName, setting: Setting) -> Option<&str> {
         self.before.get(&(link.clone(), setting)).map(|note| note.value.as_str())
@@ -79,8 +102,8 @@ impl Notes {
         self.before.keys()
     }
 
-    /// Notes what a setting was, unless that is noted already.
-    pub fn add(&mut self, link: &LinkName, setting: Setting, value: String) -> Result<()> {
+    /// Notes what a setting was, and [`of_all`] beside it, unless that is noted already.
+    pub fn add(&mut self, link: &LinkName, setting: Setting, value: String, of_all: Option<String>) -> Result<()> {
         let key = (link.clone(), setting);
         if self.before.contains_key(&key) {
             return Ok(());
@@ -89,7 +112,7 @@ impl Notes {
             Setting::Ipv6ForwardingOfAll => 0,
             _ => if_nametoindex(link.as_str()).with_context(|| format!("cannot look at {link}"))?,
         };
-        self.before.insert(key, Note { index, value });
+        self.before.insert(key, Note { index, value, of_all });
         self.save()
     }
 
@@ -110,14 +133,18 @@ impl Notes {
 
     /// Whole or not at all: a note that is lost is a host that keeps forwarding.
     fn save(&self) -> Result<()> {
-        let line = |((name, setting), note): (&(LinkName, Setting), &Note)| {
-            format!("{} {name} {} {}\n", note.index, note.value, setting.name())
-        };
-        let notes: String = self.before.iter().map(line).collect();
         let next = self.file.with_extension("next");
-        let written = fs::write(&next, format!("{}{notes}", self.boot))
+        let written = fs::write(&next, format!("{}{}", self.boot, self.lines()))
             .and_then(|()| fs::File::open(&next)?.sync_all())
             .and_then(|()| fs::rename(&next, &self.file));
         written.with_context(|| format!("cannot write {}", self.file.display()))
+    }
+
+    fn lines(&self) -> String {
+        let line = |((name, setting), note): (&(LinkName, Setting), &Note)| {
+            let of_all = note.of_all.iter().map(|value| format!(" {value}")).collect::<String>();
+            format!("{} {name} {} {}{of_all}\n", note.index, note.value, setting.name())
+        };
+        self.before.iter().map(line).collect()
     }
 }

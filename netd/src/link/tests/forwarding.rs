@@ -2,6 +2,8 @@
 
 use super::*;
 
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
 #[test]
 fn forwarding_is_given_back_by_another_process_and_only_where_netd_switched_it_on() {
     on_a_host_of_its_own(async |directory| {
@@ -35,11 +37,74 @@ fn forwarding_of_a_renamed_device_is_given_back_under_its_new_name() {
         forwarding.switch_on(&link("wan0"), Family::V4, &BTreeSet::new()).unwrap();
 
         ip("link set wan0 name dsl0");
-        forwarding.follow_renames().unwrap();
+        forwarding.follow().unwrap();
 
         assert!(forwarding.was_off(&link("dsl0"), Family::V4), "the host is no router by its new name either");
         assert_eq!(Forwarding::open(&directory).unwrap().give_everything_back().unwrap(), [link("dsl0")]);
         assert!(!Forwarding::is_on(&link("dsl0"), Family::V4));
+    });
+}
+
+#[test]
+fn a_router_that_became_one_after_netd_stays_one() {
+    on_a_host_of_its_own(async |directory| {
+        for name in ["wan0", "wan2"] {
+            ip(&format!("link add {name} type veth peer name {name}p"));
+        }
+        std::fs::write(IP_FORWARD, "0").unwrap();
+        let mut forwarding = Forwarding::open(&directory).unwrap();
+        for name in ["wan0", "wan2"] {
+            forwarding.switch_on(&link(name), Family::V4, &BTreeSet::new()).unwrap();
+        }
+        forwarding.follow().unwrap();
+        assert!(forwarding.was_off(&link("wan0"), Family::V4));
+
+        std::fs::write(IP_FORWARD, "1").unwrap();
+
+        assert!(!forwarding.give_back(&link("wan2"), Family::V4).unwrap(), "before it was looked at");
+        forwarding.follow().unwrap();
+        assert!(!forwarding.was_off(&link("wan0"), Family::V4), "what is in transit is the host's");
+        assert_eq!(Forwarding::open(&directory).unwrap().give_everything_back().unwrap(), []);
+        assert!(["wan0", "wan2"].iter().all(|name| Forwarding::is_on(&link(name), Family::V4)));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_device_that_was_off_beside_other_routers_is_off_again() {
+    on_a_host_of_its_own(async |directory| {
+        ip("link add wan0 type veth peer name wan1");
+        std::fs::write(IP_FORWARD, "0").unwrap();
+        std::fs::write(IP_FORWARD, "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/wan0/forwarding", "0").unwrap();
+
+        Forwarding::open(&directory).unwrap().switch_on(&link("wan0"), Family::V4, &BTreeSet::new()).unwrap();
+
+        let forwarding = Forwarding::open(&directory).unwrap();
+        assert!(forwarding.was_off(&link("wan0"), Family::V4));
+        assert_eq!(forwarding.give_everything_back().unwrap(), [link("wan0")]);
+        assert!(!Forwarding::is_on(&link("wan0"), Family::V4));
+    });
+}
+
+#[test]
+fn earlier_notes_hold_beside_what_all_is_when_they_are_first_read() {
+    on_a_host_of_its_own(async |directory| {
+        ip("link add wan0 type veth peer name wan1");
+        let index = nix::net::if_::if_nametoindex("wan0").unwrap();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let earlier = || {
+            let notes = format!("{boot}{index} wan0 0 ipv4/forwarding\n");
+            std::fs::write(directory.join("forwarding"), notes).unwrap();
+            Forwarding::open(&directory).unwrap()
+        };
+
+        std::fs::write(IP_FORWARD, "1").unwrap();
+        assert!(earlier().was_off(&link("wan0"), Family::V4));
+        std::fs::write(IP_FORWARD, "0").unwrap();
+        assert!(earlier().was_off(&link("wan0"), Family::V4));
+        std::fs::write(IP_FORWARD, "1").unwrap();
+        assert!(!Forwarding::open(&directory).unwrap().was_off(&link("wan0"), Family::V4));
     });
 }
 
