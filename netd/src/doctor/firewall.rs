@@ -19,7 +19,7 @@ pub fn add(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             Severity::Warning,
             format!("the host's rules cannot be read: {why}"),
             "Every flow shows itself to the firewall, and what it would stop is not told.",
-            "Install what is missing.",
+            "Install what is missing. netd tries again every 10 s.",
         ));
     }
     if host.is_shown() {

@@ -11,6 +11,7 @@ use std::{
     mem::size_of_val,
     os::fd::AsRawFd,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -36,12 +37,23 @@ const GET_ENTRIES: i32 = 65;
 /// Tables that stand on the way of what is forwarded or received.
 const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
+/// How long rules that could not be read are not tried again, which takes a process each time.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// The firewall of the calling thread's network namespace.
 #[derive(Debug)]
 pub struct Firewall {
     mode: Mode,
     mark: u32,
-    read: Option<(Version, FirewallFacts)>,
+    read: Option<Reading>,
+}
+
+/// What was read, and when.
+#[derive(Debug)]
+struct Reading {
+    version: Version,
+    at: Instant,
+    facts: FirewallFacts,
 }
 
 /// Another for each ruleset.
@@ -59,13 +71,24 @@ impl Firewall {
         Self { mode, mark, read: None }
     }
 
-    /// What is known, read anew where it has changed.
+    /// What is known, read anew where it has changed, and after a pause where it could not be read.
     pub fn facts(&mut self) -> FirewallFacts {
         let version = Version { nft: nft_version().unwrap_or_default(), legacy: legacy_version() };
-        if let Some((known, facts)) = &self.read
-            && *known == version
+        self.facts_of(version, Instant::now(), read)
+    }
+
+    fn facts_of(
+        &mut self,
+        version: Version,
+        at: Instant,
+        read: impl FnOnce(&Version) -> Result<Ruleset>,
+    ) -> FirewallFacts {
+        // Why a listing fails, no number of the kernel's tells: `nft` is not installed, or there was no memory for it.
+        if let Some(known) = &self.read
+            && known.version == version
+            && (known.facts.unread.is_none() || at.saturating_duration_since(known.at) < PAUSE)
         {
-            return facts.clone();
+            return known.facts.clone();
         }
         let (ruleset, unread) = match read(&version) {
             Ok(ruleset) => (ruleset, None),
@@ -73,7 +96,7 @@ impl Firewall {
         };
         let facts =
             FirewallFacts { mode: self.mode, mark: self.mark, ruleset, generation: version.generation(), unread };
-        self.read = Some((version, facts.clone()));
+        self.read = Some(Reading { version, at, facts: facts.clone() });
         facts
     }
 
@@ -286,6 +309,25 @@ mod tests {
 
         assert_eq!(seen(1, 1), seen(2, 1));
         assert_ne!(seen(1, 1), seen(1, 2));
+    }
+
+    #[test]
+    fn rules_that_could_not_be_read_are_tried_again_after_a_pause() {
+        let mut firewall = Firewall::new(Mode::Aware, 1);
+        let begun = Instant::now();
+        let mut tries = 0;
+        let mut unread = |seconds, installed| {
+            let version = Version { nft: Some(2), legacy: 0 };
+            let facts = firewall.facts_of(version, begun + Duration::from_secs(seconds), |_| {
+                tries += 1;
+                if installed { Ok(Ruleset::default()) } else { bail!("there is no `nft` here") }
+            });
+            (facts.unread.is_some(), tries)
+        };
+
+        assert_eq!([0, 1, 9].map(|seconds| unread(seconds, false)), [(true, 1); 3], "no process each second");
+        assert_eq!([10, 19].map(|seconds| unread(seconds, false)), [(true, 2); 2]);
+        assert_eq!([20, 40].map(|seconds| unread(seconds, true)), [(false, 3); 2], "what is read is kept");
     }
 
     #[test]
