@@ -25,13 +25,16 @@ use crate::reconcile;
 pub use self::{
     iptables::of_save,
     nft::of_json,
-    ruleset::{Chain, Family, Hook, Ruleset},
+    ruleset::{Chain, Family, Hook, Rule, Ruleset},
     verdict::{Outcome, Packet},
 };
 
 /// The mark that netd's packets carry in the stack, unless `netd.toml` says another: no engine, VPN or router that is known uses
 /// this bit.
 pub const MARK: u32 = 0x0800_0000;
+
+/// What whoever lists a FORWARD chain reads beside netd's accept, and by which netd knows it again.
+pub const COMMENT: &str = "netd: packets of containers that no rule above decides about";
 
 /// How flows stand to the host's firewall (`--firewall`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -105,6 +108,15 @@ impl Xtables {
     }
 }
 
+/// An accept of netd's in a FORWARD chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Accept {
+    /// Of which iptables the chain is.
+    pub table: Xtables,
+    /// The bit of the packets that it lets through.
+    pub mark: u32,
+}
+
 /// What of the host's firewall netd depends on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FirewallFacts {
@@ -175,21 +187,25 @@ impl FirewallFacts {
         before.any(|marking| marking.decided & asked.mask != 0 && !(marking.restores && asked.inverted))
     }
 
-    /// The iptables whose FORWARD chain drops what no rule of it decides about: there netd's accept must stand.
-    pub fn closed(&self) -> BTreeSet<Xtables> {
-        Xtables::ALL.into_iter().filter(|table| self.forward(*table).is_some_and(|chain| chain.drops)).collect()
+    /// netd's accept in each iptables whose FORWARD chain drops what no rule of it decides about: there it must stand.
+    pub fn needed(&self) -> BTreeSet<Accept> {
+        let closed = |table: &Xtables| self.forward(*table).is_some_and(|chain| chain.drops);
+        Xtables::ALL.into_iter().filter(closed).map(|table| Accept { table, mark: self.mark }).collect()
     }
 
-    /// Those in which netd's accept ends the FORWARD chain.
-    pub fn accepted(&self) -> BTreeSet<Xtables> {
+    /// Those that end their chain; and those for another bit, which a netd that was configured otherwise has left, wherever they stand.
+    pub fn accepted(&self) -> BTreeSet<Accept> {
         let last_is_ours = |chain: &Chain| chain.rules.last().is_some_and(|rule| rule.is_accept_of(self.mark));
-        Xtables::ALL.into_iter().filter(|table| self.forward(*table).is_some_and(last_is_ours)).collect()
+        let ended = Xtables::ALL.into_iter().filter(|table| self.forward(*table).is_some_and(last_is_ours));
+        let left = self.with_accept().into_iter().filter(|accept| accept.mark != self.mark);
+        ended.map(|table| Accept { table, mark: self.mark }).chain(left).collect()
     }
 
-    /// Those in which it stands anywhere.
-    pub fn with_accept(&self) -> BTreeSet<Xtables> {
-        let has_ours = |chain: &Chain| chain.rules.iter().any(|rule| rule.is_accept_of(self.mark));
-        Xtables::ALL.into_iter().filter(|table| self.forward(*table).is_some_and(has_ours)).collect()
+    /// Those that netd has put anywhere, for whatever bit.
+    pub fn with_accept(&self) -> BTreeSet<Accept> {
+        let rules = |table| self.forward(table).into_iter().flat_map(|chain| &chain.rules);
+        let of = |table| rules(table).filter_map(Rule::accept_of_netds).map(move |mark| Accept { table, mark });
+        Xtables::ALL.into_iter().flat_map(of).collect()
     }
 
     /// What would deny a port of the host at INPUT to a client that no rule names, if the host's own process had it. Packets

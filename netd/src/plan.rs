@@ -63,7 +63,7 @@ pub fn plan(model: &Model, facts: &HostFacts, choices: &Choices) -> State {
         ..Default::default()
     };
     if !model.networks.is_empty() {
-        state.accepts = facts.firewall.closed();
+        state.accepts = facts.firewall.needed();
     }
     for network in model.networks.values() {
         add_network(&mut state, network);

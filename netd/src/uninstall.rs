@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     dataplane::{Pins, remove_from_clsact, removed_filter},
-    firewall::{Mode, Xtables},
+    firewall::{MARK, Mode, Xtables},
     link::{Firewall, Forwarding, Links, Withheld, xfrm},
     reconcile::{LinkName, Sandbox},
 };
@@ -36,9 +36,8 @@ pub struct Report {
 }
 
 /// Detaches every program, deletes every link and map of ours, and gives the host its forwarding back. What is gone
-/// already is no error: a second call finds nothing. `sandboxes` are the containers' namespaces, as far as they are known, `mark`
-/// is the bit of netd's packets.
-pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], mark: u32) -> Result<Report> {
+/// already is no error: a second call finds nothing. `sandboxes` are the containers' namespaces, as far as they are known.
+pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Report> {
     let links = Links::open()?;
     let pins = Pins::existing(bpf_dir.to_owned());
     let qdiscs = pins.qdiscs_made()?;
@@ -46,7 +45,7 @@ pub async fn uninstall(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], 
     // The programs last: no container has a network, and nothing forwards for netd, without the programs that bound it.
     let deleted = links.delete_all().await?;
     let encryption = xfrm::remove_everything()?;
-    let accepts = Firewall::new(Mode::Aware, mark).remove_accepts()?;
+    let accepts = Firewall::new(Mode::Aware, MARK).remove_accepts()?;
     let forwarding = Forwarding::open(state_dir)?.give_everything_back()?;
     let withheld = Withheld::open(state_dir)?.give_back()?;
     let names = links.names().await?;

@@ -70,9 +70,9 @@ pub async fn open(place: HostPlace) -> Result<(Host, watch::Receiver<u64>)> {
 }
 
 /// Takes everything of netd's away from the host; what it was, a line each.
-pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox], mark: u32) -> Result<Vec<String>> {
+pub async fn take_away(bpf_dir: &Path, state_dir: &Path, sandboxes: &[Sandbox]) -> Result<Vec<String>> {
     let Report { pins, filters, namespaces, links, encryption, forwarding, withheld, accepts } =
-        uninstall(bpf_dir, state_dir, sandboxes, mark).await?;
+        uninstall(bpf_dir, state_dir, sandboxes).await?;
     let pins = pins.iter().map(|pin| format!("removed {}", pin.display()));
     let filters = filters.iter().map(|link| format!("removed the filters of netd on {link}"));
     let namespaces = namespaces.iter().map(|path| format!("removed the filter of netd in {}", path.display()));

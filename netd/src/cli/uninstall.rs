@@ -20,7 +20,6 @@ use super::{BPF_DIR, STATE_DIR, args::UninstallArgs, host, job, names, out, sand
 use crate::{
     api::{CallError, Client},
     daemon::{StatusView, is_alive, mark_of},
-    firewall::MARK,
     plan::sandboxes_of_veths,
     reconcile::Sandbox,
     store::{FILE, Store},
@@ -44,8 +43,7 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
         end(status.pid)?;
         out::line(format_args!("ended the daemon (pid {})", status.pid));
     }
-    let mark = daemon.as_ref().map_or(MARK, |status| status.firewall.mark);
-    for line in host::take_away(&bpf_dir, &state_dir, &sandboxes(&state_dir), mark).await? {
+    for line in host::take_away(&bpf_dir, &state_dir, &sandboxes(&state_dir)).await? {
         out::line(line);
     }
     remove_namespaces(client, &state_dir);

@@ -54,7 +54,7 @@ fn stopped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
 /// Rules that take netd's bit off its packets. What matters of it is netd's accept, which a policy of DROP needs.
 fn wiped(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     let host = &facts.host.firewall;
-    if host.closed().is_empty() {
+    if host.needed().is_empty() {
         return;
     }
     for rule in host.wiping() {

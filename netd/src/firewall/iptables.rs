@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    marks,
+    COMMENT, marks,
     ruleset::{Action, Chain, Family, Hook, Match, Matches, Rule, Ruleset},
 };
 
@@ -72,6 +72,7 @@ fn priority(table: &str) -> i64 {
 fn read(words: &[String], text: &str) -> Rule {
     let mut matches = Vec::new();
     let mut action = Action::Continue;
+    let mut netds = false;
     let mut negated = false;
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
@@ -82,7 +83,8 @@ fn read(words: &[String], text: &str) -> Rule {
         let value = words.next().unwrap_or_default();
         match word {
             // Names the module whose options follow, and is asked nothing itself.
-            "-m" | "--comment" => {}
+            "-m" => {}
+            "--comment" => netds |= value == COMMENT,
             "-j" | "-g" => {
                 action = target(word, value);
                 break;
@@ -91,7 +93,7 @@ fn read(words: &[String], text: &str) -> Rule {
         }
         negated = false;
     }
-    Rule { text: format!("`-A {text}`"), matches, action }
+    Rule { text: format!("`-A {text}`"), matches, action, netds }
 }
 
 fn target(how: &str, name: &str) -> Action {

@@ -83,15 +83,15 @@ fn rules(rule: &Value, chain: &str) -> Vec<Rule> {
                 continue;
             }
         };
-        return vec![Rule { text, matches, action }];
+        return vec![Rule { text, matches, action, netds: false }];
     }
-    vec![Rule { text, matches, action: Action::Continue }]
+    vec![Rule { text, matches, action: Action::Continue, netds: false }]
 }
 
 fn by_map(value: &Value, before: &[Match], text: &str) -> Vec<Rule> {
     let unknown = || {
         let matches = before.iter().cloned().chain([Match::Unknown]).collect();
-        vec![Rule { text: text.to_owned(), matches, action: Action::Unknown }]
+        vec![Rule { text: text.to_owned(), matches, action: Action::Unknown, netds: false }]
     };
     let Some(elements) = value["data"]["set"].as_array() else { return unknown() };
     let element = |element: &Value| {
@@ -108,7 +108,7 @@ fn by_map(value: &Value, before: &[Match], text: &str) -> Vec<Rule> {
             _ => Action::Unknown,
         };
         let matches = before.iter().cloned().chain([asked(&value["key"], key, false)]).collect();
-        Some(Rule { text: text.to_owned(), matches, action })
+        Some(Rule { text: text.to_owned(), matches, action, netds: false })
     };
     elements.iter().map(element).collect::<Option<Vec<_>>>().unwrap_or_else(unknown)
 }

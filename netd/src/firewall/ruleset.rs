@@ -134,12 +134,22 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// What happens then.
     pub action: Action,
+    /// Whether its comment says that netd has put it there, which iptables' own listing alone tells.
+    pub netds: bool,
 }
 
 impl Rule {
     /// Whether it is the one that netd keeps for packets with this bit.
     pub fn is_accept_of(&self, mark: u32) -> bool {
         mark != 0 && self.action == Action::Accept && self.matches == [Match::Marked(mark)]
+    }
+
+    /// The bit that it lets through, where it is an accept that netd has put there: for the bit that is configured or another.
+    pub fn accept_of_netds(&self) -> Option<u32> {
+        match *self.matches.as_slice() {
+            [Match::Marked(mark)] if self.netds && self.action == Action::Accept => Some(mark),
+            _ => None,
+        }
     }
 }
 
@@ -224,7 +234,7 @@ impl Ruleset {
         self.chains.iter().filter(move |chain| tables.contains(&table(chain))).flat_map(|chain| &chain.marking)
     }
 
-    /// The first chain on the way of what is forwarded that has rules, netd's own accept for packets with this bit aside, or that
+    /// The first chain on the way of what is forwarded that has rules, netd's own accepts and that for packets with this bit aside, or that
     /// drops what no rule decides about. Translation of addresses by the host is none of it: it stops nobody.
     pub fn concern(&self, mark: u32) -> Option<String> {
         let on_the_way = |chain: &&Chain| match (chain.family, chain.hook) {
@@ -234,7 +244,8 @@ impl Ruleset {
         };
         let mut chains = self.chains.iter().filter(on_the_way).filter(|chain| !chain.nat);
         chains.find_map(|chain| {
-            let rules = chain.rules.iter().filter(|rule| !rule.is_accept_of(mark)).count();
+            let is_netds = |rule: &Rule| rule.is_accept_of(mark) || rule.accept_of_netds().is_some();
+            let rules = chain.rules.iter().filter(|rule| !is_netds(rule)).count();
             match (chain.drops, rules) {
                 (true, _) => Some(format!("{} drops what none of its rules lets through", chain.title())),
                 (false, 0) => None,

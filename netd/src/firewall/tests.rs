@@ -45,19 +45,31 @@ fn rules_and_policies_on_the_way_of_what_is_forwarded_count() {
 
 #[test]
 fn netds_own_accept_is_no_rule_of_anothers_and_stands_last() {
-    let ours = "-A FORWARD -m mark --mark 0x8000000/0x8000000 -m comment --comment \"netd: x\" -j ACCEPT\n";
-    let table = |policy: &str, rules: &str| {
-        let text = format!("*filter\n:FORWARD {policy} [0:0]\n{rules}COMMIT\n");
-        facts(of_save(&text, Family::Ip, true))
-    };
+    let ours = &accept("0x8000000", COMMENT);
+    let own = Accept { table: Xtables::Nft4, mark: MARK };
 
-    let alone = table("ACCEPT", ours);
-    assert!(!alone.is_shown() && alone.closed().is_empty() && alone.accepted() == [Xtables::Nft4].into());
-    let closed = table("DROP", "");
-    assert_eq!((closed.closed(), closed.accepted()), ([Xtables::Nft4].into(), BTreeSet::new()));
-    let behind = table("DROP", &format!("{ours}-A FORWARD -s 10.0.0.0/8 -j DROP\n"));
-    assert_eq!((behind.accepted(), behind.with_accept()), (BTreeSet::new(), [Xtables::Nft4].into()));
-    assert!(table("DROP", ours).accepted().contains(&Xtables::Nft4));
+    let alone = forward("ACCEPT", ours);
+    assert!(!alone.is_shown() && alone.needed().is_empty() && alone.accepted() == [own].into());
+    let closed = forward("DROP", "");
+    assert_eq!((closed.needed(), closed.accepted()), ([own].into(), BTreeSet::new()));
+    let behind = forward("DROP", &format!("{ours}-A FORWARD -s 10.0.0.0/8 -j DROP\n"));
+    assert_eq!((behind.accepted(), behind.with_accept()), (BTreeSet::new(), [own].into()));
+    assert!(forward("DROP", ours).accepted().contains(&own));
+}
+
+#[test]
+fn netds_accept_for_another_bit_is_netds_too_and_one_without_its_comment_is_not() {
+    let [before, own] = [0x100, MARK].map(|mark| Accept { table: Xtables::Nft4, mark });
+    let (old, new) = (accept("0x100", COMMENT), accept("0x8000000", COMMENT));
+
+    let left = forward("ACCEPT", &old);
+    assert!(!left.is_shown(), "{}", left.why());
+    assert_eq!((left.accepted(), left.with_accept()), ([before].into(), [before].into()));
+    let both = forward("DROP", &(old + "-A FORWARD -s 10.0.0.0/8 -j DROP\n" + &new));
+    assert_eq!((both.accepted(), both.with_accept()), ([before, own].into(), [before, own].into()));
+    for others in [accept("0x100", "a VPN's"), accept("0x8000000", "the operator's")] {
+        assert_eq!(forward("DROP", &others).with_accept(), BTreeSet::new(), "{others}");
+    }
 }
 
 #[test]
@@ -190,7 +202,7 @@ fn a_rule_that_names_a_port_stops_that_port_alone() {
 fn rules_without_end_are_not_followed_without_end() {
     let text = "*filter\n:INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -j a\n-A a -j a\nCOMMIT\n";
     assert!(!denies(of_save(text, Family::Ip, true), TCP_80));
-    let rule = Rule { text: String::new(), matches: vec![Match::Marked(1)], action: Action::Accept };
+    let rule = Rule { text: String::new(), matches: vec![Match::Marked(1)], action: Action::Accept, netds: false };
     assert!(rule.is_accept_of(1) && !rule.is_accept_of(0));
 }
 
@@ -210,6 +222,15 @@ fn a_rule_that_takes_netds_bit_away_is_named() {
     assert_eq!(wiping.len(), 2, "{wiping:?}");
     assert_eq!(wiping[0], "`-A PREROUTING -i eth0 -j MARK --set-xmark 0x2/0xffffffff`");
     assert!(wiping[1].starts_with("rule 7 of "), "{wiping:?}");
+}
+
+/// `mark` as iptables writes it.
+fn accept(mark: &str, comment: &str) -> String {
+    format!("-A FORWARD -m mark --mark {mark}/{mark} -m comment --comment \"{comment}\" -j ACCEPT\n")
+}
+
+fn forward(policy: &str, rules: &str) -> FirewallFacts {
+    facts(of_save(&format!("*filter\n:FORWARD {policy} [0:0]\n{rules}COMMIT\n"), Family::Ip, true))
 }
 
 fn facts(ruleset: Ruleset) -> FirewallFacts {

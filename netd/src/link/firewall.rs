@@ -25,7 +25,7 @@ use nix::{
 };
 
 use super::sockets::messages;
-use crate::firewall::{Family, FirewallFacts, Mode, Ruleset, Xtables, of_json, of_save};
+use crate::firewall::{Accept, COMMENT, Family, FirewallFacts, Mode, Ruleset, Xtables, of_json, of_save};
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN`.
 const GET_GENERATION: u16 = 10 << 8 | 16;
@@ -101,28 +101,28 @@ impl Firewall {
     }
 
     /// Puts netd's accept at the end of the FORWARD chain.
-    pub fn accept(&mut self, table: Xtables) -> Result<()> {
+    pub fn accept(&mut self, accept: Accept) -> Result<()> {
         // One that stands elsewhere in the chain comes after rules that were meant to come after it.
-        if self.facts().with_accept().contains(&table) {
-            self.remove_accept(table)?;
+        if self.facts().with_accept().contains(&accept) {
+            self.remove_accept(accept)?;
         }
-        change(table, "-A", self.mark)
+        change(accept, "-A")
     }
 
     /// Takes netd's accept away, as often as it stands there.
-    pub fn remove_accept(&self, table: Xtables) -> Result<()> {
-        change(table, "-D", self.mark)?;
-        while change(table, "-D", self.mark).is_ok() {}
+    pub fn remove_accept(&self, accept: Accept) -> Result<()> {
+        change(accept, "-D")?;
+        while change(accept, "-D").is_ok() {}
         Ok(())
     }
 
-    /// Takes it away everywhere; from which tables.
+    /// Takes it away everywhere, whatever bit it is for; from which tables.
     pub fn remove_accepts(&mut self) -> Result<BTreeSet<Xtables>> {
-        let tables = self.facts().with_accept();
-        for table in &tables {
-            self.remove_accept(*table)?;
+        let accepts = self.facts().with_accept();
+        for accept in &accepts {
+            self.remove_accept(*accept)?;
         }
-        Ok(tables)
+        Ok(accepts.into_iter().map(|accept| accept.table).collect())
     }
 }
 
@@ -189,14 +189,11 @@ fn output(command: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn change(table: Xtables, how: &str, mark: u32) -> Result<()> {
+fn change(Accept { table, mark }: Accept, how: &str) -> Result<()> {
     let bit = format!("{mark:#x}/{mark:#x}");
     let arguments = ["-w", "5", how, "FORWARD", "-m", "mark", "--mark", &bit, "-m", "comment", "--comment", COMMENT];
     output(table.command(), &[&arguments[..], &["-j", "ACCEPT"]].concat()).map(drop)
 }
-
-/// What whoever lists the chain reads beside it.
-const COMMENT: &str = "netd: packets of containers that no rule above decides about";
 
 /// The number of the last change of nftables.
 fn nft_version() -> io::Result<Option<u32>> {

@@ -14,7 +14,7 @@ use super::{
     Association, AssociationId, Bridge, DeviceRecord, EndpointRecord, Family, Join, LinkName, PolicyId, Protection,
     SegmentRecord, State, Tunnel, Veth, ipsec, overlay,
 };
-use crate::firewall::Xtables;
+use crate::firewall::Accept;
 
 /// One change of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,9 +61,9 @@ pub enum Step {
     RemovePolicy(PolicyId),
 
     /// Puts netd's accept at the end of the FORWARD chain of an iptables.
-    Accept(Xtables),
+    Accept(Accept),
     /// Takes it away.
-    RemoveAccept(Xtables),
+    RemoveAccept(Accept),
     /// Writes the settings table.
     PutSettings(Settings),
     /// Has the kernel give these published ports, and no others, to no socket that names none.
@@ -242,8 +242,8 @@ fn arrivals(desired: &State, observed: &State, doomed: &BTreeSet<&LinkName>) -> 
     let stays = |link: &LinkName| !doomed.contains(link);
     // Before flows are told to prove themselves to the firewall, it must let them through.
     let mut steps: Vec<Step> =
-        desired.accepts.difference(&observed.accepts).map(|table| Step::Accept(*table)).collect();
-    steps.extend(observed.accepts.difference(&desired.accepts).map(|table| Step::RemoveAccept(*table)));
+        desired.accepts.difference(&observed.accepts).map(|accept| Step::Accept(*accept)).collect();
+    steps.extend(observed.accepts.difference(&desired.accepts).map(|accept| Step::RemoveAccept(*accept)));
     steps.extend(desired.settings.filter(|wanted| observed.settings != Some(*wanted)).map(Step::PutSettings));
     if desired.withheld != observed.withheld {
         steps.push(Step::Withhold(desired.withheld.clone()));
@@ -350,10 +350,10 @@ impl fmt::Display for Step {
             Self::RestoreForwarding(link, family) => write!(f, "restore {family} forwarding on {link}"),
             Self::Rename(link, current) => write!(f, "give {link} its name back, which is called {current}"),
             Self::Close(link) => write!(f, "take {link} down"),
-            Self::Accept(table) => {
-                write!(f, "let packets of containers through at the end of FORWARD of {}", table.command())
+            Self::Accept(accept) => {
+                write!(f, "let packets of containers through at the end of FORWARD of {}", accept.table.command())
             }
-            Self::RemoveAccept(table) => write!(f, "take netd's accept out of FORWARD of {}", table.command()),
+            Self::RemoveAccept(accept) => write!(f, "take netd's accept out of FORWARD of {}", accept.table.command()),
             Self::PutSettings(_) => write!(f, "write the settings"),
             Self::Withhold(ports) if ports.is_empty() => write!(f, "leave every port to sockets that name none"),
             Self::Withhold(_) => write!(f, "keep published ports from sockets that name none"),

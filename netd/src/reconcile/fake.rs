@@ -99,8 +99,8 @@ impl FakeKernel {
                 lose(state, &link);
             }
             Step::RestoreForwarding(link, family) => drop(state.forwarding.remove(&(link, family))),
-            Step::Accept(table) => drop(state.accepts.insert(table)),
-            Step::RemoveAccept(table) => drop(state.accepts.remove(&table)),
+            Step::Accept(accept) => drop(state.accepts.insert(accept)),
+            Step::RemoveAccept(accept) => drop(state.accepts.remove(&accept)),
             Step::PutSettings(settings) => state.settings = Some(settings),
             Step::Withhold(ports) => state.withheld = ports,
             Step::Guard(calls) => state.calls = calls,

@@ -20,7 +20,7 @@ use netd_common::{
 use serde::{Deserialize, Serialize};
 
 use super::Ipsec;
-use crate::firewall::Xtables;
+use crate::firewall::Accept;
 
 /// Name of a network device, 1 to 15 bytes (`IFNAMSIZ` less its NUL).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -166,8 +166,8 @@ pub struct State {
     pub ipsec: Ipsec,
     /// The table of the host's own addresses, those of its loopback aside.
     pub addresses: BTreeSet<Address>,
-    /// The iptables whose FORWARD chain ends with netd's accept.
-    pub accepts: BTreeSet<Xtables>,
+    /// netd's accepts at the ends of FORWARD chains, and those for bits that are not netd's, wherever they stand.
+    pub accepts: BTreeSet<Accept>,
     /// The settings table; `None` before they are written.
     pub settings: Option<Settings>,
     /// The table of reserved ports, as ranges apart from one another.

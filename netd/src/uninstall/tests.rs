@@ -11,7 +11,6 @@ use netd_common::tables::{DeviceKind, Hook, LAYOUT};
 
 use super::*;
 use crate::{
-    firewall::MARK,
     host::fixtures::*,
     reconcile::{DeviceRecord, Family, Kernel, State, Step},
     testing::{add_veth, link, on_a_host_of_its_own, sandbox},
@@ -65,7 +64,7 @@ fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
             assert_eq!(host.observe().await.unwrap(), built, "{manner}");
 
             drop(host);
-            let report = uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap();
+            let report = uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap();
 
             assert_eq!(report.links, [link("nd11"), link("nd1")]);
             assert_eq!(report.forwarding, [link("wan0")]);
@@ -73,7 +72,7 @@ fn a_host_is_built_step_by_step_and_uninstall_leaves_the_one_before() {
             assert!(!Forwarding::is_on(&link("wan0"), Family::V4));
             assert!(!directory.join("bpf").exists());
             assert_eq!(std::fs::read_dir(directory.join("state")).unwrap().count(), 0);
-            let again = uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap();
+            let again = uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap();
             assert_eq!(again, Report::default());
         });
     }
@@ -97,7 +96,7 @@ fn a_clsact_qdisc_of_ours_stays_while_another_uses_it() {
         host.apply(&Step::Detach(link("wan0"), Hook::FromUplink)).await.unwrap();
         assert_eq!(Links::open().unwrap().filters().await.unwrap().len(), 1);
         drop(host);
-        uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap();
+        uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap();
 
         let left = Links::open().unwrap().filters().await.unwrap();
         assert_eq!(left.iter().map(|filter| filter.name.as_str()).collect::<Vec<_>>(), ["from_uplink"]);
@@ -112,7 +111,7 @@ fn what_another_pins_beside_ours_stays() {
         let foreign = directory.join("bpf/foreign");
         aya::maps::HashMap::<MapData, u32, u32>::create(1, 0).unwrap().pin(&foreign).unwrap();
 
-        uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap();
+        uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap();
 
         assert!(foreign.exists());
         assert!(!directory.join("bpf").join(LAYOUT).exists());
@@ -132,14 +131,13 @@ fn an_uninstall_that_fails_half_way_leaves_no_container_without_programs() {
         let notes = directory.join("state/forwarding");
         std::fs::create_dir(&notes).unwrap();
 
-        let failed =
-            uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap_err().to_string();
+        let failed = uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap_err().to_string();
 
         assert!(failed.contains(&notes.display().to_string()), "{failed}");
         assert!(links().iter().all(|(name, _)| !name.starts_with("nd11")), "the container is cut off");
         assert!(directory.join("bpf").join(LAYOUT).exists(), "the programs stand");
         std::fs::remove_dir(&notes).unwrap();
-        uninstall(&directory.join("bpf"), &directory.join("state"), &[], MARK).await.unwrap();
+        uninstall(&directory.join("bpf"), &directory.join("state"), &[]).await.unwrap();
         assert!(!directory.join("bpf").exists());
     });
 }

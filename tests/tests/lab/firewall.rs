@@ -5,7 +5,7 @@ mod operator;
 mod play;
 
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -281,6 +281,28 @@ fn uninstall_takes_the_accept_with_it() {
     play.town.netd.wait();
 
     assert!(!ours(&play, "iptables-nft") && !ours(&play, "iptables-legacy"));
+}
+
+#[test]
+fn the_accept_of_a_mark_that_was_configured_goes_with_the_next_mark_and_with_uninstall() {
+    let mut play = Play::with(&["iptables-nft -P FORWARD DROP"]);
+    let file = play.host().path("/etc/netd/netd.toml");
+    let accepts = |play: &Play| {
+        let listed = play.host().run(["iptables-nft", "-S", "FORWARD"]).ok();
+        listed.lines().filter(|line| line.contains("netd")).map(str::to_owned).collect::<Vec<_>>()
+    };
+
+    fs::write(&file, "[daemon]\nmark = 0x1000000\n").expect("the host has /etc/netd");
+    play.town.netd.terminate();
+    play.town.netd.start();
+
+    play.goes_on();
+    let listed = accepts(&play);
+    assert!(listed.len() == 1 && listed[0].contains("0x1000000/0x1000000"), "{listed:#?}");
+    play.town.netd.kill();
+    fs::remove_file(&file).expect("it is there");
+    play.town.netd.say("uninstall").ok();
+    assert_eq!(accepts(&play), [""; 0]);
 }
 
 #[test]

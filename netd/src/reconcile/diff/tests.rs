@@ -9,7 +9,10 @@ use netd_common::{
 use proptest::{collection::btree_map, prelude::*, sample::subsequence};
 
 use super::*;
-use crate::reconcile::{Interface, Ipsec, Keying, ResolverState, Sandbox, fake::FakeKernel};
+use crate::{
+    firewall::Xtables,
+    reconcile::{Interface, Ipsec, Keying, ResolverState, Sandbox, fake::FakeKernel},
+};
 
 fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
@@ -333,4 +336,16 @@ fn programs_and_records_stand_before_a_veth_carries_packets() {
 
     let steps: Vec<_> = diff(&State::default(), &desired).iter().map(ToString::to_string).collect();
     assert_eq!(steps, ["forget the device ndv-a", "delete the veth ndv-a"]);
+}
+
+#[test]
+fn an_accept_for_another_bit_goes_when_there_is_one_for_the_bit_of_netds_packets() {
+    let with = |marks: &[u32]| {
+        let accepts = marks.iter().map(|mark| Accept { table: Xtables::Nft4, mark: *mark });
+        State { accepts: accepts.collect(), ..State::default() }
+    };
+    let [old, new] = [1, 2].map(|mark| Accept { table: Xtables::Nft4, mark });
+
+    assert_eq!(diff(&with(&[2]), &with(&[1])), [Step::Accept(new), Step::RemoveAccept(old)]);
+    assert_eq!(diff(&with(&[]), &with(&[1])), [Step::RemoveAccept(old)]);
 }
