@@ -206,10 +206,10 @@ pub struct DaemonArgs {
 /// Of `uninstall`.
 #[derive(Args, Debug)]
 pub struct UninstallArgs {
-    /// Where the store is; where no daemon says otherwise, /var/lib/netd
+    /// Where the store is; where neither a daemon nor /etc/netd/netd.toml says otherwise, /var/lib/netd
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where maps and links are pinned; where no daemon says otherwise, /sys/fs/bpf/netd
+    /// Where maps and links are pinned; where neither a daemon nor /etc/netd/netd.toml says otherwise, /sys/fs/bpf/netd
     #[arg(long, value_name = "DIR")]
     pub bpf_dir: Option<PathBuf>,
 }

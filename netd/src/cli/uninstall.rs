@@ -19,6 +19,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{BPF_DIR, STATE_DIR, args::UninstallArgs, host, job, names, out, sandbox};
 use crate::{
     api::{CallError, Client},
+    config::Config,
     daemon::{StatusView, is_alive, mark_of},
     plan::sandboxes_of_veths,
     reconcile::Sandbox,
@@ -35,9 +36,17 @@ pub async fn done(client: &Client, args: UninstallArgs) -> Result<ExitCode> {
         Err(CallError::NoDaemon(_)) => None,
         Err(error) => return Err(error.into()),
     };
-    let of_daemon = |place: fn(&StatusView) -> &PathBuf| daemon.as_ref().map(|status| place(status).clone());
-    let state_dir = args.state_dir.or_else(|| of_daemon(|s| &s.state_dir)).unwrap_or_else(|| PathBuf::from(STATE_DIR));
-    let bpf_dir = args.bpf_dir.or_else(|| of_daemon(|s| &s.bpf_dir)).unwrap_or_else(|| PathBuf::from(BPF_DIR));
+    // A file with an error in it need not be mended by who says everything that it is read for.
+    let said = match &daemon {
+        Some(status) => (Some(status.state_dir.clone()), Some(status.bpf_dir.clone())),
+        None if args.state_dir.is_some() && args.bpf_dir.is_some() => (None, None),
+        None => {
+            let configured = Config::read(None)?.daemon;
+            (configured.state_dir, configured.bpf_dir)
+        }
+    };
+    let state_dir = args.state_dir.or(said.0).unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let bpf_dir = args.bpf_dir.or(said.1).unwrap_or_else(|| PathBuf::from(BPF_DIR));
 
     if let Some(status) = &daemon {
         end(status.pid)?;

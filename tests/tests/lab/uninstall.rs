@@ -34,6 +34,20 @@ fn after_a_kill_nothing_of_ours_is_left_either() {
 }
 
 #[test]
+fn after_a_kill_nothing_is_left_where_netd_toml_has_everything_put() {
+    let mut play = Play::new(&NetdOptions::default());
+    let places = "[daemon]\nstate-dir = \"/var/lib/netd/here\"\nbpf-dir = \"/sys/fs/bpf/here\"\n";
+    fs::write(play.town.host.path("/etc/netd/netd.toml"), places).expect("the host has /etc/netd");
+    let loaded = play.use_netd();
+    assert!(play.town.host.path("/var/lib/netd/here/netd.redb").exists());
+    play.town.netd.kill();
+
+    play.town.netd.say("uninstall").ok();
+
+    play.assert_nothing_is_left(&loaded);
+}
+
+#[test]
 fn clsact_filters_go_and_those_of_others_stay() {
     let mut play = Play::new(&NetdOptions::default().variable("NETD_FORCE_CLSACT", "1"));
     let loaded = play.use_netd();
