@@ -65,6 +65,8 @@ pub struct Unknown {
 pub struct Store {
     /// `None` after an error of the disk until it opens again: redb refuses everything after one.
     database: Option<Database>,
+    /// Whether the disk has the model that was written last: of a change that failed it may have something.
+    is_as_written: bool,
     path: PathBuf,
     drawn: Drawn,
 }
@@ -88,6 +90,10 @@ fn global_id(rng: &mut dyn RngCore) -> u64 {
 }
 
 impl Store {
+    fn new(database: Database, path: &Path, drawn: Drawn) -> Self {
+        Self { database: Some(database), is_as_written: true, path: path.to_owned(), drawn }
+    }
+
     /// Opens the store of a state directory, or makes one, and reads the model. The secret is drawn once.
     pub fn open(state_dir: &Path, rng: &mut dyn RngCore) -> Result<(Self, Model), StoreError> {
         let path = state_dir.join(FILE);
@@ -111,17 +117,16 @@ impl Store {
     }
 
     /// What was kept last by [`Store::keep`]. What a newer netd has kept is refused, as it is among the rows of the model.
-    pub fn kept<T: DeserializeOwned>(&self) -> Result<Option<T>> {
-        let read = || -> Result<Option<T>> {
-            let database = self.database.as_ref().context("its disk has failed")?;
+    pub fn kept<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let row = self.with_database(|database| {
             let table = match database.begin_read()?.open_table(KEPT) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
             };
-            table
-                .get(SESSION)?
-                .map(|row| understood(&SESSION.parse()?, serde_json::from_slice(row.value())))
-                .transpose()
+            Ok(table.get(SESSION)?.map(|row| row.value().to_owned()))
+        });
+        let read = || -> Result<Option<T>> {
+            row?.map(|row| understood(&SESSION.parse()?, serde_json::from_slice(&row))).transpose()
         };
         read().map_err(|error| match error.downcast::<Unknown>() {
             Ok(what) => StoreError::Unknown { path: self.path.clone(), what }.into(),
@@ -131,40 +136,40 @@ impl Store {
 
     /// Keeps something beside the model, on the disk when this returns.
     pub fn keep<T: Serialize>(&mut self, value: &T) -> Result<()> {
-        let write = || -> Result<()> {
-            let database = self.database.as_ref().context("its disk has failed")?;
+        let write = |database: &Database| -> Result<()> {
             let transaction = database.begin_write()?;
             transaction.open_table(KEPT)?.insert(SESSION, serde_json::to_vec(value)?.as_slice())?;
             transaction.commit()?;
             Ok(())
         };
-        write().context("cannot write the store")
+        self.with_database(write).context("cannot write the store")
     }
 
     /// Turns the rows of `old` into those of `new`, all or none, on the disk when this returns.
     pub fn write(&mut self, old: &Model, new: &Model) -> Result<()> {
-        self.write_rows(old, new).context("cannot write the store")
-    }
-
-    fn write_rows(&mut self, old: &Model, new: &Model) -> Result<()> {
         if old == new {
             return Ok(());
         }
+        let is_as_written = std::mem::replace(&mut self.is_as_written, false);
+        let write = |database: &Database| match is_as_written {
+            true => write_transaction(database, old, new),
+            false => write_transaction(database, &read_model(database, FORMAT)?, new),
+        };
+        self.with_database(write).context("cannot write the store")?;
+        self.is_as_written = true;
+        Ok(())
+    }
+
+    /// Does something with the database, which is opened anew if it failed before.
+    fn with_database<T>(&mut self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         // Taken out, and put back only if all is well.
         let database = match self.database.take() {
-            Some(database) => {
-                write_transaction(&database, old, new)?;
-                database
-            }
-            // What the disk has of the change that failed is not known.
-            None => {
-                let database = Database::open(&self.path)?;
-                write_transaction(&database, &read_model(&database, FORMAT)?, new)?;
-                database
-            }
+            Some(database) => database,
+            None => Database::open(&self.path)?,
         };
+        let done = work(&database)?;
         self.database = Some(database);
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -201,7 +206,7 @@ fn made(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreError
     let database = initialised(&unfinished, drawn).map_err(unusable)?;
     fs::rename(&unfinished, path)
         .map_err(|error| StoreError::Unusable { path: path.to_owned(), why: error.to_string() })?;
-    Ok((Store { database: Some(database), path: path.to_owned(), drawn }, Model::default()))
+    Ok((Store::new(database, path, drawn), Model::default()))
 }
 
 fn initialised(path: &Path, drawn: Drawn) -> Result<Database, redb::Error> {
@@ -247,7 +252,7 @@ fn existing(path: &Path, rng: &mut dyn RngCore) -> Result<(Store, Model), StoreE
     if format < FORMAT {
         upgrade(&database, &model, drawn).map_err(|error| unusable(format!("{error:#}")))?;
     }
-    Ok((Store { database: Some(database), path: path.to_owned(), drawn }, model))
+    Ok((Store::new(database, path, drawn), model))
 }
 
 /// Writes everything as this format has it.

@@ -109,7 +109,7 @@ async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Resu
     let state_dir = made_directory(&places.state_dir)?;
 
     let mut rng = StdRng::from_os_rng();
-    let (store, model) = Store::open(&state_dir, &mut rng)?;
+    let (mut store, model) = Store::open(&state_dir, &mut rng)?;
     if joining.is_some() {
         // What this netd does not understand it refuses before it touches anything of the kernel's.
         store.kept::<Kept>()?;

@@ -1,6 +1,12 @@
 //! The store: what is written is read again, and what cannot be read is left as it is.
 
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
 use rand::{SeedableRng, rngs::StdRng};
+use redb::backends::FileBackend;
 use tempfile::TempDir;
 
 use super::*;
@@ -164,13 +170,93 @@ fn what_a_newer_one_has_kept_beside_the_model_is_named_with_a_way_out_and_stays_
     store.keep(&newer).unwrap();
     drop(store);
 
-    let (store, _) = open(&directory).unwrap();
+    let (mut store, _) = open(&directory).unwrap();
     let refusal = format!("{:#}", store.kept::<Kept>().unwrap_err());
 
     for words in ["(`later` in the row of session)", "a newer one", "move it away"] {
         assert!(refusal.contains(words), "{refusal}");
     }
     assert_eq!(store.kept::<serde_json::Value>().unwrap(), Some(newer));
+}
+
+/// A file on a disk that has no room when it is to be sure of what was written.
+#[derive(Debug)]
+struct Full {
+    file: FileBackend,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Full {
+    /// Has the store's file be on such a disk until it is opened anew.
+    fn for_once(store: &mut Store) {
+        store.database = None;
+        let file = File::options().read(true).write(true).open(&store.path).unwrap();
+        let is_full = Arc::new(AtomicBool::new(false));
+        let full = Self { file: FileBackend::new(file).unwrap(), is_full: Arc::clone(&is_full) };
+        store.database = Some(Database::builder().create_with_backend(full).unwrap());
+        is_full.store(true, Ordering::Relaxed);
+    }
+}
+
+impl StorageBackend for Full {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
+#[test]
+fn what_is_kept_is_read_and_written_again_once_a_full_disk_has_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let refused: [fn(&mut Store, &Model) -> Result<()>; 2] =
+        [|store, _| store.keep(&2), |store, empty| store.write(empty, &two_networks_and_an_endpoint())];
+    for (refused, next) in refused.into_iter().zip(3..) {
+        store.keep(&1).unwrap();
+        Full::for_once(&mut store);
+        let refusal = format!("{:#}", refused(&mut store, &empty).unwrap_err());
+        assert!(refusal.contains("cannot write the store"), "{refusal}");
+
+        assert!([1, 2].contains(&store.kept::<u8>().unwrap().unwrap()), "of what failed the disk may have all");
+        store.keep(&next).unwrap();
+        assert_eq!(store.kept::<u8>().unwrap(), Some(next));
+    }
+}
+
+#[test]
+fn what_the_disk_has_of_a_change_that_failed_goes_with_the_next_change_also_if_it_was_opened_in_between() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, empty) = open(&directory).unwrap();
+    let model = two_networks_and_an_endpoint();
+    Full::for_once(&mut store);
+    store.write(&empty, &model).unwrap_err();
+    store.keep(&1).unwrap();
+
+    let mut next = model.clone();
+    next.endpoints.clear();
+    next.networks.pop_last();
+    store.write(&empty, &next).unwrap();
+    drop(store);
+
+    assert_eq!(open(&directory).unwrap().1, next);
 }
 
 #[test]
