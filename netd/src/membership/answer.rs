@@ -63,7 +63,7 @@ impl Wish {
             | Self::Rekey { reply } => drop(reply.send(denial)),
             Self::Verify { reply } => drop(reply.send(Err(Denial::Away(why.to_owned())))),
             // What is not claimed in the end is found and given back when everything is read.
-            Self::Abandon { .. } | Self::Answer { .. } => {}
+            Self::Conclude { .. } | Self::Answer { .. } => {}
         }
     }
 }
@@ -80,14 +80,11 @@ impl Task {
             Wish::Claim { endpoint, addresses, reply } => replied(reply, self.claim(&endpoint, &addresses).await),
             Wish::Publish { id, endpoint, reply } => replied(reply, self.take_ports(id, *endpoint).await),
             Wish::Allow { between, allowed, reply } => replied(reply, self.allow(&between, allowed).await),
-            Wish::Abandon { addresses } => {
+            Wish::Conclude { addresses } => {
                 self.pending.retain(|pending| !addresses.contains(pending));
                 self.say().await
             }
-            Wish::Settle { reply } => {
-                self.forget_pending();
-                replied(reply, self.say().await.map(Ok))
-            }
+            Wish::Settle { reply } => replied(reply, self.say().await.map(Ok)),
             Wish::Drain { node, drained, reply } => replied(reply, self.drain(&node, drained).await),
             Wish::Forget { node, reply } => replied(reply, self.forget(&node).await),
             Wish::Rekey { reply } => replied(reply, self.rekey().await),
@@ -190,16 +187,6 @@ impl Task {
             }
         };
         Ok(if self.take(&txn).await? { Ok(()) } else { Err(Denial::Changed) })
-    }
-
-    /// What has come is not to come.
-    fn forget_pending(&mut self) {
-        let own = &self.own.endpoints;
-        let has = |(_, id, address): &Wanted| {
-            let places = own.values().flat_map(|endpoint| &endpoint.places);
-            places.into_iter().any(|place| place.network_id == *id && place.addresses.contains(address))
-        };
-        self.pending.retain(|pending| !has(pending));
     }
 
     async fn drain(&mut self, node: &Name, drained: bool) -> Result<Result<(), Denial>, Fault> {

@@ -5,6 +5,8 @@
 //! word counts, so nothing is ever missed that matters.
 
 mod answer;
+#[cfg(test)]
+mod played;
 mod task;
 mod telling;
 
@@ -139,7 +141,8 @@ enum Wish {
         endpoint: Box<Announcement>,
         reply: Reply,
     },
-    Abandon {
+    /// For these no endpoint is to come any more.
+    Conclude {
         addresses: Vec<Wanted>,
     },
     /// Something may be opened between two containers, or may no more.
@@ -202,26 +205,6 @@ impl Membership {
         Ok(Self { settings, wishes, own, news, answered: BTreeSet::new() })
     }
 
-    /// One whose task is played: by what all have, and by what the host says.
-    #[cfg(test)]
-    pub fn played(node: &str) -> (Self, watch::Sender<News>, watch::Receiver<Word>) {
-        let settings = Settings {
-            node: node.parse().unwrap(),
-            host: node.to_owned(),
-            vtep: [192, 0, 2, 1].into(),
-            vxlan_port: 4789,
-            encrypted_port: 4790,
-            rekey: 3600,
-            lease: 15,
-            etcd: EtcdConfig::default(),
-        };
-        let heard = Some(Instant::now());
-        let news = News { view: None, away: None, heard, missed: 0, incarnation: 1, conflicts: Vec::new(), kept: None };
-        let ((telling, news), (own, said)) = (watch::channel(news), watch::channel(Word::default()));
-        let wishes = mpsc::channel(1).0;
-        (Self { settings, wishes, own, news, answered: BTreeSet::new() }, telling, said)
-    }
-
     /// Who this host is.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -275,14 +258,14 @@ impl Membership {
         self.wish(|reply| Wish::Remove { name: name.clone(), reply }).await
     }
 
-    /// Takes addresses for an endpoint to come: [`Membership::tell`] of it, or [`Membership::abandon`] them.
+    /// Takes addresses for an endpoint to come: [`Membership::tell`] of it, if it comes, then [`Membership::conclude`] the claim.
     pub async fn claim(&self, endpoint: &Name, addresses: Vec<Wanted>) -> Result<(), Denial> {
         let claimed =
             self.wish(|reply| Wish::Claim { endpoint: endpoint.clone(), addresses: addresses.clone(), reply });
         let claimed = claimed.await;
         if let Err(Denial::Away(_)) = claimed {
             // It may have been granted since.
-            self.abandon(addresses).await;
+            self.conclude(addresses).await;
         }
         claimed
     }
@@ -297,10 +280,10 @@ impl Membership {
         self.wish(|reply| Wish::Allow { between: Box::new(between), allowed, reply }).await
     }
 
-    /// Gives back addresses that no endpoint has come for.
-    pub async fn abandon(&self, addresses: Vec<Wanted>) {
+    /// Ends a claim: from here on its addresses are those of endpoints that the host tells of, and what none has goes back.
+    pub async fn conclude(&self, addresses: Vec<Wanted>) {
         // A task that is no more has no claims.
-        let _ = self.wishes.send(Wish::Abandon { addresses }).await;
+        let _ = self.wishes.send(Wish::Conclude { addresses }).await;
     }
 
     /// Waits until what was told last is written, or cannot be.

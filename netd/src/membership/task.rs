@@ -336,14 +336,14 @@ impl Task {
 
 /// Meets no wish for a while, and says why; but what is given back is not kept, or nobody would ever have it again. Whether the daemon
 /// is still there.
-async fn refuse(doors: &mut Doors, pending: &mut Vec<Wanted>, why: &str, duration: Duration) -> bool {
+pub async fn refuse(doors: &mut Doors, pending: &mut Vec<Wanted>, why: &str, duration: Duration) -> bool {
     let pause = sleep(duration);
     tokio::pin!(pause);
     loop {
         select! {
             () = &mut pause => return true,
             wish = doors.wishes.recv() => match wish {
-                Some(Wish::Abandon { addresses }) => pending.retain(|one| !addresses.contains(one)),
+                Some(Wish::Conclude { addresses }) => pending.retain(|one| !addresses.contains(one)),
                 Some(wish) => wish.refuse(why),
                 None => return false,
             }
@@ -382,7 +382,7 @@ mod tests {
         let (_own, said) = watch::channel(Word::default());
         let mut doors = Doors { wishes: inbox, own: said };
         let mut pending: Vec<Wanted> = vec![address(2), address(3)];
-        wishes.try_send(Wish::Abandon { addresses: vec![address(2)] }).unwrap();
+        wishes.try_send(Wish::Conclude { addresses: vec![address(2)] }).unwrap();
         drop(wishes);
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -142,9 +142,10 @@ impl<K: Kernel> Daemon<K> {
         claimed: Vec<Wanted>,
     ) -> Result<(), Failure> {
         let Some(cluster) = self.cluster.as_ref().filter(|_| !claimed.is_empty()) else { return attempt };
-        match attempt {
-            Ok(()) => self.settle().await,
-            Err(_) => cluster.membership.abandon(claimed).await,
+        // Also where it has come, and whether or not etcd is there: it has been told of, and keeps its addresses by that alone.
+        cluster.membership.conclude(claimed).await;
+        if attempt.is_ok() {
+            self.settle().await;
         }
         attempt
     }

@@ -1,5 +1,6 @@
 //! A daemon among others, whose words are played: what it makes of them, and what it says of itself.
 
+mod claims;
 mod uses;
 
 use std::{net::IpAddr, sync::Arc};
@@ -76,10 +77,13 @@ fn network(requires: &[&str]) -> SharedNetwork {
 
 impl Among {
     async fn new() -> Self {
+        Self::by(Membership::played("a")).await
+    }
+
+    async fn by((membership, telling, said): (Membership, watch::Sender<News>, watch::Receiver<Word>)) -> Self {
         let Bench { daemon, directory, bound } = Bench::new().await;
         let kernel = daemon.kernel.clone();
         drop(daemon);
-        let (membership, telling, said) = Membership::played("a");
         let bench = Bench::among(kernel, directory, bound, Some(membership)).await;
         let mut among = Self { bench, telling, said, revision: 0, records: BTreeMap::new() };
         among.put(Key::Node(name("a")), Record::Node(node(1)));
