@@ -8,6 +8,11 @@
 //! Nobody sends by an association before the other end has said that it has it: each node tells up to which revision of the store
 //! it has **installed** what sessions and secrets there are.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
 use ring::hkdf;
 
 use super::{Installed, Key, Record, Secret, Session, View};
@@ -19,15 +24,28 @@ use crate::{
 /// The lowest security parameters index that is not reserved (RFC 4303 section 2.1).
 const FIRST_SPI: u32 = 256;
 
+/// Security associations, by destination and index, of each generation of the secret.
+pub type Generations = BTreeMap<u64, BTreeSet<(IpAddr, u32)>>;
+
 /// What a node has, and what it says of it once it has it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Encryption {
     /// What the kernel is to have.
     pub ipsec: Ipsec,
+    /// Of which generations it is: all that there are, also one of which there is no association.
+    pub generations: Generations,
     /// What the others may rely on then.
     pub installed: Installed,
     /// Nodes to which there is nothing to send by yet.
     pub waiting: Vec<Name>,
+}
+
+impl Encryption {
+    /// Has an association of a generation. Says whether its index was free.
+    fn insert(&mut self, generation: u64, (id, association): (AssociationId, Association)) -> bool {
+        self.generations.entry(generation).or_default().insert((id.destination, id.spi));
+        self.ipsec.associations.insert(id, association).is_none()
+    }
 }
 
 /// Two associations would have one index; with another session they have others.
@@ -38,6 +56,7 @@ pub struct Collision;
 pub fn encryption(view: &View, me: &Name, session: &Session) -> Result<Encryption, Collision> {
     let mut all = Encryption { installed: installed(view), ..Encryption::default() };
     all.ipsec.policies.extend(Ipsec::guard(session.port));
+    all.generations.extend(view.secrets().map(|(generation, ..)| (generation, BTreeSet::new())));
     // What is written and not yet told of by the store may have come after what is not known yet.
     let is_published = published(view, me) == Some(session);
     for (peer, theirs, since) in view.sessions().filter(|(name, ..)| *name != me) {
@@ -49,8 +68,7 @@ pub fn encryption(view: &View, me: &Name, session: &Session) -> Result<Encryptio
             continue;
         }
         for (generation, secret, _) in view.secrets() {
-            let (id, association) = association(generation, secret, theirs, session, true);
-            if all.ipsec.associations.insert(id, association).is_some() {
+            if !all.insert(generation, association(generation, secret, theirs, session, true)) {
                 return Err(Collision);
             }
         }
@@ -70,7 +88,7 @@ pub fn encryption(view: &View, me: &Name, session: &Session) -> Result<Encryptio
                     port: session.port,
                 };
                 all.ipsec.policies.insert(policy, Protection::Esp(id.spi));
-                all.ipsec.associations.insert(id, association);
+                all.insert(generation, (id, association));
             }
             None if view.node(peer).is_some() => {
                 // It may begin by an old one, if that is what the peer said it has.

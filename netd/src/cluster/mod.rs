@@ -32,7 +32,7 @@ mod view;
 
 pub use allowances::{Between, Opening, allow, deny};
 pub use claims::{Compare, Op, Txn, claim, create, publish, remove};
-pub use encryption::{Encryption, encryption};
+pub use encryption::{Encryption, Generations, encryption};
 pub use features::{known_features, required};
 pub use keys::{Key, Range};
 pub use local::{

@@ -1,5 +1,7 @@
 //! Nodes that take keys into use when chance will have it: what one sends the other can read, and no key is used twice.
 
+mod kept;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

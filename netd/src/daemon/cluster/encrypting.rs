@@ -22,7 +22,8 @@ pub struct Encrypting {
     pub wanted: Encryption,
     /// What the others may rely on; `None` before this daemon has seen to it.
     installed: Option<Installed>,
-    session: Option<Session>,
+    /// As the disk has it; `None` before it is read or first written.
+    kept: Option<Kept>,
 }
 
 impl<K: Kernel> Daemon<K> {
@@ -70,7 +71,10 @@ impl<K: Kernel> Daemon<K> {
         let settings = cluster.membership.settings();
         let (me, vtep, port) = (settings.node.clone(), settings.vtep, settings.encrypted_port);
         let found = self.kernel.ipsec()?;
-        let before = self.store.kept::<Kept>()?;
+        let before = match &cluster.encrypting.kept {
+            None => self.store.kept::<Kept>()?,
+            kept => kept.clone(),
+        };
         let here = before.clone().filter(|kept| (kept.session.vtep, kept.session.port) == (vtep, port));
         let fresh = || Session { id: format!("{:032x}", self.rng.random::<u128>()), vtep, port };
         let (kept, wanted) =
@@ -86,7 +90,7 @@ impl<K: Kernel> Daemon<K> {
         }
         let ipsec = wanted.ipsec.clone();
         cluster.encrypting =
-            Encrypting { obstacle, wanted, session: Some(kept.session), ..std::mem::take(&mut cluster.encrypting) };
+            Encrypting { obstacle, wanted, kept: Some(kept), ..std::mem::take(&mut cluster.encrypting) };
         Ok(ipsec)
     }
 
@@ -104,7 +108,7 @@ impl<K: Kernel> Daemon<K> {
     /// The host has what it is to have: the others may rely on it.
     pub(in crate::daemon) fn keys_are_installed(&mut self) {
         let Some(cluster) = &mut self.cluster else { return };
-        if cluster.encrypting.session.is_some() {
+        if cluster.encrypting.kept.is_some() {
             cluster.encrypting.installed = Some(cluster.encrypting.wanted.installed);
             self.tell_cluster();
         }
@@ -143,7 +147,7 @@ impl Cluster {
 
     /// What of its part in keys the host says.
     pub(super) fn said_of_keys(&self) -> (Option<Session>, Option<Installed>) {
-        let Encrypting { session, installed, .. } = &self.encrypting;
-        (session.clone(), *installed)
+        let Encrypting { kept, installed, .. } = &self.encrypting;
+        (kept.as_ref().map(|kept| kept.session.clone()), *installed)
     }
 }

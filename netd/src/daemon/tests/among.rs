@@ -214,6 +214,19 @@ async fn keys_are_noted_once_and_a_session_lasts_while_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_keys_is_not_read_at_every_look() {
+    let mut among = Among::encrypted().await;
+    let session = among.session();
+    among.bench.daemon.store.keep(&"what cannot be read").unwrap();
+
+    among.puts_secret(2);
+    among.hears().await;
+
+    assert_eq!(among.ipsec().associations.len(), 3, "two to receive by");
+    assert_eq!(among.session(), session);
+}
+
+#[tokio::test]
 async fn what_was_lost_before_anything_is_heard_is_not_made_again_by_what_was_found() {
     let among = Among::encrypted().await;
     let (session, guard) = (among.session(), Ipsec::guard(4790).collect::<BTreeMap<_, _>>());
