@@ -207,7 +207,7 @@ drop_reasons! {
     SourceDenied = 19, "source_denied";
     /// From another host, of a network that this host does not have.
     UnknownSegment = 20, "unknown_segment";
-    /// From a host that has no part in the network.
+    /// From a host that has no part in the network, or from a container that would speak as its host to the port of a tunnel.
     UnknownVtep = 21, "unknown_vtep";
     /// A container announced itself as a router, or another way than by its gateway.
     SpoofedRouter = 22, "spoofed_router";

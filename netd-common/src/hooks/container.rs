@@ -13,7 +13,7 @@ use crate::{
     icc::{self, OnLink},
     icmp,
     nat::{self, Ttl},
-    neighbour,
+    neighbour, overlay,
     packet::{Label, Packet},
     parse::{self, ETHERTYPE_IPV6, Headers, Transport},
     policy, publish,
@@ -205,6 +205,7 @@ fn find_first_way<P: Packet, T: Tables>(
         WayOut::Network => return Err(DropReason::Isolated),
         // Untranslated, and without a flow: the stack may have to answer it.
         WayOut::Uplink(_) if !internal && forward::needs_stack(p, h, s.flow.next.mtu)? => return Ok(FirstWay::Stack),
+        WayOut::Uplink(source) if overlay::poses_as_host(t, s, source) => return Err(DropReason::UnknownVtep),
         WayOut::Uplink(source) => nat::masquerade_as(s, source),
     }
     if internal { Err(DropReason::Internal) } else { Ok(FirstWay::Beyond) }
@@ -217,7 +218,7 @@ fn may_knock(h: Headers) -> bool {
 }
 
 /// Looks up the way of a flow that a container goes on with. Without one the stack must know. False if the flow is over: what
-/// a container opened has an address of the host that is not that of its way, so no answer would come back.
+/// a container opened has an address of the host that is not that of its way, so no answer would come back, or poses as the host.
 #[inline(always)]
 pub fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -> Result<bool, DropReason> {
     if s.on_link != OnLink::No as u32 {
@@ -227,6 +228,10 @@ pub fn find_containers_way<T: Tables>(t: &T, s: &mut Scratch, device: &Device) -
         return forward::find_way_in(t, s).map(|()| true);
     }
     let answers = s.flow.direction != 0;
+    // A tunnel may have come to the port after the flow.
+    if !answers && overlay::poses_as_host(t, s, s.flow.becomes.src) {
+        return Ok(false);
+    }
     match forward::find_way_out_again(t, s, device, answers)? {
         WayOut::Uplink(source) => Ok(answers || s.flow.becomes.src == source),
         WayOut::Network => Err(DropReason::Isolated),

@@ -189,6 +189,9 @@ pub fn forwarded_for_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut S
         return leave_translated(p, t, s);
     }
     let Some(source) = forward::source(t, from, uplink, s.key.src) else { return Err(DropReason::UncoveredDevice) };
+    if overlay::poses_as_host(t, s, source) {
+        return Err(DropReason::UnknownVtep);
+    }
     s.flow.next = Default::default();
     s.flow.via = Via::Stack as u8;
     nat::masquerade_as(s, source);

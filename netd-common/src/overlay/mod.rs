@@ -22,7 +22,7 @@ use crate::{
         DECRYPTED, Device, EndpointKey, Hook, PEERS_MAX, PeerKey, RemoteKey, Scratch, Segment, Span, Station,
         StationKey, Tables, TunnelKey, VtepKey, segment_flags,
     },
-    tuple::{Address, Mac, Zone},
+    tuple::{Address, Mac, UDP, Zone},
     verdict::{DropReason, Packed, Verdict},
 };
 
@@ -223,6 +223,13 @@ fn seal<P: Packet, T: Tables>(p: &mut P, t: &T, s: &Scratch, segment: &Segment) 
 #[inline(never)]
 fn has_keys<T: Tables>(t: &T, s: &Scratch) -> bool {
     t.is_vtep(&VtepKey::with_keys(s.tunnel.vtep))
+}
+
+/// Whether a container's packet, with the tuple `s.key`, that leaves as `source` would be its host's own word to another one, in
+/// networks that the container has no part in: a datagram to the port of a tunnel.
+#[inline(never)]
+pub fn poses_as_host<T: Tables>(t: &T, s: &Scratch, source: Address) -> bool {
+    s.key.protocol == UDP && source != s.key.src && t.is_vtep(&VtepKey::with_port(s.key.dst_port))
 }
 
 /// Whether a packet with the label [`Label::Sealed`] is one of ESP, or a fragment of one, as it leaves.

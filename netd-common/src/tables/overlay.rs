@@ -1,9 +1,11 @@
 //! Networks that span hosts: who is known of a VXLAN segment (RFC 7348), and where.
 
+use core::fmt;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::Instant;
-use crate::tuple::{Address, Mac, Zone};
+use crate::tuple::{Address, Mac, Port, Zone};
 
 /// The most peers that a segment made by hand floods to.
 pub const PEERS_MAX: u32 = 64;
@@ -109,7 +111,8 @@ pub struct Remote {
     pub pad: u16,
 }
 
-/// Key of the table of VTEPs: a host that may send into a segment.
+/// Key of the table of VTEPs: a host that may send into a segment; and, by numbers that no segment has, what else is known of those
+/// that send.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct VtepKey {
@@ -126,9 +129,28 @@ impl VtepKey {
         Self { address, vni: u32::MAX }
     }
 
-    /// Whether it is such an entry.
-    pub const fn says_keys(&self) -> bool {
-        self.vni == u32::MAX
+    /// The entry that says that a VXLAN device of this host has this UDP port. No segment has its number either.
+    #[inline(always)]
+    pub const fn with_port(port: Port) -> Self {
+        Self { address: Address::ANY_V6, vni: 1 << 24 | port.number() as u32 }
+    }
+
+    /// Whether it says of a host that it may send into a segment.
+    pub const fn is_of_segment(&self) -> bool {
+        self.vni < 1 << 24
+    }
+}
+
+impl fmt::Display for VtepKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, vni } = self;
+        if self.is_of_segment() {
+            write!(f, "host {} of segment {vni}", address.ip())
+        } else if *self == Self::with_keys(*address) {
+            write!(f, "host {} as one with keys", address.ip())
+        } else {
+            write!(f, "port {} of a tunnel", vni & 0xffff)
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub fn add_segment(state: &mut State, network: &Network, facts: &HostFacts, offl
     state.tunnels.insert(tunnel.clone(), Tunnel { port: segment.port, offload, intact: true });
     state.hooks.insert((tunnel, Hook::FromOverlay));
     state.segments.insert(segment.vni, record(network, segment, facts));
+    state.vteps.insert(VtepKey::with_port(Port::new(segment.port)));
     for (index, peer) in (0..).zip(&segment.peers) {
         let address = Address::from(*peer);
         state.peers.insert(PeerKey { vni: segment.vni, index }, address);

@@ -379,8 +379,8 @@ impl fmt::Display for Step {
             Self::PutRemote(key, remote) => {
                 write!(f, "record {} of segment {} at {}", key.address.ip(), key.vni, remote.vtep.ip())
             }
-            Self::RemoveVtep(key) => write!(f, "forget the host {} of segment {}", key.address.ip(), key.vni),
-            Self::PutVtep(key) => write!(f, "record the host {} of segment {}", key.address.ip(), key.vni),
+            Self::RemoveVtep(key) => write!(f, "forget the {key}"),
+            Self::PutVtep(key) => write!(f, "record the {key}"),
             Self::RemoveMeshEnd(key) => write!(f, "forget {} of zone {} elsewhere", key.address.ip(), key.zone.0),
             Self::PutMeshEnd(key, end) => {
                 write!(f, "record {} of zone {} at {}", key.address.ip(), key.zone.0, end.vtep.ip())

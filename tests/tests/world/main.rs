@@ -20,6 +20,7 @@ mod names;
 mod neighbours;
 mod passing;
 mod policy;
+mod posing;
 mod properties;
 mod published;
 mod races;

@@ -257,6 +257,18 @@ pub const FAULTS: &[Fault] = &[
         "if icmp::find(p, t, s, h) &&",
     ),
     fault(
+        "container let speak as its host in a tunnel",
+        "overlay/mod.rs",
+        "s.key.protocol == UDP && source != s.key.src &&",
+        "s.key.protocol == UDP && source == s.key.src &&",
+    ),
+    fault(
+        "container let go on that posed as its host before the tunnel came",
+        "hooks/container.rs",
+        "if !answers && overlay::poses_as_host(",
+        "if answers && overlay::poses_as_host(",
+    ),
+    fault(
         "ethertype of the other family given to what had none",
         "forward.rs",
         "let ethertype = if s.key.src.is_v4() {",

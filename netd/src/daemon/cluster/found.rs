@@ -68,7 +68,7 @@ pub fn segments(observed: &State) -> Segments {
             .collect(),
         gateway_mac: found.gateway_mac,
     });
-    let vteps = observed.vteps.iter().filter(|key| !key.says_keys() && !by_hand(&key.vni));
+    let vteps = observed.vteps.iter().filter(|key| key.is_of_segment() && !by_hand(&key.vni));
     Segments { networks: networks.collect(), vteps: vteps.map(|key| (key.vni, key.address.ip())).collect() }
 }
 
@@ -124,4 +124,29 @@ fn kept(observed: &State) -> Kept {
     let of_these = |range: &&SourceKey| publications.values().any(|to| to.sources == range.list());
     let sources = observed.sources.iter().filter(of_these).copied().collect();
     Kept { ends, publications, sources }
+}
+
+#[cfg(test)]
+mod tests {
+    use netd_common::{
+        tables::VtepKey,
+        tuple::{Address, Port},
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_what_says_who_may_send_into_a_segment_is_told_as_such() {
+        let host = IpAddr::from([192, 0, 2, 2]);
+        let address = Address::from(host);
+        let vteps = [
+            VtepKey { address, vni: 7 },
+            VtepKey::with_keys(address),
+            VtepKey::with_port(Port::new(4789)),
+            VtepKey::with_port(Port::new(65_535)),
+        ];
+        let observed = State { vteps: vteps.into(), ..State::default() };
+
+        assert_eq!(segments(&observed).vteps, [(7, host)].into());
+    }
 }

@@ -66,8 +66,25 @@ fn a_segment_by_hand_floods_to_its_peers_and_hears_nobody_else() {
     assert_eq!((segment.gateway_ipv4, segment.gateway_mac), ([10, 9, 0, 1], Mac([2, 0x6e, 0x64, 0, 0, 7])));
     let peers = [ip("192.0.2.2"), ip("192.0.2.3")].map(Address::from);
     assert_eq!(state.peers.values().copied().collect::<Vec<_>>(), peers);
-    assert_eq!(state.vteps, peers.map(|address| VtepKey { address, vni: 7 }).into());
+    let heard = state.vteps.iter().filter(|key| key.is_of_segment()).copied().collect::<Vec<_>>();
+    assert_eq!(heard, peers.map(|address| VtepKey { address, vni: 7 }));
     assert!(state.remotes.is_empty());
+}
+
+#[test]
+fn the_programs_know_the_port_of_each_tunnel_and_it_is_no_host_that_is_heard() {
+    let mut model = by_hand();
+    let order = tests::vxlan(8, &["192.0.2.2"]);
+    let (name, subnets) = ("other".into(), vec!["10.9.1.0/24".into()]);
+    tests::create(&mut model, model::NetworkOrder { name, subnets, vxlan_port: Some(8472), ..order }).unwrap();
+    let state = planned(&model, &Remotes::default());
+
+    for (port, text) in [(4789, "port 4789 of a tunnel"), (8472, "port 8472 of a tunnel")] {
+        let key = VtepKey::with_port(Port::new(port));
+        assert!(state.vteps.contains(&key) && !key.is_of_segment());
+        assert_eq!(key.to_string(), text);
+    }
+    assert_eq!(state.vteps.iter().filter(|key| !key.is_of_segment()).count(), 2);
 }
 
 #[test]
@@ -80,7 +97,8 @@ fn an_overlay_has_what_the_cluster_says_of_its_own_segment_and_no_other() {
 
     let remote = Remote { vtep: ip("192.0.2.2").into(), incarnation: 3, mac: MAC, pad: 0 };
     assert_eq!(state.remotes, [(RemoteKey { address: ip("10.9.0.5").into(), vni: 7 }, remote)].into());
-    assert_eq!((state.vteps.len(), state.peers.len(), state.segments[&7].flags), (2, 0, 0));
+    let hosts = state.vteps.iter().filter(|key| key.is_of_segment()).count();
+    assert_eq!((hosts, state.peers.len(), state.segments[&7].flags), (2, 0, 0));
     assert_eq!(planned(&by_hand(), &remotes).remotes, BTreeMap::new(), "what is by hand the cluster does not know");
 }
 
@@ -295,5 +313,8 @@ fn an_encrypted_network_is_carried_where_nothing_of_it_can_go_in_clear_and_says_
     assert!(state.vteps.contains(&VtepKey::with_keys(there.into())) && state.ipsec == choices.ipsec);
     choices.ipsec.policies.remove(&to_peer);
     let state = plan(&model, &facts(1500), &choices);
-    assert!(!state.vteps.iter().any(VtepKey::says_keys) && state.remotes.len() == 1, "known, and not sent to");
+    assert!(
+        !state.vteps.contains(&VtepKey::with_keys(there.into())) && state.remotes.len() == 1,
+        "known, and not sent to"
+    );
 }
