@@ -9,7 +9,7 @@ use crate::{
     hooks::{self, Decided, OPENS, Way},
     icmp,
     packet::Packet,
-    parse::{Headers, Transport},
+    parse::Transport,
     tables::{AllowanceKey, Device, EndpointKey, NextHop, Scratch, Segment, Tables, Via},
     tuple::Mac,
     verdict::{DropReason, Packed, Verdict},
@@ -90,7 +90,9 @@ pub fn enter<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, segment: &
 pub fn lead_apart<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
     if h.transport == Transport::Error {
-        return error(p, t, s, h);
+        // What does not fit there, or is nobody's, the gateway says.
+        let is_gateways = t.segment(s.tunnel.vni).is_some_and(|segment| segment.is_gateway(s.key.src));
+        return error(p, t, s, is_gateways);
     }
     lead(t, s)?;
     if h.transport == Transport::Opaque {
@@ -121,10 +123,12 @@ pub fn lead<T: Tables>(t: &T, s: &mut Scratch) -> Result<(), DropReason> {
     find_way(t, s)
 }
 
-/// Lets an ICMP error pass to the container whose packet, of a flow between the two, it is about.
+/// Lets an ICMP error pass to the container whose packet, of a flow between the two, it is about; that of another host's gateway
+/// (`is_gateways`) too.
 #[inline(never)]
-pub fn error<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers) -> Decided {
-    if !icmp::find(p, t, s, h) || s.flow.becomes.dst != s.key.dst {
+pub fn error<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, is_gateways: bool) -> Decided {
+    let h = s.noted.headers();
+    if !icmp::find(p, t, s, h) || s.flow.becomes.dst != s.key.dst || !is_gateways && !icmp::is_from_end(s) {
         return Err(DropReason::NotAllowed);
     }
     find_way(t, s)?;

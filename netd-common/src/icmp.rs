@@ -35,7 +35,13 @@ pub fn find<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch, h: Headers)
     conntrack::find_quoted(t, s, t.now())
 }
 
-/// The same for an error that the host itself sends, about a packet that was translated when it came: what it quotes was on its
+/// Whether the error in hand is from the very end of the flow found by [`find`] that the quoted packet was for, and not from a third.
+#[inline(always)]
+pub fn is_from_end(s: &Scratch) -> bool {
+    s.key.src == s.peer_key.src
+}
+
+/// The same as [`find`] for an error that the host itself sends, about a packet that was translated when it came: what it quotes was on its
 /// way to a container, of the network that the host's routing leads to.
 ///
 /// The host's routing picks its source, the first address of the device towards the sender (`icmp_send`, `icmp6_send`), since the

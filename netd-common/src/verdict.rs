@@ -171,7 +171,7 @@ drop_reasons! {
     UnknownDevice = 1, "unknown_device";
     /// A container sent with another link-layer address than its own.
     SpoofedMac = 2, "spoofed_mac";
-    /// A container sent with, or claimed by ARP or ND, another address than its own.
+    /// A container sent with, or claimed by ARP or ND, another address than its own, or sent an ICMP error about another's flow.
     SpoofedAddress = 3, "spoofed_address";
     /// Towards a container of another network.
     Isolated = 4, "isolated";

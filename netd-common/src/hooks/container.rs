@@ -101,12 +101,16 @@ fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
 pub fn error_by_container<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided {
     let h = s.noted.headers();
     if s.on_link != OnLink::No as u32 {
-        return icc::error(p, t, s, h);
+        return icc::error(p, t, s, false);
     }
     let Some(device) = t.device(p.device()) else { return Err(DropReason::UnknownDevice) };
     // What is about no flow has nothing to show.
     s.flow.generation = 0;
     let answers = icmp::find(p, t, s, h);
+    if answers && !icmp::is_from_end(s) {
+        // About a neighbour's flow: who is told would believe it, whoever says so.
+        return Err(DropReason::SpoofedAddress);
+    }
     if answers && s.flow.becomes.zone != Zone::HOST {
         forward::find_way_in(t, s)?;
         icmp::translate(p, t, s, Ttl::Keep)?;

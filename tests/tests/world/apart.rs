@@ -156,6 +156,19 @@ fn errors_and_fragments_go_where_their_flow_goes() {
 }
 
 #[test]
+fn an_error_from_another_host_is_of_the_flows_other_end_or_of_the_gateway_there() {
+    let world = apart(&[(HERE, THERE, None)]);
+    assert_eq!(sends(&world, udp("10.176.1.2:5000", "10.176.1.77:53")), Verdict::Tunnel(TUNNEL));
+    let about = udp("10.176.1.2:5000", "10.176.1.77:53").bytes();
+
+    for (from, verdict) in
+        [("10.176.1.77", Verdict::Peer(A)), ("10.176.1.1", Verdict::Peer(A)), ("10.176.1.78", REFUSED)]
+    {
+        assert_eq!(arrives(&world, icmp_error(from, "10.176.1.2", false, &about, 28)), verdict, "{from}");
+    }
+}
+
+#[test]
 fn one_that_has_moved_is_followed_and_one_that_is_gone_is_answered_for() {
     let mut world = apart(&[(HERE, THERE, Some(80))]);
     let out = || tcp("10.176.1.2:5000", "10.176.1.77:80");

@@ -77,6 +77,28 @@ fn an_error_by_a_container_leaves_as_the_hosts_and_quotes_what_the_client_sent()
 }
 
 #[test]
+fn a_container_says_nothing_of_its_neighbours_flows() {
+    for shown in [0, 7] {
+        let mut world = scene::world();
+        world.settings.as_mut().expect("it has settings").firewall.generation = shown;
+        // What it opened, and what was opened to it.
+        leave(&world, B, udp("10.176.1.3:5000", "198.51.100.7:53"), false);
+        enter(&world, udp("203.0.113.9:40000", "192.0.2.1:5353"), false);
+        let cases = [
+            (SERVER, udp("198.51.100.7:53", "10.176.1.3:5000").bytes()),
+            ("203.0.113.9", udp("203.0.113.9:40000", "10.176.1.3:53").bytes()),
+        ];
+
+        for ((to, about), too_big) in cases.iter().flat_map(|case| [false, true].map(|too_big| (case, too_big))) {
+            let error = |own: &str| icmp_error(own, to, too_big, about, 28);
+            assert_eq!(leave(&world, A, error("10.176.1.2"), false).verdict, Verdict::Drop(DropReason::SpoofedAddress));
+            let of_its_own = leave(&world, B, error("10.176.1.3"), false).verdict;
+            assert_eq!(of_its_own, if shown == 0 { Verdict::Neighbour(UPLINK) } else { Verdict::Pass });
+        }
+    }
+}
+
+#[test]
 fn an_error_about_nothing_of_ours_is_the_hosts_from_outside_and_goes_nowhere_from_a_container() {
     let world = scene::world();
     let unknown = tcp("192.0.2.1:5555", "198.51.100.7:80").bytes();

@@ -1,6 +1,11 @@
 //! ICMPv6 errors about packets of a flow, and those of the host's own of both families, verified by what their receivers once sent.
 
-use netd_common::{packet::ETH, parse::sctp_chunk::INIT, tuple::Address, verdict::Verdict};
+use netd_common::{
+    packet::ETH,
+    parse::sctp_chunk::INIT,
+    tuple::Address,
+    verdict::{DropReason, Verdict},
+};
 use netd_tests::{
     packets::{Build, all_hold, icmp_error, icmpv6_error, ipv6_twin, ping, sctp, tcp, twin, udp},
     scene::{self, A, B, H, HOST, UPLINK},
@@ -39,6 +44,21 @@ fn an_error_about_a_containers_packet_reaches_it_and_quotes_what_it_sent() {
         assert_eq!(error.bytes[54..56], [2, 0]);
         assert_eq!(error.bytes[58..62], 1280_u32.to_be_bytes());
         quotes(&error, &original, quoted);
+    }
+}
+
+#[test]
+fn a_container_says_nothing_of_its_neighbours_flows() {
+    let world = scene::world_of_both_families();
+    leaves(&world, B, ipv6_twin(&udp("10.176.1.3:5000", "198.51.100.7:53").bytes()));
+    let about = ipv6_twin(&udp("198.51.100.7:53", "10.176.1.3:5000").bytes());
+
+    for too_big in [false, true] {
+        let by = |container| {
+            let error = icmpv6_error(scene::address_of(container), SERVER, too_big, &about, 48);
+            leaves(&world, container, error).verdict
+        };
+        assert_eq!((by(A), by(B)), (Verdict::Drop(DropReason::SpoofedAddress), Verdict::Neighbour(UPLINK)));
     }
 }
 

@@ -115,6 +115,19 @@ fn fragments_go_where_their_first_goes_and_errors_where_their_flow_goes() {
 }
 
 #[test]
+fn an_error_about_a_flow_is_its_other_ends_to_send_and_no_third_containers() {
+    let world = scene::world_of_both_families();
+    assert_eq!(sends(&world, E, G, udp(&end(E, 5000), &end(G, 53))), Verdict::Peer(G));
+    let about = udp(&end(E, 5000), &end(G, 53)).bytes();
+
+    for too_big in [false, true] {
+        let error = |from| icmp_error(&at(from), &at(E), too_big, &about, 28);
+        assert_eq!(sends(&world, F, E, error(F)), REFUSED);
+        assert_eq!(sends(&world, G, E, error(G)), Verdict::Peer(E));
+    }
+}
+
+#[test]
 fn neither_the_gateway_nor_another_link_layer_address_is_a_way_around() {
     let world = scene::world_of_both_families();
     let to_f = || tcp(&end(E, 5000), &end(F, 81));

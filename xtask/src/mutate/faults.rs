@@ -269,6 +269,18 @@ pub const FAULTS: &[Fault] = &[
         "if answers && overlay::poses_as_host(",
     ),
     fault(
+        "error let in of one that has no part in the flow",
+        "icc.rs",
+        " || !is_gateways && !icmp::is_from_end(s) {",
+        " || is_gateways && !icmp::is_from_end(s) {",
+    ),
+    fault(
+        "error about a neighbour's flow translated",
+        "hooks/container.rs",
+        "if answers && !icmp::is_from_end(s) {",
+        "if answers && false {",
+    ),
+    fault(
         "ethertype of the other family given to what had none",
         "forward.rs",
         "let ethertype = if s.key.src.is_v4() {",
