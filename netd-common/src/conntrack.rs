@@ -258,10 +258,10 @@ fn is_within_epoch(s: &Scratch, settings: &Settings, now: Instant) -> bool {
     now.is_in_epoch_of(s.flow.last_seen) && now <= s.flow.deadline && span.is_some_and(|span| *span >= Span::LONG)
 }
 
-/// Reads the flow of `s.key` into `s.flow`, which stays as it is where there is none.
+/// Reads the flow of `s.key` into `s.flow`, which stays as it is where there is none, or one that is being taken out.
 #[inline(always)]
 pub fn adopt<T: Tables>(t: &T, s: &mut Scratch) -> bool {
-    let found = t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key);
+    let found = t.flow(&s.key, &mut s.evicted) && s.evicted.check == digest(&s.key) && !s.evicted.is_ending();
     if found {
         s.flow = s.evicted;
     }

@@ -117,10 +117,19 @@ impl Flow {
         self.becomes == *key && key.zone != Zone::HOST
     }
 
-    /// Whether this, of the same key, is what was `seen` earlier: the same translation, and not noted since.
+    /// Whether it is being taken out: who does that has set both times to the beginning of time, by which of two one is told from the
+    /// other, and removes it next.
+    #[inline(always)]
+    pub fn is_ending(&self) -> bool {
+        self.last_seen == Instant::default() && self.deadline == Instant::default()
+    }
+
+    /// Whether this, of the same key, is what was `seen` earlier, and may be taken out by who saw it: the same translation, not noted
+    /// since, and not somebody else's to take out already.
     #[inline(always)]
     pub fn is_still(&self, seen: &Self) -> bool {
-        self.becomes == seen.becomes
+        !seen.is_ending()
+            && self.becomes == seen.becomes
             && self.legs == seen.legs
             && self.last_seen == seen.last_seen
             && self.deadline == seen.deadline
@@ -172,4 +181,20 @@ pub struct Orphans {
     pub deadline: Instant,
     /// How many came.
     pub count: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_is_taking_out_is_nobody_elses_to_take_out() {
+        let seen =
+            Flow { last_seen: Instant::from_ns(1 << 40), deadline: Instant::from_ns(1 << 41), ..Flow::default() };
+        let ended = Flow { last_seen: Instant::default(), deadline: Instant::default(), ..seen };
+
+        assert!(seen.is_still(&seen) && !seen.is_ending() && ended.is_ending());
+        assert!(!ended.is_still(&seen), "who saw it before comes too late");
+        assert!(!ended.is_still(&ended), "and so does who sees it now");
+    }
 }

@@ -257,8 +257,8 @@ pub trait Tables: Publications {
     /// Takes a flow out, if it is there.
     fn release(&self, key: &Tuple);
 
-    /// Takes a flow out if it still is what was seen of it, and true then: of two that would take it out one does, and what
-    /// another has put in its place meanwhile stays.
+    /// Takes a flow out if it [still is](Flow::is_still) what was seen of it, and true then: of two that would take it out one does,
+    /// and what another has put in its place meanwhile stays.
     fn release_seen(&self, key: &Tuple, seen: &Flow) -> bool;
 
     /// Writes what a packet of `direction` noted into the flow at a place, by [`write_note`](crate::conntrack::write_note).

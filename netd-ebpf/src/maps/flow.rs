@@ -4,26 +4,55 @@ use core::{arch::asm, mem::offset_of};
 
 use netd_common::tables::Flow;
 
-/// Sets the deadline of a stored flow to the beginning of time, if both its times are what was seen: of two CPUs that end a
-/// flow one does.
+/// Both times of a flow that is ending.
+const NONE: u64 = 0;
+
+/// Sets the times of a stored flow to the beginning of time, if both are what was seen: of two CPUs that end a flow one does.
 ///
 /// # Safety
 ///
 /// `stored` points to a flow that stays mapped.
 #[inline(always)]
 pub unsafe fn end(stored: *mut Flow, seen: &Flow) -> bool {
+    // SAFETY: the caller's.
+    unsafe { exchange(stored, times(seen), NONE) }
+}
+
+/// Gives a stored flow that was ended and could not be taken out the times that were seen, if nobody has noted others meanwhile.
+///
+/// # Safety
+///
+/// `stored` points to a flow that stays mapped.
+#[inline(always)]
+pub unsafe fn revive(stored: *mut Flow, seen: &Flow) {
+    // SAFETY: the caller's.
+    unsafe { exchange(stored, NONE, times(seen)) };
+}
+
+/// Both times of a flow as one word.
+#[inline(always)]
+fn times(flow: &Flow) -> u64 {
     const { assert!(offset_of!(Flow, deadline) == offset_of!(Flow, last_seen) + 4 && offset_of!(Flow, last_seen) % 8 == 0) };
-    let seen: *const u64 = (&raw const seen.last_seen).cast();
+    let times: *const u64 = (&raw const flow.last_seen).cast();
     // SAFETY: two words beside each other, aligned as one, of a flow of ours.
-    let seen = unsafe { seen.read() };
-    let mut found = seen;
+    unsafe { times.read() }
+}
+
+/// Sets both times of a stored flow to `new` if they are `old`, and true then.
+///
+/// # Safety
+///
+/// `stored` points to a flow that stays mapped.
+#[inline(always)]
+unsafe fn exchange(stored: *mut Flow, old: u64, new: u64) -> bool {
+    let mut found = old;
     // SAFETY: a compare and exchange of the two words of the caller's flow. The language has none for this target.
     unsafe {
         let times = &raw mut (*stored).last_seen;
-        asm!("r0 = cmpxchg_64({times} + 0, r0, {none})", times = in(reg) times, none = in(reg) 0u64,
+        asm!("r0 = cmpxchg_64({times} + 0, r0, {new})", times = in(reg) times, new = in(reg) new,
             inout("r0") found, options(nostack));
     }
-    found == seen
+    found == old
 }
 
 /// Words of a flow.

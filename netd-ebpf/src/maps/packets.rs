@@ -23,7 +23,7 @@ use super::{
     RESERVED, SEARCHES_MADE, STATIONS, UNFOLLOWED, VTEPS, WAYS,
     ask::{has_connected, has_socket, has_socket_at, route},
     counters, device,
-    flow::{copy, end},
+    flow::{copy, end, revive},
     is_source, mesh_end, now, published, segment, settings,
 };
 
@@ -178,10 +178,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn release(&self, key: &Tuple) {
-        // Only a bucket that another holds makes it fail otherwise: EBUSY, from 6.15 on EDEADLK or ETIMEDOUT.
-        if FLOWS.remove(key).is_err_and(|error| error != ENOENT) {
-            let _ = FLOWS.remove(key);
-        }
+        remove(key);
     }
 
     #[inline(always)]
@@ -189,8 +186,11 @@ impl Tables for Maps {
         let Some(stored) = FLOWS.get_ptr_mut(key) else { return false };
         // SAFETY: the element stays mapped.
         let taken = unsafe { (*stored).is_still(seen) && end(stored, seen) };
-        if taken {
-            self.release(key);
+        if taken && !remove(key) {
+            // What is ending nobody takes out: a later look finds it as it was.
+            // SAFETY: the element stays mapped.
+            unsafe { revive(stored, seen) };
+            return false;
         }
         taken
     }
@@ -301,6 +301,14 @@ impl Tables for Maps {
         // It is there: the array has it.
         WAYS.get(0).copied().unwrap_or_default()
     }
+}
+
+/// Takes a flow out of the table. False if it is still there.
+#[inline(always)]
+fn remove(key: &Tuple) -> bool {
+    let is_there = |answer: Result<(), i32>| answer.is_err_and(|error| error != ENOENT);
+    // Only a bucket that another holds makes it fail otherwise: EBUSY, from 6.15 on EDEADLK or ETIMEDOUT.
+    !is_there(FLOWS.remove(key)) || !is_there(FLOWS.remove(key))
 }
 
 /// One round of a `bpf_loop`: 1 ends it.

@@ -7,7 +7,7 @@ use netd_common::{
     conntrack::Leg,
     parse::tcp_flags::{ACK, SYN},
     tables::Hook,
-    verdict::Verdict,
+    verdict::{DropReason, Verdict},
 };
 use netd_tests::{
     packets::{Build, tcp, udp},
@@ -67,6 +67,52 @@ fn race_for_a_port(world: &World, step: u32, of_a: Build, of_b: Build) {
     for (device, out) in [(B, first), (A, second)] {
         let back = enter(world, udp("198.51.100.7:53", &out.source()), false);
         assert_eq!(back.verdict, Verdict::Peer(device), "step {step}");
+    }
+}
+
+#[test]
+fn a_port_that_another_cpu_is_freeing_is_not_taken_from_under_it() {
+    let world = scene::world();
+    let of = |address: &str| udp(&format!("{address}:5000"), "198.51.100.7:53");
+    assert_eq!(leave(&world, A, of("10.176.1.2"), false).source(), "192.0.2.1:5000");
+    world.sleep_seconds(40);
+    begin_to_end(&world);
+    let ending = keys(&world);
+
+    let out = leave(&world, B, of("10.176.1.3"), false);
+
+    assert_eq!(out.verdict, Verdict::Neighbour(UPLINK));
+    assert_ne!(out.source(), "192.0.2.1:5000", "what comes to its place would go with it");
+    assert!(ending.iter().all(|half| keys(&world).contains(half)), "it is the other CPU's to take out");
+}
+
+#[test]
+fn a_packet_whose_flow_another_cpu_is_taking_out_does_not_leave_by_its_name() {
+    let packet = || udp("10.176.1.2:5000", "198.51.100.7:53");
+    for step in 0..STEPS {
+        let world = scene::world();
+        leave(&world, A, packet(), false);
+        world.sleep_seconds(40);
+        begin_to_end(&world);
+        let ending = keys(&world);
+        let take_out = || world.flows.borrow_mut().retain(|key, _| !ending.iter().any(|(of, _)| of == key));
+
+        let out = leave_while(&world, A, packet(), step, take_out);
+
+        // Where the other CPU is not done before the last try, the packet is lost.
+        if out.verdict == Verdict::Neighbour(UPLINK) {
+            let back = enter(&world, udp("198.51.100.7:53", &out.source()), false);
+            assert_eq!(back.verdict, Verdict::Peer(A), "step {step}");
+        } else {
+            assert_eq!(out.verdict, Verdict::Drop(DropReason::PortsExhausted), "step {step}");
+        }
+    }
+}
+
+/// Another CPU has ended the flow that there is, and not removed it yet.
+fn begin_to_end(world: &World) {
+    for half in world.flows.borrow_mut().values_mut() {
+        (half.last_seen, half.deadline) = Default::default();
     }
 }
 

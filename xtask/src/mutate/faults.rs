@@ -176,6 +176,13 @@ pub const FAULTS: &[Fault] = &[
         "t.release(&s.evicted_key);\n    if true {",
     ),
     fault(
+        "flow taken out that another CPU is taking out",
+        "tables/flow.rs",
+        "        !seen.is_ending()\n            && self.becomes",
+        "        self.becomes",
+    ),
+    fault("flow adopted that another CPU is taking out", "conntrack.rs", " && !s.evicted.is_ending();", ";"),
+    fault(
         "answer to a socket of the host's taken for a client's",
         "publish.rs",
         "s.key.protocol == UDP && t.has_connected(&s.key)",
