@@ -1,7 +1,7 @@
 //! The host's own traffic beside masqueraded flows. A port for a container is picked where the host has no socket, but a
 //! socket may come later, and its packets could have the very tuple that a container's have after their translation: the
 //! answers would be the container's. Such a flow of the host's is given another port on its way out, and its own back on
-//! the way in.
+//! the way in, a ping of the host's another identifier.
 //!
 //! Until that has happened once, all it costs is a look at what opens something.
 
@@ -29,8 +29,8 @@ pub fn leave<P: Packet, T: Tables>(p: &mut P, t: &T, s: &mut Scratch) -> Decided
     if h.transport == Transport::Error {
         return Ok(IS_ERROR);
     }
-    let has_ports = h.transport == Transport::Tcp || h.transport == Transport::Udp;
-    if !has_ports || s.key.protocol == SCTP {
+    let may_move = matches!(h.transport, Transport::Tcp | Transport::Udp | Transport::EchoRequest);
+    if !may_move || s.key.protocol == SCTP {
         return Ok(PASS);
     }
     let refuses = h.tcp_flags & tcp_flags::RST != 0 && refuses_for_container(t, s, p.device());

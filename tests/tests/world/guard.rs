@@ -1,16 +1,16 @@
 //! The host's own sockets beside masqueraded flows.
 
 use netd_common::{
-    packet::Packet,
+    packet::{ETH, Packet},
     parse::tcp_flags::{ACK, SYN},
     tables::{Hook, PublicationKey, SourceList},
     tuple::{Address, Port, Tuple, UDP, Zone, echo},
     verdict::Verdict,
 };
 use netd_tests::{
-    packets::{icmp_error, tcp, udp},
+    packets::{Build, icmp_error, ipv6_twin, ping, pong, tcp, udp},
     scene::{self, A, B, UPLINK},
-    story::{SERVER, enter, host_sends, leave, of},
+    story::{Arrived, SERVER, enter, enters, host_sends, leave, leaves, leaves_host, of},
     world::Frame,
 };
 
@@ -46,10 +46,36 @@ fn a_socket_of_the_host_that_takes_a_containers_tuple_later_gets_its_own_answers
 }
 
 #[test]
+fn a_ping_of_the_hosts_with_the_identifier_of_a_containers_is_answered_to_the_host() {
+    let [server, host, container] = [SERVER, "192.0.2.1", "10.176.1.2"];
+    // Where the identifier stands, and whose packet it is, by family.
+    for (is_v6, at) in [(false, ETH + 20 + 4), (true, ETH + 40 + 4)] {
+        let world = scene::world_of_both_families();
+        let of_family = |build: Build| if is_v6 { ipv6_twin(&build.bytes()) } else { build.bytes() };
+        let identifier = |arrived: &Arrived| u16::from_be_bytes([arrived.bytes[at], arrived.bytes[at + 1]]);
+        let answered = |identifier| enters(&world, of_family(pong(server, host, identifier)));
+        assert_eq!(identifier(&leaves(&world, A, of_family(ping(container, server, 1)))), 1);
+
+        let first = leaves_host(&world, of_family(ping(host, server, 1)));
+        let next = leaves_host(&world, of_family(ping(host, server, 1)));
+
+        assert_eq!((first.verdict, identifier(&next)), (Verdict::Pass, identifier(&first)));
+        assert_ne!(identifier(&first), 1);
+        let hosts = answered(identifier(&first));
+        assert_eq!((hosts.verdict, identifier(&hosts)), (Verdict::Pass, 1));
+        let containers = answered(1);
+        assert_eq!((containers.verdict, identifier(&containers)), (Verdict::Peer(A), 1));
+        let in_nobodys_way = leaves_host(&world, of_family(ping(host, server, 2)));
+        assert_eq!((in_nobodys_way.verdict, identifier(&in_nobodys_way)), (Verdict::Pass, 2));
+    }
+}
+
+#[test]
 fn traffic_of_the_host_that_is_in_nobodys_way_leaves_as_it_is() {
     let world = scene::world();
     leave(&world, A, udp("10.176.1.2:5000", "198.51.100.7:53"), false);
     for build in [
+        ping("192.0.2.1", "198.51.100.7", 5000),
         udp("192.0.2.1:5001", "198.51.100.7:53"),
         udp("192.0.2.1:5000", "198.51.100.7:54"),
         udp("192.0.2.1:5000", "198.51.100.8:53"),
