@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    BPF_DIR, RUN_DIR, SOCKET, STATE_DIR,
+    BPF_DIR, RUN_DIR, SOCKET, STATE_DIR, alone,
     args::DaemonArgs,
     block_on,
     cluster::{self, Joining},
@@ -103,6 +103,7 @@ struct Places {
 async fn serve(places: Places, joining: Option<Joining>, config: Config) -> Result<()> {
     let stop = told_to_end()?;
     raise_file_limit();
+    alone::claim().await?;
     let socket = made_directory(&places.run_dir)?.join(SOCKET);
     let listener = api::listen(&socket).await?;
     let _socket = SocketFile(&socket);

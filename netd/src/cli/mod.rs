@@ -1,5 +1,6 @@
 //! The command line: reads words, asks the daemon, prints. Decides nothing that another door would have to know.
 
+mod alone;
 mod args;
 mod cluster;
 mod compose;

@@ -169,10 +169,17 @@ fn without_a_daemon_the_command_line_says_so_at_once() {
 #[test]
 fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let town = furnished_town();
-    changes_nothing(&town, || {
-        let second = town.host.run([netd_binary().as_os_str(), "daemon".as_ref()]);
-        assert!(!second.exits(1).stderr.is_empty(), "{second}");
-    });
+    let binary = netd_binary().to_string_lossy().into_owned();
+    let pid = format!("pid {}", town.netd.id());
+    for elsewhere in
+        ["--state-dir /run/a --run-dir /run/b", "--state-dir /run/a --run-dir /run/b --bpf-dir /sys/fs/bpf/c", ""]
+    {
+        changes_nothing(&town, || {
+            let words = [binary.as_str(), "daemon"].into_iter().chain(elsewhere.split_whitespace());
+            town.host.run(words).refused([pid.as_str(), "network namespace"]);
+        });
+    }
+    assert!(!town.host.path("/run/a").exists() && !town.host.path("/run/b").exists());
     town.netd.say("status").ok();
 }
 
