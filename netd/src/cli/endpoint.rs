@@ -22,7 +22,7 @@ use super::{
     job, names, out, route, sandbox, table, wrong_usage,
 };
 use crate::{
-    api::Client,
+    api::{CallError, Client},
     daemon::{AllowanceOrder, AttachmentView, EndpointOrder, EndpointView, PortView, PortsOrder, is_alive},
     model::{PortSpec, ProcessMark},
 };
@@ -273,9 +273,13 @@ pub async fn end_and_remove(client: &Client, endpoint: &EndpointView) -> Result<
     remove(client, endpoint).await
 }
 
-/// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them.
+/// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them; also where
+/// somebody else has detached it since it was seen.
 pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
-    take_back(client, endpoint).await?;
+    match take_back(client, endpoint).await {
+        Ok(()) | Err(CallError::Refused(404, _)) => {}
+        Err(error) => return Err(error.into()),
+    }
     if endpoint.netns_made {
         sandbox::remove(&endpoint.netns)?;
     } else if endpoint.command.is_empty() {
@@ -291,7 +295,7 @@ pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
     }
 }
 
-async fn take_back(client: &Client, endpoint: &EndpointView) -> Result<()> {
+async fn take_back(client: &Client, endpoint: &EndpointView) -> Result<(), CallError> {
     client.delete::<serde_json::Value>(&route("endpoints", &endpoint.name)?, &()).await?;
     Ok(())
 }
@@ -314,3 +318,6 @@ fn end(process: &ProcessMark) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,12 +19,16 @@ use tokio::{
 
 use super::{
     args::RunArgs,
-    block_on, endpoint,
+    block_on,
     job::{Job, Started},
     names, out, route, sandbox,
     start::{FAILED, replaced_by},
+    supervise,
 };
 use crate::{api::Client, daemon::EndpointView, model::Name};
+
+/// How often an endpoint is tried to be removed, a second apart, when its command has ended: a restart of the daemon takes no longer.
+const TRIES: usize = 10;
 
 /// `netd run`: the command's own exit code, 125 where netd failed.
 pub fn done(client: Client, args: RunArgs) -> Result<ExitCode> {
@@ -86,20 +90,23 @@ async fn run(client: &Client, args: RunArgs) -> Result<ExitCode> {
     };
     if args.detach {
         if args.rm {
-            supervise(client, &name)?;
+            leave_supervisor(client, &name)?;
         }
         out::line(name);
         return Ok(ExitCode::SUCCESS);
     }
     let status = signals.until_ended(&mut job.child).await?;
-    if args.rm {
-        endpoint::remove(client, &job.endpoint).await?;
+    if args.rm
+        && let Err(error) = supervise::removed(client, &job.endpoint, TRIES).await
+    {
+        // The answer is the command's own all the same.
+        out::complain(format_args!("netd: cannot remove {name}, whose command has ended: {error:#}"));
     }
     Ok(exit_code(status))
 }
 
 /// Leaves a process behind that removes the endpoint when its command ends.
-fn supervise(client: &Client, name: &Name) -> Result<()> {
+fn leave_supervisor(client: &Client, name: &Name) -> Result<()> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg("__supervise").arg(name.as_str()).env("NETD_SOCKET", client.socket());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

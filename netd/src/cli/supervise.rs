@@ -4,6 +4,7 @@ use std::{process::ExitCode, thread, time::Duration};
 
 use anyhow::Result;
 use nix::unistd::setsid;
+use tokio::time::sleep;
 
 use super::{block_on, endpoint, route};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 /// How often the command is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How often a daemon that does not answer is tried again, and for how long.
+/// How long after a removal that failed it is tried again, and how often it is tried.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRIES: usize = 600;
 
@@ -28,22 +29,27 @@ pub fn done(client: &Client, name: &str) -> Result<ExitCode> {
             thread::sleep(LOOK);
         }
     }
-    for _ in 0..RETRIES {
-        if block_on(async { Ok(is_gone(client, &found).await) })? {
-            return Ok(ExitCode::SUCCESS);
-        }
-        thread::sleep(RETRY);
-    }
-    Ok(ExitCode::FAILURE)
+    block_on(removed(client, &found, RETRIES))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the endpoint is removed; another that has its name by then is let alone. A daemon that is being restarted is
-/// waited for.
-async fn is_gone(client: &Client, found: &EndpointView) -> bool {
-    let Ok(path) = route("endpoints", &found.name) else { return true };
-    match client.get::<EndpointView>(&path).await {
-        Ok(there) if there.id == found.id => endpoint::remove(client, found).await.is_ok(),
-        Ok(_) | Err(CallError::Refused(404, _)) => true,
-        Err(_) => false,
+/// Removes the endpoint of a command that has ended, unless somebody else has. Tried `tries` times, a second apart, since a daemon
+/// that is being restarted is waited for; the error is that of the last time.
+pub async fn removed(client: &Client, found: &EndpointView, tries: usize) -> Result<()> {
+    for _ in 1..tries {
+        if let Ok(()) = remove(client, found).await {
+            return Ok(());
+        }
+        sleep(RETRY).await;
+    }
+    remove(client, found).await
+}
+
+/// Another endpoint that has its name by then is let alone.
+async fn remove(client: &Client, found: &EndpointView) -> Result<()> {
+    match client.get::<EndpointView>(&route("endpoints", &found.name)?).await {
+        Ok(there) if there.id == found.id => endpoint::remove(client, found).await,
+        Ok(_) | Err(CallError::Refused(404, _)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

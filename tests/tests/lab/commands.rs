@@ -1,9 +1,9 @@
 //! `netd run` and `exec`: a command in a network of its own, its status, and what it leaves, however it ends.
 
-use netd_tests::lab::{Offloads, Outcome};
+use netd_tests::lab::{Offloads, Outcome, Running};
 
 use crate::{
-    says::names,
+    says::{inspected, names},
     town::{FRONT, Town, wait_until},
 };
 
@@ -70,6 +70,38 @@ fn an_interrupted_command_is_taken_away_with_its_network() {
 }
 
 #[test]
+fn a_command_that_is_removed_while_it_runs_tells_its_own_status_and_the_next_one_goes_too() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    for _ in 0..5 {
+        let running = run_job(&town, "--rm");
+        town.netd.say("run -d --name other --network blue -- sleep 1000").ok();
+
+        town.netd.say("rm -f job other").ok();
+
+        running.wait().exits(137);
+        assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+        wait_until("nothing is left of it", || leaves_nothing(&town));
+    }
+}
+
+#[test]
+fn a_command_that_ends_while_the_daemon_is_restarted_tells_its_own_status_and_is_removed() {
+    let mut town = Town::new(Offloads::On);
+    town.network("blue");
+    let running = run_job(&town, "--rm");
+    let pid = pid_of_job(&town);
+
+    town.netd.kill();
+    town.host.run(["kill", "-9", &pid]).ok();
+    town.netd.start();
+
+    running.wait().exits(137);
+    assert_eq!(names(&town.netd.json("ps")), [""; 0]);
+    assert!(leaves_nothing(&town));
+}
+
+#[test]
 fn a_command_killed_before_it_begins_leaves_nothing() {
     let town = Town::new(Offloads::On);
     town.network("blue");
@@ -83,6 +115,28 @@ fn a_command_killed_before_it_begins_leaves_nothing() {
     killed.expect("one of fifty is killed between the two").exits(125);
     assert_eq!(names(&town.netd.json("ps")), [""; 0]);
     town.host.assert_as_in_but_for(&before, &["mount"]);
+}
+
+/// `netd run` of `job`, which is attached when this returns.
+fn run_job(town: &Town, how: &str) -> Running {
+    let words = format!("run {how} --name job --network blue -- sleep 1000");
+    let running = town.netd.spawn(words.split(' '));
+    wait_until("the command is listed", || names(&town.netd.json("ps")) == ["job"]);
+    running
+}
+
+/// The process of `job`, once it is the command.
+fn pid_of_job(town: &Town) -> String {
+    let pid = inspected(&town.netd, "inspect job")["pid"].to_string();
+    let words = || town.host.run(["cat", &format!("/proc/{pid}/cmdline")]).stdout;
+    wait_until("the command has begun", || words().starts_with("sleep"));
+    pid
+}
+
+/// Whether there is neither a namespace nor a file of `job`.
+fn leaves_nothing(town: &Town) -> bool {
+    let paths = ["/run/netns/netd-job", "/run/netd/etc/job", "/run/netd/logs/job.log"];
+    paths.iter().all(|path| !town.host.path(path).exists())
 }
 
 /// Kills a command's process as soon as there is one; takes away what a command that has begun leaves.
