@@ -5,6 +5,7 @@ use std::{
     fmt::Write,
     fs, io,
     net::IpAddr,
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -19,7 +20,9 @@ use serde::de::IgnoredAny;
 use super::{
     args::{AllowanceArgs, AttachArgs, Format, ListArgs, PortsArgs, PublishArgs},
     filters::{Filters, Key, has_label},
-    job, names, out, route, sandbox, table, wrong_usage,
+    job, names, out, route,
+    sandbox::{self, Held},
+    table, wrong_usage,
 };
 use crate::{
     api::{CallError, Client},
@@ -276,13 +279,60 @@ pub async fn end_and_remove(client: &Client, endpoint: &EndpointView) -> Result<
 /// Detaches an endpoint and takes its namespace and its command's output away, if netd's command line made them; also where
 /// somebody else has detached it since it was seen.
 pub async fn remove(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    let held = held(endpoint);
     match take_back(client, endpoint).await {
-        Ok(()) | Err(CallError::Refused(404, _)) => {}
+        Ok(()) => {}
+        Err(CallError::Refused(404, _)) => return clear_held(client, endpoint, held).await,
         Err(error) => return Err(error.into()),
     }
     if endpoint.netns_made {
         sandbox::remove(&endpoint.netns)?;
-    } else if endpoint.command.is_empty() {
+    }
+    remove_files(client, endpoint)
+}
+
+/// Takes away what an endpoint that was detached has left, as [`remove`] does, but for what another endpoint has by now.
+pub async fn clear(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    clear_held(client, endpoint, held(endpoint)).await
+}
+
+async fn clear_held(client: &Client, endpoint: &EndpointView, held: Option<Held>) -> Result<()> {
+    if endpoint.netns_made && held.is_none() {
+        // Somebody else is taking all of it away, or makes it anew.
+        return Ok(());
+    }
+    let others: Vec<EndpointView> = client.get("/v1/endpoints").await?;
+    if let Some(held) = held.filter(|held| !is_anybodys(held, &others)) {
+        sandbox::remove(held.path())?;
+    }
+    if others.iter().any(|other| other.name == endpoint.name) {
+        return Ok(());
+    }
+    remove_files(client, endpoint)
+}
+
+/// Takes a namespace away that a command has left and no endpoint has, so that its path is free: it was detached while the command
+/// ran, or `netd run` was killed. One that anything is in stays.
+pub async fn clear_path(client: &Client, netns: &Path) -> Result<()> {
+    let Some(held) = sandbox::hold(netns).filter(Held::is_empty) else { return Ok(()) };
+    if is_anybodys(&held, &client.get::<Vec<EndpointView>>("/v1/endpoints").await?) {
+        return Ok(());
+    }
+    sandbox::remove(netns)
+}
+
+/// The namespace that netd's command line made for an endpoint, held so that nobody makes another at its path meanwhile.
+fn held(endpoint: &EndpointView) -> Option<Held> {
+    endpoint.netns_made.then(|| sandbox::hold(&endpoint.netns)).flatten()
+}
+
+fn is_anybodys(held: &Held, endpoints: &[EndpointView]) -> bool {
+    endpoints.iter().any(|endpoint| held.is_at(&endpoint.netns))
+}
+
+/// Takes away what netd's command line has written for an endpoint that it started a command in.
+fn remove_files(client: &Client, endpoint: &EndpointView) -> Result<()> {
+    if !endpoint.netns_made && endpoint.command.is_empty() {
         return Ok(());
     }
     names::remove(&names::directory(client, &endpoint.name))?;

@@ -85,6 +85,8 @@ impl Job {
                 return Err(error);
             }
         };
+        // Whose it is the endpoint says from here on.
+        drop(place);
         if let Some((code, why)) = starter.go() {
             starter.child.wait().await?;
             endpoint::remove(client, &endpoint).await?;
@@ -96,8 +98,8 @@ impl Job {
 
 /// Where a job runs.
 enum Place {
-    /// In a network namespace made for it.
-    Made(PathBuf),
+    /// In a network namespace made for it, which is held until its endpoint says whose it is.
+    Made(sandbox::Held),
     /// In that of another endpoint.
     Shared(PathBuf),
     /// In the host's.
@@ -118,8 +120,8 @@ impl Place {
             }
             Mode::Own => {
                 let netns = sandbox::path_of(&job.name);
-                sandbox::make(&netns)?;
-                Ok(Self::Made(netns))
+                endpoint::clear_path(client, &netns).await?;
+                Ok(Self::Made(sandbox::make(&netns)?))
             }
         }
     }
@@ -127,7 +129,8 @@ impl Place {
     /// The namespace to enter.
     fn netns(&self) -> Option<&Path> {
         match self {
-            Self::Made(path) | Self::Shared(path) => Some(path),
+            Self::Made(held) => Some(held.path()),
+            Self::Shared(path) => Some(path),
             Self::Host => None,
         }
     }
@@ -139,7 +142,7 @@ impl Place {
             let _ = fs::remove_file(log_of(client, job.name.as_str()));
         }
         match self {
-            Self::Made(path) => sandbox::remove(path),
+            Self::Made(held) => sandbox::remove(held.path()),
             Self::Shared(_) | Self::Host => Ok(()),
         }
     }

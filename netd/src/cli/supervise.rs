@@ -33,8 +33,8 @@ pub fn done(client: &Client, name: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes the endpoint of a command that has ended, unless somebody else has. Tried `tries` times, a second apart, since a daemon
-/// that is being restarted is waited for; the error is that of the last time.
+/// Removes the endpoint of a command that has ended, or what it has left if it was detached before. Tried `tries` times, a second apart,
+/// since a daemon that is being restarted is waited for; the error is that of the last time.
 pub async fn removed(client: &Client, found: &EndpointView, tries: usize) -> Result<()> {
     for _ in 1..tries {
         if let Ok(()) = remove(client, found).await {
@@ -49,7 +49,7 @@ pub async fn removed(client: &Client, found: &EndpointView, tries: usize) -> Res
 async fn remove(client: &Client, found: &EndpointView) -> Result<()> {
     match client.get::<EndpointView>(&route("endpoints", &found.name)?).await {
         Ok(there) if there.id == found.id => endpoint::remove(client, found).await,
-        Ok(_) | Err(CallError::Refused(404, _)) => Ok(()),
+        Ok(_) | Err(CallError::Refused(404, _)) => endpoint::clear(client, found).await,
         Err(error) => Err(error.into()),
     }
 }

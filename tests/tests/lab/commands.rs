@@ -102,6 +102,46 @@ fn a_command_that_ends_while_the_daemon_is_restarted_tells_its_own_status_and_is
 }
 
 #[test]
+fn a_command_that_was_detached_while_it_ran_leaves_nothing_when_it_ends() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+
+    let running = run_job(&town, "--rm");
+    let pid = pid_of_job(&town);
+    town.netd.say("detach job").ok();
+    town.host.run(["kill", "-9", &pid]).ok();
+    running.wait().exits(137);
+    assert!(leaves_nothing(&town));
+
+    run_job(&town, "-d --rm").wait().exits(0);
+    let pid = pid_of_job(&town);
+    town.netd.say("detach job").ok();
+    town.host.run(["kill", "-9", &pid]).ok();
+    wait_until("nothing is left of it", || leaves_nothing(&town));
+}
+
+#[test]
+fn the_namespace_that_a_command_has_left_is_in_nobodys_way() {
+    let town = Town::new(Offloads::On);
+    town.network("blue");
+    run_job(&town, "-d").wait().exits(0);
+    let pid = pid_of_job(&town);
+    town.netd.say("detach job").ok();
+    let again = || town.netd.say("run --rm --name job --network blue -- true");
+
+    names_the_thing(again().exits(125), "/run/netns/netd-job");
+    town.host.run(["kill", "-9", &pid]).ok();
+    wait_until("the namespace is free with its last process", || again().succeeded());
+    assert!(leaves_nothing(&town));
+
+    town.host.ip("netns add netd-job");
+    town.host.ip("-n netd-job link add veth0 type veth peer name veth1");
+    names_the_thing(again().exits(125), "/run/netns/netd-job");
+    town.host.ip("-n netd-job link show dev veth0");
+    town.host.ip("netns del netd-job");
+}
+
+#[test]
 fn a_command_killed_before_it_begins_leaves_nothing() {
     let town = Town::new(Offloads::On);
     town.network("blue");

@@ -113,3 +113,55 @@ async fn a_daemon_that_is_being_restarted_when_a_command_ends_is_waited_for() {
     assert_eq!(*detached.lock().unwrap(), ["job"]);
     assert_eq!(place.left(), [false; 3]);
 }
+
+#[tokio::test]
+async fn what_a_command_leaves_whose_endpoint_was_detached_is_taken_away() {
+    let place = Place::new();
+    let job = place.endpoint("job", "netd-job");
+    let detached = place.serve(vec![], vec![]).await;
+
+    supervise::removed(&place.client(), &job, 1).await.unwrap();
+
+    assert!(detached.lock().unwrap().is_empty());
+    assert_eq!(place.left(), [false; 3]);
+}
+
+#[tokio::test]
+async fn what_another_endpoint_has_by_then_stays() {
+    let place = Place::new();
+    let job = place.endpoint("job", "netd-job");
+    let in_its_namespace = place.endpoint("other", "netd-job");
+    let of_its_name = EndpointView { id: "id of another".to_owned(), ..place.endpoint("job", "netd-another") };
+    let detached = place.serve(vec![in_its_namespace, of_its_name], vec![]).await;
+
+    supervise::removed(&place.client(), &job, 1).await.unwrap();
+    clear_path(&place.client(), &job.netns).await.unwrap();
+
+    assert!(detached.lock().unwrap().is_empty());
+    assert_eq!(place.left(), [true; 3]);
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_in_hand_is_left_to_them() {
+    let place = Place::new();
+    let job = place.endpoint("job", "netd-job");
+    place.serve(vec![], vec![]).await;
+    let held = sandbox::hold(&job.netns).unwrap();
+
+    clear(&place.client(), &job).await.unwrap();
+    clear_path(&place.client(), &job.netns).await.unwrap();
+
+    assert!(held.is_at(&job.netns));
+    assert_eq!(place.left(), [true; 3]);
+}
+
+#[tokio::test]
+async fn a_path_that_nobody_has_is_made_free() {
+    let place = Place::new();
+    let netns = place.path("netd-job");
+    place.serve(vec![], vec![]).await;
+
+    clear_path(&place.client(), &netns).await.unwrap();
+
+    assert!(!netns.exists());
+}
