@@ -5,6 +5,7 @@ mod faults;
 
 use std::{
     fs,
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread::{self, JoinHandle},
@@ -12,6 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use self::faults::{FAULTS, Fault};
@@ -41,9 +46,9 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(unfit.is_empty(), "faults that do not fit the code:\n{}", unfit.join("\n"));
 
     if let Verdict::Noticed(failed) = tree.tests(0)?.verdict()? {
-        bail!("without a fault there fails {}", noticed_by(&failed));
+        bail!("without a fault there fails {}", noticed_by(failed));
     }
-    println!("of each fault: to compile its tests + to run them, and which fails");
+    println!("of each fault: to compile its tests + to run them until one fails, and which");
     let survivors = survivors(faults, |fault, place| {
         let tests = tree.tests_with(fault, place)?;
         Ok(move || tests.verdict())
@@ -100,7 +105,7 @@ impl Asked {
         let (verdict, testing) = verdict.flatten().with_context(|| format!("with the fault `{}`", fault.name))?;
         let (by, survivor) = match verdict {
             Verdict::Unnoticed => ("NOBODY".to_owned(), Some(fault.name)),
-            Verdict::Noticed(failed) => (noticed_by(&failed), None),
+            Verdict::Noticed(failed) => (noticed_by(failed), None),
         };
         let [compiling, testing] = [compiling, testing].map(|time| time.as_secs_f64());
         println!("{:<46} {compiling:>5.1} + {testing:>5.1} s  {by}", fault.name);
@@ -108,12 +113,8 @@ impl Asked {
     }
 }
 
-fn noticed_by(failed: &[String]) -> String {
-    match failed {
-        [] => "a test that does not end".to_owned(),
-        [one] => one.clone(),
-        [first, others @ ..] => format!("{first} and {} more", others.len()),
-    }
+fn noticed_by(failed: Option<String>) -> String {
+    failed.unwrap_or_else(|| "a test that does not end".to_owned())
 }
 
 /// What the tests say of a tree.
@@ -121,8 +122,8 @@ fn noticed_by(failed: &[String]) -> String {
 enum Verdict {
     /// All pass.
     Unnoticed,
-    /// These fail; none where one did not end.
-    Noticed(Vec<String>),
+    /// This is the first that fails; none where one did not end.
+    Noticed(Option<String>),
 }
 
 /// A copy of the checkout, in which faults may be made.
@@ -197,20 +198,33 @@ struct Tests {
 }
 
 impl Tests {
-    /// Runs all of them.
+    /// Runs them until one fails.
     fn verdict(&self) -> Result<Verdict> {
-        let (mut passed, mut failed) = (true, Vec::new());
         for executable in &self.executables {
             let mut bounded = Command::new("timeout");
             bounded.arg(PATIENCE.as_secs().to_string()).arg(executable).current_dir(&self.tree);
             bounded.env("PROPTEST_RNG_SEED", SEED).env("PROPTEST_MAX_SHRINK_ITERS", "0");
             bounded.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("RUST_BACKTRACE", "0");
-            let output = bounded.stdin(Stdio::null()).output().context("cannot start `timeout`")?;
-            passed &= output.status.success();
-            failed.extend(failures(&String::from_utf8_lossy(&output.stdout)));
+            match verdict_of(&mut bounded).context("cannot start `timeout`")? {
+                Verdict::Unnoticed => {}
+                noticed => return Ok(noticed),
+            }
         }
-        Ok(if passed { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
+        Ok(Verdict::Unnoticed)
     }
+}
+
+/// What tests say that print as those of the standard library do. Once one has failed the others are ended.
+fn verdict_of(tests: &mut Command) -> io::Result<Verdict> {
+    let mut running = tests.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let lines = running.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines());
+    let failed = lines.map_while(Result::ok).find_map(|line| failure(&line));
+    if failed.is_some() {
+        // `timeout` passes it on. Whoever has ended by itself does not mind.
+        let _ = kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGTERM);
+    }
+    let passed = running.wait()?.success() && failed.is_none();
+    Ok(if passed { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
 }
 
 /// The tests that cargo says it has made; other programs are made beside them.
@@ -230,10 +244,9 @@ fn faulty(text: &str, fault: &Fault) -> Result<String> {
     Ok(text.replacen(fault.right, fault.wrong, 1))
 }
 
-/// Names of the tests that failed, by what they print.
-fn failures(output: &str) -> Vec<String> {
-    let name = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
-    output.lines().filter_map(name).collect()
+/// The name of the test that failed, by the line that it prints.
+fn failure(line: &str) -> Option<String> {
+    Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned())
 }
 
 /// What is built, and what belongs to git, stays.
@@ -316,7 +329,7 @@ mod tests {
         let noticed = |fault: &Fault| fault.name == FAULTS[1].name;
 
         let survivors = survivors(FAULTS.iter().take(4).collect(), |fault, _| {
-            let verdict = if noticed(fault) { Verdict::Noticed(vec!["a::b".into()]) } else { Verdict::Unnoticed };
+            let verdict = if noticed(fault) { Verdict::Noticed(Some("a::b".into())) } else { Verdict::Unnoticed };
             Ok(move || Ok(verdict))
         });
 
@@ -335,10 +348,24 @@ mod tests {
         assert_eq!(executables(messages), [PathBuf::from("/t/deps/world-1")]);
     }
 
-    #[test]
-    fn tests_that_failed_are_read_from_what_they_print() {
-        let output = "test a::b ... ok\ntest a::c ... FAILED\n\nfailures:\n    a::c\n";
+    fn said_by(script: &str) -> Verdict {
+        verdict_of(Command::new("timeout").args(["900", "sh", "-c", script])).expect("there is a shell")
+    }
 
-        assert_eq!(failures(output), ["a::c"]);
+    #[test]
+    fn the_first_test_that_fails_says_it_and_ends_the_others() {
+        let ended = std::env::temp_dir().join(format!("netd-mutate-{}", std::process::id()));
+        let others = format!("trap 'touch {}; exit' TERM; sleep 600 & wait", ended.display());
+
+        let verdict = said_by(&format!("echo 'test a::b ... ok'; echo 'test a::c ... FAILED'; {others}"));
+
+        assert_eq!(verdict, Verdict::Noticed(Some("a::c".into())));
+        fs::remove_file(&ended).expect("the others were ended");
+    }
+
+    #[test]
+    fn tests_that_say_nothing_and_fail_have_noticed_it_too() {
+        assert_eq!(said_by("echo 'test a::b ... ok'; exit 101"), Verdict::Noticed(None));
+        assert_eq!(said_by("echo 'test a::b ... ok'"), Verdict::Unnoticed);
     }
 }
