@@ -80,7 +80,7 @@ pub fn boot(options: &Options) -> Result<u8> {
 
     println!("booting {} (software emulation)", workspace::short(&kernel));
     let mut machine = vng;
-    machine.arg("--run").arg(&kernel).args(["--disable-kvm", "--cpus", "2", "--memory", "2G"]);
+    machine.arg("--run").arg(&kernel).args(["--disable-kvm", "--cpus", &guest::CPUS.to_string(), "--memory", "2G"]);
     // Two cards with a driver of their own (virtio-net), joined by a hub: a wire that is not a veth pair.
     machine.args(["--network", "loop"]);
     // Wherever the checkout is, also below a directory that the guest has an empty one of its own for.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::{command::quoted, workspace};
 
+/// Processors of a guest, on each of which a test runs: most of its time the kernel verifies programs, which one alone does.
+pub const CPUS: usize = 2;
+
 /// What a guest is booted for.
 pub enum Work {
     /// A command of the user's.
@@ -41,7 +44,7 @@ pub fn script(work: &Work) -> String {
             script += &suites
                 .iter()
                 .map(|Suite { binary, cases }| {
-                    format!("{} {cases} --include-ignored --test-threads=1 || status=$?\n", path(binary))
+                    format!("{} {cases} --include-ignored --test-threads={CPUS} || status=$?\n", path(binary))
                 })
                 .collect::<String>();
             script += "exit $status";
@@ -72,7 +75,7 @@ mod tests {
             suites: vec![suite("/x/lab", "core"), suite("/x/cluster", "a b")],
         });
 
-        let of = |suite: &str| script.find(&format!("{suite} --include-ignored --test-threads=1 || status=$?\n"));
+        let of = |suite: &str| script.find(&format!("{suite} --include-ignored --test-threads={CPUS} || status=$?\n"));
         let (programs, lab, cluster) = (script.find("/x/xtask programs"), of("/x/lab core"), of("/x/cluster a b"));
         assert!(programs.is_some() && programs < lab && lab < cluster, "{script}");
         assert!(script.ends_with("\nexit $status\n"), "{script}");
