@@ -6,6 +6,7 @@ mod faults;
 use std::{
     fs,
     io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread::{self, JoinHandle},
@@ -14,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use serde_json::Value;
@@ -216,12 +217,14 @@ impl Tests {
 
 /// What tests say that print as those of the standard library do. Once one has failed the others are ended.
 fn verdict_of(tests: &mut Command) -> io::Result<Verdict> {
-    let mut running = tests.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    // A group of their own, of which all are ended: `timeout` passes no signal on before it knows whom it has started.
+    tests.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut running = tests.spawn()?;
     let lines = running.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines());
     let failed = lines.map_while(Result::ok).find_map(|line| failure(&line));
     if failed.is_some() {
-        // `timeout` passes it on. Whoever has ended by itself does not mind.
-        let _ = kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGTERM);
+        // Those who have ended by themselves do not mind.
+        let _ = killpg(Pid::from_raw(running.id().cast_signed()), Signal::SIGKILL);
     }
     let passed = running.wait()?.success() && failed.is_none();
     Ok(if passed { Verdict::Unnoticed } else { Verdict::Noticed(failed) })
@@ -354,13 +357,21 @@ mod tests {
 
     #[test]
     fn the_first_test_that_fails_says_it_and_ends_the_others() {
-        let ended = std::env::temp_dir().join(format!("netd-mutate-{}", std::process::id()));
-        let others = format!("trap 'touch {}; exit' TERM; sleep 600 & wait", ended.display());
+        let number = std::env::temp_dir().join(format!("netd-mutate-{}", std::process::id()));
+        let tests = format!("echo $$ > {}; echo 'test a::c ... FAILED'; exec sleep 800", number.display());
+        let (saying, said) = mpsc::channel();
 
-        let verdict = said_by(&format!("echo 'test a::b ... ok'; echo 'test a::c ... FAILED'; {others}"));
+        thread::spawn(move || saying.send(said_by(&tests)));
 
-        assert_eq!(verdict, Verdict::Noticed(Some("a::c".into())));
-        fs::remove_file(&ended).expect("the others were ended");
+        let said = said.recv_timeout(Duration::from_secs(60)).expect("it does not wait for the others");
+        assert_eq!(said, Verdict::Noticed(Some("a::c".into())));
+        let process = fs::read_to_string(&number).expect("it has said its number");
+        fs::remove_file(&number).expect("it is there");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Path::new("/proc").join(process.trim()).exists() {
+            assert!(Instant::now() < deadline, "the others go on");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]
