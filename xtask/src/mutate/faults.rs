@@ -369,4 +369,22 @@ pub const FAULTS: &[Fault] = &[
         "exactly.or_else(|| Some(everywhere(p, protocol, address, port)?.0))",
         "exactly",
     ),
+    fault(
+        "packet that was cut anew taken for the host's own",
+        "hooks/container.rs",
+        "p.came_by() == 0 && p.label() == Label::Came",
+        "p.came_by() == 0 && p.label() == Label::Sealed",
+    ),
+    fault(
+        "place without a way to it taken for the host's own",
+        "publish.rs",
+        "everywhere(t, s).filter(|_| is_hosts(t, s))",
+        "everywhere(t, s)",
+    ),
+    fault(
+        "host's own address left to a stack that routes",
+        "hooks/container.rs",
+        "let is_hosts = way == WayOut::Stack && t.is_hosts(&s.key.dst);",
+        "let is_hosts = false;",
+    ),
 ];
