@@ -168,15 +168,13 @@ mod tests {
     use super::*;
     use crate::{
         model::tests::two_networks_and_an_endpoint,
-        reconcile::{LinkName, Sandbox, Uplink},
+        reconcile::{LinkName, Uplink},
     };
 
     fn host(model: &Model) -> HostFacts {
         let uplink =
             Uplink { mtu: 1500, path_mtu: 1500, addresses: Vec::new(), was_no_router: [].into(), layer3: false };
-        let sandboxes = model.endpoints.values().map(|endpoint| {
-            (endpoint.netns.clone(), Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode })
-        });
+        let sandboxes = model.endpoints.values().map(|endpoint| (endpoint.netns.clone(), endpoint.sandbox()));
         HostFacts {
             uplinks: [(LinkName::new("eth0").unwrap(), uplink)].into(),
             addresses: ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(|address| address.parse().unwrap()).into(),

@@ -19,7 +19,6 @@ use crate::reconcile::LinkName;
 const AGE: Duration = Duration::from_secs(30);
 /// For how long no step was taken.
 const QUIET: Duration = Duration::from_secs(2);
-
 /// For how long all wait after one that failed, whose filter does its work as before.
 const AFTER_A_FAILURE: Duration = Duration::from_hours(1);
 

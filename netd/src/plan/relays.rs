@@ -76,15 +76,10 @@ fn add(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint},
-        reconcile::Sandbox,
-    };
+    use crate::model::tests::{a_network_of_both_families_and_an_endpoint, two_networks_and_an_endpoint};
 
     fn host(model: &Model) -> HostFacts {
-        let sandboxes = model.endpoints.values().map(|endpoint| {
-            (endpoint.netns.clone(), Sandbox { path: endpoint.netns.clone(), inode: endpoint.netns_inode })
-        });
+        let sandboxes = model.endpoints.values().map(|endpoint| (endpoint.netns.clone(), endpoint.sandbox()));
         HostFacts {
             addresses: ["192.0.2.1".parse().unwrap()].into(),
             sandboxes: sandboxes.collect(),
